@@ -1,0 +1,311 @@
+"""What stops a run before the first change. Each refusal names what is wrong, then the mend."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+WORKSPACE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+def setting_refusals(
+    given: Iterable[str],
+    known: Sequence[str],
+    required: Iterable[str],
+    effective: Mapping[str, Any],
+) -> list[str]:
+    """Refuse settings that there are not, and required ones that are not there.
+
+    Args:
+        given: the `infbox_*` names that are set for a host.
+        known: those that a user may set.
+        required: those of them that a host cannot do without.
+        effective: what holds, by name without `infbox_`.
+    """
+    refusals = []
+    for name in sorted(set(given) - set(known)):
+        near = difflib.get_close_matches(name, known, n=1)
+        mend = f"Did you mean {near[0]}?" if near else f"Remove it; there are {', '.join(known)}."
+        refusals.append(f"{name} is not a setting. {mend}")
+    for name in required:
+        if effective.get(name.removeprefix("infbox_")) in (None, "", [], {}):
+            refusals.append(f"{name} is not set. Set it for this host in your inventory.")
+    return refusals
+
+
+def gpu_refusals(
+    given: Any,
+    cards: Sequence[str],
+    seen: Mapping[str, Any],
+    preset: str,
+    presets: Mapping[str, Any],
+) -> list[str]:
+    """Refuse cards that nothing can be said about.
+
+    Args:
+        given: the cards given by hand, None for none.
+        cards: PCI addresses of the NVIDIA cards there are.
+        seen: driver_version, gpus and split, as the driver told.
+        preset: the preset asked for.
+        presets: all of them; one without GPUs needs no cards.
+    """
+    if given is not None:
+        right = isinstance(given, list) and all(
+            isinstance(card, dict)
+            and all(whole_number(card.get(key)) for key in ("memory_mib", "count"))
+            for card in given
+        )
+        mend = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
+        return (
+            [] if right else [f"infbox_gpus is not a list of cards with memory and count. {mend}"]
+        )
+    if presets.get(preset, {"gpus": 1}).get("gpus", 0) == 0:
+        return []
+    refusals = []
+    if cards and not seen["driver_version"] and not seen["gpus"] and not seen["split"]:
+        refusals.append(
+            f"This host has {len(cards)} NVIDIA card{'s' * (len(cards) != 1)}"
+            f" ({', '.join(cards)}) and nvidia-smi does not answer. Install the NVIDIA driver, or"
+            " say by infbox_gpus what cards they are, or set infbox_preset to cpu."
+        )
+    for name in seen["split"]:
+        refusals.append(
+            f"MIG has split the card {name}. Join it with `nvidia-smi -mig 0`, or say by"
+            " infbox_gpus what cards to count."
+        )
+    for card in seen["gpus"]:
+        if not card["memory_mib"]:
+            refusals.append(
+                f"nvidia-smi does not tell the memory of {card['name']}. Say it by infbox_gpus."
+            )
+    return refusals
+
+
+def whole_number(value: Any) -> bool:
+    """Return whether a value is a positive whole number."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def workspace_paths(workspaces: Any) -> list[str]:
+    """Return the absolute paths among what the user wrote as workspaces."""
+    if not isinstance(workspaces, list):
+        return []
+    paths = [str(item.get("path") or "") for item in workspaces if isinstance(item, dict)]
+    return [path for path in paths if path.startswith("/")]
+
+
+def workspace_refusals(workspaces: Any, paths: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Refuse workspaces that cannot be watched.
+
+    Args:
+        workspaces: what the user wrote.
+        paths: for each path whether it exists, is a directory, and what it really is.
+    """
+    if not isinstance(workspaces, list) or not all(isinstance(item, dict) for item in workspaces):
+        return ["infbox_workspaces is not a list of {name, path}. Write it so."]
+    refusals = []
+    names: dict[str, str] = {}
+    places: list[tuple[str, str]] = []
+    for number, workspace in enumerate(workspaces, start=1):
+        name, path = str(workspace.get("name") or ""), str(workspace.get("path") or "")
+        if not name or not path:
+            lacking = "name" if not name else "path"
+            refusals.append(f"Workspace {name or number} has no {lacking}. Give it one.")
+            continue
+        if not WORKSPACE_NAME.fullmatch(name):
+            refusals.append(
+                f"The workspace name {name} cannot be part of a model name. Use lower-case letters,"
+                " digits and hyphens, a letter or digit first."
+            )
+        if name in names:
+            refusals.append(
+                f"Two workspaces are named {name}: {names[name]} and {path}. Rename one."
+            )
+        names.setdefault(name, path)
+        if not path.startswith("/"):
+            refusals.append(
+                f"The path of workspace {name} is relative: {path}. Write the absolute path."
+            )
+            continue
+        seen = paths[path]
+        if not seen["exists"]:
+            refusals.append(
+                f"The path of workspace {name} is not there: {path}. Put the source tree there, or"
+                " correct the path."
+            )
+        elif not seen["is_dir"]:
+            refusals.append(
+                f"The path of workspace {name} is not a directory: {path}. Name the folder."
+            )
+        places.append((name, seen["real"]))
+    return refusals + nested(places)
+
+
+def nested(places: Sequence[tuple[str, str]]) -> list[str]:
+    """Refuse workspaces that lie in another or are the same: each save would count twice."""
+    refusals = []
+    for index, (name, place) in enumerate(places):
+        for other, outer in [*places[:index], *places[index + 1 :]]:
+            if place != outer and posixpath.commonpath([place, outer]) == outer:
+                refusals.append(
+                    f"Workspace {name} ({place}) lies inside workspace {other} ({outer})."
+                    " Remove one of them."
+                )
+        for other, same in places[:index]:
+            if place == same:
+                refusals.append(
+                    f"Workspaces {other} and {name} are the same folder: {place}. Remove one."
+                )
+    return refusals
+
+
+def port_refusals(
+    ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Refuse ports that somebody else holds, or that two of our own services want.
+
+    Args:
+        ports: port, address, purpose and optionally the setting that moves it.
+        listeners: who listens on them now.
+    """
+    refusals = []
+    purposes: dict[int, str] = {}
+    for wanted in ports:
+        port, purpose = int(wanted["port"]), str(wanted["purpose"])
+        if port in purposes:
+            refusals.append(
+                f"Port {port} is wanted twice: for {purposes[port]} and for {purpose}."
+                f" {move(wanted)}."
+            )
+        purposes.setdefault(port, purpose)
+        holders = {
+            holder_of(listener)
+            for listener in listeners
+            if listener["port"] == port and not listener["ours"] and clashes(wanted, listener)
+        }
+        for holder in sorted(holders):
+            refusals.append(
+                f"Port {port} ({purpose}) is taken by {holder}. Stop that, or"
+                f" {move(wanted, first='move')}."
+            )
+    return refusals
+
+
+def move(wanted: Mapping[str, Any], first: str = "Move") -> str:
+    """Return how to move a port."""
+    setting = wanted.get("setting")
+    return f"{first} ours by {setting}" if setting else f"{first} ours to another port"
+
+
+def holder_of(listener: Mapping[str, Any]) -> str:
+    """Return who listens, in words."""
+    if not listener["pid"]:
+        return "a process that cannot be seen from here"
+    unit = f", {listener['unit']}" if listener["unit"] else ""
+    return f"{listener['process']} (pid {listener['pid']}{unit})"
+
+
+def clashes(wanted: Mapping[str, Any], listener: Mapping[str, Any]) -> bool:
+    """Return whether a listener keeps us from the address that we want."""
+    address = str(wanted.get("address", ""))
+    if listener["wildcard"] or address in ("", "*", "0.0.0.0", "::"):
+        return True
+    return bool(listener["loopback"]) == (address.startswith("127.") or address == "::1")
+
+
+def model_refusals(path: str, model: Mapping[str, bool]) -> list[str]:
+    """Refuse a model path that holds no model.
+
+    Args:
+        path: what the user wrote; empty for none.
+        model: whether it is a directory, and has a configuration and weights.
+    """
+    if not path:
+        return []
+    mend = "Correct infbox_model_path, or leave it out to have a model fetched."
+    if not path.startswith("/"):
+        return [f"infbox_model_path is relative: {path}. Write the absolute path."]
+    if not model["is_dir"]:
+        return [f"infbox_model_path is not a directory on this host: {path}. {mend}"]
+    lacking = [
+        what
+        for what, there in (("config.json", model["config"]), ("*.safetensors", model["weights"]))
+        if not there
+    ]
+    if not lacking:
+        return []
+    return [f"infbox_model_path holds no model: {path} has no {' and no '.join(lacking)}. {mend}"]
+
+
+def system_refusals(
+    host: Mapping[str, Any],
+    platforms: Mapping[str, Sequence[str]],
+    architectures: Sequence[str],
+) -> list[str]:
+    """Refuse a system that nothing here is made for.
+
+    Args:
+        host: distribution, version, name, architecture and systemd.
+        platforms: the versions that will do, by distribution.
+        architectures: the architectures that will do.
+    """
+    refusals = []
+    if host["version"] not in platforms.get(host["distribution"], []):
+        good = ", ".join(
+            f"{name.capitalize()} {' or '.join(versions)}" for name, versions in platforms.items()
+        )
+        refusals.append(
+            f"This host runs {host['name'] or 'an unknown system'}. Use one with {good}."
+        )
+    if host["architecture"] not in architectures:
+        refusals.append(
+            f"This host's architecture is {host['architecture']}."
+            f" Use one with {' or '.join(architectures)}."
+        )
+    if not host["systemd"]:
+        refusals.append(
+            "This host does not run systemd, which starts our services."
+            " Use a host or a virtual machine that boots with it."
+        )
+    return refusals
+
+
+def user_refusals(users: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Refuse a host on which somebody else has our users' uid or name.
+
+    Args:
+        users: name, uid, owner (who has the uid, None for nobody), named (uid of that name).
+    """
+    refusals = []
+    for user in users:
+        if user["owner"] not in (None, user["name"]):
+            refusals.append(
+                f"The uid {user['uid']}, which our user {user['name']} needs, belongs to the user"
+                f" {user['owner']}. Give that user another uid."
+            )
+        if user["named"] not in (None, user["uid"]):
+            refusals.append(
+                f"There is a user {user['name']} with uid {user['named']}, ours needs"
+                f" {user['uid']}. Rename that user or give it our uid."
+            )
+    return refusals
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            "setting_refusals": setting_refusals,
+            "gpu_refusals": gpu_refusals,
+            "workspace_paths": workspace_paths,
+            "workspace_refusals": workspace_refusals,
+            "port_refusals": port_refusals,
+            "model_refusals": model_refusals,
+            "system_refusals": system_refusals,
+            "user_refusals": user_refusals,
+        }

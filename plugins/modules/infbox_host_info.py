@@ -1,0 +1,308 @@
+#!/usr/bin/python
+"""Look at a host once, before anything on it is changed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import pwd
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCUMENTATION = """
+module: infbox_host_info
+short_description: Looks at a host before anything on it is changed
+description:
+  - Returns the system, memory, disks, NVIDIA cards, users, ports in use and what lies at paths.
+  - Changes nothing. Wants root, to see whose processes hold a port.
+author: infbox
+options:
+  data_dirs:
+    description: Folders that will hold much; they need not exist yet.
+    type: list
+    elements: path
+    default: []
+  disk_gb:
+    description: Space that will be needed, in GB. Only where less is free are the folders measured.
+    type: float
+    default: 0
+  paths:
+    description: Paths to look at.
+    type: list
+    elements: str
+    default: []
+  model_path:
+    description: Folder that should hold a model; empty for none.
+    type: str
+    default: ''
+  ports:
+    description: TCP ports to look up.
+    type: list
+    elements: int
+    default: []
+  users:
+    description: Users, by C(name) and C(uid), to look up either way.
+    type: list
+    elements: dict
+    default: []
+  project:
+    description: Compose project whose containers count as our own.
+    type: str
+    default: infbox
+"""
+
+RETURN = """
+host:
+  description: What was seen.
+  returned: always
+  type: dict
+"""
+
+TCP_LISTEN = "0A"
+CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+
+Run = Callable[[Sequence[str]], str | None]
+
+
+def run(command: Sequence[str]) -> str | None:
+    """Return what a command prints, or None where it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True, text=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def system(root: Path) -> dict[str, Any]:
+    """Return the distribution, architecture, memory in bytes, and whether systemd runs."""
+    release = {}
+    for line in read(root / "etc/os-release").splitlines():
+        key, _, value = line.partition("=")
+        release[key] = value.strip("\"'")
+    total = re.search(r"^MemTotal:\s+(\d+) kB", read(root / "proc/meminfo"), re.MULTILINE)
+    return {
+        "distribution": release.get("ID", ""),
+        "version": release.get("VERSION_ID", ""),
+        "name": release.get("PRETTY_NAME", ""),
+        "architecture": platform.machine(),
+        "memory_bytes": int(total[1]) * 1024 if total else 0,
+        # The folder that sd_booted(3) looks for.
+        "systemd": (root / "run/systemd/system").is_dir(),
+    }
+
+
+def read(path: Path) -> str:
+    """Return the text of a file, or nothing where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def nvidia_cards(root: Path) -> list[str]:
+    """Return the PCI addresses of NVIDIA's display controllers, seen without any driver."""
+    devices = sorted((root / "sys/bus/pci/devices").glob("*"))
+    return [
+        device.name
+        for device in devices
+        if read(device / "vendor").strip() == "0x10de"
+        and read(device / "class").strip().startswith("0x03")
+    ]
+
+
+def look_at(path: str) -> dict[str, Any]:
+    """Return what lies at a path, and where it really is."""
+    return {"exists": os.path.exists(path), "is_dir": os.path.isdir(path), "real": real(path)}
+
+
+def real(path: str) -> str:
+    """Return a path without links and dots."""
+    return os.path.realpath(path)
+
+
+def model(path: str) -> dict[str, Any]:
+    """Return whether a folder holds the two things that every model has."""
+    folder = Path(path)
+    return {
+        "is_dir": folder.is_dir(),
+        "config": (folder / "config.json").is_file(),
+        "weights": any(folder.glob("*.safetensors")),
+    }
+
+
+def disks(folders: Iterable[str], needed_bytes: float) -> dict[str, Any]:
+    """Return the room on the file systems of some folders.
+
+    Args:
+        folders: they need not exist; the nearest parent that does tells the file system.
+        needed_bytes: where less than this is free, what the folders hold already is measured too,
+            since it need not be found a second time. That walk is slow, so only then.
+
+    Returns:
+        Bytes free on all those file systems together, and bytes the folders hold (0: not measured).
+    """
+    free: dict[int, int] = {}
+    for folder in folders:
+        place = Path(folder)
+        while not place.is_dir():
+            place = place.parent
+        stat = os.statvfs(place)
+        free[place.stat().st_dev] = stat.f_bavail * stat.f_frsize
+    total = sum(free.values())
+    held = sum(size(folder) for folder in folders) if total < needed_bytes else 0
+    return {"free_bytes": total, "held_bytes": held}
+
+
+def size(folder: str) -> int:
+    """Return the bytes that a folder takes on its own file system."""
+    try:
+        device = os.lstat(folder).st_dev
+    except OSError:
+        return 0
+    total = 0
+    seen = set()
+    for directory, folders, files in os.walk(folder):
+        for name in files:
+            try:
+                stat = os.lstat(os.path.join(directory, name))
+            except OSError:
+                continue
+            if stat.st_ino not in seen:
+                seen.add(stat.st_ino)
+                total += stat.st_blocks * 512
+        # Docker mounts its layers below its own folder: their files were counted already.
+        folders[:] = [name for name in folders if on_device(os.path.join(directory, name), device)]
+    return total
+
+
+def on_device(path: str, device: int) -> bool:
+    """Return whether a path lies on a file system, by its number."""
+    try:
+        return os.lstat(path).st_dev == device
+    except OSError:
+        return False
+
+
+def users(wanted: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each wanted user who has its uid and which uid has its name, None for nobody."""
+    accounts = pwd.getpwall()
+    by_uid = {account.pw_uid: account.pw_name for account in accounts}
+    by_name = {account.pw_name: account.pw_uid for account in accounts}
+    return [
+        {**user, "owner": by_uid.get(int(user["uid"])), "named": by_name.get(user["name"])}
+        for user in wanted
+    ]
+
+
+def listeners(root: Path, ports: Iterable[int], project: str, run: Run) -> list[dict[str, Any]]:
+    """Return who listens on some TCP ports.
+
+    Args:
+        root: where /proc is.
+        ports: ports of interest.
+        project: compose project whose containers are our own, beside the units `PROJECT-*`.
+        run: runs a command.
+
+    Returns:
+        For each socket: port, wildcard (it takes every address), loopback, pid, process, unit (may
+        be empty) and ours. A process that cannot be seen has pid 0.
+    """
+    wanted = set(ports)
+    sockets = {}
+    for table in ("tcp", "tcp6"):
+        for line in read(root / "proc/net" / table).splitlines()[1:]:
+            fields = line.split()
+            address, _, port = fields[1].rpartition(":")
+            if fields[3] == TCP_LISTEN and int(port, 16) in wanted:
+                sockets[fields[9]] = (address, int(port, 16))
+    pids = owners(root, set(sockets)) if sockets else {}
+    found = []
+    for inode, (address, number) in sorted(sockets.items(), key=lambda item: item[1]):
+        pid = pids.get(inode, 0)
+        cgroup = read(root / f"proc/{pid}/cgroup") if pid else ""
+        unit = (re.findall(r"([^/\n]+\.service)$", cgroup, re.MULTILINE) or [""])[-1]
+        found.append(
+            {
+                "port": number,
+                "wildcard": set(address) == {"0"},
+                "loopback": is_loopback(address),
+                "pid": pid,
+                "process": read(root / f"proc/{pid}/comm").strip() if pid else "",
+                "unit": unit,
+                "ours": unit.startswith(f"{project}-") or in_project(cgroup, project, run),
+            }
+        )
+    return found
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether an address of /proc/net/tcp or tcp6 is on loopback."""
+    # The kernel prints 32-bit words in the machine's order: 127.0.0.1 is 0100007F.
+    if len(address) == 8:
+        return address.endswith("7F")
+    mapped = address.startswith("0000000000000000FFFF0000") and address.endswith("7F")
+    return mapped or address == "00000000000000000000000001000000"
+
+
+def owners(root: Path, inodes: set[str]) -> dict[str, int]:
+    """Return the process that holds each socket, by inode."""
+    found: dict[str, int] = {}
+    for process in (root / "proc").glob("[0-9]*"):
+        try:
+            links = [os.readlink(fd) for fd in (process / "fd").iterdir()]
+        except OSError:
+            continue
+        for link in links:
+            inode = link[len("socket:[") : -1]
+            if link.startswith("socket:[") and inode in inodes:
+                found.setdefault(inode, int(process.name))
+    return found
+
+
+def in_project(cgroup: str, project: str, run: Run) -> bool:
+    """Return whether a process belongs to a container of a compose project, by its cgroup."""
+    identifiers = CONTAINER_ID.findall(cgroup)
+    if not identifiers:
+        return False
+    # A host may be a container itself: the innermost one is the last.
+    template = '{{index .Config.Labels "com.docker.compose.project"}}'
+    label = run(["docker", "container", "inspect", "--format", template, identifiers[-1]])
+    return label is not None and label.strip() == project
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    from ansible.module_utils.basic import AnsibleModule
+
+    module = AnsibleModule(
+        argument_spec={
+            "data_dirs": {"type": "list", "elements": "path", "default": []},
+            "disk_gb": {"type": "float", "default": 0},
+            "paths": {"type": "list", "elements": "str", "default": []},
+            "model_path": {"type": "str", "default": ""},
+            "ports": {"type": "list", "elements": "int", "default": []},
+            "users": {"type": "list", "elements": "dict", "default": []},
+            "project": {"type": "str", "default": "infbox"},
+        },
+        supports_check_mode=True,
+    )
+    asked = module.params
+    root = Path("/")
+    host = {
+        **system(root),
+        **disks(asked["data_dirs"], asked["disk_gb"] * 1e9),
+        "nvidia_cards": nvidia_cards(root),
+        "nvidia_smi": run(["nvidia-smi", "-q", "-x"]) or "",
+        "paths": {path: look_at(path) for path in asked["paths"]},
+        "model": model(asked["model_path"]) if asked["model_path"] else {},
+        "listeners": listeners(root, asked["ports"], asked["project"], run),
+        "users": users(asked["users"]),
+    }
+    module.exit_json(changed=False, host=host)
+
+
+if __name__ == "__main__":
+    main()
