@@ -1,0 +1,38 @@
+"""The lmcache role on a lab host."""
+
+import json
+
+from testinfra.host import Host
+
+FRAGMENT = "/etc/infbox/staging/compose/lmcache.yml"
+
+
+def test_compose_accepts_the_fragment(host: Host) -> None:
+    config = host.check_output(f"docker compose --project-name t --file {FRAGMENT} config")
+    assert "no-new-privileges" in config
+
+
+def test_ports_are_on_loopback_only(host: Host) -> None:
+    command = compose_service(host)["command"]
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--http-host") + 1] == "127.0.0.1"
+
+
+def test_the_disk_tier_is_bounded(host: Host) -> None:
+    command = compose_service(host)["command"]
+    adapter = json.loads(command[command.index("--l2-adapter") + 1])
+    assert adapter["max_capacity_gb"] == 2
+    assert adapter["eviction"]["eviction_policy"] == "LRU"
+
+
+def test_the_disk_tier_belongs_to_the_engine_alone(host: Host) -> None:
+    folder = host.file("/var/lib/infbox/lmcache")
+    assert (folder.uid, folder.gid, folder.mode) == (64430, 64430, 0o750)
+
+
+def compose_service(host: Host) -> dict:
+    """Return the service as compose reads it."""
+    output = host.check_output(
+        f"docker compose --project-name t --file {FRAGMENT} config --format json"
+    )
+    return json.loads(output)["services"]["lmcache"]
