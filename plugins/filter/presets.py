@@ -141,10 +141,11 @@ def idle_cards(presets: Mapping[str, Preset], chosen: str, gpus: Gpus) -> list[s
     demands = "; ".join(
         f"{name} needs {needs(preset)}" for name, preset in presets.items() if preset.get("gpus", 0)
     )
-    return [
+    note = (
         f"This host has {has(gpus)}, too little for any preset with GPUs ({demands or 'none'})."
         f" It gets the preset {chosen}, which leaves the cards idle."
-    ]
+    )
+    return [note]
 
 
 class FilterModule:

@@ -1,0 +1,38 @@
+"""A hash of what an image is built of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def context_hash(folder: str, *more: str) -> str:
+    """Hash a build context, so that it need not be built twice.
+
+    Args:
+        folder: the context, on the controller. Names, contents and execute bits count; owners and
+            times do not, which differ from checkout to checkout.
+        more: texts that change the result too, such as the target and the arguments.
+
+    Returns:
+        SHA-256 as hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    root = Path(folder)
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        executable = bool(path.stat().st_mode & 0o111)
+        contents = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root)}\0{executable}\0{contents}\0".encode())
+    for text in more:
+        digest.update(f"{hashlib.sha256(text.encode()).hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"context_hash": context_hash}
