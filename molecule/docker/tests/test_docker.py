@@ -1,0 +1,73 @@
+"""The docker role on a bare lab host."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+# The only files that a program needs to run in an otherwise empty image.
+PROGRAM = "/usr/bin/true /lib64/ld-linux-x86-64.so.2 /lib/x86_64-linux-gnu/libc.so.6"
+
+
+@pytest.fixture(autouse=True)
+def journal(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        print(host.run("journalctl --unit docker --no-pager --lines 40").stdout)
+
+
+def info(host: Host) -> Any:
+    return json.loads(host.check_output("docker info --format '{{json .}}'"))
+
+
+def test_the_engine_runs_a_container(host: Host) -> None:
+    host.check_output(f"tar -chf - {PROGRAM} | docker import - probe")
+    host.check_output("docker run --rm probe /usr/bin/true")
+
+
+def test_the_engine_starts_on_boot(host: Host) -> None:
+    assert host.service("docker").is_enabled
+
+
+def test_compose_is_version_2_and_there_is_a_builder(host: Host) -> None:
+    major = host.check_output("docker compose version --short").removeprefix("v").split(".")[0]
+    assert int(major) >= 2
+    assert host.run("docker buildx version").rc == 0
+
+
+def test_the_running_engine_has_the_settings(host: Host) -> None:
+    seen = info(host)
+    assert seen["LoggingDriver"] == "json-file"
+    assert seen["LiveRestoreEnabled"] is True
+    assert seen["DefaultAddressPools"] == [{"Base": "10.97.0.0/16", "Size": 24}]
+    registries = seen["RegistryConfig"]["IndexConfigs"]
+    assert any(":5000" in name and not entry["Secure"] for name, entry in registries.items())
+
+
+def test_a_key_of_the_host_itself_is_kept(host: Host) -> None:
+    settings = json.loads(host.file("/etc/docker/daemon.json").content_string)
+    assert settings["max-concurrent-downloads"] == 2
+    assert settings["log-opts"] == {"max-file": "3", "max-size": "5m"}
+
+
+def test_the_settings_are_for_root_alone(host: Host) -> None:
+    assert host.file("/etc/docker/daemon.json").mode == 0o600
+
+
+def test_the_authority_is_trusted(host: Host) -> None:
+    folder = "/usr/local/share/ca-certificates"
+    names = host.file(folder).listdir()
+    assert [name for name in names if name.startswith("infbox-")] != []
+    pem = next(name for name in names if name.startswith("infbox-"))
+    host.check_output(f"openssl verify -CAfile /etc/ssl/certs/ca-certificates.crt {folder}/{pem}")
+
+
+def test_an_authority_that_is_not_given_any_more_is_gone(host: Host) -> None:
+    assert not host.file("/usr/local/share/ca-certificates/infbox-gone.crt").exists
+
+
+def test_what_the_modules_need_is_there(host: Host) -> None:
+    assert host.run("python3 -c 'import requests'").rc == 0
