@@ -1,0 +1,175 @@
+"""The commands infbox-watch and infbox-gateway."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infbox import __version__, config, log, tokens
+from infbox.errors import InputError
+from infbox.files import Tree
+from infbox.git import GitError
+from infbox.pack import Candidate, Pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_MISTAKE = 2
+
+
+def watch(arguments: Sequence[str] | None = None) -> int:
+    """Run ``infbox-watch``.
+
+    Args:
+        arguments: of the command line; those of the process when None.
+
+    Returns:
+        The exit status: 2 where configuration or input cannot be used.
+    """
+    parser = _parser("infbox-watch", "Watch source trees and keep their packs warm.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    scan = commands.add_parser("scan", help="print the files that would be indexed")
+    scan.add_argument("folder", metavar="DIR", type=Path)
+    how = scan.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="add size, hash and tokens")
+    how.add_argument("--why", metavar="PATH", help="say which rule decides about this file")
+    _add_tokenizer(scan)
+    scan.set_defaults(command=_scan)
+
+    pack = commands.add_parser("pack", help="print the pack of a folder")
+    pack.add_argument("folder", metavar="DIR", type=Path)
+    pack.add_argument("--budget", metavar="TOKENS", type=_positive, required=True)
+    pack.add_argument("--stats", action="store_true", help="print JSON about it instead")
+    _add_tokenizer(pack)
+    pack.set_defaults(command=_pack)
+
+    _add_run(commands, "watch what a configuration names, until stopped", _run_watcher)
+    return _run("infbox-watch", parser.parse_args(arguments))
+
+
+def gateway(arguments: Sequence[str] | None = None) -> int:
+    """Run ``infbox-gateway``; arguments and status as for ``watch``."""
+    parser = _parser("infbox-gateway", "Put packs in front of the questions to a model.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands, "serve the API, until stopped", _run_gateway)
+    return _run("infbox-gateway", parser.parse_args(arguments))
+
+
+def _run(program: str, options: argparse.Namespace) -> int:
+    try:
+        command: Callable[[argparse.Namespace], None] = options.command
+        command(options)
+    except (InputError, GitError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return _MISTAKE
+    except BrokenPipeError:
+        # The reader has seen enough. Python must not complain about it when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _scan(options: argparse.Namespace) -> None:
+    tree = _tree(options.folder)
+    if options.why is not None:
+        kept, rule = tree.why(_relative(options.why, tree.root))
+        print(f"{'kept' if kept else 'left out'}: {rule}")
+        return
+    found = [(path, tree.read(path)) for path in sorted(tree.scan(), key=os.fsencode)]
+    kept_files = [(path, content) for path, content in found if content and not content.refused]
+    if not options.json:
+        sys.stdout.buffer.writelines(os.fsencode(path) + b"\n" for path, _ in kept_files)
+        return
+    count = tokens.counter(options.tokenizer)
+    listing = [
+        {
+            "path": path,
+            "size": len(content.data),
+            "hash": content.digest,
+            "tokens": count(content.text),
+        }
+        for path, content in kept_files
+    ]
+    print(json.dumps(listing, indent=1))
+
+
+def _pack(options: argparse.Namespace) -> None:
+    tree = _tree(options.folder)
+    count = tokens.counter(options.tokenizer)
+
+    paths = sorted(tree.scan())
+    candidates = (Candidate(path, 0) for path in paths)
+    pack = Pack.build(tree.root.name, candidates, tree.readable, options.budget, count)
+    if not options.stats:
+        sys.stdout.buffer.write(pack.text.encode())
+        return
+    stats = {
+        "files": len(pack.shown()),
+        "of_files": len(paths),
+        "tokens": pack.tokens,
+        "budget": options.budget,
+    }
+    print(json.dumps(stats))
+
+
+def _run_watcher(options: argparse.Namespace) -> None:
+    from infbox import service  # noqa: PLC0415  # scan and pack start faster without it
+
+    log.to_stderr()
+    service.run(config.load(options.config))
+
+
+def _run_gateway(options: argparse.Namespace) -> None:
+    from infbox import gateway as server  # noqa: PLC0415  # as above
+
+    log.to_stderr()
+    server.run(config.load(options.config))
+
+
+def _tree(folder: Path) -> Tree:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder: give one that is there")
+    return Tree(folder)
+
+
+def _relative(path: str, root: Path) -> str:
+    """Return a path as the tree names it; it may be given relative to the root, or absolute."""
+    inside = os.path.normpath(root / path)
+    if not Path(inside).is_relative_to(root):
+        raise InputError(f"{path}: not inside {root}: give a path below it")
+    return os.path.relpath(inside, root)
+
+
+def _parser(program: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        type=Path,
+        help=f"a tokenizer.json to count with; else {tokens.BYTES_PER_TOKEN} bytes a token",
+    )
+
+
+def _add_run(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    text: str,
+    command: Callable[[argparse.Namespace], None],
+) -> None:
+    parser = commands.add_parser("run", help=text)
+    parser.add_argument("--config", metavar="FILE", type=Path, required=True)
+    parser.set_defaults(command=command)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number larger than 0")
+    return int(text)

@@ -1,0 +1,263 @@
+"""The configuration that the watcher and the gateway share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from infbox.errors import InputError
+from infbox.rules import MAX_FILE_BYTES
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REQUIRED: Any = object()
+_MAX_BODY_BYTES = 32 * 1024 * 1024
+_MAX_PORT = 65535
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Listen:
+    """An address to listen on."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where vLLM answers.
+
+    Attributes:
+        url: its base address, without a path and without a slash at the end.
+        model: the name it serves.
+        tokenizer: the model's tokenizer.json; None to estimate tokens from bytes.
+        max_model_len: the model's window, in tokens.
+    """
+
+    url: str
+    model: str
+    tokenizer: Path | None
+    max_model_len: int
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """The watcher's own settings.
+
+    Attributes:
+        listen: for /status and /metrics.
+        max_file_bytes: larger files stay out of every pack.
+    """
+
+    listen: Listen
+    max_file_bytes: int
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The gateway's own settings.
+
+    Attributes:
+        listen: for the API.
+        max_body_bytes: of a request; a larger one is answered 413.
+    """
+
+    listen: Listen
+    max_body_bytes: int
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A source tree to watch; ``budget`` is that of its pack, in tokens."""
+
+    name: str
+    path: Path
+    budget: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole file. Workspaces are in the order of the file."""
+
+    state_dir: Path
+    engine: Engine
+    watcher: Watcher
+    gateway: Gateway
+    workspaces: tuple[Workspace, ...]
+
+
+def load(file: Path) -> Config:
+    """Read the configuration.
+
+    Args:
+        file: YAML, as docs/architecture.md describes it.
+
+    Raises:
+        InputError: it cannot be read, or a value in it cannot be used.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}: give a file that can be read") from error
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: not valid YAML: {reason}") from error
+    try:
+        return _config(_Section(content, ""))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def check_paths(config: Config) -> None:
+    """Check that every workspace's folder is there and that none lies inside another.
+
+    Raises:
+        InputError: naming the workspace.
+    """
+    for workspace in config.workspaces:
+        if not workspace.path.is_dir():
+            raise InputError(
+                f"workspaces: {workspace.name}: {workspace.path} is not a folder: "
+                "make it, or mend the path"
+            )
+    for inner in config.workspaces:
+        for outer in config.workspaces:
+            if inner is not outer and inner.path.resolve().is_relative_to(outer.path.resolve()):
+                raise InputError(
+                    f"workspaces: {inner.name}: {inner.path} is inside the workspace "
+                    f"{outer.name}: keep one of the two"
+                )
+
+
+class _Section:
+    """A mapping of the file; its values are taken by name, and what is left over is refused."""
+
+    def __init__(self, content: object, place: str) -> None:
+        self._place = place
+        if not isinstance(content, dict):
+            raise InputError(f"{place or 'the file'}: must be a mapping of keys to values")
+        self._content: dict[object, object] = dict(content)
+
+    def take(self, key: str, kind: type[T], default: T = _REQUIRED) -> T:
+        value = self._content.pop(key, None)
+        if value is None:
+            if default is _REQUIRED:
+                raise InputError(f"{self.name(key)}: missing: add it")
+            return default
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"{self.name(key)}: must be {_NOUNS[kind]}, not {value!r}")
+        return value
+
+    def positive(self, key: str, default: int = _REQUIRED) -> int:
+        value = self.take(key, int, default)
+        if value <= 0:
+            raise InputError(f"{self.name(key)}: must be larger than 0, not {value}")
+        return value
+
+    def path(self, key: str) -> Path:
+        value = Path(self.take(key, str))
+        if not value.is_absolute():
+            raise InputError(f"{self.name(key)}: must be an absolute path, not {str(value)!r}")
+        return value
+
+    def listen(self, default: str) -> Listen:
+        value = self.take("listen", str, default)
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) <= _MAX_PORT:
+            raise InputError(
+                f"{self.name('listen')}: must be HOST:PORT, as {default}, not {value!r}"
+            )
+        return Listen(host.strip("[]"), int(port))
+
+    def section(self, key: str, default: Any = _REQUIRED) -> _Section:
+        return _Section(self.take(key, dict, default), self.name(key))
+
+    def done(self) -> None:
+        if self._content:
+            unknown = ", ".join(sorted(self.name(str(key)) for key in self._content))
+            raise InputError(f"{unknown}: unknown: remove it, or mend the spelling")
+
+    def name(self, key: str) -> str:
+        return f"{self._place}.{key}" if self._place else key
+
+
+_NOUNS: dict[type, str] = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
+
+
+def _config(top: _Section) -> Config:
+    engine = _engine(top.section("engine"))
+    config = Config(
+        state_dir=top.path("state_dir"),
+        engine=engine,
+        watcher=_watcher(top.section("watcher", {})),
+        gateway=_gateway(top.section("gateway", {})),
+        workspaces=_workspaces(top.take("workspaces", list, []), engine.max_model_len),
+    )
+    top.done()
+    return config
+
+
+def _engine(section: _Section) -> Engine:
+    url = section.take("url", str).rstrip("/")
+    if not re.fullmatch(r"https?://[^/\s]+", url):
+        raise InputError(f"{section.name('url')}: must be http://HOST:PORT, not {url!r}")
+    tokenizer = section.take("tokenizer", str, "")
+    engine = Engine(
+        url=url,
+        model=section.take("model", str),
+        tokenizer=Path(tokenizer) if tokenizer else None,
+        max_model_len=section.positive("max_model_len"),
+    )
+    section.done()
+    return engine
+
+
+def _watcher(section: _Section) -> Watcher:
+    watcher = Watcher(
+        listen=section.listen("127.0.0.1:8011"),
+        max_file_bytes=section.positive("max_file_bytes", MAX_FILE_BYTES),
+    )
+    section.done()
+    return watcher
+
+
+def _gateway(section: _Section) -> Gateway:
+    gateway = Gateway(
+        listen=section.listen("127.0.0.1:8010"),
+        max_body_bytes=section.positive("max_body_bytes", _MAX_BODY_BYTES),
+    )
+    section.done()
+    return gateway
+
+
+def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:
+    workspaces: list[Workspace] = []
+    for number, item in enumerate(items):
+        section = _Section(item, f"workspaces[{number}]")
+        workspace = Workspace(
+            name=section.take("name", str),
+            path=section.path("path"),
+            budget=section.positive("budget"),
+        )
+        section.done()
+        if not _NAME.fullmatch(workspace.name):
+            raise InputError(
+                f"{section.name('name')}: {workspace.name!r}: use letters, digits, '.', '_', '-'"
+            )
+        if workspace.budget > window:
+            raise InputError(
+                f"{section.name('budget')}: {workspace.budget} tokens for {workspace.name} are "
+                f"more than engine.max_model_len, {window}: lower it"
+            )
+        if any(other.name == workspace.name for other in workspaces):
+            raise InputError(f"{section.name('name')}: {workspace.name} is there twice: rename one")
+        workspaces.append(workspace)
+    return tuple(workspaces)

@@ -1,0 +1,72 @@
+"""What the watcher and the gateway count."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_LABELS = ("workspace",)
+
+
+class WatcherMetrics:
+    """The watcher's metrics, each by workspace."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"infbox_{name}", text, _LABELS, registry=self.registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"infbox_{name}", text, (*_LABELS, *labels), registry=self.registry)
+
+        def histogram(name: str, text: str) -> Histogram:
+            return Histogram(f"infbox_{name}", text, _LABELS, buckets=_FAST, registry=self.registry)
+
+        self.files = gauge("workspace_files", "Files that may enter the pack.")
+        self.unwatched = gauge("workspace_unwatched_folders", "Folders that cannot be watched.")
+        self.readable = gauge("workspace_readable", "1 while the last look at the tree worked.")
+        self.lost = counter("workspace_rescans", "Whole-tree scans since events were lost.")
+        self.tokens = gauge("pack_tokens", "Tokens of the pack.")
+        self.superseded = gauge("pack_superseded_tokens", "Tokens that later entries supersede.")
+        self.generation = gauge("pack_generation", "Number of the pack's base.")
+        self.version = gauge("pack_version", "Number of the pack's text.")
+        self.warm = gauge("pack_warm", "1 while the published pack is proven to be in the cache.")
+        self.prompt = gauge("pack_prompt_tokens", "Prompt tokens of the last probe.")
+        self.cached = gauge("pack_cached_tokens", "Of them in the cache.")
+        self.recomputed = counter("pack_recomputed_tokens", "Tokens computed by warm-ups.")
+        self.requests = counter("warm_requests", "Requests to the engine, by result.", "result")
+        self.indexed = histogram("save_to_indexed_seconds", "From a save to a published pack.")
+        self.warmed = histogram("save_to_warm_seconds", "From a save to a computed pack.")
+
+
+class GatewayMetrics:
+    """The gateway's metrics; ``workspace`` is empty for what passes untouched."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "infbox_gateway_requests",
+            "Requests answered, by status.",
+            ("workspace", "status"),
+            registry=self.registry,
+        )
+        self.first_byte = Histogram(
+            "infbox_gateway_first_byte_seconds",
+            "From a request's arrival to the first byte of its answer.",
+            _LABELS,
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.cancelled = Counter(
+            "infbox_gateway_cancelled",
+            "Requests whose client went away first.",
+            _LABELS,
+            registry=self.registry,
+        )
+        self.without_pack = Counter(
+            "infbox_gateway_without_pack",
+            "Requests that asked for a workspace whose pack is not there yet.",
+            _LABELS,
+            registry=self.registry,
+        )

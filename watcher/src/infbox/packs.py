@@ -1,0 +1,85 @@
+"""Reading the packs that the watcher publishes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from infbox.log import line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A published pack.
+
+    Attributes:
+        generation: number of its base.
+        version: number of its text.
+        tokens: of the text, as the watcher counted.
+        sha256: of the text, hex.
+        text: what goes in front of a question.
+        encoded: the text as the inside of a JSON string, so that a request need not encode it.
+    """
+
+    generation: int
+    version: int
+    tokens: int
+    sha256: str
+    text: str
+    encoded: bytes
+
+
+class PackFile:
+    """One workspace's pack file, read again only when it was replaced.
+
+    A damaged or missing file leaves the last good pack in place.
+
+    Args:
+        file: the watcher's ``pack.json``.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen: tuple[int, int, int] | None = None
+        self._pack: Pack | None = None
+
+    def current(self) -> Pack | None:
+        """Return the pack to use now, or None as long as there was none."""
+        try:
+            status = self._file.stat()
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if seen != self._seen:
+                self._seen = seen
+                self._pack = _read(self._file)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if self._pack is None or not isinstance(error, FileNotFoundError):
+                _logger.warning(line("pack-not-read", file=self._file, reason=error))
+        return self._pack
+
+
+def _read(file: Path) -> Pack:
+    """Read a pack file.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is missing or damaged.
+    """
+    published = json.loads(file.read_text(encoding="utf-8"))
+    text: str = published["text"]
+    if sha256(text.encode()).hexdigest() != published["sha256"]:
+        raise ValueError("the text is not the one that its checksum was made of")
+    return Pack(
+        generation=int(published["generation"]),
+        version=int(published["version"]),
+        tokens=int(published["tokens"]),
+        sha256=published["sha256"],
+        text=text,
+        encoded=json.dumps(text, ensure_ascii=False).encode()[1:-1],
+    )

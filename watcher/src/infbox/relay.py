@@ -1,0 +1,234 @@
+"""Handing a request to vLLM and its answer back, byte for byte.
+
+aiohttp is the client: it gives an answer's bytes and headers as they came, stops reading when the
+reader is slow, and spends a third of httpx's time on a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+
+Headers = list[tuple[bytes, bytes]]
+
+# vLLM closes connections that were idle for 5 s. One that is taken from the pool just then fails a
+# question, which must not be sent twice; so they are given up well before.
+_IDLE_SECONDS = 2
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+_HOP_BY_HOP = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization"),
+        *(b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+    }
+)
+_OF_ONE_REQUEST = _HOP_BY_HOP | {b"host", b"expect"}
+_NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+
+AWAY = (aiohttp.ClientError, asyncio.TimeoutError)
+"""What is raised where vLLM does not answer, or breaks off."""
+
+
+class TooLargeError(Exception):
+    """The request's body is over the limit."""
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was whole."""
+
+
+class BadRequestError(Exception):
+    """The request cannot be handed on; the message says why."""
+
+
+class Incoming:
+    """A client's request: its body, and after that the client's leaving.
+
+    Args:
+        scope: of the request.
+        receive: of the request.
+        limit: of the body, in bytes.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self._scope = scope
+        self._receive = receive
+        self._limit = limit
+        self._whole = asyncio.Event()
+        self.failure: TooLargeError | ClientGoneError | None = None
+        """Why the body did not come whole."""
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, in order, names in lower case."""
+        return list(self._scope["headers"])
+
+    @property
+    def target(self) -> str:
+        """The path and query as they were sent.
+
+        Raises:
+            BadRequestError: it is no path, and would change whom we ask.
+        """
+        path: bytes = self._scope["raw_path"]
+        query: bytes = self._scope["query_string"]
+        if not path.startswith(b"/"):
+            raise BadRequestError("the request's target is not a path")
+        return (path + (b"?" + query if query else b"")).decode("ascii", "surrogateescape")
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the headers announce one."""
+        names = {name for name, value in self.headers if value != b"0"}
+        return b"content-length" in names or b"transfer-encoding" in names
+
+    def check_announced_size(self) -> None:
+        """Look at what the headers say of the body's size.
+
+        Raises:
+            TooLargeError: it is over the limit.
+        """
+        announced = dict(self.headers).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self._limit:
+            raise TooLargeError
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            TooLargeError: it is over the limit.
+            ClientGoneError: it ended early.
+        """
+        size = 0
+        while not self._whole.is_set():
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.failure = ClientGoneError()
+                raise self.failure
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > self._limit:
+                self.failure = TooLargeError()
+                raise self.failure
+            if not message.get("more_body", False):
+                self._whole.set()
+            if chunk:
+                yield chunk
+
+    async def body(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            TooLargeError: it is over the limit.
+            ClientGoneError: it ended early.
+        """
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def client_gone(self) -> None:
+        """Return when the client has closed the connection, its request being whole."""
+        await self._whole.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+class Outgoing:
+    """An answer on its way to the client.
+
+    Args:
+        send: of the request.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        """0 until the answer began."""
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the status and the headers."""
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of the body; this waits while the client is slow to read."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self) -> None:
+        """Say that the answer is whole. Without it the client sees a broken connection."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def respond(self, response: Response) -> None:
+        """Send a whole answer of our own."""
+        await self.start(response.status_code, list(response.raw_headers))
+        await self.write(bytes(response.body))
+        await self.end()
+
+
+def session() -> aiohttp.ClientSession:
+    """Return a client that adds nothing to a request and takes nothing from an answer."""
+    return aiohttp.ClientSession(
+        auto_decompress=False,
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=_NOT_ADDED,
+        timeout=_TIMEOUT,
+    )
+
+
+def ask(
+    client: aiohttp.ClientSession, base: str, incoming: Incoming, body: bytes | None
+) -> aiohttp.client._RequestContextManager:
+    """Send a request on; the result is a context that holds the answer.
+
+    Args:
+        client: as made by ``session``.
+        base: address of the engine.
+        incoming: the client's request.
+        body: to send in place of the client's own; None to hand that on as it comes.
+
+    Raises:
+        BadRequestError: the request cannot be handed on.
+    """
+    data: bytes | AsyncIterator[bytes] | None = body
+    if body is None and incoming.has_body:
+        data = incoming.chunks()
+    return client.request(
+        incoming.method,
+        URL(base + incoming.target, encoded=True),
+        headers=_request_headers(incoming.headers, None if body is None else len(body)),
+        data=data,
+        allow_redirects=False,
+    )
+
+
+def answer_headers(answer: aiohttp.ClientResponse) -> Headers:
+    """Return the headers of an answer that are meant for the client."""
+    return _without(list(answer.raw_headers), _HOP_BY_HOP)
+
+
+def _request_headers(headers: Headers, length: int | None) -> CIMultiDict[str]:
+    kept = _without(headers, _OF_ONE_REQUEST)
+    if length is not None:
+        kept = _without(kept, frozenset({b"content-length"}))
+        kept.append((b"content-length", str(length).encode()))
+    try:
+        return CIMultiDict((name.decode(), value.decode()) for name, value in kept)
+    except UnicodeDecodeError as error:
+        raise BadRequestError("a header is neither ASCII nor UTF-8") from error
+
+
+def _without(headers: Headers, names: frozenset[bytes]) -> Headers:
+    """Drop these headers, and those that ``Connection`` says are for one hop only."""
+    listed = b",".join(value for name, value in headers if name.lower() == b"connection")
+    dropped = names | {name.strip().lower() for name in listed.split(b",")}
+    return [(name, value) for name, value in headers if name.lower() not in dropped]

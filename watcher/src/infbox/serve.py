@@ -1,0 +1,61 @@
+"""Serving an application on an address of the configuration."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from infbox.errors import InputError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from infbox.config import Listen
+
+_BACKLOG = 2048
+
+
+def listening(listen: Listen, field: str) -> socket.socket:
+    """Return a socket that listens.
+
+    Args:
+        listen: where.
+        field: of the configuration, for the message.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        return socket.create_server((listen.host, listen.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise InputError(
+            f"{field}: {listen}: {error.strerror}: free the port, or give another"
+        ) from error
+
+
+def serve(
+    app: Starlette, listener: socket.socket, *, idle_seconds: int, grace_seconds: int
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        app: the application; its lifespan is run.
+        listener: where it is reached.
+        idle_seconds: after which an idle connection is closed.
+        grace_seconds: for requests under way when the process is asked to end.
+    """
+    settings = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        lifespan="on",
+        ws="none",
+        timeout_keep_alive=idle_seconds,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+    uvicorn.Server(settings).run(sockets=[listener])
