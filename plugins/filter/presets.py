@@ -56,7 +56,7 @@ def choose_preset(
 
 
 def best(presets: Mapping[str, Preset], gpus: Gpus) -> str:
-    """Return the preset that uses the most GPU memory of those whose cards are there, or nothing."""
+    """Return the preset with the most GPU memory of those whose cards are there, or nothing."""
     fitting = [name for name, preset in presets.items() if cards_fit(preset, gpus)]
     # max() keeps the first of equals, so the order of the table decides between them.
     return max(fitting, key=lambda name: gpu_memory(presets[name]), default="")

@@ -115,12 +115,8 @@ def nvidia_cards(root: Path) -> list[str]:
 
 def look_at(path: str) -> dict[str, Any]:
     """Return what lies at a path, and where it really is."""
-    return {"exists": os.path.exists(path), "is_dir": os.path.isdir(path), "real": real(path)}
-
-
-def real(path: str) -> str:
-    """Return a path without links and dots."""
-    return os.path.realpath(path)
+    place = Path(path)
+    return {"exists": place.exists(), "is_dir": place.is_dir(), "real": str(place.resolve())}
 
 
 def model(path: str) -> dict[str, Any]:
@@ -158,32 +154,30 @@ def disks(folders: Iterable[str], needed_bytes: float) -> dict[str, Any]:
 
 def size(folder: str) -> int:
     """Return the bytes that a folder takes on its own file system."""
-    try:
-        device = os.lstat(folder).st_dev
-    except OSError:
-        return 0
+    device = device_of(Path(folder))
     total = 0
     seen = set()
     for directory, folders, files in os.walk(folder):
+        place = Path(directory)
         for name in files:
             try:
-                stat = os.lstat(os.path.join(directory, name))
-            except OSError:
+                stat = (place / name).lstat()
+            except OSError:  # It went away meanwhile.
                 continue
             if stat.st_ino not in seen:
                 seen.add(stat.st_ino)
                 total += stat.st_blocks * 512
         # Docker mounts its layers below its own folder: their files were counted already.
-        folders[:] = [name for name in folders if on_device(os.path.join(directory, name), device)]
+        folders[:] = [name for name in folders if device_of(place / name) == device]
     return total
 
 
-def on_device(path: str, device: int) -> bool:
-    """Return whether a path lies on a file system, by its number."""
+def device_of(path: Path) -> int | None:
+    """Return the number of the file system of a path, None where there is no such path."""
     try:
-        return os.lstat(path).st_dev == device
+        return path.lstat().st_dev
     except OSError:
-        return False
+        return None
 
 
 def users(wanted: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -240,25 +234,23 @@ def listeners(root: Path, ports: Iterable[int], project: str, run: Run) -> list[
 
 def is_loopback(address: str) -> bool:
     """Return whether an address of /proc/net/tcp or tcp6 is on loopback."""
-    # The kernel prints 32-bit words in the machine's order: 127.0.0.1 is 0100007F.
-    if len(address) == 8:
-        return address.endswith("7F")
-    mapped = address.startswith("0000000000000000FFFF0000") and address.endswith("7F")
-    return mapped or address == "00000000000000000000000001000000"
+    # The kernel prints 32-bit words in the machine's order: 127.0.0.1 is 0100007F, and as an IPv6
+    # address it has the prefix ::ffff.
+    ipv4 = address.removeprefix("0000000000000000FFFF0000")
+    return bool(re.fullmatch("[0-9A-F]{6}7F", ipv4)) or address == "0" * 24 + "01000000"
 
 
 def owners(root: Path, inodes: set[str]) -> dict[str, int]:
     """Return the process that holds each socket, by inode."""
     found: dict[str, int] = {}
-    for process in (root / "proc").glob("[0-9]*"):
+    for fd in (root / "proc").glob("[0-9]*/fd/*"):
         try:
-            links = [os.readlink(fd) for fd in (process / "fd").iterdir()]
-        except OSError:
+            link = str(fd.readlink())
+        except OSError:  # It was closed meanwhile, or is not ours to see.
             continue
-        for link in links:
-            inode = link[len("socket:[") : -1]
-            if link.startswith("socket:[") and inode in inodes:
-                found.setdefault(inode, int(process.name))
+        inode = link.removeprefix("socket:[").removesuffix("]")
+        if inode in inodes:
+            found.setdefault(inode, int(fd.parts[-3]))
     return found
 
 

@@ -164,7 +164,6 @@ def fetch(
     Raises:
         ModelError: the hub refuses, or what came is not what it says.
     """
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
     from huggingface_hub.utils import filter_repo_objects
@@ -182,11 +181,13 @@ def fetch(
         ) from None
     except HfHubHTTPError as error:
         raise ModelError(f"The hub does not give {repository} at {revision}: {error}") from None
-    except (httpx.HTTPError, OSError) as error:
+    # Which errors of the network come through depends on the client's version.
+    except Exception as error:
         raise ModelError(
-            f"The hub at {endpoint} does not answer ({error}). Set a mirror or a proxy, or give a"
-            " model that is on this host already."
-        ) from None
+            f"The download of {repository} from {endpoint} broke off ({type(error).__name__}:"
+            f" {error}). Run it again, set a mirror or a proxy, or give a model that is on this"
+            " host already."
+        ) from error
     # The client's own notes on what it downloaded.
     shutil.rmtree(staging / ".cache", ignore_errors=True)
     siblings = filter_repo_objects(

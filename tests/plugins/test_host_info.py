@@ -1,0 +1,205 @@
+"""What the look at a host sees: real sockets, users and disks of this machine; a made-up /sys."""
+
+import os
+import pwd
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from tests.plugins.plugin_files import load
+
+host_info = load("modules", "infbox_host_info")
+
+CONTAINER = "3f" * 32
+OUTER = "a0" * 32
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def never_ours(_command: Sequence[str]) -> str | None:
+    return None
+
+
+def never(command: Sequence[str]) -> str | None:
+    raise AssertionError(command)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_a_listener_is_found_with_its_process(port: int) -> None:
+    (found,) = host_info.listeners(Path("/"), [port], "infbox", never_ours)
+    assert (found["port"], found["pid"]) == (port, os.getpid())
+    assert found["process"] == Path("/proc/self/comm").read_text().strip()
+    assert (found["loopback"], found["wildcard"], found["ours"]) == (True, False, False)
+
+
+def test_a_listener_on_every_address_is_found() -> None:
+    with socket.create_server(("", 0)) as server:
+        (found,) = host_info.listeners(Path("/"), [server.getsockname()[1]], "infbox", never_ours)
+    assert (found["loopback"], found["wildcard"]) == (False, True)
+
+
+def test_a_listener_on_ipv6_is_found() -> None:
+    try:
+        server = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with server:
+        (found,) = host_info.listeners(Path("/"), [server.getsockname()[1]], "infbox", never_ours)
+    assert (found["loopback"], found["wildcard"]) == (True, False)
+
+
+def test_a_free_port_has_no_listener(port: int) -> None:
+    assert host_info.listeners(Path("/"), [port + 1], "infbox", never) == []
+
+
+def listener_in(root: Path, cgroup: str, run: object = never) -> dict[str, object]:
+    """Return what is said of a process in a cgroup that listens on port 8000 of 127.0.0.1."""
+    write(
+        root / "proc/net/tcp",
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout"
+        " inode\n   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0"
+        "        0 4711 1\n",
+    )
+    write(root / "proc/42/comm", "python3\n")
+    write(root / "proc/42/cgroup", cgroup)
+    (root / "proc/42/fd").mkdir()
+    (root / "proc/42/fd/3").symlink_to("socket:[4711]")
+    (found,) = host_info.listeners(root, [8000], "infbox", run)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit", "ours"),
+    [
+        ("0::/system.slice/infbox-gateway.service\n", "infbox-gateway.service", True),
+        ("1:name=systemd:/docker/x/system.slice/infbox-watcher.service\n",
+         "infbox-watcher.service", True),
+        ("0::/system.slice/nginx.service\n", "nginx.service", False),
+        ("0::/system.slice/not-infbox-at-all.service\n", "not-infbox-at-all.service", False),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", "", False),
+    ],
+)  # fmt: skip
+def test_a_unit_of_ours_is_known_by_its_name(
+    tmp_path: Path, cgroup: str, unit: str, ours: bool
+) -> None:
+    found = listener_in(tmp_path, cgroup)
+    assert (found["unit"], found["ours"]) == (unit, ours)
+
+
+@pytest.mark.parametrize(
+    "cgroup",
+    [
+        f"0::/system.slice/docker-{CONTAINER}.scope\n",
+        f"12:cpuset:/docker/{OUTER}/docker/{CONTAINER}\n0::/docker/{OUTER}/docker/{CONTAINER}\n",
+    ],
+)
+@pytest.mark.parametrize(
+    ("project", "ours"), [("infbox\n", True), ("shop\n", False), (None, False)]
+)
+def test_a_container_is_ours_by_its_compose_project(
+    tmp_path: Path, cgroup: str, project: str | None, ours: bool
+) -> None:
+    asked = []
+
+    def run(command: Sequence[str]) -> str | None:
+        asked.append(command[-1])
+        return project
+
+    assert listener_in(tmp_path, cgroup, run)["ours"] is ours
+    assert asked == [CONTAINER]
+
+
+def test_only_nvidia_display_controllers_count_as_cards(tmp_path: Path) -> None:
+    for address, vendor, kind in (
+        ("0000:01:00.0", "0x10de", "0x030000"),
+        ("0000:01:00.1", "0x10de", "0x040300"),  # the sound device of that card
+        ("0000:02:00.0", "0x10de", "0x030200"),
+        ("0000:03:00.0", "0x8086", "0x030000"),
+    ):
+        write(tmp_path / "sys/bus/pci/devices" / address / "vendor", f"{vendor}\n")
+        write(tmp_path / "sys/bus/pci/devices" / address / "class", f"{kind}\n")
+    assert host_info.nvidia_cards(tmp_path) == ["0000:01:00.0", "0000:02:00.0"]
+
+
+def test_a_machine_without_pci_has_no_cards(tmp_path: Path) -> None:
+    assert host_info.nvidia_cards(tmp_path) == []
+
+
+def test_the_system_is_read_from_its_own_files(tmp_path: Path) -> None:
+    write(
+        tmp_path / "etc/os-release", 'ID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04"\n'
+    )
+    write(tmp_path / "proc/meminfo", "MemTotal:       16000000 kB\nMemFree: 1 kB\n")
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    seen = host_info.system(tmp_path)
+    assert (seen["distribution"], seen["version"], seen["name"]) == (
+        "ubuntu",
+        "24.04",
+        "Ubuntu 24.04",
+    )
+    assert (seen["memory_bytes"], seen["systemd"]) == (16000000 * 1024, True)
+
+
+def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
+    stat = os.statvfs(tmp_path)
+    seen = host_info.disks([str(tmp_path / "not" / "yet")], 0)
+    assert seen["free_bytes"] == pytest.approx(stat.f_bavail * stat.f_frsize, rel=0.01)
+    assert seen["held_bytes"] == 0
+
+
+def test_two_folders_of_one_file_system_do_not_count_twice(tmp_path: Path) -> None:
+    one = host_info.disks([str(tmp_path)], 0)["free_bytes"]
+    two = host_info.disks([str(tmp_path), str(tmp_path / "other")], 0)["free_bytes"]
+    assert two == pytest.approx(one, rel=0.01)
+
+
+def test_what_a_folder_holds_is_measured_only_where_room_is_short(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "weights").write_bytes(os.urandom(3_000_000))
+    os.link(tmp_path / "models" / "weights", tmp_path / "models" / "the-same")
+    assert host_info.disks([str(tmp_path)], 0)["held_bytes"] == 0
+    assert host_info.disks([str(tmp_path)], 1e18)["held_bytes"] == pytest.approx(3e6, rel=0.1)
+
+
+def test_users_are_found_by_number_and_by_name() -> None:
+    root = pwd.getpwuid(0)
+    asked = [
+        {"name": root.pw_name, "uid": 0},
+        {"name": "nobody-of-that-name", "uid": 4_000_000_000},
+    ]
+    first, second = host_info.users(asked)
+    assert (first["owner"], first["named"]) == (root.pw_name, 0)
+    assert (second["owner"], second["named"]) == (None, None)
+
+
+def test_a_link_is_seen_as_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "link").symlink_to("tree")
+    assert host_info.look_at(str(tmp_path / "link")) == {
+        "exists": True,
+        "is_dir": True,
+        "real": os.path.realpath(tmp_path / "tree"),
+    }
+
+
+def test_a_model_is_told_from_an_empty_folder(tmp_path: Path) -> None:
+    assert host_info.model(str(tmp_path)) == {"is_dir": True, "config": False, "weights": False}
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    assert host_info.model(str(tmp_path)) == {"is_dir": True, "config": True, "weights": True}
+
+
+def test_a_command_that_is_missing_or_fails_says_nothing() -> None:
+    assert host_info.run(["/no/such/command"]) is None
+    assert host_info.run(["false"]) is None
+    assert host_info.run(["echo", "yes"]) == "yes\n"

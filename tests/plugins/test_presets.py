@@ -1,0 +1,107 @@
+"""Which preset a host gets, and what it says where none fits."""
+
+from typing import Any
+
+import pytest
+from tests.plugins.plugin_files import load
+
+choose_preset = load("filter", "presets").choose_preset
+
+PRESETS = {
+    "cpu": {"gpus": 0, "host_memory_gb": 8, "disk_gb": 15},
+    "dev24": {"gpus": 1, "gpu_memory_mib": 24000, "host_memory_gb": 32, "disk_gb": 60},
+    "dev48": {"gpus": 1, "gpu_memory_mib": 46000, "least_driver": "575.51", "disk_gb": 80},
+    "team": {"gpus": 4, "gpu_memory_mib": 80000, "disk_gb": 400},
+}
+HOST = {"memory_bytes": 64e9, "free_bytes": 500e9, "held_bytes": 0, "driver_version": "580.9"}
+
+
+def gpus(memory_mib: int, count: int = 1) -> list[dict[str, Any]]:
+    return [{"name": "card", "memory_mib": memory_mib, "count": count}]
+
+
+@pytest.mark.parametrize(
+    ("cards", "name"),
+    [
+        ([], "cpu"),
+        (gpus(24564), "dev24"),
+        (gpus(46068), "dev48"),
+        (gpus(24564, 8), "dev24"),
+        (gpus(81920, 3), "dev48"),
+        (gpus(81920, 4), "team"),
+        (gpus(81920, 3) + gpus(141000, 1), "team"),
+    ],
+)
+def test_auto_takes_the_most_gpu_memory_that_fits(cards: list[Any], name: str) -> None:
+    assert choose_preset(PRESETS, "auto", cards, HOST) == {
+        "name": name,
+        "refusals": [],
+        "notes": [],
+    }
+
+
+def test_auto_says_so_where_it_leaves_cards_idle() -> None:
+    choice = choose_preset(PRESETS, "auto", gpus(6144), HOST)
+    assert choice["name"] == "cpu"
+    assert "1 of 6144 MiB (card)" in choice["notes"][0]
+    assert "dev24 needs 1 GPU of 24000 MiB" in choice["notes"][0]
+
+
+def test_auto_refuses_where_nothing_fits() -> None:
+    presets = {"team": PRESETS["team"]}
+    choice = choose_preset(presets, "auto", [], HOST)
+    assert choice["name"] == ""
+    assert choice["refusals"] == [
+        "No preset fits: this host has no GPU, team needs 4 GPUs of 80000 MiB. Use another host."
+    ]
+
+
+def test_a_preset_that_is_named_is_kept_although_a_better_one_fits() -> None:
+    assert choose_preset(PRESETS, "dev24", gpus(81920, 8), HOST)["name"] == "dev24"
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest_name_first() -> None:
+    (refusal,) = choose_preset(PRESETS, "dev-48", [], HOST)["refusals"]
+    assert refusal.startswith(
+        "There is no preset dev-48. Set infbox_preset to one of: dev48, dev24"
+    )
+    assert all(name in refusal for name in [*PRESETS, "auto"])
+
+
+def test_a_preset_that_does_not_fit_is_refused_with_the_arithmetic() -> None:
+    (refusal,) = choose_preset(PRESETS, "team", gpus(81920, 2), HOST)["refusals"]
+    assert refusal == (
+        "Preset team does not fit: it needs 4 GPUs of 80000 MiB, this host has 2 of 81920 MiB"
+        " (card). Set infbox_preset to one that fits (cpu, dev24, dev48)."
+    )
+
+
+def test_too_little_memory_is_refused_with_both_numbers() -> None:
+    (refusal,) = choose_preset(PRESETS, "cpu", [], {**HOST, "memory_bytes": 4.1e9})["refusals"]
+    assert "needs 8 GB of memory, this host has 4.1 GB" in refusal
+
+
+def test_too_little_disk_is_refused_with_all_numbers() -> None:
+    host = {**HOST, "free_bytes": 9.5e9, "held_bytes": 2e9}
+    (refusal,) = choose_preset(PRESETS, "cpu", [], host)["refusals"]
+    assert "needs 15 GB of disk, this host has 9.5 GB free and 2.0 GB that infbox" in refusal
+
+
+def test_what_infbox_holds_already_counts_as_room() -> None:
+    host = {**HOST, "free_bytes": 1e9, "held_bytes": 14e9}
+    assert choose_preset(PRESETS, "cpu", [], host)["refusals"] == []
+
+
+@pytest.mark.parametrize(("driver", "refused"), [("575.9", True), ("575.51", False), ("", False)])
+def test_an_old_driver_is_refused_where_it_is_known(driver: str, refused: bool) -> None:
+    host = {**HOST, "driver_version": driver}
+    refusals = choose_preset(PRESETS, "dev48", gpus(46068), host)["refusals"]
+    assert bool(refusals) is refused
+    assert all(
+        f"needs NVIDIA driver 575.51 or later, this host has {driver}" in r for r in refusals
+    )
+
+
+def test_all_that_is_lacking_is_told_at_once() -> None:
+    host = {"memory_bytes": 1e9, "free_bytes": 1e9, "held_bytes": 0, "driver_version": "1"}
+    assert len(choose_preset(PRESETS, "dev24", [], host)["refusals"]) == 3

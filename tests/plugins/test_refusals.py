@@ -1,0 +1,300 @@
+"""Each refusal names what is wrong, then the mend."""
+
+from typing import Any, ClassVar
+
+import pytest
+from tests.plugins.plugin_files import load
+
+refusals = load("filter", "refusals")
+
+THERE = {"exists": True, "is_dir": True}
+
+
+def paths(*names: str) -> dict[str, dict[str, Any]]:
+    return {name: {**THERE, "real": name} for name in names}
+
+
+def workspace(name: str, path: str) -> dict[str, str]:
+    return {"name": name, "path": path}
+
+
+class TestSettings:
+    KNOWN = ("infbox_preset", "infbox_workspaces", "infbox_gpus")
+
+    def refuse(self, *given: str, **effective: Any) -> list[str]:
+        found: list[str] = refusals.setting_refusals(
+            given, self.KNOWN, ["infbox_workspaces"], {"workspaces": [{}], **effective}
+        )
+        return found
+
+    def test_a_known_one_passes(self) -> None:
+        assert self.refuse("infbox_preset") == []
+
+    def test_a_slip_is_refused_with_the_nearest_name(self) -> None:
+        assert self.refuse("infbox_workspace") == [
+            "infbox_workspace is not a setting. Did you mean infbox_workspaces?"
+        ]
+
+    def test_one_like_no_other_is_refused_with_all_names(self) -> None:
+        (refusal,) = self.refuse("infbox_qqqqqqqqqqqqqqqqqq")
+        assert all(name in refusal for name in self.KNOWN)
+
+    @pytest.mark.parametrize("empty", [None, "", []])
+    def test_a_required_one_that_is_not_set_is_refused(self, empty: Any) -> None:
+        assert self.refuse(workspaces=empty) == [
+            "infbox_workspaces is not set. Set it for this host in your inventory."
+        ]
+
+
+class TestGpus:
+    PRESETS: ClassVar[dict[str, Any]] = {"cpu": {"gpus": 0}, "dev24": {"gpus": 1}}
+    NOTHING: ClassVar[dict[str, Any]] = {"driver_version": "", "gpus": [], "split": []}
+    CARD: ClassVar[dict[str, Any]] = {"name": "card", "memory_mib": 24564, "count": 1}
+
+    def refuse(
+        self, given: Any = None, cards: tuple[str, ...] = (), preset: str = "auto", **seen: Any
+    ) -> list[str]:
+        found: list[str] = refusals.gpu_refusals(
+            given, cards, {**self.NOTHING, **seen}, preset, self.PRESETS
+        )
+        return found
+
+    def test_a_host_without_cards_passes(self) -> None:
+        assert self.refuse() == []
+
+    def test_cards_that_the_driver_tells_pass(self) -> None:
+        assert self.refuse(cards=("01:00.0",), driver_version="580.1", gpus=[self.CARD]) == []
+
+    def test_cards_without_a_driver_are_refused(self) -> None:
+        (refusal,) = self.refuse(cards=("0000:01:00.0", "0000:02:00.0"))
+        assert refusal.startswith(
+            "This host has 2 NVIDIA cards (0000:01:00.0, 0000:02:00.0) and nvidia-smi does not"
+            " answer. Install the NVIDIA driver"
+        )
+
+    def test_cards_without_a_driver_do_not_matter_to_a_preset_without_gpus(self) -> None:
+        assert self.refuse(cards=("01:00.0",), preset="cpu") == []
+
+    def test_cards_given_by_hand_stand_for_those_without_a_driver(self) -> None:
+        assert self.refuse(given=[self.CARD], cards=("01:00.0",)) == []
+
+    @pytest.mark.parametrize(
+        "given",
+        ["A100", {"count": 1}, [{"count": 1}], [{"memory_mib": "80 GB", "count": 1}],
+         [{"memory_mib": 81920, "count": True}], [{"memory_mib": 81920, "count": 0}]],
+    )  # fmt: skip
+    def test_cards_given_in_another_form_are_refused(self, given: Any) -> None:
+        (refusal,) = self.refuse(given=given)
+        assert refusal.startswith("infbox_gpus is not a list of cards")
+
+    def test_a_card_split_by_mig_is_refused(self) -> None:
+        (refusal,) = self.refuse(driver_version="580.1", split=["NVIDIA A100"])
+        assert refusal.startswith("MIG has split the card NVIDIA A100. Join it")
+
+    def test_a_card_of_unknown_memory_is_refused(self) -> None:
+        card = {"name": "NVIDIA GB10", "memory_mib": 0, "count": 1}
+        (refusal,) = self.refuse(driver_version="580.1", gpus=[card])
+        assert (
+            refusal == "nvidia-smi does not tell the memory of NVIDIA GB10. Say it by infbox_gpus."
+        )
+
+
+class TestWorkspaces:
+    def test_two_good_ones_pass(self) -> None:
+        two = [workspace("shop", "/srv/shop"), workspace("shop-2", "/srv/shop-2")]
+        assert refusals.workspace_refusals(two, paths("/srv/shop", "/srv/shop-2")) == []
+
+    def test_a_path_that_is_not_there_is_refused(self) -> None:
+        seen = {"/srv/shop": {"exists": False, "is_dir": False, "real": "/srv/shop"}}
+        (refusal,) = refusals.workspace_refusals([workspace("shop", "/srv/shop")], seen)
+        assert refusal.startswith("The path of workspace shop is not there: /srv/shop. Put")
+
+    def test_a_file_is_refused(self) -> None:
+        seen = {"/srv/shop": {"exists": True, "is_dir": False, "real": "/srv/shop"}}
+        (refusal,) = refusals.workspace_refusals([workspace("shop", "/srv/shop")], seen)
+        assert refusal.startswith("The path of workspace shop is not a directory: /srv/shop.")
+
+    def test_a_relative_path_is_refused(self) -> None:
+        (refusal,) = refusals.workspace_refusals([workspace("shop", "srv/shop")], {})
+        assert refusal.startswith("The path of workspace shop is relative: srv/shop.")
+
+    def test_a_second_one_of_the_same_name_is_refused(self) -> None:
+        two = [workspace("shop", "/srv/a"), workspace("shop", "/srv/b")]
+        (refusal,) = refusals.workspace_refusals(two, paths("/srv/a", "/srv/b"))
+        assert refusal == "Two workspaces are named shop: /srv/a and /srv/b. Rename one."
+
+    @pytest.mark.parametrize("name", ["Shop", "-shop", "shop@2", "shop 2", "shop\n", "ship/1"])
+    def test_a_name_that_cannot_be_part_of_a_model_name_is_refused(self, name: str) -> None:
+        (refusal,) = refusals.workspace_refusals([workspace(name, "/srv/a")], paths("/srv/a"))
+        assert "cannot be part of a model name" in refusal
+
+    def test_one_inside_another_is_refused_whichever_comes_first(self) -> None:
+        two = [workspace("inner", "/srv/shop/lib"), workspace("outer", "/srv/shop")]
+        (refusal,) = refusals.workspace_refusals(two, paths("/srv/shop/lib", "/srv/shop"))
+        assert refusal.startswith(
+            "Workspace inner (/srv/shop/lib) lies inside workspace outer (/srv/shop)."
+        )
+
+    def test_a_link_into_another_is_refused(self) -> None:
+        two = [workspace("outer", "/srv/shop"), workspace("link", "/home/link")]
+        seen = {**paths("/srv/shop"), "/home/link": {**THERE, "real": "/srv/shop/lib"}}
+        (refusal,) = refusals.workspace_refusals(two, seen)
+        assert refusal.startswith("Workspace link (/srv/shop/lib) lies inside workspace outer")
+
+    def test_the_same_folder_twice_is_refused_once(self) -> None:
+        two = [workspace("a", "/srv/shop"), workspace("b", "/srv/shop")]
+        (refusal,) = refusals.workspace_refusals(two, paths("/srv/shop"))
+        assert refusal == "Workspaces a and b are the same folder: /srv/shop. Remove one."
+
+    def test_a_neighbour_with_a_longer_name_is_not_inside(self) -> None:
+        two = [workspace("a", "/srv/shop"), workspace("b", "/srv/shop2")]
+        assert refusals.workspace_refusals(two, paths("/srv/shop", "/srv/shop2")) == []
+
+    @pytest.mark.parametrize(
+        "lacking", [{"path": "/srv/a"}, {"name": "a"}, {"name": "", "path": "/"}]
+    )
+    def test_one_without_name_or_path_is_refused(self, lacking: dict[str, str]) -> None:
+        (refusal,) = refusals.workspace_refusals([lacking], paths("/srv/a", "/"))
+        assert " has no " in refusal
+
+    @pytest.mark.parametrize("wrong", ["/srv/a", {"shop": "/srv/a"}, ["/srv/a"], None])
+    def test_another_form_is_refused_and_has_no_paths(self, wrong: Any) -> None:
+        (refusal,) = refusals.workspace_refusals(wrong, {})
+        assert refusal.startswith("infbox_workspaces is not a list")
+        assert refusals.workspace_paths(wrong) == []
+
+
+class TestPorts:
+    WANTED: ClassVar[dict[str, Any]] = {"port": 8000, "address": "127.0.0.1", "purpose": "vLLM"}
+    LISTENER: ClassVar[dict[str, Any]] = {
+        "port": 8000, "wildcard": False, "loopback": True, "pid": 42, "process": "python3",
+        "unit": "", "ours": False,
+    }  # fmt: skip
+
+    def refuse(self, listener: dict[str, Any], **wanted: Any) -> list[str]:
+        found: list[str] = refusals.port_refusals(
+            [{**self.WANTED, **wanted}], [{**self.LISTENER, **listener}]
+        )
+        return found
+
+    def test_a_taken_one_is_refused_with_the_process(self) -> None:
+        (refusal,) = self.refuse({})
+        assert refusal == (
+            "Port 8000 (vLLM) is taken by python3 (pid 42)."
+            " Stop that, or move ours to another port."
+        )
+
+    def test_the_unit_is_named(self) -> None:
+        (refusal,) = self.refuse({"unit": "nginx.service"})
+        assert "python3 (pid 42, nginx.service)" in refusal
+
+    def test_the_setting_that_moves_it_is_named(self) -> None:
+        (refusal,) = self.refuse({}, setting="infbox_port")
+        assert refusal.endswith("Stop that, or move ours by infbox_port.")
+
+    def test_a_process_that_cannot_be_seen_is_refused_too(self) -> None:
+        (refusal,) = self.refuse({"pid": 0, "process": ""})
+        assert "a process that cannot be seen from here" in refusal
+
+    def test_our_own_service_is_no_stranger(self) -> None:
+        assert self.refuse({"ours": True}) == []
+
+    @pytest.mark.parametrize(
+        ("listener", "address", "clash"),
+        [
+            ({"wildcard": True, "loopback": False}, "127.0.0.1", True),
+            ({"loopback": False}, "127.0.0.1", False),
+            ({"loopback": True}, "::", True),
+            ({"loopback": True}, "", True),
+            ({"loopback": False}, "10.0.0.5", True),
+            ({"loopback": True}, "10.0.0.5", False),
+            ({"port": 8001}, "127.0.0.1", False),
+        ],
+    )
+    def test_only_an_address_that_we_want_counts(
+        self, listener: dict[str, Any], address: str, clash: bool
+    ) -> None:
+        assert bool(self.refuse(listener, address=address)) is clash
+
+    def test_one_that_two_of_us_want_is_refused(self) -> None:
+        (refusal,) = refusals.port_refusals([self.WANTED, {**self.WANTED, "purpose": "Caddy"}], [])
+        assert refusal.startswith("Port 8000 is wanted twice: for vLLM and for Caddy.")
+
+
+class TestModel:
+    GOOD: ClassVar[dict[str, Any]] = {"is_dir": True, "config": True, "weights": True}
+
+    def test_none_and_a_good_one_pass(self) -> None:
+        assert refusals.model_refusals("", {}) == []
+        assert refusals.model_refusals("/srv/model", self.GOOD) == []
+
+    @pytest.mark.parametrize(
+        ("lacking", "words"),
+        [
+            ({"config": False}, "/srv/model has no config.json. Correct infbox_model_path"),
+            ({"weights": False}, "/srv/model has no *.safetensors."),
+            ({"config": False, "weights": False}, "no config.json and no *.safetensors."),
+            ({"is_dir": False}, "is not a directory on this host: /srv/model."),
+        ],
+    )
+    def test_one_without_a_model_is_refused(self, lacking: dict[str, bool], words: str) -> None:
+        (refusal,) = refusals.model_refusals("/srv/model", {**self.GOOD, **lacking})
+        assert words in refusal
+
+    def test_a_relative_one_is_refused(self) -> None:
+        (refusal,) = refusals.model_refusals("model", self.GOOD)
+        assert refusal.startswith("infbox_model_path is relative: model.")
+
+
+class TestSystem:
+    GOOD: ClassVar[dict[str, Any]] = {
+        "distribution": "debian", "version": "13", "name": "Debian GNU/Linux 13 (trixie)",
+        "architecture": "x86_64", "systemd": True,
+    }  # fmt: skip
+    PLATFORMS: ClassVar[dict[str, Any]] = {"debian": ["12", "13"], "ubuntu": ["22.04"]}
+
+    def refuse(self, **host: Any) -> list[str]:
+        found: list[str] = refusals.system_refusals(
+            {**self.GOOD, **host}, self.PLATFORMS, ["x86_64"]
+        )
+        return found
+
+    def test_a_good_one_passes(self) -> None:
+        assert self.refuse() == []
+
+    @pytest.mark.parametrize(
+        "other", [{"version": "11"}, {"distribution": "fedora"}, {"version": "", "name": ""}]
+    )
+    def test_another_system_is_refused(self, other: dict[str, str]) -> None:
+        (refusal,) = self.refuse(**other)
+        assert refusal.endswith("Use one with Debian 12 or 13, Ubuntu 22.04.")
+
+    def test_another_architecture_is_refused(self) -> None:
+        assert self.refuse(architecture="aarch64") == [
+            "This host's architecture is aarch64. Use one with x86_64."
+        ]
+
+    def test_a_host_without_systemd_is_refused(self) -> None:
+        (refusal,) = self.refuse(systemd=False)
+        assert refusal.startswith("This host does not run systemd")
+
+
+class TestUsers:
+    @pytest.mark.parametrize(
+        ("owner", "named"), [(None, None), ("infbox", 64430)], ids=["nobody", "ours"]
+    )
+    def test_nobody_else_passes(self, owner: str | None, named: int | None) -> None:
+        user = {"name": "infbox", "uid": 64430, "owner": owner, "named": named}
+        assert refusals.user_refusals([user]) == []
+
+    def test_a_uid_of_somebody_else_is_refused(self) -> None:
+        user = {"name": "infbox", "uid": 64430, "owner": "bob", "named": None}
+        (refusal,) = refusals.user_refusals([user])
+        assert refusal.startswith(
+            "The uid 64430, which our user infbox needs, belongs to the user bob."
+        )
+
+    def test_our_name_with_another_uid_is_refused(self) -> None:
+        user = {"name": "infbox", "uid": 64430, "owner": None, "named": 1000}
+        (refusal,) = refusals.user_refusals([user])
+        assert refusal.startswith("There is a user infbox with uid 1000, ours needs 64430.")
