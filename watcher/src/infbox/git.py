@@ -79,6 +79,9 @@ def run(folder: Path, *arguments: str, given: bytes = b"", also: Sequence[int] =
 class Git:
     """Answers for the files below one folder; paths are relative to it, with ``/``.
 
+    A repository inside a repository is left out, as git does. Where the folder is in no repository,
+    those below it are asked about their own files.
+
     Args:
         root: the folder. It may be a repository, a part of one, or neither.
 
@@ -89,13 +92,14 @@ class Git:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._borrowed: tempfile.TemporaryDirectory[str] | None = None
         self._options: tuple[str, ...] = ()
+        self._inner: dict[str, Git] = {}
         self.is_repository = _in_repository(root)
         if not self.is_repository:
-            self._borrowed = tempfile.TemporaryDirectory(prefix="infbox-git-")
-            run(root, "init", "--quiet", "--bare", "--template=", self._borrowed.name)
-            self._options = (f"--git-dir={self._borrowed.name}", "--work-tree=.")
+            self._empty = tempfile.TemporaryDirectory(prefix="infbox-git-")
+            run(root, "init", "--quiet", "--bare", "--template=", self._empty.name)
+            self._options = (f"--git-dir={self._empty.name}", "--work-tree=.")
+            self._list([])
 
     def files(self, among: Iterable[str] = ()) -> set[str]:
         """Return the files that git tracks or would offer to add.
@@ -109,14 +113,14 @@ class Git:
             GitError: git could not answer.
         """
         asked = list(among)
-        found = _split(self._run(*_FILES, "--", *asked))
-        nested = {entry for entry in found if entry.endswith("/")}
-        files = set(found) - nested
-        if not self.is_repository:
-            for entry in nested:
-                inner = (entry + path for path in Git(self._root / entry).files())
-                files.update(path for path in inner if not asked or _is_below(path, asked))
-        return files
+        found = self._list(asked)
+        for folder, git in self._inner.items():
+            if not asked or _is_below(folder, asked):
+                found |= {f"{folder}/{path}" for path in git.files()}
+            elif below := [path for path in asked if _is_below(path, [folder])]:
+                rest = [os.path.relpath(path, folder) for path in below]
+                found |= {f"{folder}/{path}" for path in git.files(rest)}
+        return found
 
     def ignored_folders(self, below: str = "") -> set[str]:
         """Return the topmost folders in which git ignores everything, now and later.
@@ -131,7 +135,10 @@ class Git:
         found = _split(self._run(*_IGNORED, *scope))
         candidates = [entry.rstrip("/") for entry in found if entry.endswith("/")]
         # git also names folders that merely hold nothing but ignored files today.
-        return {entry[2:] for entry in _split(self._check_ignore(candidates))}
+        ignored = {entry[2:] for entry in _split(self._check_ignore(candidates))}
+        for folder, git in self._inner.items():
+            ignored |= {f"{folder}/{path}" for path in git.ignored_folders()}
+        return ignored
 
     def ignored_by(self, path: str) -> str | None:
         """Return the file, line and pattern that make git ignore a path, or None.
@@ -139,6 +146,9 @@ class Git:
         Raises:
             GitError: git could not answer.
         """
+        for folder, git in self._inner.items():
+            if path != folder and _is_below(path, [folder]):
+                return git.ignored_by(os.path.relpath(path, folder))
         answer = self._check_ignore([path], "--verbose")
         if not answer:
             return None
@@ -146,12 +156,20 @@ class Git:
         return None if pattern.startswith("!") else f"{source}:{number}: {pattern}"
 
     def is_tracked(self, path: str) -> bool:
-        """Say whether the path is in git's index.
+        """Say whether the path is in the index of the repository that the folder is in.
 
         Raises:
             GitError: git could not answer.
         """
         return bool(self._run(*_LIST, "--cached", "--", path))
+
+    def _list(self, asked: Sequence[str]) -> set[str]:
+        """List files, and take note of the repositories that are found among them."""
+        found = _split(self._run(*_FILES, "--", *asked))
+        inner = {entry.rstrip("/") for entry in found if entry.endswith("/")}
+        if not self.is_repository:
+            self._inner |= {folder: Git(self._root / folder) for folder in inner - {*self._inner}}
+        return {entry for entry in found if not entry.endswith("/")}
 
     def _check_ignore(self, paths: Iterable[str], *options: str) -> bytes:
         # Taken literally but for a colon in front, which "./" hides.
