@@ -1,0 +1,73 @@
+# infbox: make demo shows it, make test proves it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+# How a lock is made: for every Python and platform, with hashes, and without a word about where
+# packages come from.
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-annotate --no-header
+STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test test-fast lint docs lock lab molecule system status logs
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): requirements/dev.txt
+	@echo "Making the virtual environment $(VENV) (about a minute) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.txt
+	@# The collections, 30,000 files of which a few are used, are left to be compiled when they are.
+	@$(BIN)/python -m compileall -q -j 0 -x ansible_collections $(VENV)/lib > /dev/null || true
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable watcher
+	@touch $@
+
+lab: $(STAMP) ## Make what lab hosts need: Engine, registry, images
+	@$(BIN)/python -m lab up
+
+demo: lab ## Show the whole line on this machine; WORKSPACE=DIR for another source tree
+	@$(BIN)/python -m demo up $(if $(WORKSPACE),--workspace "$(WORKSPACE)")
+
+demo-down: $(STAMP) ## Remove every trace of the demo and the lab
+	@$(BIN)/python -m lab down --all
+
+test: $(STAMP) ## Prove everything: lint, unit, molecule, the whole system
+	@$(BIN)/python -m tests.run
+
+test-fast: $(STAMP) ## Lint, unit and rendering tests; no lab
+	@$(BIN)/python -m tests.run --fast
+
+molecule: lab ## The molecule scenarios alone; SCENARIO=NAME for one
+	$(BIN)/molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all --workers 2)
+
+system: lab ## The whole-system test alone
+	$(BIN)/pytest tests/system
+
+lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs and documents
+	@$(BIN)/python -m tests.run --only lint
+
+docs: $(STAMP) ## Generate the role pages from their specs
+	@$(BIN)/python tools/role_docs.py
+
+lock: $(STAMP) ## Pin requirements anew, with hashes
+	cd watcher && $(COMPILE) --python-version 3.10 -o requirements.txt requirements.in
+	$(COMPILE) --python-version 3.11 -c watcher/requirements.txt -o requirements/dev.txt requirements/dev.in
+	$(COMPILE) --python-version 3.11 -c requirements/dev.txt -o requirements/ansible.txt requirements/ansible.in
+	cd files/engine && uv pip compile --quiet --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --no-header --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --excludes excludes-cpu.txt \
+	  $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu) \
+	  -o requirements-cpu.txt requirements-cpu.in
+
+status: $(STAMP) ## How the hosts are
+	@$(BIN)/ansible-playbook playbooks/status.yml $(ARGS)
+
+logs: $(STAMP) ## The last lines of every service; ARGS="-e service=vllm" for one
+	@$(BIN)/ansible-playbook playbooks/logs.yml $(ARGS)

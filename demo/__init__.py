@@ -1,0 +1,1 @@
+"""The demo: from a bare machine to a warm, code-aware endpoint, with the figures shown."""

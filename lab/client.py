@@ -1,0 +1,128 @@
+"""A client of a deployed host, on the official `openai` library: asking, timing, looking."""
+
+import contextlib
+import ssl
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from lab.deployment import Endpoint, wait_for
+
+QUESTION = "What is this source tree for? Answer in one sentence."
+ANSWER_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to one question.
+
+    Attributes:
+        first_token: seconds until the first token came.
+        prompt_tokens: tokens of the prompt, pack included.
+        cached_tokens: how many of them were not computed anew.
+        text: the answer.
+    """
+
+    first_token: float
+    prompt_tokens: int
+    cached_tokens: int
+    text: str
+
+
+class Client:
+    """Asks questions of one host.
+
+    Args:
+        endpoint: the host.
+        workspace: the workspace that `MODEL@WORKSPACE` names.
+        model: the model's served name.
+    """
+
+    def __init__(self, endpoint: Endpoint, workspace: str, model: str = "coder") -> None:
+        self.model = model
+        self.workspace = workspace
+        context = ssl.create_default_context(cafile=str(endpoint.authority))
+        self.openai = openai.OpenAI(
+            base_url=endpoint.url,
+            api_key=endpoint.key,
+            max_retries=0,
+            timeout=300,
+            http_client=openai.DefaultHttpxClient(verify=context),
+        )
+
+    def ask(self, *, cold: bool = False) -> Answer:
+        """Ask about the workspace, streaming.
+
+        Args:
+            cold: have nothing found in any cache, by a salt that no request had before.
+        """
+        extra = {"cache_salt": uuid.uuid4().hex} if cold else {}
+        start = time.monotonic()
+        first = 0.0
+        pieces = []
+        usage: Any = None
+        stream = self.openai.chat.completions.create(
+            model=f"{self.model}@{self.workspace}",
+            messages=[{"role": "user", "content": QUESTION}],
+            max_tokens=ANSWER_TOKENS,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body=extra,
+        )
+        for chunk in stream:
+            if chunk.choices and chunk.choices[0].delta.content:
+                first = first or time.monotonic() - start
+                pieces.append(chunk.choices[0].delta.content)
+            usage = chunk.usage or usage
+        details = usage.prompt_tokens_details
+        cached = details.cached_tokens if details else 0
+        return Answer(first, usage.prompt_tokens, cached or 0, "".join(pieces))
+
+    def prompt_tokens(self) -> list[int]:
+        """Return the token ids of the prompt that vLLM really saw for a question."""
+        answer = self.openai.chat.completions.create(
+            model=f"{self.model}@{self.workspace}",
+            messages=[{"role": "user", "content": QUESTION}],
+            max_tokens=1,
+            extra_body={"return_token_ids": True},
+        )
+        return list((answer.model_extra or {})["prompt_token_ids"])
+
+    def status(self) -> dict[str, Any]:
+        """Return what gateway and watcher say of the workspace."""
+        status: dict[str, Any] = self.openai.get(
+            f"/workspaces/{self.workspace}/status", cast_to=dict[str, Any]
+        )
+        return status
+
+    def wait_until_warm(self, timeout: float = 180.0) -> dict[str, Any]:
+        """Wait until the whole pack is in the cache, and return the status that says so."""
+        return self.wait_for_status("The pack being warm", lambda status: True, timeout)
+
+    def wait_until_saved(self, since: float, timeout: float = 120.0) -> dict[str, Any]:
+        """Wait until a save made at `since`, in seconds of Unix time, is warm."""
+
+        def seen(status: dict[str, Any]) -> bool:
+            return bool(status["last_save"] and status["last_save"] >= since)
+
+        return self.wait_for_status("The save being warm", seen, timeout)
+
+    def wait_for_status(
+        self, what: str, accept: Callable[[dict[str, Any]], bool], timeout: float
+    ) -> dict[str, Any]:
+        """Wait for a status that is warm in its newest version and that `accept` takes."""
+
+        def look() -> dict[str, Any] | None:
+            with contextlib.suppress(openai.APIError):
+                status = self.status()["watcher"]
+                current = status and status["warm"] and status["warm_version"] == status["version"]
+                if current and accept(status):
+                    return dict(status)
+            return None
+
+        return wait_for(what, look, timeout)

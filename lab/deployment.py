@@ -1,0 +1,182 @@
+"""infbox on a lab host: the same `site.yml` that a user runs, with the lab's inventory."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lab.hosts import Host
+from lab.images import EXTRA_AUTHORITIES
+from lab.settings import IMAGES_FILE, REGISTRY_PULL, ROOT, STATE
+from lab.shell import LabError, run, step
+
+AUTHORITY = "/var/lib/infbox/caddy/caddy/pki/authorities/local/root.crt"
+WORKSPACES = "/srv/workspaces"
+# What a checkout holds that is no source; a copy for the demo leaves it out.
+NOT_SOURCE = shutil.ignore_patterns(".venv", ".lab", ".cache", "node_modules", "__pycache__")
+
+SUMMARY_LINES = 40
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How to reach a deployed host.
+
+    Attributes:
+        url: base address of the API, ending in ``/v1``.
+        key: the API key of the user ``team``.
+        authority: file with the root certificate that the host's own is signed by.
+    """
+
+    url: str
+    key: str
+    authority: Path
+
+
+def inventory(host: Host, variables: Mapping[str, Any]) -> Path:
+    """Write the inventory of one lab host.
+
+    Args:
+        host: the host.
+        variables: further `infbox_*` variables.
+
+    Returns:
+        The folder to give to ``ansible-playbook -i``.
+    """
+    published = json.loads(IMAGES_FILE.read_text())
+    names = {"caddy": "caddy", "engine": "engine-cpu"}
+    images = {
+        names[name]: {key: image[key] for key in ("repository", "tag", "digest")}
+        for name, image in published.items()
+    }
+    content = {
+        "inference": {
+            "hosts": {
+                host.instance: {
+                    "ansible_host": host.address,
+                    "ansible_user": host.user,
+                    "ansible_ssh_private_key_file": host.identity_file,
+                    "ansible_ssh_common_args": f"-o UserKnownHostsFile={host.known_hosts}",
+                }
+            },
+            "vars": {
+                "infbox_registry_prefix": REGISTRY_PULL,
+                "infbox_registry_insecure": True,
+                "infbox_images": images,
+                "infbox_ca_certificates": [str(path) for path in EXTRA_AUTHORITIES.glob("*.crt")],
+                **variables,
+            },
+        }
+    }
+    folder = STATE / "inventory" / host.instance
+    folder.mkdir(parents=True, exist_ok=True)
+    # JSON is YAML, and needs no library here.
+    (folder / "hosts.yml").write_text(json.dumps(content, indent=2) + "\n")
+    return folder
+
+
+def copy_tree(source: Path, name: str) -> Path:
+    """Copy a source tree, so that nothing here ever writes into the original.
+
+    Returns:
+        The copy, made only once: a later run finds what it was left with.
+    """
+    target = STATE / "workspaces" / name
+    if not target.exists():
+        # Copied beside and renamed, so that an interrupted copy is not taken for a whole one.
+        partial = target.with_name(f".{name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial, symlinks=True, ignore=NOT_SOURCE)
+        partial.rename(target)
+    return target
+
+
+def play(
+    arguments: Sequence[str | Path], log: str, tell: Callable[[str], None] | None = None
+) -> str:
+    """Run ansible-playbook from the root of the repository.
+
+    Args:
+        arguments: of ansible-playbook.
+        log: name of the log below ``.lab/logs``.
+        tell: given the name of each task as it begins.
+
+    Returns:
+        All it printed.
+
+    Raises:
+        LabError: it failed; the message shows the end of the log.
+    """
+    path = STATE / "logs" / f"{log}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    command = [Path(sys.executable).with_name("ansible-playbook"), *arguments]
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines = []
+    with path.open("w") as file:
+        for line in process.stdout or ():
+            lines.append(line)
+            file.write(line)
+            file.flush()
+            if tell and line.startswith("TASK ["):
+                tell(line.removeprefix("TASK [").rpartition("]")[0])
+    if process.wait():
+        end = "".join(lines[-SUMMARY_LINES:])
+        raise LabError(f"ansible-playbook failed; the end of {path}:\n{end}")
+    return "".join(lines)
+
+
+def endpoint(host: Host) -> Endpoint:
+    """Fetch what a client needs from a deployed host."""
+    with step("Fetching the key and the root certificate"):
+        authority = STATE / f"{host.instance}.crt"
+        authority.write_text(ssh(host, f"cat {AUTHORITY}") + "\n")
+        key = ssh(host, "cat /etc/infbox/secrets/api-keys/team")
+    return Endpoint(f"https://{host.address}/v1", key, authority)
+
+
+def ssh(host: Host, command: str) -> str:
+    """Run a command on a host and return its output.
+
+    Raises:
+        LabError: it failed.
+    """
+    return run(
+        ["ssh", "-i", host.identity_file, "-o", f"UserKnownHostsFile={host.known_hosts}",
+         "-o", "BatchMode=yes", f"{host.user}@{host.address}", command]
+    )  # fmt: skip
+
+
+def wait_for(what: str, ask: Callable[[], T | None], timeout: float) -> T:
+    """Ask until there is an answer.
+
+    Args:
+        what: what is waited for, for the error.
+        ask: returns None while there is no answer yet.
+        timeout: seconds.
+
+    Raises:
+        LabError: there was none in time.
+    """
+    deadline = time.monotonic() + timeout
+    while (answer := ask()) is None:
+        if time.monotonic() > deadline:
+            raise LabError(f"{what} did not happen within {timeout:.0f} s")
+        time.sleep(0.05)
+    return answer

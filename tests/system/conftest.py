@@ -1,0 +1,92 @@
+"""A lab host with the whole stack on it, made by the same `site.yml` that a user runs."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import hosts
+from lab.client import Client
+from lab.deployment import WORKSPACES, copy_tree, endpoint, inventory, play, ssh
+from lab.hosts import Host
+from lab.settings import ROOT, STATE
+from lab.shell import LabError
+
+HOST = "system"
+WORKSPACE = "infbox"
+DIAGNOSTICS = (
+    "systemctl --failed --no-legend; "
+    "journalctl --no-pager --lines 30 --unit infbox-watcher --unit infbox-gateway; "
+    "for c in $(docker ps --all --quiet); do docker logs --tail 30 $c 2>&1; done"
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A deployed host.
+
+    Attributes:
+        host: the lab host.
+        inventory: its inventory folder.
+        tree: the workspace, as this machine sees it.
+        client: asks it questions.
+        output: what the first run of `site.yml` printed.
+    """
+
+    host: Host
+    inventory: Path
+    tree: Path
+    client: Client
+    output: str
+
+    def ssh(self, command: str) -> str:
+        """Run a command on the host and return its output."""
+        return ssh(self.host, command)
+
+    def metric(self, url: str, name: str, label: str = "") -> float:
+        """Return the sum of a metric's samples on the host.
+
+        Args:
+            url: of the exposition.
+            name: of the metric, without labels.
+            label: text that the labels must hold.
+        """
+        page = self.ssh(f"python3 -c 'import urllib.request as r; print(r.urlopen(\"{url}\").read().decode())'")
+        samples = [
+            line
+            for line in page.splitlines()
+            if line.split("{")[0].split(" ")[0] == name and label in line
+        ]
+        assert samples, f"{name} is not among the metrics of {url}"
+        return sum(float(line.rpartition(" ")[2]) for line in samples)
+
+
+@pytest.fixture(scope="session")
+def site() -> Generator[Site]:
+    """Deploy the whole stack onto a bare host; remove it afterwards."""
+    hosts.remove(HOST)
+    tree = copy_tree(ROOT, f"{HOST}-{WORKSPACE}")
+    host = hosts.create(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"])
+    workspaces = [{"name": WORKSPACE, "path": f"{WORKSPACES}/{tree.name}"}]
+    folder = inventory(host, {"infbox_workspaces": workspaces})
+    try:
+        output = play(["site.yml", "-i", folder], "system-site")
+        client = Client(endpoint(host), WORKSPACE)
+        client.wait_until_warm()
+        yield Site(host, folder, tree, client, output)
+    except LabError:
+        print(ssh(host, DIAGNOSTICS))
+        raise
+    finally:
+        hosts.remove(HOST)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Add the host's journals and container logs to the report of a failed test."""
+    report = (yield).get_result()
+    fixtures = getattr(item, "funcargs", {})
+    if report.failed and report.when == "call" and "site" in fixtures:
+        report.sections.append(("journals and logs", fixtures["site"].ssh(DIAGNOSTICS)))

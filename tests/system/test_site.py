@@ -1,0 +1,217 @@
+"""The whole line: a bare host, `site.yml`, and clients that nobody here wrote.
+
+The tests run in the order they stand in: the last ones restart and reboot the host.
+"""
+
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+
+import openai
+import pytest
+
+from lab.deployment import play, wait_for
+from lab.shell import LabError
+from tests.system.conftest import WORKSPACE, Site
+
+VLLM_METRICS = "http://127.0.0.1:8000/metrics"
+LMCACHE_METRICS = "http://127.0.0.1:8020/metrics"
+WARM_SHARE = 0.9
+LOOK_UP = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "parameters": {
+            "type": "object",
+            "properties": {"found": {"type": "boolean"}},
+            "required": ["found"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_a_second_run_changes_nothing(site: Site) -> None:
+    output = play(["site.yml", "-i", site.inventory], "system-site-again")
+    assert "changed=0 " in output, output[-3000:]
+
+
+def test_the_run_ends_with_the_endpoint_and_the_place_of_the_key(site: Site) -> None:
+    assert f"/v1\n    Models    coder, coder@{WORKSPACE}" in site.output
+    assert "/etc/infbox/secrets/api-keys/" in site.output
+
+
+def test_only_caddy_and_ssh_listen_beyond_loopback(site: Site) -> None:
+    listeners = site.ssh("ss --no-header --listening --tcp --numeric").splitlines()
+    addresses = {line.split()[3] for line in listeners}
+    beyond = {a for a in addresses if not a.startswith(("127.", "[::1]"))}
+    assert {a.rpartition(":")[2] for a in beyond} <= {"22", "80", "443"}, beyond
+
+
+def test_a_chat_is_answered(site: Site) -> None:
+    answer = site.client.openai.chat.completions.create(
+        model="coder", messages=[{"role": "user", "content": "Hello"}], max_tokens=4
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+
+
+def test_a_chat_streams(site: Site) -> None:
+    stream = site.client.openai.chat.completions.create(
+        model="coder",
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=8,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    assert len([chunk for chunk in stream if chunk.choices]) > 2
+
+
+def test_tool_calls_pass_through(site: Site) -> None:
+    answer = site.client.openai.chat.completions.create(
+        model=f"coder@{WORKSPACE}",
+        messages=[{"role": "user", "content": "Look it up"}],
+        tools=[LOOK_UP],
+        tool_choice={"type": "function", "function": {"name": "look_up"}},
+        max_tokens=60,
+    )
+    calls = answer.choices[0].message.tool_calls
+    assert calls
+    assert calls[0].function.name == "look_up"
+    assert set(json.loads(calls[0].function.arguments)) == {"found"}
+
+
+def test_the_model_list_has_the_workspaces(site: Site) -> None:
+    names = [model.id for model in site.client.openai.models.list()]
+    assert sorted(names) == ["coder", f"coder@{WORKSPACE}"]
+
+
+def test_an_unknown_workspace_is_refused_by_name(site: Site) -> None:
+    with pytest.raises(openai.NotFoundError, match=WORKSPACE):
+        site.client.openai.chat.completions.create(
+            model="coder@nowhere", messages=[{"role": "user", "content": "Hello"}]
+        )
+
+
+def test_a_wrong_key_is_refused(site: Site) -> None:
+    stranger = site.client.openai.with_options(api_key="sk-wrong")
+    with pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/metrics", "/invocations", "/tokenize", "/v1/../metrics", "/v1/load_lora_adapter", "/docs"],
+)
+def test_other_paths_are_unknown_at_the_edge(site: Site, path: str) -> None:
+    assert status_of(site, path) == 404
+
+
+def test_health_needs_no_key(site: Site) -> None:
+    assert status_of(site, "/health", key=False) == 200
+
+
+def test_a_warm_question_starts_in_a_fifth_of_the_time(site: Site) -> None:
+    pack_tokens = site.client.wait_until_warm()["tokens"]
+    cold, warm = site.client.ask(cold=True), site.client.ask()
+    assert cold.cached_tokens == 0
+    assert warm.cached_tokens >= WARM_SHARE * pack_tokens
+    assert warm.first_token < cold.first_token / 5
+    assert warm.text == cold.text
+
+
+def test_a_save_is_warm_and_in_the_next_prompt(site: Site) -> None:
+    before = site.client.ask().prompt_tokens
+    since = time.time()
+    with (site.tree / "site.yml").open("a") as file:
+        file.write("# A line that the system test saved.\n")
+    status = site.client.wait_until_saved(since)
+    after = site.client.ask()
+    assert after.prompt_tokens > before
+    assert after.cached_tokens >= WARM_SHARE * status["tokens"]
+
+
+def test_the_gateway_down_leaves_answers_without_context(site: Site) -> None:
+    with_pack = site.client.ask().prompt_tokens
+    site.ssh("systemctl stop infbox-gateway")
+    try:
+        assert site.client.ask().prompt_tokens < with_pack / 10
+    finally:
+        site.ssh("systemctl start infbox-gateway")
+    wait_for("the pack being back", lambda: with_pack_again(site, with_pack), 30)
+
+
+def test_the_watcher_down_leaves_the_last_pack(site: Site) -> None:
+    with_pack = site.client.ask().prompt_tokens
+    site.ssh("systemctl stop infbox-watcher")
+    try:
+        assert site.client.ask().prompt_tokens == with_pack
+    finally:
+        site.ssh("systemctl start infbox-watcher")
+    site.client.wait_until_warm()
+
+
+def test_a_restart_brings_the_pack_back_from_disk(site: Site) -> None:
+    tokens = site.client.wait_until_warm()["tokens"]
+    site.ssh("systemctl stop infbox-watcher")
+    site.ssh("docker restart --time 60 infbox-vllm-1 infbox-lmcache-1")
+    wait_for("vLLM answering", lambda: engine_answers(site), 240)
+
+    answer = site.client.ask()
+    site.ssh("systemctl start infbox-watcher")
+
+    assert answer.cached_tokens >= WARM_SHARE * tokens
+    loaded = site.metric(VLLM_METRICS, "vllm:external_prefix_cache_hits_total")
+    assert loaded >= WARM_SHARE * tokens
+    computed = site.metric(
+        VLLM_METRICS, "vllm:prompt_tokens_by_source_total", 'source="local_compute"'
+    )
+    assert computed < (1 - WARM_SHARE) * tokens
+    chunks = site.metric(LMCACHE_METRICS, "lmcache_mp_l2_prefetch_load_completed_chunks_total")
+    assert chunks * 256 >= WARM_SHARE * tokens
+
+
+def test_a_reboot_brings_everything_back_by_itself(site: Site) -> None:
+    before = boot_id(site)
+    text = site.client.ask().text
+    site.ssh("(sleep 1; systemctl reboot) > /dev/null 2>&1 &")
+    wait_for("a new boot", lambda: before != boot_id(site) or None, 120)
+    wait_for("vLLM answering", lambda: engine_answers(site), 300)
+    site.client.wait_until_warm()
+    assert site.client.ask().text == text
+
+
+def status_of(site: Site, path: str, *, key: bool = True) -> int:
+    """Return the status of a GET of exactly `path`, unnormalised."""
+    context = ssl.create_default_context(cafile=f"{site.inventory.parents[1]}/system.crt")
+    request = urllib.request.Request(f"https://{site.host.address}{path}")
+    if key:
+        request.add_header("Authorization", f"Bearer {site.client.openai.api_key}")
+    try:
+        with urllib.request.urlopen(request, context=context) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def engine_answers(site: Site) -> bool | None:
+    """Return True once the edge says that the engine is well."""
+    try:
+        return status_of(site, "/health", key=False) == 200 or None
+    except OSError:
+        return None
+
+
+def with_pack_again(site: Site, tokens: int) -> bool | None:
+    """Return True once a question's prompt holds the pack again."""
+    return site.client.ask().prompt_tokens == tokens or None
+
+
+def boot_id(site: Site) -> str:
+    """Return what differs from boot to boot; empty while the host is away."""
+    try:
+        return site.ssh("stat --format %Y /run/systemd/system")
+    except LabError:
+        return ""
