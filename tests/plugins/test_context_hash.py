@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from tests.plugins.plugin_files import load
 
 context_hash = load("filter", "context_hash").context_hash

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
 from tests.plugins.plugin_files import load
 
 host_info = load("modules", "infbox_host_info")

@@ -3,6 +3,7 @@
 import textwrap
 
 import pytest
+
 from tests.plugins.plugin_files import load
 
 nvidia_smi_cards = load("filter", "nvidia_smi").nvidia_smi_cards

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from tests.plugins.plugin_files import load
 
 choose_preset = load("filter", "presets").choose_preset

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import pytest
+
 from tests.plugins.plugin_files import load
 
 refusals = load("filter", "refusals")

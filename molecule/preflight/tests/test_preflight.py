@@ -1,0 +1,123 @@
+"""The preflight role on a lab host: the scenario's own variables pass, these are refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+BAD: dict[str, Any] = {
+    "preflight_presets": {"cpu": {"gpus": 0, "host_memory_gb": 1e5, "disk_gb": 1e5}},
+    "preflight_workspaces": [
+        {"name": "gone", "path": "/srv/gone"},
+        {"name": "file", "path": "/etc/hostname"},
+        {"name": "shop", "path": "/srv/shop"},
+        {"name": "link", "path": "/srv/link"},
+    ],
+    "preflight_users": [{"name": "infbox", "uid": 64430}],
+    "preflight_model_path": "/srv/shop",
+    "preflight_ports": [
+        {"port": 8000, "address": "127.0.0.1", "purpose": "vLLM"},
+        {"port": 8012, "address": "127.0.0.1", "purpose": "one"},
+        {"port": 8013, "address": "", "purpose": "two"},
+        {"port": 22, "purpose": "three", "setting": "infbox_port"},
+    ],
+    "infbox_presett": "cpu",
+}
+
+
+def run(folder: Path, plays: list[dict[str, Any]], **variables: Any) -> tuple[int, str]:
+    """Return the exit status of a run against the lab host, and all that it said in one line."""
+    playbook = folder / "play.yml"
+    playbook.write_text(json.dumps(plays))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ansible", "playbook", str(playbook)),
+            *("--inventory", os.environ["MOLECULE_INVENTORY_FILE"]),
+            *("--extra-vars", json.dumps(variables)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"},
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.fixture(scope="module")
+def refusal(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return what a run says that has everything wrong."""
+    host.check_output("ln -sfn /srv/shop /srv/link && useradd --uid 64430 stranger")
+    play = {"hosts": "all", "gather_facts": False, "roles": ["preflight"]}
+    status, said = run(tmp_path_factory.mktemp("play"), [play], **BAD)
+    host.check_output("userdel stranger && rm /srv/link")
+    assert status != 0
+    assert "changed=0" in said
+    return said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "infbox_presett is not a setting.",
+        "Preset cpu needs 100000 GB of memory, this host has",
+        "Preset cpu needs 100000 GB of disk, this host has",
+        "The path of workspace gone is not there: /srv/gone.",
+        "The path of workspace file is not a directory: /etc/hostname.",
+        "Workspaces shop and link are the same folder: /srv/shop.",
+        "The uid 64430, which our user infbox needs, belongs to the user stranger.",
+        "/srv/shop has no config.json and no *.safetensors.",
+        "stranger.service). Stop that, or move ours to another port.",
+        "Port 8013 (two) is taken by caddy (pid",
+        "Port 22 (three) is taken by sshd",
+        "or move ours by infbox_port.",
+    ],
+)
+def test_each_thing_that_is_wrong_is_named_in_one_message(refusal: str, words: str) -> None:
+    assert words in refusal
+
+
+def test_what_is_right_is_not_named(refusal: str) -> None:
+    assert "Port 8000" not in refusal
+    assert "systemd" not in refusal
+
+
+def test_one_bad_host_stops_the_run_for_all(tmp_path: Path) -> None:
+    twin = {
+        "name": "Add the host under a second name",
+        "ansible.builtin.add_host": {
+            "name": "twin",
+            "groups": "twins",
+            **{
+                name: f"{{{{ hostvars['infbox-preflight'].{name} }}}}"
+                for name in (
+                    "ansible_host",
+                    "ansible_user",
+                    "ansible_private_key_file",
+                    "ansible_ssh_common_args",
+                )
+            },
+            "preflight_workspaces": [{"name": "gone", "path": "/srv/gone"}],
+        },
+    }
+    reach = {"name": "Go on", "ansible.builtin.debug": {"msg": "this host goes on"}}
+    status, said = run(
+        tmp_path,
+        [
+            {"hosts": "infbox-preflight", "gather_facts": False, "tasks": [twin]},
+            {"hosts": "all", "gather_facts": False, "roles": ["preflight"], "tasks": [reach]},
+        ],
+    )
+    assert status != 0
+    assert "twin is left as it is" in said
+    assert "infbox-preflight is left as it is" not in said
+    assert "this host goes on" not in said
+
+
+def test_nothing_was_written(host: Host) -> None:
+    assert not host.file("/etc/infbox").exists
+    assert not host.file("/var/lib/infbox").exists
