@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+from serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -50,6 +49,8 @@ class FakeEngine:
     model: str = "coder"
     served: tuple[str, ...] = ("coder",)
     busy: bool = False
+    healthy: bool = True
+    encoding: str = ""
     forgets: bool = False
     tells_cached_tokens: bool = True
     delay: float = 0.0
@@ -59,12 +60,7 @@ class FakeEngine:
     under_way: int = 0
     most_under_way: int = 0
     cancelled: int = 0
-    port: int = 0
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+    url: str = ""
 
     @property
     def chats(self) -> list[Seen]:
@@ -72,28 +68,15 @@ class FakeEngine:
         return [seen for seen in self.seen if seen.target.startswith("/v1/chat/completions")]
 
     @contextlib.contextmanager
-    def running(self, port: int = 0) -> Iterator[FakeEngine]:
-        """Listen on a port of its own, or on this one, until the block is left."""
-        listener = socket.create_server(("127.0.0.1", port))
-        self.port = listener.getsockname()[1]
-        settings = uvicorn.Config(
-            self._app(), log_config=None, timeout_graceful_shutdown=1, server_header=False
-        )
-        server = uvicorn.Server(settings)
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        until(lambda: server.started)
-        try:
+    def running(self) -> Iterator[FakeEngine]:
+        """Listen on a port of its own until the block is left."""
+        with serving(self.app()) as self.url:
             yield self
-        finally:
-            server.should_exit = True
-            thread.join()
-            listener.close()
 
-    def _app(self) -> Starlette:
+    def app(self) -> Starlette:
         return Starlette(
             routes=[
-                Route("/health", lambda _request: Response()),
+                Route("/health", self._health),
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/{path:path}", self._echo, methods=METHODS),
@@ -110,7 +93,15 @@ class FakeEngine:
 
     async def _echo(self, request: Request) -> Response:
         seen = await self._note(request)
-        return Response(seen.body, headers=[("x-seen", "a"), ("x-seen", "b")])  # type: ignore[arg-type]
+        answer = Response(seen.body)
+        answer.headers.append("x-seen", "a")
+        answer.headers.append("x-seen", "b")
+        if self.encoding:
+            answer.headers["content-encoding"] = self.encoding
+        return answer
+
+    async def _health(self, _request: Request) -> Response:
+        return Response(status_code=200 if self.healthy else 503)
 
     async def _models(self, request: Request) -> Response:
         await self._note(request)
@@ -123,7 +114,9 @@ class FakeEngine:
             return JSONResponse({"error": {"message": "busy"}}, 503)
         try:
             chat = seen.chat
-        except ValueError:
+        except (ValueError, RecursionError):
+            chat = {}
+        if not isinstance(chat, dict) or "messages" not in chat:
             return JSONResponse({"error": {"message": "malformed"}}, 400)
         if chat.get("model") not in self.served:
             return JSONResponse({"error": {"message": "no such model"}}, 404)
@@ -173,11 +166,3 @@ class FakeEngine:
 def _common_length(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def until(condition: Any, seconds: float = 10.0) -> None:
-    """Wait until a condition holds; fail the test when it does not in time."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not come to pass in time"
-        time.sleep(0.005)

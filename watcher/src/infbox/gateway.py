@@ -27,7 +27,7 @@ from infbox.log import line
 from infbox.metrics import GatewayMetrics
 from infbox.packs import Pack, PackFile
 from infbox.relay import Headers, Incoming, Outgoing
-from infbox.serve import listening, serve
+from infbox.serve import listening, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,12 +57,9 @@ def run(config: Config) -> None:
     os.umask(_PRIVATE_UMASK)
     listener = listening(config.gateway.listen, "gateway.listen")
     _logger.info(line("ready", listen=config.gateway.listen, workspaces=len(config.workspaces)))
-    serve(
-        Gateway(config).app,
-        listener,
-        idle_seconds=_CLIENT_IDLE_SECONDS,
-        grace_seconds=_GRACE_SECONDS,
-    )
+    gateway = Gateway(config)
+    serving = server(gateway.app, idle_seconds=_CLIENT_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)
+    serving.run(sockets=[listener])
 
 
 class RefusalError(Exception):

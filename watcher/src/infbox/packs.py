@@ -72,8 +72,8 @@ def _read(file: Path) -> Pack:
         OSError, ValueError, KeyError, TypeError: it is missing or damaged.
     """
     published = json.loads(file.read_text(encoding="utf-8"))
-    text: str = published["text"]
-    if sha256(text.encode()).hexdigest() != published["sha256"]:
+    text = published["text"]
+    if not isinstance(text, str) or sha256(text.encode()).hexdigest() != published["sha256"]:
         raise ValueError("the text is not the one that its checksum was made of")
     return Pack(
         generation=int(published["generation"]),

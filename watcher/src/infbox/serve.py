@@ -36,14 +36,11 @@ def listening(listen: Listen, field: str) -> socket.socket:
         ) from error
 
 
-def serve(
-    app: Starlette, listener: socket.socket, *, idle_seconds: int, grace_seconds: int
-) -> None:
-    """Serve until SIGTERM or SIGINT.
+def server(app: Starlette, *, idle_seconds: int, grace_seconds: int) -> uvicorn.Server:
+    """Return what serves an application, until SIGTERM or SIGINT, on the sockets it is run with.
 
     Args:
         app: the application; its lifespan is run.
-        listener: where it is reached.
         idle_seconds: after which an idle connection is closed.
         grace_seconds: for requests under way when the process is asked to end.
     """
@@ -58,4 +55,4 @@ def serve(
         timeout_keep_alive=idle_seconds,
         timeout_graceful_shutdown=grace_seconds,
     )
-    uvicorn.Server(settings).run(sockets=[listener])
+    return uvicorn.Server(settings)

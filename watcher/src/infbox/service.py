@@ -26,7 +26,7 @@ from infbox.git import GitError
 from infbox.log import line
 from infbox.metrics import WatcherMetrics
 from infbox.notify import notify, watchdog_seconds
-from infbox.serve import listening, serve
+from infbox.serve import listening, server
 from infbox.warm import Warmer
 from infbox.watch import Batch, Inbox, Watch
 from infbox.workspace import Workspace
@@ -59,7 +59,7 @@ def run(config: Config) -> None:
     os.umask(_PRIVATE_UMASK)
     service = Service(config)
     listener = listening(config.watcher.listen, "watcher.listen")
-    serve(service.app, listener, idle_seconds=5, grace_seconds=1)
+    server(service.app, idle_seconds=5, grace_seconds=1).run(sockets=[listener])
 
 
 class Follower:

@@ -1,0 +1,130 @@
+"""Configuration that cannot be used is refused by name, with the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infbox import config
+from infbox.errors import InputError
+
+
+def valid(folder: Path) -> dict[str, Any]:
+    return {
+        "state_dir": "/var/lib/infbox/watcher",
+        "engine": {"url": "http://127.0.0.1:8000", "model": "coder", "max_model_len": 16384},
+        "workspaces": [{"name": "shop", "path": str(folder), "budget": 6000}],
+    }
+
+
+def load(folder: Path, content: object) -> config.Config:
+    file = folder / "watcher.yml"
+    file.write_text(yaml.safe_dump(content))
+    return config.load(file)
+
+
+def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
+    loaded = load(tmp_path, valid(tmp_path))
+    assert str(loaded.watcher.listen) == "127.0.0.1:8011"
+    assert str(loaded.gateway.listen) == "127.0.0.1:8010"
+    assert loaded.engine.tokenizer is None
+    assert loaded.workspaces == (config.Workspace("shop", tmp_path, 6000),)
+
+
+def test_the_documented_example_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "watcher.yml"
+    file.write_text("""\
+state_dir: /var/lib/infbox/watcher
+engine:
+  url: http://127.0.0.1:8000
+  model: coder                  # the name vLLM serves
+  tokenizer: /var/lib/infbox/models/SLUG/tokenizer.json
+  max_model_len: 16384          # tokens
+watcher:
+  listen: 127.0.0.1:8011
+gateway:
+  listen: 127.0.0.1:8010
+workspaces:
+  - {name: shop, path: /srv/shop, budget: 6000}   # tokens
+""")
+    loaded = config.load(file)
+    assert loaded.engine.tokenizer == Path("/var/lib/infbox/models/SLUG/tokenizer.json")
+    assert loaded.workspaces[0].path == Path("/srv/shop")
+
+
+WRONG = [
+    ({"state_dir": None}, "state_dir: missing"),
+    ({"state_dir": "relative"}, "state_dir: must be an absolute path"),
+    ({"engine": "x"}, "engine: must be a mapping"),
+    ({"engine.url": "ftp://x"}, "engine.url: must be http://HOST:PORT"),
+    ({"engine.model": None}, "engine.model: missing"),
+    ({"engine.max_model_len": True}, "engine.max_model_len: must be a whole number"),
+    ({"engine.max_model_len": 0}, "engine.max_model_len: must be larger than 0"),
+    ({"engine.speed": 1}, "engine.speed: unknown"),
+    ({"colour": 1}, "colour: unknown"),
+    ({"watcher": {"listen": "8011"}}, "watcher.listen: must be HOST:PORT"),
+    ({"gateway": {"listen": "127.0.0.1:99999"}}, "gateway.listen: must be HOST:PORT"),
+    ({"gateway": {"listen": "127.0.0.1:http"}}, "gateway.listen: must be HOST:PORT"),
+    ({"workspaces": {}}, "workspaces: must be a list"),
+    ({"workspaces": ["shop"]}, r"workspaces\[0\]: must be a mapping"),
+    ({"workspaces.0.name": "a b"}, r"workspaces\[0\].name: 'a b': use letters"),
+    ({"workspaces.0.name": "../up"}, r"workspaces\[0\].name"),
+    ({"workspaces.0.path": "srv"}, r"workspaces\[0\].path: must be an absolute path"),
+    ({"workspaces.0.budget": 16385}, r"workspaces\[0\].budget: 16385 tokens .*max_model_len"),
+    ({"workspaces.0.budget": "many"}, r"workspaces\[0\].budget: must be a whole number"),
+    ({"workspaces.0.colour": 1}, r"workspaces\[0\].colour: unknown"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_a_wrong_value_is_refused_by_name(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    content = valid(tmp_path)
+    for place, value in change.items():
+        *parents, last = place.split(".")
+        target: Any = content
+        for parent in parents:
+            target = target[int(parent) if parent.isdecimal() else parent]
+        target[last] = value
+    with pytest.raises(InputError, match=message) as caught:
+        load(tmp_path, content)
+    assert str(caught.value).startswith(f"{tmp_path}/watcher.yml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    content = valid(tmp_path)
+    content["workspaces"] *= 2
+    with pytest.raises(InputError, match="shop is there twice"):
+        load(tmp_path, content)
+
+
+@pytest.mark.parametrize("text", ["a: [", "\x00", "- 1", ""])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "watcher.yml").write_text(text)
+    with pytest.raises(InputError, match=r"watcher\.yml: "):
+        config.load(tmp_path / "watcher.yml")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        config.load(tmp_path / "none.yml")
+
+
+def test_a_path_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    loaded = load(tmp_path, valid(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"shop: .*/none is not a folder"):
+        config.check_paths(loaded)
+
+
+def test_a_workspace_inside_another_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "inner")
+    content = valid(tmp_path)
+    content["workspaces"].append({"name": "b", "path": str(tmp_path / "link"), "budget": 1})
+    with pytest.raises(InputError, match=r"b: .* is inside the workspace shop"):
+        config.check_paths(load(tmp_path, content))

@@ -1,0 +1,347 @@
+"""What reaches the engine, and what comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fake_engine import FakeEngine, Seen
+from infbox.gateway import Gateway
+from serving import get_json, get_text, serving, settings_for, until
+
+TEXT = 'the "pack" of ünïcode \\ and\nlines\n' * 20
+USER = {"role": "user", "content": "Why?"}
+
+
+def publish(tmp_path: Path, text: str = TEXT, version: int = 1, **changes: Any) -> None:
+    file = tmp_path / "state" / "packs" / "shop" / "pack.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pack = {
+        "workspace": "shop",
+        "model": "coder",
+        "generation": 3,
+        "version": version,
+        "sha256": sha256(text.encode()).hexdigest(),
+        "tokens": 100,
+        "text": text,
+    }
+    beside = file.with_suffix(".new")
+    beside.write_text(json.dumps(pack | changes))
+    beside.replace(file)
+
+
+@dataclass
+class Stack:
+    """A gateway in front of a fake engine."""
+
+    engine: FakeEngine
+    url: str
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=10)
+
+    def ask(
+        self, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        with contextlib.closing(self.connect()) as connection:
+            connection.request(method, target, body or None, headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def chat(self, **body: Any) -> tuple[int, http.client.HTTPMessage, Any]:
+        status, headers, answer = self.ask(
+            "POST", "/v1/chat/completions", json.dumps(body).encode()
+        )
+        return status, headers, json.loads(answer)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    publish(tmp_path)
+    with FakeEngine().running() as engine:
+        config = settings_for(tmp_path, engine.url, shop=(tmp_path, 1000), bare=(tmp_path, 1000))
+        with serving(Gateway(config).app) as url:
+            yield Stack(engine, url)
+
+
+def test_a_question_to_a_workspace_carries_its_pack(stack: Stack) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    status, headers, answer = stack.chat(
+        model="coder@shop", messages=[system, USER], temperature=0.5, n=2
+    )
+    seen = stack.engine.chats[0].chat
+    assert status == 200
+    assert seen == {
+        "model": "coder",
+        "messages": [{"role": "system", "content": f"{TEXT}\n\nBe brief."}, USER],
+        "temperature": 0.5,
+        "n": 2,
+    }
+    assert headers["X-Infbox-Generation"] == "3"
+    assert headers["X-Infbox-Version"] == "1"
+    assert headers["X-Infbox-Cached-Tokens"] == "0"
+    assert answer["usage"]["prompt_tokens"] > 0
+
+
+def test_the_second_question_finds_the_pack_in_the_cache(stack: Stack) -> None:
+    stack.chat(model="coder@shop", messages=[USER])
+    _, headers, answer = stack.chat(
+        model="coder@shop", messages=[{"role": "user", "content": "How?"}]
+    )
+    assert int(headers["X-Infbox-Cached-Tokens"]) > 0.9 * len(TEXT)
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == int(
+        headers["X-Infbox-Cached-Tokens"]
+    )
+
+
+def test_a_streamed_question_carries_the_pack_too(stack: Stack) -> None:
+    body = json.dumps({"model": "coder@shop", "stream": True, "messages": [USER]}).encode()
+    status, headers, answer = stack.ask("POST", "/v1/chat/completions", body)
+    assert status == 200
+    assert stack.engine.chats[0].chat["messages"][0]["content"] == TEXT
+    assert headers["X-Infbox-Version"] == "1"
+    assert headers["Content-Type"].startswith("text/event-stream")
+    assert answer.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_stream_comes_as_it_is_made(stack: Stack) -> None:
+    stack.engine.delay = 0.3
+    with contextlib.closing(stack.connect()) as connection:
+        body = json.dumps({"model": "coder@shop", "stream": True, "messages": [USER]})
+        connection.request("POST", "/v1/chat/completions", body)
+        answer = connection.getresponse()
+        began = time.monotonic()
+        assert answer.readline() == b'data: {"n": 0}\n'
+        assert time.monotonic() - began < 0.3
+        answer.read()
+        assert time.monotonic() - began > 1.0
+
+
+def test_a_new_pack_is_used_at_once_and_a_damaged_one_never(stack: Stack, tmp_path: Path) -> None:
+    publish(tmp_path, "the second text", version=2)
+    assert stack.chat(model="coder@shop", messages=[USER])[1]["X-Infbox-Version"] == "2"
+    file = tmp_path / "state/packs/shop/pack.json"
+    for damage in ["{", "[]", '{"text": 1}', json.dumps({"text": "x", "sha256": "wrong"})]:
+        file.write_text(damage)
+        assert stack.chat(model="coder@shop", messages=[USER])[1]["X-Infbox-Version"] == "2"
+    file.unlink()
+    assert stack.chat(model="coder@shop", messages=[USER])[1]["X-Infbox-Version"] == "2"
+    publish(tmp_path, "the third text", version=3)
+    assert stack.chat(model="coder@shop", messages=[USER])[1]["X-Infbox-Version"] == "3"
+
+
+def test_a_workspace_without_a_pack_is_answered_without_context_and_says_so(stack: Stack) -> None:
+    status, headers, _ = stack.chat(model="coder@bare", messages=[USER])
+    assert status == 200
+    assert headers["X-Infbox-Version"] == "0"
+    assert stack.engine.chats[0].chat == {"model": "coder", "messages": [USER]}
+
+
+def test_an_unknown_workspace_is_refused_naming_those_there_are(stack: Stack) -> None:
+    status, _, answer = stack.chat(model="coder@nowhere", messages=[USER])
+    assert status == 404
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert "nowhere" in answer["error"]["message"]
+    assert "shop, bare" in answer["error"]["message"]
+    assert stack.engine.chats == []
+
+
+def own_headers(seen: Seen) -> dict[bytes, bytes]:
+    """The headers less those that belong to one connection."""
+    return {name: value for name, value in seen.headers if name not in {b"host", b"connection"}}
+
+
+UNTOUCHED = [
+    ("POST", "/v1/chat/completions", b'{"model": "coder",  "messages": [ ] }'),
+    ("POST", "/v1/chat/completions", b'{"model": "coder@shop", "messages": '),
+    ("POST", "/v1/chat/completions", b"[1, 2]"),
+    ("POST", "/v1/chat/completions", b'{"model": 7}'),
+    ("POST", "/v1/chat/completions", b'{"model": "@"}'),
+    ("POST", "/v1/chat/completions", b"[" * 50_000),
+    ("POST", "/v1/chat/completions", b"\xff\x00"),
+    ("POST", "/v1/completions", b'{"model": "coder@shop", "prompt": "x"}'),
+    ("GET", "/v1/some/path?a=1&b=%20c", b""),
+    ("DELETE", "/v1/x%2Fy", b""),
+    ("PUT", "/anything", os.urandom(50_000)),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "body"), UNTOUCHED)
+def test_what_names_no_workspace_passes_byte_for_byte(
+    stack: Stack, method: str, target: str, body: bytes
+) -> None:
+    sent = {"Authorization": "Bearer x", "X-Custom": "a, b", "Content-Type": "application/json"}
+    stack.ask(method, target, body, sent)
+    (seen,) = stack.engine.seen
+    assert (seen.method, seen.target, seen.body) == (method, target, body)
+    expected = {name.lower().encode(): value.encode() for name, value in sent.items()}
+    expected[b"accept-encoding"] = b"identity"  # added by the client of this test
+    if body or method == "DELETE":  # aiohttp says of a DELETE that it has no body
+        expected[b"content-length"] = str(len(body)).encode()
+    assert own_headers(seen) == expected
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+).map(lambda value: json.dumps(value).encode())
+
+
+@given(bodies=st.lists(st.binary(max_size=300) | _JSON, min_size=20, max_size=20))
+@settings(max_examples=3)
+def test_any_request_without_a_workspace_passes_byte_for_byte(
+    tmp_path_factory: pytest.TempPathFactory, bodies: list[bytes]
+) -> None:
+    config_dir = tmp_path_factory.mktemp("any")
+    with (
+        FakeEngine().running() as engine,
+        serving(Gateway(settings_for(config_dir, engine.url)).app) as url,
+    ):
+        for body in bodies:
+            Stack(engine, url).ask("POST", "/v1/chat/completions", body)
+        assert [seen.body for seen in engine.seen] == bodies
+
+
+def test_an_answer_passes_with_its_headers(stack: Stack) -> None:
+    status, headers, body = stack.ask("POST", "/v1/echo", b"\x00\xff" * 100)
+    assert status == 200
+    assert body == b"\x00\xff" * 100
+    assert headers.get_all("X-Seen") == ["a", "b"]
+    assert len(headers.get_all("Content-Length") or []) == 1
+    assert "X-Infbox-Version" not in headers
+
+
+def test_a_compressed_answer_is_not_touched(stack: Stack) -> None:
+    stack.engine.encoding = "gzip"
+    body = b"\x1f\x8bnot really gzip"
+    status, headers, answer = stack.ask("POST", "/v1/echo", body)
+    assert (status, headers["Content-Encoding"], answer) == (200, "gzip", body)
+
+
+def test_a_chunked_request_passes(stack: Stack) -> None:
+    with contextlib.closing(stack.connect()) as connection:
+        connection.request("POST", "/v1/audio", iter([b"one", b"two"]), encode_chunked=True)
+        assert connection.getresponse().read() == b"onetwo"
+
+
+def test_headers_of_one_connection_are_not_handed_on(stack: Stack) -> None:
+    sent = {"Connection": "X-Hop", "X-Hop": "1", "TE": "trailers", "Keep-Alive": "5"}
+    stack.ask("GET", "/v1/x", headers=sent)
+    (seen,) = stack.engine.seen
+    assert not {b"x-hop", b"te", b"keep-alive"} & set(own_headers(seen))
+
+
+def raw(stack: Stack, request: bytes) -> bytes:
+    parts = urlsplit(stack.url)
+    with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10) as client:
+        client.sendall(request)
+        return client.recv(65536)
+
+
+@pytest.mark.parametrize("target", [b"@example.org/v1", b"*", b"v1/models"])
+def test_a_target_that_is_no_path_goes_nowhere(stack: Stack, target: bytes) -> None:
+    answer = raw(stack, b"OPTIONS " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    assert answer.split()[1] in (b"400", b"404")
+    assert stack.engine.seen == []
+
+
+def test_two_lengths_are_not_handed_on(stack: Stack) -> None:
+    lengths = b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"
+    raw(stack, b"POST /v1/x HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n0\r\n\r\nGET /evil HTTP/1.1")
+    assert all(seen.target == "/v1/x" for seen in stack.engine.seen)
+
+
+@pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/other"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_refused(stack: Stack, target: str, chunked: bool) -> None:
+    body: Any = iter([b"x" * 60_000] * 2) if chunked else b"x" * 120_000
+    with contextlib.closing(stack.connect()) as connection:
+        connection.request("POST", target, body, encode_chunked=chunked)
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert "100000 bytes" in json.load(answer)["error"]["message"]
+
+
+def test_an_engine_that_is_away_is_said_so(tmp_path: Path) -> None:
+    publish(tmp_path)
+    config = settings_for(tmp_path, "http://127.0.0.1:1", shop=(tmp_path, 1000))
+    with serving(Gateway(config).app) as url:
+        away = Stack(FakeEngine(), url)
+        status, _, answer = away.chat(model="coder@shop", messages=[USER])
+        assert status == 502
+        assert answer["error"]["message"] == "the engine does not answer"
+        assert away.ask("GET", "/health")[0] == 503
+        assert away.ask("GET", "/v1/models")[0] == 502
+
+
+def test_health_is_that_of_the_engine(stack: Stack) -> None:
+    assert stack.ask("GET", "/health")[0] == 200
+    stack.engine.healthy = False
+    assert stack.ask("GET", "/health")[0] == 503
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_client_that_leaves_cancels_the_engine_s_work(stack: Stack, streams: bool) -> None:
+    stack.engine.delay = 30.0
+    connection = stack.connect()
+    body = {"model": "coder@shop", "stream": streams, "messages": [USER]}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    until(lambda: stack.engine.under_way == 1)
+    connection.close()
+    until(lambda: stack.engine.under_way == 0)
+    assert stack.engine.cancelled == 1
+    until(lambda: 'infbox_gateway_cancelled_total{workspace="shop"} 1.0' in metrics(stack))
+
+
+def metrics(stack: Stack) -> str:
+    return get_text(f"{stack.url}/metrics")
+
+
+def test_a_stream_that_breaks_off_ends_in_an_error_event(stack: Stack) -> None:
+    stack.engine.breaks_off = True
+    body = json.dumps({"model": "coder@shop", "stream": True, "messages": [USER]}).encode()
+    _, _, answer = stack.ask("POST", "/v1/chat/completions", body)
+    last = answer.strip().split(b"\n\n")[-1]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "EngineAwayError"
+
+
+def test_models_lists_each_name_once(stack: Stack) -> None:
+    def names() -> list[str]:
+        return [card["id"] for card in get_json(f"{stack.url}/v1/models")["data"]]
+
+    assert names() == ["coder", "coder@shop", "coder@bare"]
+    stack.engine.served = ("coder", "coder@shop")
+    assert sorted(names()) == ["coder", "coder@bare", "coder@shop"]
+    cards = get_json(f"{stack.url}/v1/models")["data"]
+    assert {card["max_model_len"] for card in cards} == {4096}
+
+
+def test_workspaces_are_listed_with_their_packs(stack: Stack) -> None:
+    shop, bare = get_json(f"{stack.url}/v1/workspaces")["data"]
+    assert shop["model"] == "coder@shop"
+    assert (shop["generation"], shop["version"], shop["tokens"]) == (3, 1, 100)
+    assert (bare["name"], bare["version"]) == ("bare", 0)
+    status = get_json(f"{stack.url}/v1/workspaces/shop/status")
+    assert status["version"] == 1
+    assert status["watcher"] is None, "no watcher runs here"
+    assert stack.ask("GET", "/v1/workspaces/none/status")[0] == 404
+
+
+def test_metrics_count_requests_by_workspace_and_hold_no_text(stack: Stack) -> None:
+    stack.chat(model="coder@shop", messages=[USER])
+    until(lambda: 'requests_total{status="200",workspace="shop"} 1.0' in metrics(stack))
+    assert "Why?" not in metrics(stack)
