@@ -14,6 +14,7 @@ from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.git import GitError
 from infbox.pack import Candidate, Pack
+from infbox.replay import replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +48,14 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     pack.add_argument("--stats", action="store_true", help="print JSON about it instead")
     _add_tokenizer(pack)
     pack.set_defaults(command=_pack)
+
+    past = commands.add_parser("replay", help="say what each way to pack would have cost")
+    past.add_argument("repository", metavar="REPO", type=Path)
+    past.add_argument("--commits", metavar="N", type=_positive, default=100)
+    past.add_argument("--budget", metavar="TOKENS", type=_positive, required=True)
+    past.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_tokenizer(past)
+    past.set_defaults(command=_replay)
 
     _add_run(commands, "watch what a configuration names, until stopped", _run_watcher)
     return _run("infbox-watch", parser.parse_args(arguments))
@@ -114,6 +123,23 @@ def _pack(options: argparse.Namespace) -> None:
         "budget": options.budget,
     }
     print(json.dumps(stats))
+
+
+def _replay(options: argparse.Namespace) -> None:
+    if not options.repository.is_dir():
+        raise InputError(f"{options.repository}: not a folder: give a git repository")
+    count = tokens.counter(options.tokenizer)
+    result = replay(options.repository, options.commits, options.budget, count)
+    if options.json:
+        print(json.dumps(result))
+        return
+    print(f"{result['saves']} saves, of files of {result['edited_mean']:.0f} tokens on average")
+    recall = dict(zip(("log", "path", "recency"), result["recall"].values(), strict=True))
+    for name, numbers in result["policies"].items():
+        print(
+            f"{name:8} recomputed {numbers['recomputed_mean']:8.0f} of {numbers['pack_mean']:.0f}"
+            f" tokens a save, {numbers['rebases']} rebases, recall {recall[name]:.0%}"
+        )
 
 
 def _run_watcher(options: argparse.Namespace) -> None:

@@ -64,7 +64,7 @@ def run(folder: Path, *arguments: str, given: bytes = b"", also: Sequence[int] =
     command = ["git", "-c", "core.fsmonitor=false", *arguments]
     try:
         done = subprocess.run(
-            command, cwd=folder, env=_environment(), input=given, capture_output=True, check=False
+            command, cwd=folder, env=environment(), input=given, capture_output=True, check=False
         )
     except FileNotFoundError as error:
         if error.filename != "git":
@@ -191,7 +191,8 @@ def _in_repository(root: Path) -> bool:
     return inside and not run(root, "check-ignore", "--", ".", also=(1,))
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment in which git reads a repository and leaves it as it is."""
     kept = {key: value for key, value in os.environ.items() if key not in _DROPPED}
     return {
         **kept,

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from infbox.tokens import BYTES_PER_TOKEN, Counter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from infbox.tokens import Counter
 
 BASE_SHARE = 0.9
 """Of the budget, for the base; the rest is for the tail. A tail of edits that fills the rest has
@@ -72,10 +72,22 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that may enter a base: its path, and its size in tokens as far as known."""
+    """A file that may enter a base.
+
+    Attributes:
+        path: of the file.
+        size: in bytes.
+        edit: a number that is larger the later the file was edited; 0 when that was not seen.
+    """
 
     path: str
-    tokens: int
+    size: int
+    edit: int = 0
+
+
+def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return the candidates, best first: those edited last, then by path."""
+    return sorted(candidates, key=lambda candidate: (-candidate.edit, candidate.path))
 
 
 class Pack:
@@ -119,8 +131,8 @@ class Pack:
         for candidate in candidates:
             if room < budget * _FULL_ENOUGH:
                 break
-            source = read(candidate.path) if candidate.tokens <= room else None
-            entry = _section(Kind.BASE, candidate.path, source, count) if source else None
+            source = read(candidate.path) if candidate.size <= room * BYTES_PER_TOKEN else None
+            entry = section(Kind.BASE, candidate.path, source, count) if source else None
             if entry and entry.tokens <= room:
                 chosen.append(entry)
                 room -= entry.tokens
@@ -157,7 +169,7 @@ class Pack:
         if self._standing(path) != source.digest:
             self._forget_last(path)
         if self._standing(path) != source.digest:
-            self._append(_section(Kind.CHANGED, path, source, self._count))
+            self._append(section(Kind.CHANGED, path, source, self._count))
 
     def remove(self, path: str) -> None:
         """Take in that a file is gone. A file that the pack does not show needs no word."""
@@ -198,7 +210,15 @@ class Pack:
                 break
 
 
-def _section(kind: Kind, path: str, source: Source, count: Counter) -> Entry:
+def common_length(before: Sequence[Entry], after: Sequence[Entry]) -> int:
+    """Return how many entries are the same at the beginning of both."""
+    pairs = enumerate(zip(before, after, strict=False))
+    shorter = min(len(before), len(after))
+    return next((place for place, (old, new) in pairs if old != new), shorter)
+
+
+def section(kind: Kind, path: str, source: Source, count: Counter) -> Entry:
+    """Return the entry that shows a file in full."""
     note = " (changed)" if kind is Kind.CHANGED else ""
     content = source.text
     fence = _fence(content)

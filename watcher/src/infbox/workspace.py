@@ -15,14 +15,13 @@ from infbox.errors import InputError
 from infbox.files import IGNORE_FILES, Content, Stamp, Tree
 from infbox.index import Index, NewerIndexError, Row, State
 from infbox.log import line
-from infbox.pack import Candidate, Pack
-from infbox.tokens import BYTES_PER_TOKEN, Counter
+from infbox.pack import Candidate, Pack, common_length, ranked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
-    from infbox.pack import Entry
+    from infbox.tokens import Counter
     from infbox.watch import Batch, Watch
 
 _MANY_UNKNOWN = 200
@@ -232,7 +231,7 @@ class Workspace:
         if self._pack.is_worn:
             self._rebuild(state)
             return True
-        same = _common_length(before, self._pack.entries)
+        same = common_length(before, self._pack.entries)
         if same == len(before) == len(self._pack.entries):
             return False
         version = state.version + 1
@@ -241,9 +240,11 @@ class Workspace:
 
     def _rebuild(self, state: State) -> None:
         """Make and publish the next generation: files edited last come first into it."""
-        kept = [(path, row) for path, row in self._index.files.items() if row.refused is None]
-        kept.sort(key=lambda item: (-item[1].edit, item[0]))
-        candidates = (Candidate(path, int(row.stamp.size / BYTES_PER_TOKEN)) for path, row in kept)
+        candidates = ranked(
+            Candidate(path, row.stamp.size, row.edit)
+            for path, row in self._index.files.items()
+            if row.refused is None
+        )
         self._pack = Pack.build(
             self.name, candidates, self.tree.readable, self._budget, self._count
         )
@@ -306,13 +307,6 @@ def _trusted(content: Content) -> Stamp:
     if stamp is None or time.time_ns() - stamp.ctime_ns < _CLOCK_TICK_NS:
         return replace(_UNKNOWN_STAMP, size=len(content.data))
     return stamp
-
-
-def _common_length(before: Sequence[Entry], after: Sequence[Entry]) -> int:
-    """Return how many entries are the same at the beginning of both."""
-    pairs = enumerate(zip(before, after, strict=False))
-    shorter = min(len(before), len(after))
-    return next((place for place, (old, new) in pairs if old is not new), shorter)
 
 
 def _as_json(publication: Publication) -> str:

@@ -1,0 +1,375 @@
+"""Replaying a git history: what each way to make a pack would have had the engine compute.
+
+The work tree is never looked at. Each file that a commit changes counts as one save. What a save
+costs are the tokens of the new pack after the longest common beginning with the one before, in
+whole sections.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import os
+import subprocess
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from infbox import git
+from infbox.errors import InputError
+from infbox.pack import Candidate, Entry, Kind, Pack, common_length, ranked, section
+from infbox.rules import Rules
+from infbox.tokens import BYTES_PER_TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from infbox.tokens import Counter
+
+_PLAIN_MODES = frozenset({b"100644", b"100755"})
+_FULL_ENOUGH = 0.01  # of the budget: with less room than that, no further file is tried
+_REMEMBERED_COUNTS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file's content; ``digest`` is git's name for it."""
+
+    digest: str
+    text: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """What a commit did to a file: None stands for no file, or one that may not be shown."""
+
+    path: str
+    old: Blob | None
+    new: Blob | None
+
+
+class History:
+    """The commits of a repository, and the files in them that may enter a prompt.
+
+    Args:
+        repository: a folder in it.
+
+    Raises:
+        InputError: the folder is in no repository.
+    """
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._rules = Rules()
+        self._blobs: dict[bytes, Blob | None] = {}
+        try:
+            git.run(repository, "rev-parse", "--git-dir")
+        except git.GitError as error:
+            raise InputError(f"{repository}: {error}: give a git repository") from error
+        self._reader = subprocess.Popen(
+            ["git", "cat-file", "--batch"],
+            cwd=repository,
+            env=git.environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.communicate()
+
+    def steps(self, commits: int) -> list[tuple[str, str]]:
+        """Return the last commits along first parents, oldest first, each after its parent.
+
+        The first commit of all comes after the empty tree.
+
+        Raises:
+            InputError: there are no commits.
+        """
+        arguments = ["rev-list", "--first-parent", f"--max-count={commits + 1}", "HEAD"]
+        try:
+            found = git.run(self._repository, *arguments).decode().split()[::-1]
+        except git.GitError as error:
+            raise InputError(f"{self._repository}: {error}: commit something first") from error
+        if len(found) <= commits:
+            empty = git.run(self._repository, "hash-object", "-t", "tree", "--stdin").decode()
+            found.insert(0, empty.strip())
+        return list(itertools.pairwise(found))
+
+    def files(self, commit: str) -> Iterator[tuple[str, Blob]]:
+        """Yield the files of a commit."""
+        for entry in _entries(git.run(self._repository, "ls-tree", "-r", "-z", commit)):
+            about, _, path = entry.partition(b"\t")
+            mode, _, name = about.split(b" ")
+            blob = self._blob(mode, name, path)
+            if blob:
+                yield os.fsdecode(path), blob
+
+    def saves(self, parent: str, commit: str) -> Iterator[Save]:
+        """Yield what a commit changes, file by file."""
+        changes = git.run(self._repository, "diff-tree", "-r", "-z", "--no-renames", parent, commit)
+        entries = iter(_entries(changes))
+        for about, path in zip(entries, entries, strict=True):
+            old_mode, new_mode, old, new, _ = about.removeprefix(b":").split(b" ")
+            save = Save(
+                os.fsdecode(path),
+                self._blob(old_mode, old, path),
+                self._blob(new_mode, new, path),
+            )
+            if save.old or save.new:
+                yield save
+
+    def last_touched(self, commit: str) -> list[str]:
+        """Return paths in the order in which commits up to this one touched them last."""
+        log = git.run(self._repository, "log", "-z", "--name-only", "--format=", commit)
+        seen = dict.fromkeys(os.fsdecode(path).lstrip("\n") for path in _entries(log))
+        return list(seen)[::-1]
+
+    def _blob(self, mode: bytes, name: bytes, path: bytes) -> Blob | None:
+        if mode not in _PLAIN_MODES or self._rules.by_name(os.fsdecode(path)):
+            return None
+        if name not in self._blobs:
+            self._blobs[name] = self._read(name)
+        return self._blobs[name]
+
+    def _read(self, name: bytes) -> Blob | None:
+        stdin, stdout = self._reader.stdin, self._reader.stdout
+        if stdin is None or stdout is None:  # never so with pipes; the types cannot say it
+            return None
+        stdin.write(name + b"\n")
+        stdin.flush()
+        size = int(stdout.readline().split()[2])
+        data = stdout.read(size + 1)[:-1]
+        if self._rules.by_size(size) or self._rules.by_content(data):
+            return None
+        return Blob(name.decode(), data.decode(errors="replace"), size)
+
+
+class Policy(Protocol):
+    """A way to make a pack, following the saves."""
+
+    rebases: int
+
+    def take(self, save: Save) -> int:
+        """Take in a save; return the tokens that the engine has to compute."""
+
+    def holds(self, path: str, blob: Blob) -> bool:
+        """Say whether the pack shows this content in full."""
+
+    def tokens(self) -> int:
+        """Return the size of the pack."""
+
+
+class Ordered:
+    """The files in some order, as many as fit, laid out anew with each save.
+
+    Args:
+        tree: the files at the start.
+        order: their paths, in the order of the pack; without ``recency`` that of their names.
+        recency: whether a saved file moves to the end, and the files at the end are chosen first.
+        budget: in tokens.
+        count: counts the tokens of a text.
+    """
+
+    def __init__(
+        self, tree: dict[str, Blob], order: list[str], *, recency: bool, budget: int, count: Counter
+    ) -> None:
+        self._tree = dict(tree)
+        self._order = order
+        self._recency = recency
+        self._budget = budget
+        self._count = count
+        self._sections = self._chosen()
+        self.rebases = 0
+
+    def take(self, save: Save) -> int:
+        """Take in a save; return the tokens that the engine has to compute."""
+        self._move(save)
+        if save.new:
+            self._tree[save.path] = save.new
+        before, self._sections = self._sections, self._chosen()
+        return _recomputed(before, self._sections)
+
+    def holds(self, path: str, blob: Blob) -> bool:
+        """Say whether the pack shows this content in full."""
+        return any(entry.path == path and entry.digest == blob.digest for entry in self._sections)
+
+    def tokens(self) -> int:
+        """Return the size of the pack."""
+        return sum(entry.tokens for entry in self._sections)
+
+    def _move(self, save: Save) -> None:
+        """Bring the order up to date."""
+        known = self._tree.pop(save.path, None)
+        if known and (self._recency or not save.new):
+            self._order.remove(save.path)
+        if save.new and self._recency:
+            self._order.append(save.path)
+        elif save.new and not known:
+            bisect.insort(self._order, save.path)
+
+    def _chosen(self) -> list[Entry]:
+        room = float(self._budget)
+        chosen: list[Entry] = []
+        for path in reversed(self._order) if self._recency else self._order:
+            if room < self._budget * _FULL_ENOUGH:
+                break
+            blob = self._tree[path]
+            if blob.size > room * BYTES_PER_TOKEN:
+                continue
+            entry = section(Kind.BASE, path, blob, self._count)
+            if entry.tokens <= room:
+                chosen.append(entry)
+                room -= entry.tokens
+        return chosen[::-1] if self._recency else chosen
+
+
+class Log:
+    """The pack as the watcher makes it.
+
+    Args:
+        tree: the files at the start.
+        budget: in tokens.
+        count: counts the tokens of a text.
+    """
+
+    def __init__(self, tree: dict[str, Blob], budget: int, count: Counter) -> None:
+        self._tree = dict(tree)
+        self._edits: dict[str, int] = {}
+        self._saves = 0
+        self._budget = budget
+        self._count = count
+        self._pack = self._built()
+        self.rebases = 0
+
+    def take(self, save: Save) -> int:
+        """Take in a save; return the tokens that the engine has to compute."""
+        before = tuple(self._pack.entries)
+        if save.new:
+            self._tree[save.path] = save.new
+            self._saves += 1
+            self._edits[save.path] = self._saves
+            self._pack.save(save.path, save.new)
+        else:
+            del self._tree[save.path]
+            self._pack.remove(save.path)
+        if self._pack.is_worn:
+            self._pack = self._built()
+            self.rebases += 1
+        return _recomputed(before, self._pack.entries)
+
+    def holds(self, path: str, blob: Blob) -> bool:
+        """Say whether the pack shows this content in full."""
+        return self._pack.holds(path, blob.digest)
+
+    def tokens(self) -> int:
+        """Return the size of the pack."""
+        return self._pack.tokens
+
+    def _built(self) -> Pack:
+        candidates = ranked(
+            Candidate(path, blob.size, self._edits.get(path, 0))
+            for path, blob in self._tree.items()
+        )
+        return Pack.build("replay", candidates, self._tree.get, self._budget, self._count)
+
+
+@dataclass
+class Tally:
+    """What was measured of one policy."""
+
+    recomputed: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    found: int = 0
+
+    def summary(self, policy: Policy) -> dict[str, float]:
+        """Return it as numbers of tokens."""
+        return {
+            "recomputed_mean": _mean(self.recomputed),
+            "recomputed_p50": _percentile(self.recomputed, 0.50),
+            "recomputed_p99": _percentile(self.recomputed, 0.99),
+            "pack_mean": _mean(self.sizes),
+            "rebases": policy.rebases,
+        }
+
+
+def replay(repository: Path, commits: int, budget: int, count: Counter) -> dict[str, Any]:
+    """Replay the last commits of what is checked out.
+
+    Args:
+        repository: a git repository; its work tree is not looked at.
+        commits: how many, along first parents; a shorter history is replayed whole.
+        budget: of a pack, in tokens.
+        count: counts the tokens of a text.
+
+    Returns:
+        ``saves``, ``edited_mean`` (tokens of the saved files themselves), ``policies`` with what
+        each save had the engine compute, rebases counted in, and ``recall``: the share of the
+        existing files that a commit touches which stood in full in the pack just before it.
+
+    Raises:
+        InputError: the folder is in no repository, or that has no commits.
+    """
+    count = lru_cache(_REMEMBERED_COUNTS)(count)
+    with History(repository) as history:
+        steps = history.steps(commits)
+        start = steps[0][0]
+        tree = dict(history.files(start))
+        policies = _policies(tree, history.last_touched(start), budget, count)
+        tallies = {name: Tally() for name in policies}
+        edited: list[int] = []
+        touched = 0
+        for parent, commit in steps:
+            saves = list(history.saves(parent, commit))
+            existing = [(save.path, save.old) for save in saves if save.old]
+            touched += len(existing)
+            for name, policy in policies.items():
+                tallies[name].found += sum(policy.holds(path, blob) for path, blob in existing)
+            for save in saves:
+                edited.append(count(save.new.text) if save.new else 0)
+                for name, policy in policies.items():
+                    tallies[name].recomputed.append(policy.take(save))
+                    tallies[name].sizes.append(policy.tokens())
+    recall = {name: round(tally.found / max(touched, 1), 4) for name, tally in tallies.items()}
+    return {
+        "saves": len(edited),
+        "edited_mean": _mean(edited),
+        "policies": {name: tallies[name].summary(policy) for name, policy in policies.items()},
+        "recall": {"pack": recall["log"], "path": recall["path"], "recent": recall["recency"]},
+    }
+
+
+def _policies(
+    tree: dict[str, Blob], last_touched: Sequence[str], budget: int, count: Counter
+) -> dict[str, Policy]:
+    by_name = sorted(tree)
+    seen = [path for path in last_touched if path in tree]
+    by_age = sorted(tree.keys() - set(seen)) + seen
+    return {
+        "path": Ordered(tree, by_name, recency=False, budget=budget, count=count),
+        "recency": Ordered(tree, by_age, recency=True, budget=budget, count=count),
+        "log": Log(tree, budget, count),
+    }
+
+
+def _recomputed(before: Sequence[Entry], after: Sequence[Entry]) -> int:
+    return sum(entry.tokens for entry in after[common_length(before, after) :])
+
+
+def _entries(answer: bytes) -> list[bytes]:
+    return answer.split(b"\0")[:-1]
+
+
+def _mean(values: Sequence[int]) -> float:
+    return round(sum(values) / len(values), 1) if values else 0.0
+
+
+def _percentile(values: Iterable[int], share: float) -> int:
+    """Return the smallest value that at least this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[math.ceil(share * len(ordered)) - 1] if ordered else 0
