@@ -1,0 +1,66 @@
+"""The vllm role on a lab host; that the engine takes these arguments is seen in tests/system."""
+
+import json
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+COMMAND = (
+    "docker compose --project-name t --file /etc/infbox/staging/compose/vllm.yml"
+    " config --no-consistency --format json"
+)
+
+
+@pytest.fixture
+def service(host: Host) -> dict[str, Any]:
+    """Return the service as compose reads it."""
+    config: dict[str, Any] = json.loads(host.check_output(COMMAND))
+    vllm: dict[str, Any] = config["services"]["vllm"]
+    return vllm
+
+
+def value(service: dict[str, Any], option: str) -> str:
+    """Return the argument that follows an option."""
+    command = service["command"]
+    return str(command[command.index(option) + 1])
+
+
+def test_it_listens_on_loopback_only(service: dict[str, Any]) -> None:
+    assert value(service, "--host") == "127.0.0.1"
+    assert service["environment"]["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+def test_it_serves_every_name(service: dict[str, Any]) -> None:
+    command = service["command"]
+    first = command.index("--served-model-name") + 1
+    assert command[first : first + 2] == ["coder", "coder@shop"]
+
+
+def test_a_lost_piece_of_cache_is_computed_anew(service: dict[str, Any]) -> None:
+    transfer = json.loads(value(service, "--kv-transfer-config"))
+    assert transfer["kv_load_failure_policy"] == "recompute"
+    assert transfer["kv_connector_extra_config"]["lmcache.mp.port"] == 5555
+
+
+def test_kv_is_sixteen_bits_wide(service: dict[str, Any]) -> None:
+    assert value(service, "--dtype") == "float16"
+    assert value(service, "--kv-cache-dtype") == "auto"
+
+
+def test_the_model_is_mounted_read_only_at_its_own_path(service: dict[str, Any]) -> None:
+    (mount,) = service["volumes"]
+    assert mount["source"] == mount["target"] == "/var/lib/infbox/models/some-model"
+    assert mount["read_only"] is True
+
+
+def test_the_container_is_confined(service: dict[str, Any]) -> None:
+    assert service["user"] == "64430:64430"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges"]
+
+
+def test_requests_in_flight_get_their_time(service: dict[str, Any]) -> None:
+    assert value(service, "--shutdown-timeout") == "60"
+    assert service["stop_grace_period"] == "1m30s"

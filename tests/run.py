@@ -1,0 +1,127 @@
+"""Run everything that proves the project, and say how it went.
+
+Each stage writes to `.lab/logs/test-STAGE.log`; the end of a failed stage's log is printed. Lint and
+unit tests run while the lab is made; scenarios run two at a time, since each spends much of its
+time waiting.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / ".lab" / "logs"
+FAILURE_LINES = 150
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing to prove.
+
+    Attributes:
+        name: a word or two, also the log's name.
+        command: what proves it, run from the root.
+        group: ``lint``, ``unit``, ``lab`` or ``system``.
+    """
+
+    name: str
+    command: Sequence[str]
+    group: str
+
+
+STAGES = (
+    Stage("ruff", ("sh", "-c", "ruff check . && ruff format --check ."), "lint"),
+    Stage("mypy", ("mypy",), "lint"),
+    Stage("mypy-watcher", ("mypy", "--config-file", "watcher/pyproject.toml", "watcher/src"), "lint"),
+    Stage("yamllint", ("yamllint", "--strict", "."), "lint"),
+    Stage("ansible-lint", ("ansible-lint", "--offline", "--profile", "production"), "lint"),
+    Stage("shellcheck", ("shellcheck", "bootstrap.sh", ".ci/run"), "lint"),
+    Stage("specs", ("python", "tools/check_specs.py"), "lint"),
+    Stage("documents", ("python", "tools/role_docs.py", "--check"), "lint"),
+    Stage("unit", ("pytest", "-q", "-n", "2", "--ignore=tests/system", "--ignore=tests/bootstrap",
+                   "tests"), "unit"),
+    Stage("unit-watcher", ("pytest", "-q", "-n", "2", "-c", "watcher/pyproject.toml",
+                           "watcher/tests"), "unit"),
+    Stage("lab", ("python", "-m", "lab", "up"), "lab"),
+    Stage("molecule", ("molecule", "test", "--all", "--workers", "2"), "system"),
+    Stage("system", ("pytest", "-q", "tests/system"), "system"),
+    Stage("bootstrap", ("pytest", "-q", "tests/bootstrap"), "system"),
+)  # fmt: skip
+
+
+def run(stage: Stage) -> bool:
+    """Run a stage and print one line about it, with the end of its log where it failed.
+
+    Returns:
+        Whether it passed.
+    """
+    log = LOGS / f"test-{stage.name}.log"
+    start = time.monotonic()
+    say(f"{stage.name:14} ...")
+    with log.open("wb") as output:
+        done = subprocess.run(
+            stage.command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            check=False,
+        )
+    verdict = "passed" if done.returncode == 0 else "FAILED"
+    say(f"{stage.name:14} {verdict} in {time.monotonic() - start:.0f} s")
+    if done.returncode:
+        lines = log.read_text(errors="replace").splitlines()
+        say("\n".join([f"--- the end of {log}", *lines[-FAILURE_LINES:], f"--- {stage.name}"]))
+    return done.returncode == 0
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a stage: the virtual environment first, the root importable."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+
+
+def say(text: str) -> None:
+    """Print at once, so that a log that is followed shows where the run is."""
+    print(text, flush=True)
+
+
+def run_groups(groups: Sequence[str]) -> list[bool]:
+    """Run the stages of `groups`; what needs the lab waits for it, and is left out without it."""
+
+    def chosen(*names: str) -> list[Stage]:
+        return [s for s in STAGES if s.group in names and s.group in groups]
+
+    with ThreadPoolExecutor() as pool:
+        lab = pool.submit(lambda: [run(stage) for stage in chosen("lab")])
+        results = [run(stage) for stage in chosen("lint", "unit")]
+    results += lab.result()
+    if all(lab.result()):
+        results += [run(stage) for stage in chosen("system")]
+    return results
+
+
+def main() -> int:
+    """Run the stages asked for; exit status 1 where one failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="lint and unit tests, no lab")
+    parser.add_argument("--only", choices=("lint", "unit"), help="one group")
+    arguments = parser.parse_args()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    groups = ["lint", "unit"] if arguments.fast else ["lint", "unit", "lab", "system"]
+    start = time.monotonic()
+    results = run_groups([arguments.only] if arguments.only else groups)
+    say(f"{time.monotonic() - start:.0f} s in all")
+    say(f"{sum(results)} passed, {len(results) - sum(results)} failed")
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
