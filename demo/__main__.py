@@ -122,7 +122,11 @@ def prompt_text(client: Client, host: Host) -> str:
 def explain(point: Endpoint, host: Host, name: str, copy: Path) -> None:
     """Say how to go on from here."""
     random = "random" in ssh(host, "ls /var/lib/infbox/models")
-    key = f"ssh -i {host.identity_file} -o UserKnownHostsFile={host.known_hosts} {host.user}@{host.address}"
+    login = (
+        f"ssh -i {host.identity_file} -o UserKnownHostsFile={host.known_hosts}"
+        f" {host.user}@{host.address}"
+    )
+    curl = f'curl --cacert {point.authority} -H "Authorization: Bearer $KEY"'
     if random:
         console.print(
             "\n[yellow]The model hub is out of reach, so the model has random weights: everything"
@@ -133,8 +137,8 @@ def explain(point: Endpoint, host: Host, name: str, copy: Path) -> None:
     console.print(
         f"""
 [bold]Talk to it[/bold]
-  export KEY=$({key} cat /etc/infbox/secrets/api-keys/team)
-  curl --cacert {point.authority} -H "Authorization: Bearer $KEY" {point.url}/models
+  export KEY=$({login} cat /etc/infbox/secrets/api-keys/team)
+  {curl} {point.url}/models
   SSL_CERT_FILE={point.authority} python -c '
   from openai import OpenAI; import os
   client = OpenAI(base_url="{point.url}", api_key=os.environ["KEY"])
@@ -143,9 +147,9 @@ def explain(point: Endpoint, host: Host, name: str, copy: Path) -> None:
 
 [bold]Look at it[/bold]
   edit a file below {copy} and ask again
-  curl --cacert {point.authority} -H "Authorization: Bearer $KEY" {point.url}/workspaces/{name}/status
-  {key} journalctl -u infbox-watcher -f
-  {key} docker logs -f infbox-vllm-1
+  {curl} {point.url}/workspaces/{name}/status
+  {login} journalctl -u infbox-watcher -f
+  {login} docker logs -f infbox-vllm-1
 
 [bold]Remove every trace[/bold]
   make demo-down

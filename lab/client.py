@@ -102,7 +102,7 @@ class Client:
 
     def wait_until_warm(self, timeout: float = 180.0) -> dict[str, Any]:
         """Wait until the whole pack is in the cache, and return the status that says so."""
-        return self.wait_for_status("The pack being warm", lambda status: True, timeout)
+        return self.wait_for_status("The pack being warm", bool, timeout)
 
     def wait_until_saved(self, since: float, timeout: float = 120.0) -> dict[str, Any]:
         """Wait until a save made at `since`, in seconds of Unix time, is warm."""

@@ -101,8 +101,8 @@ def free_address() -> str:
     """
     ids = run(["docker", "ps", "--all", "--quiet", "--filter", f"network={NETWORK}"]).split()
     taken = {REGISTRY_ADDRESS}
-    for text in run(["docker", "inspect", *ids]) and json.loads(run(["docker", "inspect", *ids])):
-        settings = text["NetworkSettings"]["Networks"][NETWORK]
+    for container in json.loads(run(["docker", "inspect", *ids])) if ids else []:
+        settings = container["NetworkSettings"]["Networks"][NETWORK]
         taken.add(settings["IPAddress"])
         taken.add((settings["IPAMConfig"] or {}).get("IPv4Address", ""))
     addresses = list(ipaddress.ip_network(SUBNET).hosts())[9:]

@@ -3,7 +3,6 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -53,7 +52,8 @@ class Site:
             name: of the metric, without labels.
             label: text that the labels must hold.
         """
-        page = self.ssh(f"python3 -c 'import urllib.request as r; print(r.urlopen(\"{url}\").read().decode())'")
+        fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+        page = self.ssh(f"python3 -c '{fetch}' {url}")
         samples = [
             line
             for line in page.splitlines()
@@ -83,10 +83,13 @@ def site() -> Generator[Site]:
         hosts.remove(HOST)
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the host's journals and container logs to the report of a failed test."""
-    report = (yield).get_result()
+    report = yield
     fixtures = getattr(item, "funcargs", {})
     if report.failed and report.when == "call" and "site" in fixtures:
         report.sections.append(("journals and logs", fixtures["site"].ssh(DIAGNOSTICS)))
+    return report

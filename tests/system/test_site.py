@@ -11,6 +11,7 @@ import urllib.request
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionFunctionToolParam
 
 from lab.deployment import play, wait_for
 from lab.shell import LabError
@@ -19,7 +20,7 @@ from tests.system.conftest import WORKSPACE, Site
 VLLM_METRICS = "http://127.0.0.1:8000/metrics"
 LMCACHE_METRICS = "http://127.0.0.1:8020/metrics"
 WARM_SHARE = 0.9
-LOOK_UP = {
+LOOK_UP: ChatCompletionFunctionToolParam = {
     "type": "function",
     "function": {
         "name": "look_up",
@@ -79,6 +80,7 @@ def test_tool_calls_pass_through(site: Site) -> None:
     )
     calls = answer.choices[0].message.tool_calls
     assert calls
+    assert calls[0].type == "function"
     assert calls[0].function.name == "look_up"
     assert set(json.loads(calls[0].function.arguments)) == {"found"}
 
@@ -190,7 +192,7 @@ def status_of(site: Site, path: str, *, key: bool = True) -> int:
     if key:
         request.add_header("Authorization", f"Bearer {site.client.openai.api_key}")
     try:
-        with urllib.request.urlopen(request, context=context) as answer:
+        with urllib.request.urlopen(request, context=context) as answer:  # noqa: S310  # https
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -1,6 +1,7 @@
 """The lmcache role on a lab host."""
 
 import json
+from typing import Any
 
 from testinfra.host import Host
 
@@ -30,9 +31,10 @@ def test_the_disk_tier_belongs_to_the_engine_alone(host: Host) -> None:
     assert (folder.uid, folder.gid, folder.mode) == (64430, 64430, 0o750)
 
 
-def compose_service(host: Host) -> dict:
+def compose_service(host: Host) -> dict[str, Any]:
     """Return the service as compose reads it."""
     output = host.check_output(
         f"docker compose --project-name t --file {FRAGMENT} config --format json"
     )
-    return json.loads(output)["services"]["lmcache"]
+    service: dict[str, Any] = json.loads(output)["services"]["lmcache"]
+    return service
