@@ -1,0 +1,190 @@
+"""The stack role on a lab host, with two services that serve a line of text.
+
+The tests build on each other: each deploys what the next one starts from.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from testinfra.host import Host
+
+SCENARIO = Path(__file__).resolve().parent.parent
+Services = dict[str, Any]
+Done = subprocess.CompletedProcess[str]
+FIRST: Services = {
+    "one": {"port": 9101, "answer": "first"},
+    "two": {"port": 9102, "answer": "first"},
+}
+
+
+def test_the_first_release_serves(host: Host) -> None:
+    assert (release(host, "live"), release(host, "current")) == (1, 1)
+    assert (answer(host, 9101), answer(host, 9102)) == ("first", "first")
+
+
+def test_a_second_run_changes_nothing(host: Host) -> None:
+    before = started(host)
+    done = deploy(host, FIRST)
+    assert done.returncode == 0, done.stdout
+    assert "changed=0 " in done.stdout
+    assert started(host) == before
+
+
+def test_a_fragment_that_compose_refuses_changes_nothing(host: Host) -> None:
+    before = started(host)
+    done = deploy(host, {**FIRST, "two": {**FIRST["two"], "image": "[not, an, image]"}})
+    assert done.returncode != 0
+    assert "Compose does not accept /etc/infbox/staging/compose/*.yml" in flat(done)
+    assert started(host) == before
+
+
+def test_a_release_that_fails_the_gate_does_not_stay(host: Host) -> None:
+    before = started(host)
+    done = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "broken", "status": 500}})
+    assert done.returncode != 0
+    assert "Release 2 failed: the gate's request two answers" in flat(done)
+    assert "Release 1 serves again." in flat(done)
+    assert answer(host, 9102) == "first"
+    assert (release(host, "live"), release(host, "current")) == (1, 1)
+    assert host.file("/etc/infbox/releases").listdir() == ["1"]
+    assert started(host)["one"] == before["one"]
+
+
+def test_a_container_that_crashes_shows_its_log_long_before_the_timeout(host: Host) -> None:
+    begin = time.monotonic()
+    crashing = {"port": 9102, "answer": "second", "config": "/etc/caddy/missing"}
+    done = deploy(host, {**FIRST, "two": crashing}, {"stack_health_timeout": 600})
+    assert done.returncode != 0
+    assert "open /etc/caddy/missing: no such file or directory" in flat(done)
+    assert "Release 2 failed: two is" in flat(done)
+    assert answer(host, 9102) == "first"
+    assert time.monotonic() - begin < 120
+
+
+def test_a_mended_run_restarts_only_the_container_that_changed(host: Host) -> None:
+    before = started(host)
+    done = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "second"}}, "--diff")
+    assert done.returncode == 0, done.stdout
+    assert "Release 2 replaces release 1; containers made anew or removed: two." in flat(done)
+    assert '+  respond \\"second\\" 200' in done.stdout
+    assert answer(host, 9102) == "second"
+    after = started(host)
+    assert after["one"] == before["one"]
+    assert after["two"] != before["two"]
+    assert (release(host, "live"), release(host, "current")) == (2, 2)
+
+
+def test_an_old_release_that_a_container_still_mounts_is_kept(host: Host) -> None:
+    assert sorted(host.file("/etc/infbox/releases").listdir()) == ["1", "2"]
+    assert "/releases/1/one" in host.check_output(f"cat /proc/{pid(host, 'one')}/mountinfo")
+
+
+def test_an_interrupted_run_is_noticed_and_resolved(host: Host) -> None:
+    host.check_output(
+        "cp -a /etc/infbox/staging /etc/infbox/releases/3 && "
+        "ln -sfn /etc/infbox/releases/3 /etc/infbox/live"
+    )
+    services = {"two": {"port": 9102, "answer": "third"}}
+    done = deploy(host, services, {"stack_services": ["two"], "stack_gate": []})
+    assert done.returncode == 0, done.stdout
+    assert "release 3 is live, yet the one that passed its health gate last is 2" in flat(done)
+    assert answer(host, 9102) == "third"
+    assert (release(host, "live"), release(host, "current")) == (4, 4)
+    assert host.file("/etc/infbox/releases").listdir() == ["4"]
+
+
+def test_a_service_that_was_taken_off_is_gone(host: Host) -> None:
+    assert sorted(started(host)) == ["two"]
+    assert sorted(host.file("/etc/infbox/staging").listdir()) == ["compose", "two"]
+    assert host.file("/etc/infbox/staging/compose").listdir() == ["two.yml"]
+
+
+def test_the_release_comes_back_after_a_restart_of_docker(host: Host) -> None:
+    host.check_output("systemctl restart docker")
+    assert answer(host, 9102) == "third"
+
+
+def test_a_first_release_that_fails_leaves_nothing_half_done(host: Host) -> None:
+    host.check_output(
+        "docker compose --project-name infbox down && "
+        "rm -r /etc/infbox/live /etc/infbox/current /etc/infbox/releases"
+    )
+    services = {"two": {"port": 9102, "answer": "broken", "status": 500}}
+    only = {"stack_services": ["two"]}
+    done = deploy(host, services, only)
+    assert done.returncode != 0
+    assert "its containers were removed and nothing runs" in flat(done)
+    assert started(host) == {}
+    assert not host.file("/etc/infbox/live").exists
+    assert host.file("/etc/infbox/staging/compose/two.yml").exists
+
+    gate = [{"name": "two answers", "url": "http://127.0.0.1:9102/"}]
+    done = deploy(host, {"two": {"port": 9102, "answer": "mended"}}, {**only, "stack_gate": gate})
+    assert done.returncode == 0, done.stdout
+    assert answer(host, 9102) == "mended"
+
+
+def deploy(host: Host, services: Services, *more: str | Services) -> Done:
+    """Render services and run the role; mappings in `more` become extra variables."""
+    images = json.loads(Path(os.environ["LAB_IMAGES"]).read_text())
+    render = (SCENARIO / "render.py").read_text()
+    host.check_output(
+        "python3 -c %s %s %s", render, images["caddy"]["reference"], json.dumps(services)
+    )
+    words = [word if isinstance(word, str) else f"--extra-vars={json.dumps(word)}" for word in more]
+    playbook = SCENARIO.parent / "shared/converge.yml"
+    return subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), playbook,
+         f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}", *words],
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+
+
+def flat(done: Done) -> str:
+    """Return what a playbook said, without its line breaks."""
+    return " ".join(done.stdout.split())
+
+
+def release(host: Host, link: str) -> int:
+    """Return the number of the release that a link points to."""
+    return int(Path(host.file(f"/etc/infbox/{link}").linked_to).name)
+
+
+def answer(host: Host, port: int) -> str:
+    """Return what a service answers, given ten seconds to come up."""
+    script = (
+        "import time,urllib.request as r\n"
+        "for attempt in range(40):\n"
+        "    try:\n"
+        f"        print(r.urlopen('http://127.0.0.1:{port}/', timeout=5).read().decode()); break\n"
+        "    except OSError:\n"
+        "        time.sleep(0.25)\n"
+    )
+    return str(host.check_output("python3 -c %s", script))
+
+
+def containers(host: Host, template: str) -> dict[str, str]:
+    """Return one value a running service."""
+    ids = host.check_output("docker ps --quiet --filter label=com.docker.compose.project=infbox")
+    if not ids:
+        return {}
+    service = '{{index .Config.Labels "com.docker.compose.service"}}'
+    command = "docker inspect --format %s " + " ".join(ids.split())
+    lines = host.check_output(command, f"{service} {template}").splitlines()
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def started(host: Host) -> dict[str, str]:
+    """Return when each running container was started."""
+    return containers(host, "{{.State.StartedAt}}")
+
+
+def pid(host: Host, service: str) -> str:
+    """Return the first process of a service's container."""
+    return containers(host, "{{.State.Pid}}")[service]

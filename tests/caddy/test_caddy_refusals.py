@@ -1,0 +1,45 @@
+"""What the caddy role refuses before it changes anything."""
+
+from typing import Any
+
+import pytest
+
+from tests.stack.refusals import refusals
+
+CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "nobody": ({"caddy_users": []}, "List at least one user"),
+    "a_user_twice": ({"caddy_users": ["a", "a"]}, "each once"),
+    "a_user_that_is_a_path": ({"caddy_users": ["../../a"]}, 'caddy_users is ["../../a"]'),
+    "a_user_with_a_space": ({"caddy_users": ["a b"]}, 'caddy_users is ["a b"]'),
+    "no_address": ({"caddy_site_addresses": []}, "List at least one name or IP address"),
+    "a_url": ({"caddy_site_addresses": ["https://a.example"]}, "without scheme, port and path"),
+    "a_port": ({"caddy_site_addresses": ["a.example:443"]}, "without scheme, port and path"),
+    "acme_for_an_address": (
+        {"caddy_tls": "acme", "caddy_site_addresses": ["ai.example.org", "192.0.2.7", "::1"]},
+        "no public authority certifies 192.0.2.7, ::1. Use public names",
+    ),
+    "acme_for_a_host_name": (
+        {"caddy_tls": "acme", "caddy_site_addresses": ["gpu1"]},
+        "no public authority certifies gpu1.",
+    ),
+    "unknown_tls": ({"caddy_tls": "none"}, "value of caddy_tls must be one of: internal, acme"),
+    "one_port": ({"caddy_http_port": 443}, "caddy_http_port and caddy_https_port are both 443."),
+    "no_upstream": ({"caddy_upstreams": []}, "List at least one ADDRESS:PORT"),
+    "an_upstream_url": ({"caddy_upstreams": ["http://a:1"]}, "without scheme and path"),
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("caddy")
+    cases = {name: variables for name, (variables, _) in CASES.items()}
+    return refusals(folder, "caddy", {**cases, "the_defaults": {}})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_refuses(said: dict[str, str], case: str) -> None:
+    assert CASES[case][1] in said[case]
+
+
+def test_it_takes_its_defaults(said: dict[str, str]) -> None:
+    assert said["the_defaults"] == ""
