@@ -23,10 +23,10 @@ $(STAMP): requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.txt
 	@# The collections, 30,000 files of which a few are used, are left to be compiled when they are.
 	@$(BIN)/python -m compileall -q -j 0 -x ansible_collections $(VENV)/lib > /dev/null || true
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable watcher
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable watcher
 	@touch $@
 
 lab: $(STAMP) ## Make what lab hosts need: Engine, registry, images
