@@ -74,13 +74,11 @@ def test_an_engine_that_does_not_tell_is_not_called_warm(caplog: pytest.LogCaptu
     async def scenario(engine: FakeEngine) -> None:
         async with warming(engine.url) as warmer:
             warmer.offer(PACK)
-            await come(lambda: len(engine.chats) >= 2)
-            await asyncio.sleep(0.05)
+            await come(lambda: "--enable-prompt-tokens-details" in caplog.text)
             assert warmer.warmth.version is None
 
     with FakeEngine(tells_cached_tokens=False).running() as engine:
         asyncio.run(scenario(engine))
-    assert "--enable-prompt-tokens-details" in caplog.text
 
 
 @pytest.mark.parametrize("trouble", ["away", "busy"])
@@ -136,13 +134,16 @@ def test_an_engine_that_comes_back_is_warmed_again() -> None:
         async with warming(engine.url) as warmer:
             warmer.offer(PACK, saved_at=1.0)
             await come(lambda: warmer.warmth.version == 1)
+            first = warmer.warmth.save_to_warm
             engine.healthy = False
             engine.busy = True
             await come(lambda: warmer.warmth.version is None)
             engine.prompts.clear()
+            await asyncio.sleep(0.2)
             engine.healthy = True
             engine.busy = False
             await come(lambda: warmer.warmth.version == 1)
+            assert warmer.warmth.save_to_warm == first, "that the engine was away is no slow save"
 
     with FakeEngine().running() as engine:
         asyncio.run(scenario(engine))

@@ -53,7 +53,8 @@ class Warmth:
         since: unix time at which its computation ended, in seconds.
         prompt_tokens: of the last probe.
         cached_tokens: of them in the cache, as the engine counted.
-        save_to_warm: seconds from the save to ``since``; None where no save led to it.
+        save_to_warm: seconds from the save that led to this version until it was warm for the
+            first time; None where no save led to it.
     """
 
     version: int | None = None
@@ -93,6 +94,8 @@ class Warmer:
         self._target: _Target | None = None
         self._offered = asyncio.Event()
         self._superseded = asyncio.Event()
+        self._measured: int | None = None
+        self._save_to_warm: float | None = None
         self.warmth = Warmth()
 
     def offer(self, publication: Publication, saved_at: float | None = None) -> None:
@@ -175,18 +178,22 @@ class Warmer:
             self._count("cold")
             raise EngineRefusedError(_reason_cold(proof))
         version = target.publication.version
-        if self.warmth.version == version:  # proven again: the time at which it became warm stays
-            ended, delay = self.warmth.since or ended, self.warmth.save_to_warm
+        since = ended
+        if self.warmth.version == version and self.warmth.since:  # proven again
+            since = self.warmth.since
         else:
-            delay = ended - target.saved_at if target.saved_at else None
-            self._announce(version, proof, delay)
-        self.warmth = Warmth(version, ended, proof.prompt_tokens, cached or 0, delay)
+            self._announce(target, proof, ended)
+        self.warmth = Warmth(version, since, proof.prompt_tokens, cached or 0, self._save_to_warm)
         self._show()
         self._count("warm")
 
-    def _announce(self, version: int, proof: Usage, delay: float | None) -> None:
-        if delay is not None:
-            self._metrics.warmed.labels(self._name).observe(delay)
+    def _announce(self, target: _Target, proof: Usage, ended: float) -> None:
+        version = target.publication.version
+        if version != self._measured:  # not when only the engine came back
+            self._measured = version
+            self._save_to_warm = ended - target.saved_at if target.saved_at else None
+            if self._save_to_warm is not None:
+                self._metrics.warmed.labels(self._name).observe(self._save_to_warm)
         _logger.info(
             line(
                 "warm",
@@ -194,7 +201,7 @@ class Warmer:
                 version=version,
                 prompt_tokens=proof.prompt_tokens,
                 cached_tokens=proof.cached_tokens,
-                save_to_warm_seconds="-" if delay is None else delay,
+                save_to_warm_seconds="-" if self._save_to_warm is None else self._save_to_warm,
             )
         )
 

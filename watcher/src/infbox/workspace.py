@@ -260,18 +260,19 @@ class Workspace:
         except sqlite3.Error:
             self._pack = self._stored_pack()  # so that the next look tries again
             raise
-        self.publication = self._describe(state)
-        _write_atomically(self._published, _as_json(self.publication))
+        publication = self._describe(state)
+        _write_atomically(self._published, _as_json(publication))
+        self.publication = publication
 
     def _republish(self) -> bool:
         """Write the published file again if it is not what the index says, as after a crash."""
-        is_first = self.publication is None
-        self.publication = self._describe(self._index.state())
-        wanted = _as_json(self.publication)
-        if _read_or_empty(self._published) != wanted:
+        told, publication = self.publication, self._describe(self._index.state())
+        wanted = _as_json(publication)
+        is_other = _read_or_empty(self._published) != wanted
+        if is_other:
             _write_atomically(self._published, wanted)
-            return True
-        return is_first
+        self.publication = publication
+        return is_other or told is None
 
     def _describe(self, state: State) -> Publication:
         text = self._pack.text
