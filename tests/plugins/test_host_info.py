@@ -58,6 +58,12 @@ def test_a_listener_on_ipv6_is_found() -> None:
     assert (found["loopback"], found["wildcard"]) == (True, False)
 
 
+def test_a_connection_from_a_port_is_no_listener(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        from_port = connection.getsockname()[1]
+        assert host_info.listeners(Path("/"), [from_port], "infbox", never) == []
+
+
 def test_a_free_port_has_no_listener(port: int) -> None:
     assert host_info.listeners(Path("/"), [port + 1], "infbox", never) == []
 
