@@ -12,8 +12,8 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from xxhash import xxh3_128_hexdigest
 
-from conftest import fill, git
 from infbox.cli import gateway, watch
+from trees import fill, git
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import fill, git
 from infbox.files import Tree
 from infbox.rules import IGNORE_FILE, Rules
+from trees import fill, git
 
 
 def as_git_says(root: Path) -> set[str]:

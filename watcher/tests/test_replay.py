@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import fill, git
 from infbox.cli import watch
 from infbox.errors import InputError
 from infbox.replay import replay
 from infbox.tokens import estimate
+from trees import fill, git
 
 LINES = "x = 1\n" * 40
 

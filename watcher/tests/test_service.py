@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import fill, git
 from fake_engine import FakeEngine
 from infbox.files import Tree
 from infbox.service import Service
 from infbox.watch import LONGEST_SECONDS, QUIET_SECONDS, Batch, Watch
 from serving import get_json, get_text, serving, settings_for, until
+from trees import fill, git
 
 
 class Running:

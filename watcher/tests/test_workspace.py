@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from conftest import fill, git
 from infbox import tokens
 from infbox.errors import InputError
 from infbox.files import Content, Tree
 from infbox.watch import Batch
 from infbox.workspace import Publication, Workspace
+from trees import fill, git
 
 EVERYTHING = Batch(everything=True)
 
@@ -53,6 +53,19 @@ def pack_file(root: Path) -> Path:
 def now(workspace: Workspace) -> Publication:
     assert workspace.publication is not None
     return workspace.publication
+
+
+def spied_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list to which every path that is read from now on is added."""
+    read: list[str] = []
+    original = Tree.read
+
+    def reading(tree: Tree, path: str) -> Content | None:
+        read.append(path)
+        return original(tree, path)
+
+    monkeypatch.setattr(Tree, "read", reading)
+    return read
 
 
 def settle() -> None:
@@ -105,14 +118,7 @@ def test_a_restart_gives_the_same_bytes_and_reads_no_file(
         settle()
         workspace.look(EVERYTHING)
     before = pack_file(repo).read_bytes()
-    read: list[str] = []
-    original = Tree.read
-
-    def reading(tree: Tree, path: str) -> Content | None:
-        read.append(path)
-        return original(tree, path)
-
-    monkeypatch.setattr(Tree, "read", reading)
+    read = spied_reads(monkeypatch)
     with opened(repo) as workspace:
         assert workspace.look(EVERYTHING), "what stands is told once, so that it is warmed"
         assert not workspace.look(EVERYTHING)
@@ -138,15 +144,39 @@ def test_what_happened_while_away_becomes_the_tail(repo: Path) -> None:
     assert "## c.py (removed)" in tail
 
 
-def test_a_rewrite_within_a_clock_tick_is_seen_by_the_next_look(repo: Path) -> None:
+def test_a_touched_file_is_read_whatever_its_stamp(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(repo, {"a.py": "one\n"})
     with opened(repo) as workspace:
         workspace.look(EVERYTHING)
-        status = (repo / "a.py").stat()
         fill(repo, {"a.py": "two\n"})
-        os.utime(repo / "a.py", ns=(status.st_atime_ns, status.st_mtime_ns))
-        assert workspace.look(EVERYTHING)
+        # As if both writes fell into one tick of the kernel's clock.
+        monkeypatch.setattr(Workspace, "_is_unchanged", lambda *_: True)
+        workspace.look(Batch({"a.py"}))
         assert "two" in now(workspace).text
+
+
+@pytest.mark.parametrize(("age", "reads_again"), [(1, True), (10**9, False)])
+def test_a_file_read_within_a_clock_tick_of_its_change_is_read_again(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, age: int, reads_again: bool
+) -> None:
+    fill(repo, {"a.py": "one\n"})
+    changed = (repo / "a.py").stat().st_ctime_ns
+    monkeypatch.setattr("infbox.workspace.time.time_ns", lambda: changed + age)
+    with opened(repo) as workspace:
+        workspace.look(EVERYTHING)
+        read = spied_reads(monkeypatch)
+        workspace.look(EVERYTHING)
+    assert (read == ["a.py"]) is reads_again
+
+
+def test_a_new_time_alone_is_no_new_content(repo: Path) -> None:
+    fill(repo, {"a.py": "one\n"})
+    with opened(repo) as workspace:
+        workspace.look(EVERYTHING)
+        os.utime(repo / "a.py")
+        assert not workspace.look(EVERYTHING)
 
 
 def test_a_crash_between_index_and_pack_loses_nothing(

@@ -227,6 +227,8 @@ class Service:
             follower = Follower(workspace, inbox, warmer, self._metrics)
             self._followers[workspace.name] = follower
             self._tasks += [loop.create_task(follower.run()), loop.create_task(warmer.run())]
+        for task in self._tasks:
+            task.add_done_callback(_tell_why)
         self._reporting = loop.create_task(self._report())
 
     async def _report(self) -> None:
@@ -260,6 +262,12 @@ class Service:
                 unwatched.set(workspace.watch.unwatched)
         page = generate_latest(self._metrics.registry)
         return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _tell_why(task: asyncio.Task[None]) -> None:
+    """Log why a task ended that should not have; systemd then misses its sign of life."""
+    if not task.cancelled():
+        _logger.critical(line("stopped-working"), exc_info=task.exception())
 
 
 def _open_workspaces(config: Config) -> list[Workspace]:
