@@ -1,0 +1,226 @@
+"""The watcher role on a lab host with three source trees and, as on a first run, no engine."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+SCENARIO = Path(__file__).resolve().parent.parent
+UNITS = ("infbox-watcher", "infbox-gateway")
+STATE = "/var/lib/infbox/watcher"
+INSTALLED = "/opt/infbox/watcher"
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(autouse=True)
+def _journal(host: Host) -> Iterator[None]:
+    """Show what the services said where a test fails."""
+    yield
+    print(host.run("journalctl --no-pager --lines=60 --unit=infbox-*").stdout)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_both_services_run_and_start_at_boot(host: Host, unit: str) -> None:
+    service = host.service(unit)
+    assert service.is_running
+    assert service.is_enabled
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_both_run_as_the_infbox_user(host: Host, unit: str) -> None:
+    status = host.check_output(f"cat /proc/{show(host, unit, 'MainPID')}/status")
+    assert re.search(r"^Uid:\t64430\t64430\t64430\t64430$", status, re.MULTILINE)
+    assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+    assert re.search(r"^CapBnd:\t0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_finds_little_to_harden(host: Host, unit: str) -> None:
+    verdict = host.check_output(f"systemd-analyze security --no-pager {unit} | tail -1")
+    score = re.search(r"exposure level for .*: ([0-9.]+)", verdict)
+    assert score, verdict
+    assert float(score[1]) <= 2.0
+
+
+def test_the_trees_are_followed_without_an_engine(host: Host) -> None:
+    workspaces = status(host)["workspaces"]
+    assert sorted(workspaces) == ["notes", "shop", "tools"]
+    for workspace in workspaces.values():
+        assert workspace["files"] == 2
+        assert workspace["error"] is None
+        assert workspace["unwatched_folders"] == 0
+
+
+def test_a_saved_file_is_in_the_pack(host: Host) -> None:
+    before = pack(host, "shop")
+    assert "return sum(prices)" in before["text"]
+    assert "secret = 1" not in before["text"]
+    host.check_output("echo 'VAT = 19  # percent' > /home/dev/shop/vat.py")
+    assert wait_for(lambda: "VAT = 19" in pack(host, "shop")["text"])
+    after = pack(host, "shop")
+    assert after["version"] > before["version"]
+    assert after["text"].startswith(before["text"][: len(before["text"]) // 2])
+    assert status(host)["workspaces"]["shop"]["files"] == 3
+
+
+def test_the_gateway_lists_the_workspaces(host: Host) -> None:
+    listing = json.loads(get(host, "http://127.0.0.1:8010/v1/workspaces"))
+    assert "shop" in json.dumps(listing)
+
+
+def test_neither_listens_beyond_loopback(host: Host) -> None:
+    listening = host.check_output("ss --listening --tcp --numeric --no-header")
+    ours = {line.split()[3] for line in listening.splitlines() if ":80" in line}
+    assert ours == {"127.0.0.1:8010", "127.0.0.1:8011"}
+
+
+def test_the_watcher_sees_the_trees_and_nothing_else_of_people(host: Host) -> None:
+    seen = inside(host, "infbox-watcher", "ls -A /home /home/dev /root")
+    assert seen.split() == ["/home:", "dev", "/home/dev:", "shop", "/root:", "notes"]
+    assert "Permission denied" in inside(host, "infbox-watcher", "ls /etc/infbox/secrets /etc/ssh")
+
+
+@pytest.mark.parametrize("path", ["/home/dev/shop/new", "/srv/tools/new", "/etc/new", "/opt/new"])
+def test_the_watcher_can_write_nowhere_but_in_its_state(host: Host, path: str) -> None:
+    # As root, so that the mounts and not the modes are asked.
+    assert "Read-only file system" in inside(host, "infbox-watcher", f"touch {path}", root=True)
+
+
+def test_files_have_their_owners(host: Host) -> None:
+    for path, expected in {
+        "/etc/infbox": "755 root root",
+        "/etc/infbox/watcher.yml": "640 root infbox",
+        "/var/lib/infbox": "755 root root",
+        STATE: "750 infbox infbox",
+        f"{INSTALLED}/venv/bin/infbox-watch": "755 root root",
+    }.items():
+        assert host.check_output(f"stat -L --format '%a %U %G' {path}") == expected
+    assert host.check_output(f"find {INSTALLED} -not -user root -o -perm /022 -not -type l") == ""
+
+
+def test_the_limits_are_noted_for_the_next_boot(host: Host) -> None:
+    settings = host.file("/etc/sysctl.d/60-infbox-watcher.conf").content_string
+    assert "fs.inotify.max_user_watches = 524288" in settings
+    assert int(host.check_output("cat /proc/sys/fs/inotify/max_user_watches")) > 0
+
+
+def test_the_gateway_stays_while_the_watcher_is_restarted(host: Host) -> None:
+    before = show(host, "infbox-gateway", "MainPID")
+    host.check_output("systemctl stop infbox-watcher")
+    assert "shop" in get(host, "http://127.0.0.1:8010/v1/workspaces")
+    host.check_output("systemctl start infbox-watcher")
+    assert show(host, "infbox-gateway", "MainPID") == before
+
+
+def test_a_watcher_that_hangs_is_restarted(host: Host) -> None:
+    before = show(host, "infbox-watcher", "MainPID")
+    assert show(host, "infbox-watcher", "WatchdogUSec") == "1min"
+    host.check_output(f"kill -KILL {before}")
+    assert wait_for(lambda: show(host, "infbox-watcher", "SubState") == "running", 20)
+    assert show(host, "infbox-watcher", "MainPID") != before
+
+
+def test_a_failed_installation_leaves_the_old_program_running(host: Host, tmp_path: Path) -> None:
+    before = [show(host, unit, "MainPID") for unit in UNITS]
+    environment = host.check_output(f"readlink {INSTALLED}/venv")
+    source = copy_of_source(tmp_path)
+    (source / "src/infbox/cli.py").write_text("raise SystemExit('broken on purpose')\n")
+    done = converge({"watcher_source_dir": str(source)})
+    assert done.returncode != 0
+    assert "Assert that both programs start" in done.stdout
+    assert host.check_output(f"readlink {INSTALLED}/venv") == environment
+    assert [show(host, unit, "MainPID") for unit in UNITS] == before
+
+
+def test_a_changed_program_is_installed_and_both_are_restarted(host: Host, tmp_path: Path) -> None:
+    before = [show(host, unit, "MainPID") for unit in UNITS]
+    source = copy_of_source(tmp_path)
+    (source / "src/infbox/added.py").write_text('"""Added."""\n')
+    done = converge({"watcher_source_dir": str(source)})
+    assert done.returncode == 0, done.stdout
+    assert host.run(f"{INSTALLED}/venv/bin/python -c 'import infbox.added'").rc == 0
+    assert len(host.file(f"{INSTALLED}/environments").listdir()) == 1
+    assert not {*before} & {show(host, unit, "MainPID") for unit in UNITS}
+
+
+def test_a_workspace_that_is_not_readable_is_named(host: Host) -> None:
+    host.check_output("chmod 750 /srv/tools")
+    done = converge({})
+    host.check_output("chmod 755 /srv/tools")
+    assert done.returncode != 0
+    assert "The watcher may not read the workspace tools: /srv/tools has mode 0750" in flat(done)
+
+
+def converge(variables: dict[str, Any]) -> Done:
+    """Run the role with other variables."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"),
+         SCENARIO.parent / "shared/converge.yml",
+         f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}",
+         f"--extra-vars={json.dumps(variables)}"],
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+
+
+def copy_of_source(folder: Path) -> Path:
+    """Return a copy of the program's source."""
+    source = SCENARIO.parents[1] / "watcher"
+    copy = folder / "watcher"
+    copy.mkdir()
+    parts = [source / name for name in ("README.md", "pyproject.toml", "requirements.txt", "src")]
+    subprocess.run(["cp", "-r", *parts, copy], check=True)
+    return copy
+
+
+def flat(done: Done) -> str:
+    """Return what a playbook said, without its line breaks."""
+    return " ".join(done.stdout.split())
+
+
+def show(host: Host, unit: str, name: str) -> str:
+    """Return a property of a unit."""
+    return str(host.check_output(f"systemctl show --value --property={name} {unit}"))
+
+
+def inside(host: Host, unit: str, command: str, *, root: bool = False) -> str:
+    """Return what a command prints in the view that a unit has of the file system."""
+    user = "" if root else "--setuid=64430 --setgid=64430"
+    pid = show(host, unit, "MainPID")
+    done = host.run(f"nsenter --target={pid} --mount {user} {command}")
+    return str(done.stdout + done.stderr)
+
+
+def get(host: Host, url: str) -> str:
+    """Return what is at a URL, asked on the host."""
+    script = (
+        "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode())"
+    )
+    return str(host.check_output("python3 -c %s %s", script, url))
+
+
+def status(host: Host) -> Any:
+    """Return the watcher's status."""
+    return json.loads(get(host, "http://127.0.0.1:8011/status"))
+
+
+def pack(host: Host, workspace: str) -> Any:
+    """Return the pack that is published."""
+    return json.loads(host.check_output(f"cat {STATE}/packs/{workspace}/pack.json"))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
+    """Return what `condition` returns once that is true, or after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    return result
