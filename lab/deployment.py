@@ -57,25 +57,19 @@ def inventory(host: Host, variables: Mapping[str, Any]) -> Path:
         names[name]: {key: image[key] for key in ("repository", "tag", "digest")}
         for name, image in published.items()
     }
-    content = {
-        "inference": {
-            "hosts": {
-                host.instance: {
-                    "ansible_host": host.address,
-                    "ansible_user": host.user,
-                    "ansible_ssh_private_key_file": host.identity_file,
-                    "ansible_ssh_common_args": f"-o UserKnownHostsFile={host.known_hosts}",
-                }
-            },
-            "vars": {
-                "infbox_registry_prefix": REGISTRY_PULL,
-                "infbox_registry_insecure": True,
-                "infbox_images": images,
-                "infbox_ca_certificates": [str(path) for path in EXTRA_AUTHORITIES.glob("*.crt")],
-                **variables,
-            },
-        }
+    variables = {
+        "ansible_host": host.address,
+        "ansible_user": host.user,
+        "ansible_ssh_private_key_file": host.identity_file,
+        "ansible_ssh_common_args": f"-o UserKnownHostsFile={host.known_hosts}",
+        "infbox_registry_prefix": REGISTRY_PULL,
+        "infbox_registry_insecure": True,
+        "infbox_images": images,
+        "infbox_ca_certificates": [str(path) for path in EXTRA_AUTHORITIES.glob("*.crt")],
+        **variables,
     }
+    # The host's own variables, so that several such inventories can be given to one run.
+    content = {"inference": {"hosts": {host.instance: variables}}}
     folder = STATE / "inventory" / host.instance
     folder.mkdir(parents=True, exist_ok=True)
     # JSON is YAML, and needs no library here.
