@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from fake_engine import FakeEngine, Seen
 from infbox.gateway import Gateway
+from infbox.relay import BadRequestError, Incoming
 from serving import get_json, get_text, serving, settings_for, until
 
 TEXT = 'the "pack" of ünïcode \\ and\nlines\n' * 20
@@ -138,6 +140,8 @@ def test_a_new_pack_is_used_at_once_and_a_damaged_one_never(stack: Stack, tmp_pa
     for damage in ["{", "[]", '{"text": 1}', json.dumps({"text": "x", "sha256": "wrong"})]:
         file.write_text(damage)
         assert stack.chat(model="coder@shop", messages=[USER])[1]["X-Infbox-Version"] == "2"
+    publish(tmp_path, "not what the checksum says", version=9, sha256="wrong")
+    assert stack.chat(model="coder@shop", messages=[USER])[1]["X-Infbox-Version"] == "2"
     file.unlink()
     assert stack.chat(model="coder@shop", messages=[USER])[1]["X-Infbox-Version"] == "2"
     publish(tmp_path, "the third text", version=3)
@@ -257,6 +261,15 @@ def test_a_target_that_is_no_path_goes_nowhere(stack: Stack, target: bytes) -> N
     answer = raw(stack, b"OPTIONS " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
     assert answer.split()[1] in (b"400", b"404")
     assert stack.engine.seen == []
+
+
+def test_a_target_cannot_change_whom_we_ask() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"method": "GET", "path": "", "raw_path": b"@example.org/", "query_string": b""}
+    with pytest.raises(BadRequestError):
+        _ = Incoming(scope, receive, limit=1).target
 
 
 def test_two_lengths_are_not_handed_on(stack: Stack) -> None:
