@@ -40,7 +40,8 @@ def test_a_second_run_changes_nothing(site: Site) -> None:
 
 
 def test_the_run_ends_with_the_endpoint_and_the_place_of_the_key(site: Site) -> None:
-    assert f"/v1\n    Models    coder, coder@{WORKSPACE}" in site.output
+    assert f"Models    coder, coder@{WORKSPACE}" in site.output
+    assert site.host.address in site.output
     assert "/etc/infbox/secrets/api-keys/" in site.output
 
 
