@@ -84,6 +84,13 @@ def tracked_files() -> bytes:
     return archive.getvalue()
 
 
+def lab_variables(host: Host) -> dict[str, object]:
+    """Return the settings that every lab host has: where images are, and whom to trust."""
+    content = json.loads((inventory(host, {}) / "hosts.yml").read_text())
+    variables = content["inference"]["hosts"][host.instance]
+    return {name: value for name, value in variables.items() if name.startswith("infbox_")}
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Make a bare host, put the repository's files on it, and remove it afterwards."""
@@ -96,8 +103,7 @@ def server() -> Iterator[Server]:
         for authority in EXTRA_AUTHORITIES.glob("*.crt"):
             server.run(f"cat >{authority}", authority.read_bytes())
         server.run("update-ca-certificates")
-        variables = json.loads((inventory(server.host, {}) / "hosts.yml").read_text())
-        server.run(f"cat >{LAB_VARIABLES}", json.dumps(variables["inference"]["vars"]).encode())
+        server.run(f"cat >{LAB_VARIABLES}", json.dumps(lab_variables(server.host)).encode())
         yield server
     finally:
         hosts.remove(NAME)
