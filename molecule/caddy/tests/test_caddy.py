@@ -1,0 +1,365 @@
+"""The caddy role on a lab host, in front of two upstreams that echo what reaches them.
+
+Requests are written byte by byte: an HTTP client would tidy up the paths that are tried here.
+"""
+
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+SCENARIO = Path(__file__).resolve().parent.parent
+FRAGMENT = "/etc/infbox/staging/compose/caddy.yml"
+COMPOSE = f"docker compose --project-name caddy-test --file {FRAGMENT}"
+ROOT_CERTIFICATE = "/var/lib/infbox/caddy/caddy/pki/authorities/local/root.crt"
+KEYS = "/etc/infbox/secrets/api-keys"
+
+INFERENCE = (
+    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages",
+    "/v1/messages/count_tokens", "/v1/embeddings",
+)  # fmt: skip
+LISTS = (
+    "/v1/models", "/v1/models/coder", "/v1/models/coder@shop", "/v1/models/coder%40shop",
+    "/v1/models/Qwen/Qwen2.5-Coder", "/v1/models/Qwen%2FQwen2.5-Coder", "/v1/workspaces",
+    "/v1/workspaces/shop/status",
+)  # fmt: skip
+ALLOWED = [("POST", path) for path in INFERENCE] + [("GET", path) for path in LISTS]
+FORBIDDEN = [
+    *(("GET", path) for path in (
+        "/", "/metrics", "/docs", "/openapi.json", "/version", "/load", "/ping", "/status",
+        "/v1", "/v1/", "/v2/models", "/v1/models/", "/v1/models//coder", "/v1/workspaces/",
+        # One path to one server, another one to the next.
+        "//metrics", "//v1/models", "/v1//models", "/./v1/models", "/v1/../metrics",
+        "/v1/%2e%2e/metrics", "/v1/..%2fmetrics", "/v1/models/../../metrics",
+        "/v1/models/..%2f..%2fmetrics", "/v1/models/%2e%2e/%2e%2e/metrics", "/v1/models/.hidden",
+        "/v1/models/..;/metrics", "/v1/models\\..\\..\\metrics", "/v1/models/a%00b", "/V1/models",
+        "/v1/MODELS", "/v1/mode%6cs", "/%761/models", "/v1/models;/metrics", "/v1/models%20",
+        "/health/", "/healthz", "/HEALTH", "//health", "http://infbox.test/v1/models",
+        # What only POST may, and what POST may not.
+        *INFERENCE,
+    )),
+    *(("POST", path) for path in (
+        "/invocations", "/tokenize", "/detokenize", "/reset_prefix_cache", "/sleep",
+        "/v1/load_lora_adapter", "/v1/models", "/v1/chat/completions/", "/v1/chat//completions",
+        "/v1/chat/../completions", "/v1/Chat/Completions", "/v1/score", "/v1/audio/transcriptions",
+        "/pooling", "/rerank", "/inference/v1/generate", "/health",
+    )),
+    *((method, "/v1/chat/completions") for method in ("PUT", "DELETE", "OPTIONS", "HEAD", "post")),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of Caddy's: ``content`` is its body, read as JSON where it is that."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def content(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The site as a client sees it, which trusts its authority and no other."""
+
+    address: str
+    trust: ssl.SSLContext
+
+    def connect(self, name: str | None = "infbox.test") -> ssl.SSLSocket:
+        plain = socket.create_connection((self.address, 443), timeout=20)
+        return self.trust.wrap_socket(plain, server_hostname=name or self.address)
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        name: str | None = "infbox.test",
+    ) -> Answer:
+        given = {"Host": "infbox.test", "Connection": "close", **(headers or {})}
+        if method == "POST" and "Content-Length" not in given:
+            given["Content-Length"] = str(len(body))
+        head = "".join(f"{key}: {value}\r\n" for key, value in given.items())
+        with self.connect(name) as connection:
+            connection.sendall(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + body)
+            answer = http.client.HTTPResponse(connection, method=method)
+            answer.begin()
+            fields = {key.lower(): value for key, value in answer.getheaders()}
+            return Answer(answer.status, fields, answer.read())
+
+
+@pytest.fixture(scope="module")
+def site(host: Host) -> Iterator[Site]:
+    host.check_output("ln -sfn /etc/infbox/staging /etc/infbox/live")
+    up = host.run(f"{COMPOSE} up --detach --wait --wait-timeout 60")
+    assert up.rc == 0, up.stderr + host.run(f"{COMPOSE} logs").stdout
+    address = host.ansible.get_variables()["ansible_host"]
+    certificate = wait_for(lambda: host.run(f"cat {ROOT_CERTIFICATE}").stdout)
+    yield Site(address, ssl.create_default_context(cadata=certificate))
+    print(host.run(f"{COMPOSE} logs --tail 100").stdout)
+
+
+@pytest.fixture(scope="module")
+def alice(host: Host) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key(host, 'alice')}"}
+
+
+def test_keys_are_root_s_and_caddy_s_alone(host: Host) -> None:
+    assert modes(host, "/etc/infbox/secrets") == ("700", "0", "0")
+    assert modes(host, KEYS) == ("700", "0", "0")
+    for user in ("alice", "bob"):
+        assert modes(host, f"{KEYS}/{user}") == ("600", "0", "0")
+    assert modes(host, "/etc/infbox/secrets/caddy") == ("500", "64431", "64431")
+    assert modes(host, "/etc/infbox/secrets/caddy/keys.caddy") == ("400", "64431", "64431")
+    assert modes(host, "/var/lib/infbox/caddy") == ("700", "64431", "64431")
+    assert modes(host, "/etc/infbox") == modes(host, "/var/lib/infbox") == ("755", "0", "0")
+
+
+def test_no_key_is_in_what_is_rendered(host: Host) -> None:
+    for user in ("alice", "bob"):
+        assert host.run(f"grep -rF {key(host, user)} /etc/infbox/staging").rc == 1
+
+
+@pytest.mark.usefixtures("site")
+def test_the_container_has_no_more_rights_than_it_needs(host: Host) -> None:
+    inspected = json.loads(host.check_output("docker inspect caddy-test-caddy-1"))[0]
+    assert inspected["Config"]["User"] == "64431:64431"
+    settings = inspected["HostConfig"]
+    assert settings["ReadonlyRootfs"]
+    assert settings["CapDrop"] == ["ALL"]
+    assert [name.removeprefix("CAP_") for name in settings["CapAdd"]] == ["NET_BIND_SERVICE"]
+    assert host.check_output("docker exec caddy-test-caddy-1 id -u") == "64431"
+
+
+@pytest.mark.usefixtures("site")
+def test_only_two_ports_are_open_and_no_admin_endpoint(host: Host) -> None:
+    listening = host.check_output("ss --listening --tcp --udp --numeric --processes --no-header")
+    ours = {line.split()[4] for line in listening.splitlines() if '"caddy"' in line}
+    assert ours == {"*:80", "*:443"}
+
+
+@pytest.mark.parametrize(("method", "path"), ALLOWED)
+def test_an_allowed_path_reaches_the_first_upstream_as_it_is(
+    site: Site, alice: dict[str, str], method: str, path: str
+) -> None:
+    for target in (path, f"{path}?limit=1"):
+        seen = site.ask(method, target, alice, b"{}" if method == "POST" else b"").content
+        assert (seen["port"], seen["method"], seen["target"]) == (8010, method, target)
+
+
+@pytest.mark.parametrize(("method", "path"), ALLOWED)
+def test_an_allowed_path_asks_for_a_key(site: Site, method: str, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer sk-infbox-wrong"}, {"X-Api-Key": ""}):
+        answer = site.ask(method, path, headers)
+        assert answer.status == 401
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.content["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(("method", "target"), FORBIDDEN)
+def test_everything_else_is_404_with_and_without_a_key(
+    site: Site, alice: dict[str, str], method: str, target: str
+) -> None:
+    for headers in (alice, {}):
+        answer = site.ask(method, target, headers)
+        assert answer.status == 404
+        assert method == "HEAD" or answer.content["error"]["code"] == "not_found"
+
+
+def test_a_host_header_that_is_not_ours_is_404(site: Site, alice: dict[str, str]) -> None:
+    answer = site.ask("GET", "/v1/models", {**alice, "Host": "other.test"})
+    assert (answer.status, answer.content["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "form", ["Authorization: Bearer {}", "authorization: bearer  {}", "x-api-key: {}"]
+)
+def test_a_key_may_come_either_way_and_tells_who_asks(host: Host, site: Site, form: str) -> None:
+    name, value = form.format(key(host, "bob")).split(": ", 1)
+    assert site.ask("GET", "/v1/models", {name: value}).content["headers"]["x-infbox-user"] == "bob"
+
+
+@pytest.mark.parametrize(
+    "form", ["Bearer {0}x", "Bearer x{0}", "Basic {0}", "{0}", "Bearer {0} {0}", "Bearer {0}, {0}"]
+)
+def test_what_is_almost_a_key_is_none(host: Host, site: Site, form: str) -> None:
+    headers = {"Authorization": form.format(key(host, "bob"))}
+    assert site.ask("GET", "/v1/models", headers).status == 401
+
+
+def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
+    site: Site, alice: dict[str, str]
+) -> None:
+    secret = alice["Authorization"].split()[1]
+    claims = {"X-Api-Key": secret, "Cookie": "session=1", "X-Infbox-User": "root"}
+    seen = site.ask("GET", "/v1/models", {**alice, **claims}).content["headers"]
+    assert seen["x-infbox-user"] == "alice"
+    assert not {"authorization", "x-api-key", "cookie"} & seen.keys()
+    assert secret not in json.dumps(seen)
+
+
+def test_health_says_a_status_and_nothing_else(site: Site) -> None:
+    answer = site.ask("GET", "/health")
+    assert (answer.status, answer.body) == (200, b"")
+    assert "echo-upstream" not in str(answer.headers)
+
+
+@pytest.mark.parametrize("target", ["/v1/models", "/metrics"])
+def test_every_answer_has_the_security_headers_and_no_server(
+    site: Site, alice: dict[str, str], target: str
+) -> None:
+    for headers in (alice, {}):
+        fields = site.ask("GET", target, headers).headers
+        assert fields["strict-transport-security"] == "max-age=31536000"
+        assert fields["x-content-type-options"] == "nosniff"
+        assert fields["x-frame-options"] == "DENY"
+        assert fields["referrer-policy"] == "no-referrer"
+        assert not {"server", "via"} & fields.keys()
+
+
+def test_the_certificate_holds_for_the_name_and_the_address(site: Site) -> None:
+    with site.connect("infbox.test") as by_name, site.connect(None) as by_address:
+        assert by_name.version() == by_address.version() == "TLSv1.3"
+
+
+def test_another_name_gets_no_certificate(site: Site) -> None:
+    with pytest.raises(ssl.SSLError, match="alert"):
+        site.connect("other.test")
+
+
+def test_http_redirects_to_https(site: Site) -> None:
+    client = http.client.HTTPConnection(site.address, 80, timeout=10)
+    client.request("GET", "/v1/models?x=1", headers={"Host": "infbox.test"})
+    answer = client.getresponse()
+    assert (answer.status, answer.headers["Location"]) == (308, "https://infbox.test/v1/models?x=1")
+    assert answer.headers["Server"] is None
+
+
+def test_tokens_go_out_as_they_come_in(site: Site, alice: dict[str, str]) -> None:
+    request = "POST /v1/completions?stream HTTP/1.1\r\nHost: infbox.test\r\nContent-Length: 0\r\n"
+    with site.connect() as connection:
+        connection.sendall(f"{request}Authorization: {alice['Authorization']}\r\n\r\n".encode())
+        arrived: dict[str, float] = {}
+        text = b""
+        while b"second" not in text:
+            text += connection.recv(4096)
+            arrived.setdefault("second" if b"second" in text else "first", time.monotonic())
+    assert arrived["second"] - arrived["first"] > 0.3
+
+
+def test_a_request_that_is_too_large_is_refused(site: Site, alice: dict[str, str]) -> None:
+    fits = site.ask("POST", "/v1/completions", alice, b"x" * 900_000)
+    assert fits.content["size"] == 900_000
+    # Refused by what it says of itself, before its body is read.
+    refused = site.ask("POST", "/v1/completions", {**alice, "Content-Length": "1100000"})
+    assert (refused.status, refused.content["error"]["code"]) == (413, "too_large")
+
+
+def test_the_second_upstream_answers_only_while_the_first_does_not(
+    host: Host, site: Site, alice: dict[str, str]
+) -> None:
+    def port(method: str, target: str) -> Any:
+        answer = site.ask(method, target, alice)
+        return answer.content["port"] if answer.status == 200 else answer.status
+
+    host.check_output("systemctl stop echo-upstream@8010")
+    assert site.ask("GET", "/health").status == 200
+    assert [port("GET", "/v1/models") for _ in range(5)] == [8000] * 5
+    # Caddy 2.6 lets requests with a body fail until it has noticed.
+    assert wait_for(lambda: port("POST", "/v1/chat/completions") == 8000, seconds=5)
+    host.check_output("systemctl start echo-upstream@8010")
+    assert wait_for(lambda: port("POST", "/v1/chat/completions") == 8010, seconds=15)
+
+
+def test_a_client_that_breaks_off_costs_nobody_the_first_upstream(
+    site: Site, alice: dict[str, str]
+) -> None:
+    head = "POST /v1/completions HTTP/1.1\r\nHost: infbox.test\r\nContent-Length: 500000\r\n"
+    for _ in range(3):
+        with site.connect() as connection:
+            connection.sendall(f"{head}Authorization: {alice['Authorization']}\r\n\r\n".encode())
+            connection.sendall(b"x" * 100_000)
+            time.sleep(0.2)
+        time.sleep(0.2)
+        assert site.ask("GET", "/v1/models", alice).content["port"] == 8010
+
+
+def test_without_any_upstream_the_error_is_in_the_api_s_form(
+    host: Host, site: Site, alice: dict[str, str]
+) -> None:
+    host.check_output("systemctl stop echo-upstream@8010 echo-upstream@8000")
+    try:
+        answer = site.ask("POST", "/v1/chat/completions", alice, b"{}")
+        assert answer.status in (502, 503)
+        assert answer.content["error"]["type"] == "server_error"
+        health = site.ask("GET", "/health")
+        assert health.status in (502, 503)
+    finally:
+        host.check_output("systemctl start echo-upstream@8010 echo-upstream@8000")
+
+
+def test_the_log_has_the_user_and_no_key(host: Host, site: Site, alice: dict[str, str]) -> None:
+    secret = alice["Authorization"].split()[1]
+    site.ask("GET", f"/v1/models?api_key={secret}", alice)
+    site.ask("GET", f"/v1/models/{'x' * 40}", {"X-Api-Key": secret, "Cookie": "session=cookie"})
+    log = host.check_output(f"{COMPOSE} logs --no-log-prefix")
+    assert '"uri":"/v1/models"' in log
+    assert '"user_id":"alice"' in log
+    for word in (secret, key(host, "bob"), "session=cookie", "sk-infbox-wrong"):
+        assert word not in log
+
+
+def test_a_user_taken_off_the_list_is_refused(
+    host: Host, site: Site, alice: dict[str, str]
+) -> None:
+    before = host.file(FRAGMENT).content_string
+    playbook = SCENARIO.parent / "shared/converge.yml"
+    converged = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), playbook,
+         f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}", "--diff",
+         "--extra-vars", json.dumps({"caddy_users": ["bob"]})],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert converged.returncode == 0, converged.stdout + converged.stderr
+    assert alice["Authorization"].split()[1] not in converged.stdout + converged.stderr
+    assert host.file(KEYS).listdir() == ["bob"]
+    assert host.file(FRAGMENT).content_string != before
+
+    assert host.run(f"{COMPOSE} up --detach --wait --wait-timeout 60").rc == 0
+    assert site.ask("GET", "/v1/models", alice).status == 401
+    bob = {"x-api-key": key(host, "bob")}
+    assert wait_for(lambda: site.ask("GET", "/v1/models", bob).status == 200)
+
+
+def key(host: Host, user: str) -> str:
+    """Return the key of a user."""
+    return str(host.check_output(f"cat {KEYS}/{user}"))
+
+
+def modes(host: Host, path: str) -> tuple[str, ...]:
+    """Return mode, user and group of a path, as numbers."""
+    return tuple(host.check_output(f"stat --format '%a %u %g' {path}").split())
+
+
+def wait_for(condition: Any, seconds: float = 10) -> Any:
+    """Return what `condition` returns once that is true, or after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    return result
