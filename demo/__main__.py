@@ -9,10 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
 from lab import hosts
-from lab.client import Answer, Client
+from lab.client import Answer, Client, fetch_tokenizer
 from lab.deployment import WORKSPACES, Endpoint, copy_tree, endpoint, inventory, play, ssh
 from lab.hosts import Host
 from lab.settings import ROOT, STATE
@@ -57,7 +56,7 @@ def deploy(name: str) -> Host:
     console.print(f"  ansible-playbook site.yml -i {folder.relative_to(ROOT)}")
     start = time.monotonic()
     with console.status("") as status:
-        output = play(["site.yml", "-i", folder], "demo-site", lambda task: status.update(task))
+        output = play(["site.yml", "-i", folder], "demo-site", status.update)
     recap = re.search(rf"^{HOST} .*?(ok=.*failed=\d+)", output, re.MULTILINE)
     took = time.monotonic() - start
     console.print(f"  site.yml: done in {took:.0f} s ({recap[1] if recap else ''})")
@@ -72,7 +71,7 @@ def show(client: Client, host: Host, copy: Path) -> None:
     changed = change_a_file(copy, marker)
     saved = client.wait_until_saved(since)
     after = client.ask()
-    seen = marker in prompt_text(client, host)
+    seen = marker in client.prompt(fetch_tokenizer(host))
 
     table = Table(title="A question about the source tree", title_justify="left")
     for heading in ("", "first token", "prompt tokens", "of them cached"):
@@ -110,13 +109,6 @@ def change_a_file(copy: Path, marker: str) -> str:
     with (copy / name).open("a") as file:
         file.write(f"\n{comment} {marker}\n")
     return name
-
-
-def prompt_text(client: Client, host: Host) -> str:
-    """Return the prompt of a question as vLLM saw it, from its own token ids."""
-    path = ssh(host, "ls -t /var/lib/infbox/models/*/tokenizer.json | head -1")
-    tokenizer = Tokenizer.from_str(ssh(host, f"cat {path}"))
-    return str(tokenizer.decode(client.prompt_tokens(), skip_special_tokens=False))
 
 
 def explain(point: Endpoint, host: Host, name: str, copy: Path) -> None:

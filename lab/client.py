@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
+from tokenizers import Tokenizer
 
-from lab.deployment import Endpoint, wait_for
+from lab.deployment import Endpoint, ssh, wait_for
+from lab.hosts import Host
 
 QUESTION = "What is this source tree for? Answer in one sentence."
 ANSWER_TOKENS = 8
@@ -83,15 +85,16 @@ class Client:
         cached = details.cached_tokens if details else 0
         return Answer(first, usage.prompt_tokens, cached or 0, "".join(pieces))
 
-    def prompt_tokens(self) -> list[int]:
-        """Return the token ids of the prompt that vLLM really saw for a question."""
+    def prompt(self, tokenizer: Tokenizer) -> str:
+        """Return a question's prompt as vLLM saw it, from the token ids it reports itself."""
         answer = self.openai.chat.completions.create(
             model=f"{self.model}@{self.workspace}",
             messages=[{"role": "user", "content": QUESTION}],
             max_tokens=1,
             extra_body={"return_token_ids": True},
         )
-        return list((answer.model_extra or {})["prompt_token_ids"])
+        ids = (answer.model_extra or {})["prompt_token_ids"]
+        return str(tokenizer.decode(ids, skip_special_tokens=False))
 
     def status(self) -> dict[str, Any]:
         """Return what gateway and watcher say of the workspace."""
@@ -126,3 +129,10 @@ class Client:
             return None
 
         return wait_for(what, look, timeout)
+
+
+def fetch_tokenizer(host: Host) -> Tokenizer:
+    """Return the tokenizer of the model that a host serves."""
+    return Tokenizer.from_str(
+        ssh(host, "cat $(ls -t /var/lib/infbox/models/*/tokenizer.json | head -1)")
+    )

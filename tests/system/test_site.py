@@ -12,7 +12,9 @@ import urllib.request
 import openai
 import pytest
 from openai.types.chat import ChatCompletionFunctionToolParam
+from tokenizers import Tokenizer
 
+from lab.client import fetch_tokenizer
 from lab.deployment import play, wait_for
 from lab.shell import LabError
 from tests.system.conftest import WORKSPACE, Site
@@ -24,6 +26,7 @@ LOOK_UP: ChatCompletionFunctionToolParam = {
     "type": "function",
     "function": {
         "name": "look_up",
+        "strict": True,
         "parameters": {
             "type": "object",
             "properties": {"found": {"type": "boolean"}},
@@ -78,6 +81,8 @@ def test_tool_calls_pass_through(site: Site) -> None:
         tools=[LOOK_UP],
         tool_choice={"type": "function", "function": {"name": "look_up"}},
         max_tokens=60,
+        temperature=0,
+        logit_bias=without_white_space(fetch_tokenizer(site.host)),
     )
     calls = answer.choices[0].message.tool_calls
     assert calls
@@ -128,10 +133,12 @@ def test_a_warm_question_starts_in_a_fifth_of_the_time(site: Site) -> None:
 def test_a_save_is_warm_and_in_the_next_prompt(site: Site) -> None:
     before = site.client.ask().prompt_tokens
     since = time.time()
-    with (site.tree / "site.yml").open("a") as file:
-        file.write("# A line that the system test saved.\n")
+    marker = f"saved_by_the_system_test_{time.time_ns()}"
+    with (site.tree / "ansible.cfg").open("a") as file:
+        file.write(f"# {marker}\n")
     status = site.client.wait_until_saved(since)
     after = site.client.ask()
+    assert marker in site.client.prompt(fetch_tokenizer(site.host))
     assert after.prompt_tokens > before
     assert after.cached_tokens >= WARM_SHARE * status["tokens"]
 
@@ -184,6 +191,13 @@ def test_a_reboot_brings_everything_back_by_itself(site: Site) -> None:
     wait_for("vLLM answering", lambda: engine_answers(site), 300)
     site.client.wait_until_warm()
     assert site.client.ask().text == text
+
+
+def without_white_space(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return a bias against white space, in which a model of random weights would lose itself."""
+    ids = range(tokenizer.get_vocab_size())
+    texts = {str(i): tokenizer.decode([i], skip_special_tokens=False) for i in ids}
+    return {i: -100 for i, text in texts.items() if any(map(str.isspace, text))}
 
 
 def status_of(site: Site, path: str, *, key: bool = True) -> int:
