@@ -1,0 +1,72 @@
+"""What the watcher role refuses before it changes anything."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stack.refusals import refusals
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("watcher")
+    for name, mode in {"open": 0o755, "closed": 0o700, "group": 0o750}.items():
+        (folder / name).mkdir()
+        (folder / name).chmod(mode)
+    (folder / "file").touch()
+    return folder
+
+
+def workspace(folder: Path, **changes: Any) -> dict[str, Any]:
+    return {"name": "shop", "path": str(folder / "open"), "budget": 1000, **changes}
+
+
+CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
+    "a_name_twice": ([{}, {}], {}, 'watcher_workspaces has the names "shop", "shop".'),
+    "a_name_with_a_slash": ([{"name": "a/b"}], {}, 'has the names "a/b"'),
+    "no_budget": ([{"budget": 0}], {}, "The workspace shop has the path"),
+    "a_budget_beyond_the_model": (
+        [{"budget": 5000}],
+        {"watcher_engine_max_model_len": 4096},
+        "a budget of 5000 tokens. The path must be absolute",
+    ),
+    "a_relative_path": ([{"path": "shop"}], {}, 'has the path "shop"'),
+    "a_path_with_a_space": ([{"path": "/srv/my shop"}], {}, 'has the path "/srv/my shop"'),
+    "no_folder": ([{"path": "{}/missing"}], {}, "The workspace shop is no folder: {}/missing."),
+    "a_file": ([{"path": "{}/file"}], {}, "The workspace shop is no folder: {}/file."),
+    "a_closed_folder": (
+        [{"path": "{}/closed"}],
+        {},
+        "The watcher may not read the workspace shop: {}/closed has mode 0700",
+    ),
+    "a_folder_of_another_group": (
+        [{"path": "{}/group"}],
+        {"watcher_groups": ["nogroup"]},
+        "The watcher may not read the workspace shop: {}/group has mode 0750 and group root.",
+    ),
+    "a_user_number_taken": ([{}], {"watcher_uid": 1}, "The user number 1 belongs to daemon"),
+    "no_source": (
+        [{}],
+        {"watcher_source_dir": "/nonexistent"},
+        "watcher_source_dir is /nonexistent, which has no requirements.txt.",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> dict[str, str]:
+    cases = {}
+    for name, (changes, variables, _) in CASES.items():
+        workspaces = [workspace(folder, **change) for change in changes]
+        for item in workspaces:
+            item["path"] = item["path"].replace("{}", str(folder))
+        cases[name] = {**variables, "watcher_workspaces": workspaces}
+    return refusals(folder, "watcher", cases)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the closed folders must be root's")
+@pytest.mark.parametrize("case", CASES)
+def test_it_refuses(said: dict[str, str], folder: Path, case: str) -> None:
+    assert CASES[case][2].replace("{}", str(folder)) in said[case]
