@@ -48,13 +48,13 @@ STAGES = (
     Stage("shellcheck", ("shellcheck", "bootstrap.sh", ".ci/run"), "lint"),
     Stage("specs", ("python", "tools/check_specs.py"), "lint"),
     Stage("documents", ("python", "tools/role_docs.py", "--check"), "lint"),
-    Stage("unit", ("pytest", "-q", "-n", "2", "--ignore=tests/system", "--ignore=tests/bootstrap",
-                   "tests"), "unit"),
+    Stage("addresses", ("python", "tools/check_addresses.py"), "lint"),
+    Stage("unit", ("pytest", "-q", "-n", "2", "-m", "not lab", "tests"), "unit"),
     Stage("unit-watcher", ("pytest", "-q", "-n", "2", "-c", "watcher/pyproject.toml",
                            "watcher/tests"), "unit"),
     Stage("molecule", ("molecule", "test", "--all", "--workers", "2"), "system"),
-    Stage("system", ("pytest", "-q", "tests/system"), "system"),
-    Stage("bootstrap", ("pytest", "-q", "tests/bootstrap"), "system"),
+    Stage("system", ("pytest", "-q", "-m", "lab", "tests/system"), "system"),
+    Stage("bootstrap", ("pytest", "-q", "-m", "lab", "tests/bootstrap"), "system"),
 )  # fmt: skip
 
 

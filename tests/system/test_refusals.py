@@ -9,6 +9,8 @@ from lab.deployment import inventory, play, ssh
 from lab.hosts import Host
 from lab.shell import LabError
 
+pytestmark = pytest.mark.lab
+
 MISTAKES = {
     "infbox_preset": "dev31",
     "infbox_workspace": [],

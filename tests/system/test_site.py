@@ -19,6 +19,8 @@ from lab.deployment import play, wait_for
 from lab.shell import LabError
 from tests.system.conftest import WORKSPACE, Site
 
+pytestmark = pytest.mark.lab
+
 VLLM_METRICS = "http://127.0.0.1:8000/metrics"
 LMCACHE_METRICS = "http://127.0.0.1:8020/metrics"
 WARM_SHARE = 0.9
