@@ -178,7 +178,7 @@ def port_refusals(
         if port in purposes:
             refusals.append(
                 f"Port {port} is wanted twice: for {purposes[port]} and for {purpose}."
-                f" {move(wanted)}."
+                f" Move one of them{by_setting(wanted)}."
             )
         purposes.setdefault(port, purpose)
         holders = {
@@ -187,17 +187,18 @@ def port_refusals(
             if listener["port"] == port and not listener["ours"] and clashes(wanted, listener)
         }
         for holder in sorted(holders):
-            refusals.append(
-                f"Port {port} ({purpose}) is taken by {holder}. Stop that, or"
-                f" {move(wanted, first='move')}."
-            )
+            refusals.append(f"Port {port} ({purpose}) is taken by {holder}. {make_room(wanted)}.")
     return refusals
 
 
-def move(wanted: Mapping[str, Any], first: str = "Move") -> str:
-    """Return how to move a port."""
-    setting = wanted.get("setting")
-    return f"{first} ours by {setting}" if setting else f"{first} ours to another port"
+def make_room(wanted: Mapping[str, Any]) -> str:
+    """Return what to do about a port that somebody else holds."""
+    return f"Stop that, or move ours{by_setting(wanted)}" if wanted.get("setting") else "Stop that"
+
+
+def by_setting(wanted: Mapping[str, Any]) -> str:
+    """Return the setting that moves a port, as the end of a sentence; empty where there is none."""
+    return f" by {wanted['setting']}" if wanted.get("setting") else ""
 
 
 def holder_of(listener: Mapping[str, Any]) -> str:

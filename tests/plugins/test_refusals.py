@@ -180,10 +180,7 @@ class TestPorts:
 
     def test_a_taken_one_is_refused_with_the_process(self) -> None:
         (refusal,) = self.refuse({})
-        assert refusal == (
-            "Port 8000 (vLLM) is taken by python3 (pid 42)."
-            " Stop that, or move ours to another port."
-        )
+        assert refusal == ("Port 8000 (vLLM) is taken by python3 (pid 42). Stop that.")
 
     def test_the_unit_is_named(self) -> None:
         (refusal,) = self.refuse({"unit": "nginx.service"})

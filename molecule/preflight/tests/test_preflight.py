@@ -71,7 +71,7 @@ def refusal(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
         "Workspaces shop and link are the same folder: /srv/shop.",
         "The uid 64430, which our user infbox needs, belongs to the user stranger.",
         "/srv/shop has no config.json and no *.safetensors.",
-        "stranger.service). Stop that, or move ours to another port.",
+        "stranger.service). Stop that.",
         "Port 8013 (two) is taken by caddy (pid",
         "Port 22 (three) is taken by sshd",
         "or move ours by infbox_port.",
