@@ -5,6 +5,7 @@ The tests run in the order they stand in: the last ones restart and reboot the h
 
 import json
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -149,10 +150,11 @@ def test_the_gateway_down_leaves_answers_without_context(site: Site) -> None:
     with_pack = site.client.ask().prompt_tokens
     site.ssh("systemctl stop infbox-gateway")
     try:
-        assert site.client.ask().prompt_tokens < with_pack / 10
+        # Within the second until Caddy has noticed, a request may fail; clients try again.
+        wait_for("an answer without context", lambda: asked_with(site, at_most=with_pack // 10), 10)
     finally:
         site.ssh("systemctl start infbox-gateway")
-    wait_for("the pack being back", lambda: with_pack_again(site, with_pack), 30)
+    wait_for("the pack being back", lambda: asked_with(site, at_least=with_pack), 30)
 
 
 def test_the_watcher_down_leaves_the_last_pack(site: Site) -> None:
@@ -223,9 +225,13 @@ def engine_answers(site: Site) -> bool | None:
         return None
 
 
-def with_pack_again(site: Site, tokens: int) -> bool | None:
-    """Return True once a question's prompt holds the pack again."""
-    return site.client.ask().prompt_tokens == tokens or None
+def asked_with(site: Site, *, at_least: int = 0, at_most: int = sys.maxsize) -> bool | None:
+    """Return True once a question is answered whose prompt has so many tokens."""
+    try:
+        tokens = site.client.ask().prompt_tokens
+    except openai.InternalServerError:
+        return None
+    return at_least <= tokens <= at_most or None
 
 
 def boot_id(site: Site) -> str:
