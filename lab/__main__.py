@@ -38,6 +38,7 @@ def down(everything: bool) -> None:
         remove_shared()
         engine.stop()
         shutil.rmtree(STATE, ignore_errors=True)
+        print("What stays: the virtual environment .venv, and packages that apt installed.")
 
 
 def remove_shared() -> None:

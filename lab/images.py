@@ -164,12 +164,19 @@ def engine_image() -> str:
             return image
         copy_wheels(context)
         with step("Building the engine image, vLLM and LMCache (about 3 minutes)"):
-            run_logged(
-                ["docker", "build", "--network", "host", "--target", "cpu",
-                 "--build-arg", f"CPU_BASE={base}", "--tag", image, context],
-                "build-engine",
-            )  # fmt: skip
+            # The stage before is named too, so that `down --all` finds its 3 GB.
+            build_engine(context, base, "cpu-build", image.replace("/engine:", "/engine-build:"))
+            build_engine(context, base, "cpu", image)
     return image
+
+
+def build_engine(context: Path, base: str, target: str, image: str) -> None:
+    """Build one stage of the engine's Dockerfile."""
+    run_logged(
+        ["docker", "build", "--network", "host", "--target", target,
+         "--build-arg", f"CPU_BASE={base}", "--tag", image, context],
+        f"build-engine-{target}",
+    )  # fmt: skip
 
 
 def copy_wheels(context: Path) -> None:
