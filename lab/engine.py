@@ -11,6 +11,7 @@ from lab.settings import STATE
 from lab.shell import LabError, run, run_logged, step, succeeds
 
 PID_FILE = Path("/run/infbox-lab-dockerd.pid")
+ENGINE_PID_FILE = Path("/var/run/docker.pid")
 READY_TIMEOUT = 60.0  # seconds
 STOP_TIMEOUT = 30.0  # seconds
 
@@ -61,6 +62,7 @@ def ensure_tools() -> None:
 
 def start() -> None:
     """Start an Engine of our own and wait until it answers."""
+    forget_the_dead()
     log = STATE / "logs" / "dockerd.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -78,6 +80,15 @@ def start() -> None:
             end = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
             raise LabError(f"The Docker Engine did not start; the end of {log}:\n{end}")
         time.sleep(0.5)
+
+
+def forget_the_dead() -> None:
+    """Remove the pid file of an Engine that was killed.
+
+    dockerd refuses to start while any process has the number that stands there.
+    """
+    if ENGINE_PID_FILE.exists() and not is_dockerd(int(ENGINE_PID_FILE.read_text())):
+        ENGINE_PID_FILE.unlink()
 
 
 def stop() -> None:
