@@ -45,7 +45,7 @@ test-fast: $(STAMP) ## Lint, unit and rendering tests; no lab
 	@$(BIN)/python -m tests.run --fast
 
 molecule: lab ## The molecule scenarios alone; SCENARIO=NAME for one
-	$(BIN)/molecule test $(if $(SCENARIO),--scenario-name $(SCENARIO),--all --workers 2)
+	$(if $(SCENARIO),$(BIN)/molecule test --scenario-name $(SCENARIO),$(BIN)/python -m tests.run --only roles)
 
 system: lab ## The whole-system test alone
 	$(BIN)/pytest tests/system

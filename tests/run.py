@@ -28,7 +28,7 @@ class Stage:
     Attributes:
         name: a word or two, also the log's name.
         command: what proves it, run from the root.
-        group: ``lint``, ``unit``, ``lab`` or ``system``.
+        group: ``lint``, ``unit``, ``lab``, ``roles`` or ``system``.
     """
 
     name: str
@@ -52,7 +52,11 @@ STAGES = (
     Stage("unit", ("pytest", "-q", "-n", "2", "-m", "not lab", "tests"), "unit"),
     Stage("unit-watcher", ("pytest", "-q", "-n", "2", "-c", "watcher/pyproject.toml",
                            "watcher/tests"), "unit"),
-    Stage("molecule", ("molecule", "test", "--all", "--workers", "2"), "system"),
+    *(
+        Stage(f"role-{file.parent.name}",
+              ("molecule", "test", "--scenario-name", file.parent.name), "roles")
+        for file in sorted(ROOT.glob("molecule/*/molecule.yml"))
+    ),
     Stage("system", ("pytest", "-q", "-m", "lab", "tests/system"), "system"),
     Stage("bootstrap", ("pytest", "-q", "-m", "lab", "tests/bootstrap"), "system"),
 )  # fmt: skip
@@ -66,7 +70,7 @@ def run(stage: Stage) -> bool:
     """
     log = LOGS / f"test-{stage.name}.log"
     start = time.monotonic()
-    say(f"{stage.name:14} ...")
+    say(f"{stage.name:16} ...")
     with log.open("wb") as output:
         done = subprocess.run(
             stage.command,
@@ -78,7 +82,7 @@ def run(stage: Stage) -> bool:
             check=False,
         )
     verdict = "passed" if done.returncode == 0 else "FAILED"
-    say(f"{stage.name:14} {verdict} in {time.monotonic() - start:.0f} s")
+    say(f"{stage.name:16} {verdict} in {time.monotonic() - start:.0f} s")
     if done.returncode:
         lines = log.read_text(errors="replace").splitlines()
         say("\n".join([f"--- the end of {log}", *lines[-FAILURE_LINES:], f"--- {stage.name}"]))
@@ -97,25 +101,31 @@ def say(text: str) -> None:
 
 
 def run_groups(groups: Sequence[str]) -> list[bool]:
-    """Run the stages of `groups`; what needs the lab waits for it, and is left out without it."""
+    """Run the stages of `groups`; what needs the lab waits for it, and is left out without it.
+
+    Lint, unit tests and scenarios run two at a time. The system tests run alone, since they
+    compare times.
+    """
 
     def chosen(*names: str) -> list[Stage]:
         return [s for s in STAGES if s.group in names and s.group in groups]
 
     with ThreadPoolExecutor(WORKERS) as pool:
         results = list(pool.map(run, chosen("lab", "lint", "unit")))
-    lab_is_up = all(results[: len(chosen("lab"))])
-    return results + [run(stage) for stage in chosen("system") if lab_is_up]
+        if not all(results[: len(chosen("lab"))]):
+            return results
+        results += pool.map(run, chosen("roles"))
+    return results + [run(stage) for stage in chosen("system")]
 
 
 def main() -> int:
     """Run the stages asked for; exit status 1 where one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.run", description=__doc__)
     parser.add_argument("--fast", action="store_true", help="lint and unit tests, no lab")
-    parser.add_argument("--only", choices=("lint", "unit"), help="one group")
+    parser.add_argument("--only", choices=("lint", "unit", "roles"), help="one group")
     arguments = parser.parse_args()
     LOGS.mkdir(parents=True, exist_ok=True)
-    groups = ["lint", "unit"] if arguments.fast else ["lint", "unit", "lab", "system"]
+    groups = ["lint", "unit"] if arguments.fast else ["lint", "unit", "lab", "roles", "system"]
     start = time.monotonic()
     results = run_groups([arguments.only] if arguments.only else groups)
     say(f"{time.monotonic() - start:.0f} s in all")
