@@ -103,7 +103,7 @@ class Client:
         )
         return status
 
-    def wait_until_warm(self, timeout: float = 180.0) -> dict[str, Any]:
+    def wait_until_warm(self, timeout: float = 300.0) -> dict[str, Any]:
         """Wait until the whole pack is in the cache, and return the status that says so."""
         return self.wait_for_status("The pack being warm", bool, timeout)
 
