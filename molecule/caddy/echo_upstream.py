@@ -1,16 +1,18 @@
 """Answer every request with what reached us, as JSON. Usage: echo_upstream.py PORT."""
 
 import json
+import select
 import sys
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PORT = int(sys.argv[1])
+THINKING_SECONDS = 10
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Echoes; with ``?stream`` it sends two parts, half a second apart."""
+    """Echoes; ``?stream`` sends two parts, half a second apart, ``?think`` waits first."""
 
     protocol_version = "HTTP/1.1"
 
@@ -25,6 +27,9 @@ class Echo(BaseHTTPRequestHandler):
             "headers": {name.lower(): value for name, value in self.headers.items()},
             "size": len(body),
         }
+        if self.path.endswith("?think"):
+            gone, _, _ = select.select([self.connection], [], [], THINKING_SECONDS)
+            print("the client is gone" if gone else "the client is still there", flush=True)
         answer = json.dumps(seen).encode()
         self.send_response(200)
         self.send_header("Server", "echo-upstream")

@@ -238,6 +238,20 @@ def test_the_certificate_holds_for_the_name_and_the_address(site: Site) -> None:
         assert by_name.version() == by_address.version() == "TLSv1.3"
 
 
+@pytest.mark.usefixtures("site")
+def test_a_client_that_sends_no_name_gets_the_first_one_s_certificate(host: Host) -> None:
+    # By an address that is in no certificate, as behind a translation of addresses.
+    script = (
+        "import socket,ssl,sys\n"
+        "trust = ssl.create_default_context(cadata=sys.stdin.read())\n"
+        "trust.check_hostname = False\n"
+        "with trust.wrap_socket(socket.create_connection(('127.0.0.1', 443))) as connection:\n"
+        "    print(connection.getpeercert()['subjectAltName'])\n"
+    )
+    names = host.check_output(f"python3 -c %s < {ROOT_CERTIFICATE}", script)
+    assert names == "(('DNS', 'infbox.test'),)"
+
+
 def test_another_name_gets_no_certificate(site: Site) -> None:
     with pytest.raises(ssl.SSLError, match="alert"):
         site.connect("other.test")
@@ -261,6 +275,22 @@ def test_tokens_go_out_as_they_come_in(site: Site, alice: dict[str, str]) -> Non
             text += connection.recv(4096)
             arrived.setdefault("second" if b"second" in text else "first", time.monotonic())
     assert arrived["second"] - arrived["first"] > 0.3
+
+
+def test_nobody_computes_for_a_client_that_is_gone(
+    host: Host, site: Site, alice: dict[str, str]
+) -> None:
+    def told() -> list[str]:
+        journal = "journalctl --unit=echo-upstream@8010 --output=cat --no-pager"
+        return [line for line in host.check_output(journal).splitlines() if "the client" in line]
+
+    before = len(told())
+    head = "POST /v1/completions?think HTTP/1.1\r\nHost: infbox.test\r\nContent-Length: 2\r\n"
+    with site.connect() as connection:
+        connection.sendall(f"{head}Authorization: {alice['Authorization']}\r\n\r\n{{}}".encode())
+        time.sleep(0.5)
+    assert wait_for(lambda: len(told()) > before, seconds=15)
+    assert told()[-1] == "the client is gone"
 
 
 def test_a_request_that_is_too_large_is_refused(site: Site, alice: dict[str, str]) -> None:
