@@ -52,10 +52,12 @@ def remove_shared() -> None:
             run(["docker", "volume", "rm", REGISTRY_NAME])
         if succeeds(["docker", "network", "inspect", NETWORK]):
             run(["docker", "network", "rm", NETWORK])
+        # By name and not by id: an image on which others were built goes with the last of them.
         for pattern in ("infbox-lab/*", "127.0.0.1:5077/*/*"):
-            listing = ["docker", "images", "--quiet", "--filter", f"reference={pattern}"]
-            if ids := sorted(set(run(listing).split())):
-                run(["docker", "rmi", "--force", *ids])
+            listing = ["docker", "images", "--filter", f"reference={pattern}"]
+            names = run([*listing, "--format", "{{.Repository}}:{{.Tag}}"]).split()
+            if named := [name for name in names if not name.endswith(":<none>")]:
+                run(["docker", "rmi", *named])
 
 
 def parser() -> argparse.ArgumentParser:
