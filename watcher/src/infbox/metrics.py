@@ -36,6 +36,10 @@ class WatcherMetrics:
         self.cached = gauge("pack_cached_tokens", "Of them in the cache.")
         self.recomputed = counter("pack_recomputed_tokens", "Tokens computed by warm-ups.")
         self.requests = counter("warm_requests", "Requests to the engine, by result.", "result")
+        self.prefetches = counter("warm_prefetches", "Prefetches by LMCache, by result.", "result")
+        self.template_broken = gauge(
+            "warm_template_broken", "1 while the model's chat template breaks the pack's prefix."
+        )
         self.indexed = histogram("save_to_indexed_seconds", "From a save to a published pack.")
         self.warmed = histogram("save_to_warm_seconds", "From a save to a computed pack.")
 
