@@ -1,10 +1,11 @@
-"""A small upstream that speaks as vLLM does, for tests of what talks to vLLM."""
+"""A small upstream that speaks as vLLM and LMCache do, for tests of what talks to them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,51 @@ from starlette.routing import Route
 from serving import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from starlette.requests import Request
 
 METHODS = ["GET", "POST", "PUT", "DELETE", "OPTIONS"]
+
+PATH = "/models/coder"
+"""What the engine says it was started with."""
+
+_NEWLINES = 0x110000  # ids above every character's
+
+
+class TemplateRefusalError(Exception):
+    """What a chat template raises."""
+
+
+def render(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    """A chat template as most are: the system message first, unaltered, then the tools."""
+    system, rest = split(messages)
+    head = f"<system>\n{system}{''.join(map(str, tools))}<end>\n" if system or tools else ""
+    return head + turns(rest)
+
+
+def split(messages: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The system text, and the other messages."""
+    first = messages[0] if messages else {}
+    is_system = first.get("role") == "system"
+    return (first["content"] if is_system else ""), messages[is_system:]
+
+
+def turns(messages: list[dict[str, Any]]) -> str:
+    """The messages after the system's, and the beginning of an answer."""
+    return "".join(f"<{m['role']}>\n{m['content']}<end>\n" for m in messages) + "<assistant>\n"
+
+
+def encode(text: str) -> list[int]:
+    """A token is a character, but newlines beside each other are one: they merge, as in real
+    vocabularies."""
+    parts = re.findall(r"\n+|[^\n]", text)
+    return [_NEWLINES + len(part) if part[0] == "\n" else ord(part) for part in parts]
+
+
+def decode(tokens: Sequence[int]) -> str:
+    """The text of tokens."""
+    return "".join("\n" * (t - _NEWLINES) if t > _NEWLINES else chr(t) for t in tokens)
 
 
 @dataclass
@@ -43,7 +84,7 @@ class Seen:
 class FakeEngine:
     """What it answers is set by the test; what it was asked is in ``seen``.
 
-    A token is a character of the prompt, and the cache remembers every prompt.
+    Its cache remembers every prompt, in blocks of ``block`` tokens.
     """
 
     model: str = "coder"
@@ -55,8 +96,12 @@ class FakeEngine:
     tells_cached_tokens: bool = True
     delay: float = 0.0
     breaks_off: bool = False
+    template: Callable[[list[dict[str, Any]], list[Any]], str] = render
+    block: int = 1
+    prefetch: str = "loaded"
+    longest: int = 0
     seen: list[Seen] = field(default_factory=list)
-    prompts: list[str] = field(default_factory=list)
+    prompts: list[Sequence[object]] = field(default_factory=list)
     under_way: int = 0
     most_under_way: int = 0
     cancelled: int = 0
@@ -66,6 +111,20 @@ class FakeEngine:
     def chats(self) -> list[Seen]:
         """The chat requests."""
         return [seen for seen in self.seen if seen.target.startswith("/v1/chat/completions")]
+
+    @property
+    def warm_ups(self) -> list[Seen]:
+        """The completions by token ids."""
+        return [seen for seen in self.seen if seen.target == "/v1/completions"]
+
+    @property
+    def tokenized(self) -> list[Seen]:
+        """What was tokenised."""
+        return [seen for seen in self.seen if seen.target == "/tokenize"]
+
+    def targets(self) -> list[str]:
+        """What was asked for, in order."""
+        return [seen.target for seen in self.seen]
 
     @contextlib.contextmanager
     def running(self) -> Iterator[FakeEngine]:
@@ -79,6 +138,13 @@ class FakeEngine:
                 Route("/health", self._health),
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/completions", self._complete, methods=["POST"]),
+                Route("/tokenize", self._tokenize, methods=["POST"]),
+                Route("/detokenize", self._detokenize, methods=["POST"]),
+                Route("/metrics", self._metrics),
+                Route("/status", self._lmcache_status),
+                Route("/cache/prefetches", self._begin_prefetch, methods=["POST"]),
+                Route("/cache/prefetches/{id}", self._tell_prefetch),
                 Route("/{path:path}", self._echo, methods=METHODS),
             ]
         )
@@ -105,7 +171,10 @@ class FakeEngine:
 
     async def _models(self, request: Request) -> Response:
         await self._note(request)
-        cards = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.served]
+        cards = [
+            {"id": name, "object": "model", "max_model_len": 4096, "root": PATH}
+            for name in self.served
+        ]
         return JSONResponse({"object": "list", "data": cards})
 
     async def _chat(self, request: Request) -> Response:
@@ -122,9 +191,66 @@ class FakeEngine:
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         if chat.get("stream"):
             return StreamingResponse(self._events(), media_type="text/event-stream")
-        return await self._whole_answer(request, chat)
+        return await self._whole_answer(request, json.dumps(chat["messages"]))
 
-    async def _whole_answer(self, request: Request, chat: dict[str, Any]) -> Response:
+    async def _complete(self, request: Request) -> Response:
+        body = await request.body()
+        prompt = json.loads(body).get("prompt")
+        if not isinstance(prompt, list):
+            return await self._echo(request)
+        await self._note(request)
+        if self.busy:
+            return JSONResponse({"error": {"message": "busy"}}, 503)
+        if self.longest and len(prompt) > self.longest:
+            return JSONResponse({"error": {"message": "too long"}}, 400)
+        return await self._whole_answer(request, prompt)
+
+    async def _tokenize(self, request: Request) -> Response:
+        asked = (await self._note(request)).chat
+        if self.busy:
+            return JSONResponse({"error": {"message": "busy"}}, 503)
+        if asked.get("model") not in self.served:
+            return JSONResponse({"error": {"message": "no such model"}}, 404)
+        try:
+            if "messages" in asked:
+                text = self.template(asked["messages"], asked.get("tools") or [])
+            else:
+                text = asked["prompt"]
+        except TemplateRefusalError as refusal:
+            return JSONResponse({"error": {"message": str(refusal)}}, 400)
+        tokens = encode(text)
+        return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": 4096})
+
+    async def _detokenize(self, request: Request) -> Response:
+        asked = (await self._note(request)).chat
+        return JSONResponse({"prompt": decode(asked["tokens"])})
+
+    async def _metrics(self, _request: Request) -> Response:
+        labels = f'block_size="{self.block}",cache_dtype="auto",engine="0"'
+        return PlainTextResponse(f"# HELP x y\nvllm:cache_config_info{{{labels}}} 1.0\n")
+
+    async def _lmcache_status(self, _request: Request) -> Response:
+        worker = {"model_name": PATH, "world_size": 2}
+        return JSONResponse({"chunk_size": 256, "contexts": {"7": worker}})
+
+    async def _begin_prefetch(self, request: Request) -> Response:
+        await self._note(request)
+        if self.prefetch == "unregistered":
+            return JSONResponse({"detail": "no layout registered"}, 503)
+        if self.prefetch == "short":
+            return JSONResponse({"chunks": 0, "status": "noop"}, 202)
+        return JSONResponse({"request_id": "p1", "chunks": 8, "status": "submitted"}, 202)
+
+    async def _tell_prefetch(self, request: Request) -> Response:
+        await self._note(request)
+        looks = sum(seen.target == "/cache/prefetches/p1" for seen in self.seen)
+        if self.prefetch == "slow" or looks < 2:
+            return JSONResponse({"request_id": "p1", "status": "pending"})
+        found = {"loaded": 16, "partly": 5}.get(self.prefetch, 0)
+        counts = {"found_keys": found, "total_keys": 16}
+        return JSONResponse({"request_id": "p1", "status": "completed", **counts})
+
+    async def _whole_answer(self, request: Request, prompt: Sequence[object]) -> Response:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -136,11 +262,12 @@ class FakeEngine:
                 await asyncio.sleep(0.01)
         finally:
             self.under_way -= 1
-        return JSONResponse({"model": self.model, "choices": [], "usage": self._usage(chat)})
+        return JSONResponse({"model": self.model, "choices": [], "usage": self._usage(prompt)})
 
-    def _usage(self, chat: dict[str, Any]) -> dict[str, Any]:
-        prompt = json.dumps(chat["messages"])
+    def _usage(self, prompt: Sequence[object]) -> dict[str, Any]:
         cached = max((_common_length(prompt, old) for old in self.prompts), default=0)
+        if self.block > 1:  # whole blocks, and the last token is always computed
+            cached = min(cached, len(prompt) - 1) // self.block * self.block
         self.prompts.append(prompt)
         usage: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": 1}
         if self.tells_cached_tokens:
@@ -163,6 +290,6 @@ class FakeEngine:
             self.under_way -= 1
 
 
-def _common_length(one: str, other: str) -> int:
+def _common_length(one: Sequence[object], other: Sequence[object]) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))

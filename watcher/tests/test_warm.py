@@ -4,39 +4,90 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import aiohttp
 import pytest
 
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, TemplateRefusalError, encode, render, split, turns
 from infbox import prompt
 from infbox.engine import Engine
+from infbox.lmcache import LMCache
 from infbox.metrics import WatcherMetrics
-from infbox.warm import PRIORITY, Pace, Warmer
-from infbox.workspace import Publication
+from infbox.warm import PIECE_TOKENS, PRIORITY, Pace, Warmer
 
 FAST = Pace(first_pause=0.02, longest_pause=0.05, health=0.05, proof=60.0)
-PACK = Publication("shop", "coder", 1, 1, "", 5, "the source tree " * 200)
+NOWHERE = "http://127.0.0.1:1"
+TEXT = "# Source tree\n\n" + "the source tree\n```\n" * 200
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A pack as warming sees it."""
+
+    text: str = TEXT
+    generation: int = 1
+    version: int = 1
+    model: str = "coder"
+    ids: Sequence[int] | None = None
+
+
+PACK = Pack(ids=encode(TEXT))
+
+
+def grown(pack: Pack, more: str, version: int) -> Pack:
+    """The pack with an entry more, its ids put together as the packer does."""
+    return replace(pack, text=pack.text + more, ids=encode(pack.text + more), version=version)
+
+
+def question(pack: Pack, messages: list[prompt.Message], engine: FakeEngine) -> list[int]:
+    """The token ids of a person's question, as the engine renders it."""
+    return encode(engine.template(prompt.with_pack(pack.text, messages), []))
 
 
 @contextlib.asynccontextmanager
-async def warming(url: str, pace: Pace = FAST) -> AsyncIterator[Warmer]:
+async def warming(url: str, pace: Pace = FAST, lmcache: str = "") -> AsyncIterator[Warmer]:
     async with aiohttp.ClientSession() as session:
-        warmer = Warmer("shop", Engine(session, url), WatcherMetrics(), pace)
+        cache = LMCache(session, lmcache, longest=0.3) if lmcache else None
+        warmer = Warmer("shop", Engine(session, url), WatcherMetrics(), pace, cache)
         task = asyncio.create_task(warmer.run())
         try:
             yield warmer
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            ended = await asyncio.gather(task, return_exceptions=True)
+            assert isinstance(ended[0], asyncio.CancelledError), ended
 
 
 async def come(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10) if hasattr(asyncio, "timeout") else contextlib.nullcontext():
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come to pass in time")
+
+
+def run(scenario: Callable[[FakeEngine], Coroutine[Any, Any, None]], **settings: Any) -> FakeEngine:
+    """Run a scenario against an engine with these settings, and return that."""
+    with FakeEngine(**settings).running() as engine:
+        asyncio.run(scenario(engine))
+    return engine
+
+
+def asked(engine: FakeEngine) -> list[list[int]]:
+    """The prompts of the warm-ups, in order."""
+    return [seen.chat["prompt"] for seen in engine.warm_ups]
+
+
+def counted(warmer: Warmer, name: str, **labels: str) -> float:
+    labels = {"workspace": "shop", **labels}
+    return warmer._metrics.registry.get_sample_value(f"infbox_{name}", labels) or 0.0
+
+
+# ---- what is asked of the engine
 
 
 def test_a_pack_is_computed_and_proven() -> None:
@@ -46,27 +97,110 @@ def test_a_pack_is_computed_and_proven() -> None:
             await come(lambda: warmer.warmth.version == 1)
             assert warmer.warmth.cached_tokens == warmer.warmth.prompt_tokens > 0
             assert warmer.warmth.save_to_warm is not None
+            assert counted(warmer, "pack_warm") == 1
+            assert counted(warmer, "pack_recomputed_tokens_total") == warmer.warmth.prompt_tokens
 
-    with FakeEngine().running() as engine:
-        asyncio.run(scenario(engine))
-    assert len(engine.chats) == 2
-    chat = engine.chats[0].chat
-    assert chat["max_tokens"] == 1
-    assert chat["priority"] == PRIORITY > 0
-    assert chat["messages"][0] == {"role": "system", "content": PACK.text}
+    engine = run(scenario)
+    assert len(engine.warm_ups) == 2
+    body = engine.warm_ups[0].chat
+    assert body["max_tokens"] == 1
+    assert body["priority"] == PRIORITY > 0
+    assert engine.chats == [], "the engine renders no text for a warm-up"
+
+
+@pytest.mark.parametrize("block", [1, 16, 128])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "Why?"}],
+        [{"role": "system", "content": "\nBe brief."}, {"role": "user", "content": "Why?"}],
+    ],
+)
+def test_a_question_after_a_warm_up_finds_all_whole_blocks_of_the_pack(
+    messages: list[prompt.Message], block: int
+) -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+
+    engine = run(scenario, block=block)
+    tokens = question(PACK, messages, engine)
+    warm = asked(engine)[-1]
+    blocks = len(encode("<system>\n") + encode(PACK.text)[:-1]) // block
+    assert len(warm) == blocks * block + 1
+    assert tokens[: blocks * block] == warm[:-1]
+
+
+def test_with_ids_of_the_pack_a_save_has_the_engine_tokenise_nothing() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            before = len(engine.tokenized)
+            warmer.offer(grown(PACK, "## b.py\n```\nb\n```\n", 2))
+            await come(lambda: warmer.warmth.version == 2)
+            assert len(engine.tokenized) == before
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("ids", [None, [1, 2, 3] * 500], ids=["no-ids", "other-ids"])
+def test_without_the_engine_s_own_ids_each_version_is_tokenised_by_the_engine(
+    ids: list[int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack = replace(PACK, ids=ids)
+    second = replace(grown(PACK, "## b.py\n```\nb\n```\n", 2), ids=ids)
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(pack)
+            await come(lambda: warmer.warmth.version == 1)
+            warmer.offer(second)
+            await come(lambda: warmer.warmth.version == 2)
+            assert warmer.template_error is None
+
+    engine = run(scenario)
+    tokens = question(second, [{"role": "user", "content": "Why?"}], engine)
+    warm = asked(engine)[-1]
+    assert len(warm) > len(second.text) // 2
+    assert tokens[: len(warm) - 1] == warm[:-1]
+    assert caplog.text.count("other-tokens") == (0 if ids is None else 1)
+
+
+def test_a_long_pack_is_computed_in_pieces_and_what_follows_it_is_not() -> None:
+    text = "0123456789" * 1000
+    pack = Pack(text, ids=encode(text))
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(pack)
+            await come(lambda: warmer.warmth.version == 1)
+            before = len(engine.warm_ups)
+            warmer.offer(grown(pack, "x" * 300, 2))
+            await come(lambda: warmer.warmth.version == 2)
+            assert len(engine.warm_ups) == before + 2
+
+    engine = run(scenario)
+    lengths = [len(prompt) for prompt in asked(engine)]
+    assert all(later - earlier <= PIECE_TOKENS for earlier, later in pairwise([0, *lengths]))
+    assert len(lengths) == 3 + 1 + 2
+
+
+# ---- proof
 
 
 def test_an_engine_that_forgets_is_not_called_warm(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(engine: FakeEngine) -> None:
         async with warming(engine.url) as warmer:
             warmer.offer(PACK)
-            await come(lambda: len(engine.chats) >= 4)
+            await come(lambda: len(engine.warm_ups) >= 4)
             assert warmer.warmth.version is None
+            assert counted(warmer, "warm_requests_total", result="cold") >= 1
             engine.forgets = False
             await come(lambda: warmer.warmth.version == 1)
 
-    with FakeEngine(forgets=True).running() as engine:
-        asyncio.run(scenario(engine))
+    run(scenario, forgets=True)
     assert "only 0 of" in caplog.text
 
 
@@ -77,42 +211,58 @@ def test_an_engine_that_does_not_tell_is_not_called_warm(caplog: pytest.LogCaptu
             await come(lambda: "--enable-prompt-tokens-details" in caplog.text)
             assert warmer.warmth.version is None
 
-    with FakeEngine(tells_cached_tokens=False).running() as engine:
-        asyncio.run(scenario(engine))
+    run(scenario, tells_cached_tokens=False)
+
+
+def test_a_warm_pack_is_proven_again_and_computed_where_it_was_evicted() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, replace(FAST, proof=0.1)) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            since = warmer.warmth.since
+            await come(lambda: len(engine.warm_ups) >= 5)
+            assert warmer.warmth.since == since, "proving again does not make it warm anew"
+            computed = counted(warmer, "pack_recomputed_tokens_total")
+            assert computed == warmer.warmth.prompt_tokens, "what is cached costs one request"
+            engine.prompts.clear()
+            await come(lambda: counted(warmer, "pack_recomputed_tokens_total") == 2 * computed)
+            assert warmer.warmth.version == 1
+
+    run(scenario)
+
+
+# ---- trouble
 
 
 @pytest.mark.parametrize("trouble", ["away", "busy"])
 def test_it_backs_off_and_comes_back(trouble: str) -> None:
-    async def scenario() -> None:
-        engine = FakeEngine(busy=True)
-        with engine.running():
-            url = engine.url if trouble == "busy" else "http://127.0.0.1:1"
-            pace = replace(FAST, first_pause=0.05, longest_pause=0.2)
-            async with warming(url, pace) as warmer:
-                warmer.offer(PACK)
-                await asyncio.sleep(0.5)
-                assert warmer.warmth.version is None
-                if trouble == "busy":
-                    assert 3 <= len(engine.chats) <= 6, "0.05, 0.1, 0.2, 0.2 s between tries"
-                    engine.busy = False
-                    await come(lambda: warmer.warmth.version == 1)
+    async def scenario(engine: FakeEngine) -> None:
+        url = engine.url if trouble == "busy" else NOWHERE
+        async with warming(url, replace(FAST, first_pause=0.05, longest_pause=0.2)) as warmer:
+            warmer.offer(PACK)
+            await asyncio.sleep(0.5)
+            assert warmer.warmth.version is None
+            assert counted(warmer, "warm_requests_total", result=trouble) >= 3
+            if trouble == "busy":
+                assert 3 <= len(engine.tokenized) <= 6, "0.05, 0.1, 0.2, 0.2 s between tries"
+                engine.busy = False
+                await come(lambda: warmer.warmth.version == 1)
 
-    asyncio.run(scenario())
+    run(scenario, busy=True)
 
 
 def test_only_one_request_at_a_time_and_what_is_superseded_is_dropped() -> None:
     async def scenario(engine: FakeEngine) -> None:
         async with warming(engine.url) as warmer:
             for version in range(1, 6):
-                warmer.offer(replace(PACK, version=version, text=PACK.text + f"{version} " * 50))
+                warmer.offer(grown(PACK, f"{version} " * 50, version))
                 await asyncio.sleep(0.02)
             await come(lambda: warmer.warmth.version == 5)
 
-    with FakeEngine(delay=0.1).running() as engine:
-        asyncio.run(scenario(engine))
+    engine = run(scenario, delay=0.1)
     assert engine.most_under_way == 1
-    asked = {seen.chat["messages"][0]["content"] for seen in engine.chats}
-    assert len(asked) <= 3, "the first, perhaps the one that waited for it, the last"
+    versions = {tuple(prompt) for prompt in asked(engine)}
+    assert len(versions) <= 3, "the first, perhaps the one that waited for it, the last"
 
 
 def test_a_new_generation_cancels_the_work_on_an_old_one() -> None:
@@ -125,81 +275,386 @@ def test_a_new_generation_cancels_the_work_on_an_old_one() -> None:
             await come(lambda: warmer.warmth.version == 2)
             await come(lambda: engine.cancelled == 1)
 
-    with FakeEngine(delay=30.0).running() as engine:
-        asyncio.run(scenario(engine))
+    run(scenario, delay=30.0)
 
 
-def test_an_engine_that_comes_back_is_warmed_again() -> None:
+def test_an_engine_that_comes_back_is_checked_and_warmed_again() -> None:
     async def scenario(engine: FakeEngine) -> None:
         async with warming(engine.url) as warmer:
             warmer.offer(PACK, saved_at=1.0)
             await come(lambda: warmer.warmth.version == 1)
-            first = warmer.warmth.save_to_warm
-            engine.healthy = False
-            engine.busy = True
+            first, checks = warmer.warmth.save_to_warm, len(engine.tokenized)
+            engine.healthy, engine.busy = False, True
             await come(lambda: warmer.warmth.version is None)
             engine.prompts.clear()
             await asyncio.sleep(0.2)
-            engine.healthy = True
-            engine.busy = False
+            engine.healthy, engine.busy = True, False
             await come(lambda: warmer.warmth.version == 1)
             assert warmer.warmth.save_to_warm == first, "that the engine was away is no slow save"
+            assert len(engine.tokenized) >= checks + 3
 
-    with FakeEngine().running() as engine:
-        asyncio.run(scenario(engine))
-    assert len(engine.chats) >= 4
+    engine = run(scenario)
+    assert len(engine.warm_ups) >= 4
 
 
-def test_a_pack_that_was_evicted_is_found_and_warmed_again() -> None:
+# ---- the next generation
+
+NEXT_TEXT = "# Source tree\n\n" + "another base\n```\n" * 200
+NEXT = Pack(NEXT_TEXT, generation=2, version=5, ids=encode(NEXT_TEXT))
+
+
+def test_the_next_generation_is_warm_before_anybody_is_told() -> None:
+    told: list[int] = []
+
     async def scenario(engine: FakeEngine) -> None:
-        async with warming(engine.url, replace(FAST, proof=0.1)) as warmer:
+        async with warming(engine.url) as warmer:
             warmer.offer(PACK)
             await come(lambda: warmer.warmth.version == 1)
-            since = warmer.warmth.since
-            await come(lambda: len(engine.chats) >= 6)
-            assert warmer.warmth.since == since, "proving again does not make it warm anew"
+            warmer.prepare(NEXT, lambda: told.append(len(engine.warm_ups)))
+            await come(lambda: told)
+            assert warmer.warmth.version == 1, "what is published still is what it was"
+            warmer.offer(NEXT)
+            await come(lambda: warmer.warmth.version == 5)
+            computed = counted(warmer, "pack_recomputed_tokens_total")
+            assert computed < len(PACK.text) + len(NEXT.text) + 100, "nothing twice"
 
-    with FakeEngine().running() as engine:
-        asyncio.run(scenario(engine))
+    engine = run(scenario)
+    assert told == [4], "computed and proven"
+    assert len(engine.warm_ups) == 5, "and found warm when it is published"
 
 
-SYSTEM = {"role": "system", "content": "Be brief."}
-USER = {"role": "user", "content": "Why?"}
+def test_what_is_published_goes_before_the_next_generation() -> None:
+    order: list[str] = []
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.prepare(NEXT, lambda: order.append("next"))
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            order.append("published")
+            await come(lambda: len(order) == 2)
+
+    run(scenario)
+    assert order == ["published", "next"]
+
+
+def test_a_save_goes_before_a_next_generation_that_is_being_computed() -> None:
+    told: list[int] = []
+    text = "0123456789" * 1500
+    long = replace(NEXT, text=text, ids=encode(text))
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            before = len(engine.warm_ups)
+            warmer.prepare(long, lambda: told.append(1))
+            await come(lambda: len(engine.warm_ups) > before)  # its first piece is done or begun
+            engine.delay = 30.0
+            await come(lambda: engine.under_way and len(engine.warm_ups) > before + 1)
+            engine.delay = 0.0
+            warmer.offer(grown(PACK, "## b.py\n```\nb\n```\n", 2))
+            await come(lambda: warmer.warmth.version == 2)
+            await come(lambda: engine.cancelled == 1)
+            assert not told
+            await come(lambda: told)
+
+    engine = run(scenario)
+    again = [len(p) for p in asked(engine) if p[:100] == encode("<system>\n" + text)[:100]]
+    assert again.count(min(again)) == 1, "a piece that was computed is not asked for again"
+    assert told == [1]
+
+
+@pytest.mark.parametrize("trouble", ["away", "refuses"])
+def test_where_the_engine_cannot_help_the_next_generation_does_not_wait(trouble: str) -> None:
+    told: list[int] = []
+
+    async def scenario(engine: FakeEngine) -> None:
+        url = engine.url if trouble == "refuses" else NOWHERE
+        async with warming(url, replace(FAST, longest_pause=60, proof=60)) as warmer:
+            warmer.offer(PACK)
+            await asyncio.sleep(0.1)
+            warmer.prepare(NEXT, lambda: told.append(1))
+            await come(lambda: told)
+
+    run(scenario, longest=10)
+    assert told == [1]
+
+
+def test_a_busy_engine_is_waited_for_with_the_next_generation() -> None:
+    told: list[int] = []
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            engine.busy = True
+            warmer.prepare(NEXT, lambda: told.append(1))
+            await asyncio.sleep(0.2)
+            assert not told, "every question would compute the whole of it"
+            engine.busy = False
+            await come(lambda: told)
+
+    run(scenario)
+
+
+def test_a_newer_next_generation_replaces_one_that_waits_and_none_forgets_it() -> None:
+    told: list[str] = []
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            engine.delay = 30.0
+            warmer.prepare(NEXT, lambda: told.append("old"))
+            await come(lambda: engine.under_way)
+            engine.delay = 0.0
+            warmer.prepare(replace(NEXT, generation=3), lambda: told.append("new"))
+            await come(lambda: told)
+            engine.delay = 30.0
+            warmer.prepare(replace(NEXT, generation=4, text="x" * 5000, ids=None))
+            await come(lambda: engine.under_way)
+            warmer.prepare(None)
+            await come(lambda: not engine.under_way)
+            before = len(engine.warm_ups)
+            await asyncio.sleep(0.1)
+            assert len(engine.warm_ups) == before
+
+    run(scenario)
+    assert told == ["new"]
+
+
+# ---- the chat template
+
+
+def user_first(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    system, rest = split(messages)
+    return f"{rest[0]['content']}\n<system>\n{system}<end>\n{turns(rest[1:])}"
+
+
+def with_the_last_question(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    system, rest = split(messages)
+    last = {**rest[-1], "content": f"{system}\n\n{rest[-1]['content']}"}
+    return turns([*rest[:-1], last])
+
+
+def strips_each_line(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    system, rest = split(messages)
+    lines = "\n".join(line.strip(" `") for line in system.splitlines())
+    return f"<system>\n{lines}<end>\n{turns(rest)}"
+
+
+def cuts_off(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    system, rest = split(messages)
+    return f"<system>\n{system[:2000]}<end>\n{turns(rest)}"
+
+
+def escapes(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    system, rest = split(messages)
+    return f"<system>\n{system.upper()}<end>\n{turns(rest)}"
+
+
+def drops_it(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    return turns(split(messages)[1])
+
+
+def refuses_it(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    system, rest = split(messages)
+    if system:
+        raise TemplateRefusalError("System role not supported")
+    return turns(rest)
+
+
+def counts_up(messages: list[dict[str, Any]], tools: list[Any], calls: list[int] = []) -> str:  # noqa: B006  # it remembers on purpose
+    calls.append(1)
+    return f"request {len(calls)}\n{render(messages, tools)}"
+
+
+def tells_the_date(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    import datetime  # noqa: PLC0415
+
+    return f"Today Date: {datetime.date.today():%d %b %Y}\n{render(messages, tools)}"
+
+
+BROKEN: list[tuple[Callable[..., str], str, str]] = [
+    (user_first, "what stands before the pack differs from question to question", "token 2 "),
+    (with_the_last_question, "the pack does not stand first and unaltered in a question", ""),
+    (strips_each_line, "it does not put the pack into the prompt as it is", "token "),
+    (cuts_off, "it does not put the pack into the prompt as it is", "token "),
+    (escapes, "it does not put the pack into the prompt as it is", "token 12 "),
+    (drops_it, "it does not put the pack into the prompt as it is", "token "),
+    (refuses_it, "it refuses a system message", "System role not supported"),
+    (counts_up, "what stands before the pack differs from question to question", "token 8 "),
+    (tells_the_date, "it writes the date before the pack", ""),
+]
 
 
 @pytest.mark.parametrize(
-    ("messages", "first"),
-    [
-        ([], "PACK"),
-        ([USER], "PACK"),
-        ([SYSTEM, USER], "PACK\n\nBe brief."),
-        ([{"role": "system", "content": ""}, USER], "PACK"),
-        ([{"role": "system"}, USER], "PACK"),
-        ([USER, SYSTEM], "PACK"),
-        ([{"role": "system", "content": 7}], 7),
-    ],
+    ("template", "reason", "more"), BROKEN, ids=[broken[0].__name__ for broken in BROKEN]
 )
-def test_the_pack_is_the_first_thing_in_the_first_system_message(
-    messages: list[prompt.Message], first: object
+def test_a_template_that_breaks_the_prefix_is_refused_by_name(
+    template: Callable[..., str], reason: str, more: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = [dict(message) for message in messages]
-    result = prompt.with_pack("PACK", messages)
-    assert result[0]["role"] == "system"
-    assert result[0]["content"] == first
-    own = messages[1:] if messages[:1] and messages[0]["role"] == "system" else messages
-    assert result[1:] == own
-    assert messages == before
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, replace(FAST, proof=0.1)) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.template_error)
+            assert reason in str(warmer.template_error)
+            assert more in str(warmer.template_error)
+            assert "--chat-template" in str(warmer.template_error)
+            assert warmer.warmth.version is None
+            assert counted(warmer, "warm_template_broken") == 1
+            assert counted(warmer, "pack_warm") == 0
+            assert engine.warm_ups == [], "no work for nothing"
+            engine.template = render
+            await come(lambda: warmer.warmth.version == 1)
+            assert warmer.template_error is None
+            assert counted(warmer, "warm_template_broken") == 0
+
+    run(scenario, template=template)
+    assert "template-breaks-prefix" in caplog.text
+    assert "model=coder" in caplog.text
+    assert "mend=" in caplog.text
 
 
-def test_a_list_of_parts_gets_one_more_in_front() -> None:
-    parts = [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind."}]
-    result = prompt.with_pack("PACK", [{"role": "system", "content": parts, "name": "x"}])
-    assert result[0]["name"] == "x"
-    joined = "\n".join(part["text"] for part in result[0]["content"])
-    assert joined == "PACK\n\nBe brief.\nBe kind."
+def test_saves_do_not_have_a_broken_template_checked_each_time() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.template_error)
+            before = len(engine.tokenized)
+            for version in range(2, 6):
+                warmer.offer(grown(PACK, "x\n" * version, version))
+                await asyncio.sleep(0.02)
+            assert len(engine.tokenized) == before
+
+    run(scenario, template=cuts_off)
 
 
-def test_a_warm_up_and_a_question_begin_alike() -> None:
-    warm = prompt.warm_up("PACK", "coder", 1)["messages"]
-    asked = prompt.with_pack("PACK", [USER])
-    assert warm[0] == asked[0]
+def trims_the_end(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    system, rest = split(messages)
+    return f"<system>\n{system.strip()}{''.join(map(str, tools))}<end>\n{turns(rest)}"
+
+
+def test_a_trimmed_last_newline_breaks_nothing() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            assert warmer.template_error is None
+            assert warmer.template_warning is None
+
+    engine = run(scenario, template=trims_the_end)
+    tokens = question(PACK, [{"role": "user", "content": "Why?"}], engine)
+    warm = asked(engine)[-1]
+    assert tokens[: len(warm) - 1] == warm[:-1]
+
+
+def tools_first(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    return "".join(map(str, tools)) + render(messages, [])
+
+
+def test_a_template_that_breaks_it_with_tools_only_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            assert "questions with tools" in str(warmer.template_warning)
+            assert warmer.template_error is None
+
+    run(scenario, template=tools_first)
+    assert "template-warning" in caplog.text
+
+
+def test_a_head_that_changes_with_time_is_seen_with_the_next_generation() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            engine.template = lambda messages, tools: "later\n" + render(messages, tools)
+            warmer.offer(replace(NEXT, version=2))
+            await come(lambda: warmer.template_error)
+            assert "changes with time" in str(warmer.template_error)
+
+    run(scenario)
+
+
+def test_each_generation_is_checked() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            before = len(engine.tokenized)
+            warmer.offer(replace(NEXT, version=2))
+            await come(lambda: warmer.warmth.version == 2)
+            assert len(engine.tokenized) == before + 3
+
+    run(scenario)
+
+
+# ---- LMCache's prefetch
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "requests"),
+    [("loaded", 2), ("partly", 2), ("nothing", 2), ("unregistered", 2), ("short", 2), ("slow", 2)],
+)
+def test_a_pack_is_brought_from_disk_before_anything_is_computed(
+    prefetch: str, requests: int
+) -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, lmcache=engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            assert counted(warmer, "warm_prefetches_total", result=prefetch) == 1
+            warmer.offer(grown(PACK, "x\n", 2))
+            await come(lambda: warmer.warmth.version == 2)
+
+    engine = run(scenario, prefetch=prefetch)
+    order = [target for target in engine.targets() if "prefetches" in target or "compl" in target]
+    assert order[0] == "/cache/prefetches"
+    assert order.count("/cache/prefetches") == 1, "once for each start"
+    begun = next(seen for seen in engine.seen if seen.target == "/cache/prefetches").chat
+    assert begun["model_name"] == "/models/coder"
+    assert begun["world_size"] == 2, "as LMCache's own status tells"
+    assert begun["token_ids"] == asked(engine)[0]
+    assert begun["cache_salt"] == ""
+
+
+def test_after_the_engine_was_away_it_is_brought_from_disk_again() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, lmcache=engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            engine.healthy = False
+            await come(lambda: warmer.warmth.version is None)
+            engine.healthy = True
+            await come(lambda: warmer.warmth.version == 1)
+
+    engine = run(scenario)
+    assert engine.targets().count("/cache/prefetches") >= 2
+
+
+def test_a_missing_lmcache_keeps_nothing_from_being_warm() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, lmcache=NOWHERE) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            assert counted(warmer, "warm_prefetches_total", result="away") == 1
+
+    run(scenario)
+
+
+def test_what_was_loaded_from_disk_is_asked_for_in_one_piece() -> None:
+    text = "0123456789" * 1500
+    pack = Pack(text, ids=encode(text))
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, lmcache=engine.url) as warmer:
+            warmer.offer(pack)
+            await come(lambda: warmer.warmth.version == 1)
+
+    assert len(run(scenario, prefetch="loaded").warm_ups) == 2
+    assert len(run(scenario, prefetch="partly").warm_ups) > 3

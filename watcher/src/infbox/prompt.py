@@ -5,7 +5,10 @@ The cache serves exact prefixes, so both must render to the same tokens as far a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SEPARATOR = "\n\n"
 """Between the pack and the client's own system text."""
@@ -37,17 +40,19 @@ def _joined(pack: str, own: object) -> object:
     return pack if own is None else own  # the engine says best what is wrong with it
 
 
-def warm_up(pack: str, model: str, priority: int) -> dict[str, Any]:
-    """Return the body of a chat request that makes the engine compute the pack and little else.
+def warm_up(tokens: Sequence[int], model: str, priority: int) -> dict[str, Any]:
+    """Return the body of a completion that has the engine compute a prompt and little else.
+
+    By token ids, so that the engine neither renders nor tokenises a long text each time.
 
     Args:
-        pack: the pack's text.
+        tokens: ids of the prompt.
         model: the name the engine serves.
         priority: larger is served later.
     """
     return {
         "model": model,
-        "messages": with_pack(pack, [{"role": "user", "content": "."}]),
+        "prompt": list(tokens),
         "max_tokens": 1,
         "temperature": 0,
         "priority": priority,
