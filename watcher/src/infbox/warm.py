@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 PRIORITY = 100
 """Of warm-ups; vLLM serves larger numbers later, and people's requests have 0."""
 
-PIECE_TOKENS = 4096
-"""Computed by one request at most."""
+PIECE_TOKENS = 2048
+"""Computed by one request at most: what a person who asks meanwhile waits for, at the longest."""
 
 _CHUNK_TOKENS = 256
 """LMCache stores whole chunks of this many tokens: what was loaded from it lacks less than one."""
