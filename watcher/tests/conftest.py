@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import HealthCheck, settings
 
+from infbox import tokens
 from trees import git
 
 settings.register_profile(
@@ -34,3 +36,19 @@ def repo(tmp_path: Path) -> Path:
     root.mkdir()
     git(root, "init", "--quiet")
     return root
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tokens.Tokenizer:
+    """A tokenizer as large models have them, trained on a few lines."""
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    library.train_from_iterator(["def main():\n    return 1\n", "## a.py (changed)\n```\n"], trainer)
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    library.save(str(file))
+    return tokens.load(file)

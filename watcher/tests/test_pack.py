@@ -2,189 +2,251 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.pack import BASE_SHARE, Candidate, Kind, Pack
-from infbox.tokens import estimate
+from infbox import tokens
+from infbox.pack import DUE_SHARE, Kind, Pack, common_length, introduction
+from reading import current, sections, shown
+
+LONG = "".join(f"line {n}\n" for n in range(100))
 
 
 @dataclass(frozen=True)
 class File:
-    """A file's content; its own text serves as its hash."""
+    """A file's content; its own text serves as its digest."""
 
     text: str
 
     @property
     def digest(self) -> str:
-        return f"hash of {self.text!r}"
+        return f"digest of {self.text!r}"
 
 
 def build(files: dict[str, str], budget: int = 10_000) -> Pack:
-    sources = {path: File(text) for path, text in files.items()}
-    candidates = [Candidate(path, 0) for path in files]
-    return Pack.build("shop", candidates, sources.get, budget, estimate)
+    pack = Pack([], budget, tokens.load(None))
+    pack.add_front(Kind.INTRO, introduction("shop"))
+    for path, text in files.items():
+        pack.add(path, File(text))
+    return pack
 
 
-def current(text: str) -> dict[str, str]:
-    """Read a pack as its own words say: the last section of a path counts."""
-    found: dict[str, str] = {}
-    pattern = r"^## (\S+)(?: \(changed\))?\n(`{3,})\n(.*?)^\2\n|^## (\S+) \(removed\)\n"
-    for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
-        path, _, content, removed = match.groups()
-        if removed:
-            found.pop(removed, None)
-        else:
-            found[path] = content
-    return found
+def tail(pack: Pack, before: str) -> str:
+    assert pack.text.startswith(before), "only the end may change"
+    return pack.text[len(before) :]
 
 
-def test_the_base_is_in_path_order_and_says_how_to_read_it() -> None:
-    pack = build({"b.py": "b\n", "a.py": "a\n"})
+def test_it_says_how_to_read_it() -> None:
+    pack = build({"a.py": "a\n", "b.py": "b\n"})
     assert pack.text.startswith("# Source tree: shop\n")
     assert "supersedes" in pack.text
     assert pack.text.endswith("## a.py\n```\na\n```\n## b.py\n```\nb\n```\n")
 
 
-def test_a_change_comes_last_and_touches_nothing_before_it() -> None:
-    pack = build({"a.py": "a\n", "b.py": "b\n"})
+def test_a_small_change_of_a_long_file_is_its_hunk() -> None:
+    pack = build({"a.py": LONG})
+    before = pack.text
+    pack.save("a.py", File(LONG.replace("line 50\n", "line fifty\n")))
+    assert tail(pack, before) == (
+        "## a.py (edited)\n```diff\n@@ -49,5 +49,5 @@ line 47\n line 48\n line 49\n-line 50\n"
+        "+line fifty\n line 51\n line 52\n```\n"
+    )
+
+
+def test_a_large_change_is_the_whole_file() -> None:
+    pack = build({"a.py": "a\n"})
     before = pack.text
     pack.save("a.py", File("a2\n"))
-    assert pack.text == before + "## a.py (changed)\n```\na2\n```\n"
+    assert tail(pack, before) == "## a.py (changed)\n```\na2\n```\n"
+
+
+def test_hunks_that_add_up_to_the_file_become_the_file() -> None:
+    pack = build({"a.py": LONG, "b.py": "b\n"})
+    text = LONG
+    for n in range(0, 100, 5):
+        text = text.replace(f"line {n}\n", f"line {n} is now another and longer one\n")
+        pack.save("a.py", File(text))
+        pack.save("b.py", File(f"{n}\n"))
+    notes = [note for path, note, _ in sections(pack.text) if path == "a.py"]
+    assert notes.count("changed") >= 1
+    assert notes.count("edited") > notes.count("changed")
+    assert current(pack.text)["a.py"] == text
 
 
 def test_a_file_saved_again_replaces_its_own_entry_when_that_is_last() -> None:
-    pack = build({"a.py": "a\n", "b.py": "b\n"})
+    pack = build({"a.py": LONG})
     before = pack.text
-    pack.save("a.py", File("a2\n"))
-    pack.save("a.py", File("a3\n"))
-    assert pack.text == before + "## a.py (changed)\n```\na3\n```\n"
+    pack.save("a.py", File(LONG + "one\n"))
+    pack.save("a.py", File(LONG + "two\n"))
+    assert "one" not in tail(pack, before)
+    assert "+two\n" in tail(pack, before)
 
 
 def test_a_file_saved_again_after_another_stays_and_is_superseded() -> None:
     pack = build({"a.py": "a\n", "b.py": "b\n"})
-    pack.save("a.py", File("a2\n"))
-    middle = pack.text
-    pack.save("b.py", File("b2\n"))
-    pack.save("a.py", File("a3\n"))
-    assert pack.text.startswith(middle)
-    assert current(pack.text) == {"a.py": "a3\n", "b.py": "b2\n"}
+    for path, text in [("a.py", "a2\n"), ("b.py", "b2\n"), ("a.py", "a3\n")]:
+        pack.save(path, File(text))
+    assert [content for path, _, content in sections(pack.text) if path == "a.py"] == [
+        *("a\n", "a2\n", "a3\n")
+    ]
+    assert pack.superseded == sum(
+        entry.tokens
+        for entry in pack.entries
+        if entry.text.endswith(("\na\n```\n", "\na2\n```\n", "\nb\n```\n"))
+    )
 
 
 def test_a_change_taken_back_takes_the_entry_back() -> None:
-    pack = build({"a.py": "a\n"})
+    pack = build({"a.py": LONG})
     before = pack.text
-    pack.save("a.py", File("a2\n"))
-    pack.save("a.py", File("a\n"))
+    pack.save("a.py", File("other\n"))
+    pack.save("a.py", File(LONG))
+    assert pack.text == before
+    pack.remove("a.py")
+    pack.save("a.py", File(LONG))
     assert pack.text == before
 
 
 def test_a_removal_is_an_entry_and_a_return_another() -> None:
     pack = build({"a.py": "a\n", "b.py": "b\n"})
+    before = pack.text
     pack.remove("a.py")
-    assert pack.text.endswith("## a.py (removed)\n")
-    assert pack.shown() == {"b.py"}
     pack.save("b.py", File("b2\n"))
     pack.save("a.py", File("a\n"))
-    assert current(pack.text) == {"a.py": "a\n", "b.py": "b2\n"}
+    assert "## a.py (removed)\n" in tail(pack, before)
+    assert pack.text.endswith("## a.py (changed)\n```\na\n```\n")
 
 
 def test_a_new_file_that_goes_again_leaves_nothing() -> None:
     pack = build({"a.py": "a\n"})
     before = pack.text
-    pack.save("new.py", File("x\n"))
+    pack.save("new.py", File("n\n"))
     pack.remove("new.py")
-    pack.remove("never-shown.py")
+    pack.remove("never.py")
     assert pack.text == before
 
 
+def test_a_rename_costs_a_line_and_its_edits_go_on() -> None:
+    pack = build({"a.py": LONG})
+    before = pack.text
+    pack.rename("a.py", "b.py")
+    assert tail(pack, before) == "## a.py (renamed to b.py)\n"
+    pack.save("b.py", File(LONG + "more\n"))
+    assert current(pack.text) == {"b.py": LONG + "more\n"}
+    assert pack.shown.keys() == {"b.py"}
+    assert pack.holds("b.py", File(LONG + "more\n").digest)
+
+
+def test_of_a_file_outside_the_pack_what_differs_from_the_last_commit_is_shown() -> None:
+    pack = build({})
+    changed = LONG.replace("line 50\n", "line fifty\n")
+    pack.save("a.py", File(changed), committed=lambda: LONG, is_worth_room=False)
+    (path, note, content) = sections(pack.text)[-1]
+    assert (path, note) == ("a.py", "excerpt")
+    assert "+line fifty\n" in content
+    assert not pack.holds("a.py", File(changed).digest), "it does not stand in full"
+    pack.save("b.py", File("b\n"))
+    pack.save("a.py", File(LONG), committed=lambda: LONG, is_worth_room=False)
+    assert sections(pack.text)[-1] == ("a.py", "excerpt", ""), "nothing differs any more"
+
+
+@pytest.mark.parametrize(
+    ("text", "committed", "is_worth_room", "note"),
+    [
+        ("short\n", "shorter\n", False, "changed"),
+        (LONG + "more\n", LONG, True, "changed"),
+        (LONG * 40 + "more\n", LONG * 40, True, "excerpt"),
+        (LONG, None, False, "changed"),
+        (LONG * 200, None, True, "changed, too large to be shown"),
+    ],
+    ids=["short", "worth its room", "over the share", "new", "new and too large"],
+)
+def test_a_file_outside_the_pack_enters_in_full_only_where_that_is_cheap_or_worth_it(
+    text: str, committed: str | None, is_worth_room: bool, note: str
+) -> None:
+    pack = build({})
+    pack.save("a.py", File(text), committed=lambda: committed, is_worth_room=is_worth_room)
+    assert sections(pack.text)[-1][:2] == ("a.py", note)
+
+
 def test_content_cannot_end_its_own_fence() -> None:
-    hostile = "```\n## other.py\n```\nno\n````\n"
-    assert current(build({"a.md": hostile}).text) == {"a.md": hostile}
+    pack = build({"a.md": "```\ncode\n```\n## b.py (removed)\n````\n", "b.py": "b\n"})
+    assert set(current(pack.text)) == {"a.md", "b.py"}
 
 
 def test_a_name_with_a_line_break_cannot_make_a_section() -> None:
-    assert '## "a\\n## b"\n' in build({"a\n## b": "x"}).text
+    pack = build({"a\n## b.py (removed)": "a\n", "b.py": "b\n"})
+    assert "\n## b.py (removed)" not in pack.text
 
 
-def test_the_base_leaves_room_and_skips_what_does_not_fit() -> None:
-    files = {f"f{n:02}.py": "x" * 430 for n in range(50)} | {"f00.py": "x" * 43_000}
-    pack = build(files, budget=2000)
-    assert pack.tokens <= 2000 * BASE_SHARE
-    assert pack.tokens > 2000 * BASE_SHARE - 110
-    assert "f00.py" not in pack.shown()
-    assert "f01.py" in pack.shown()
+def test_the_next_generation_is_due_before_the_budget_is_exceeded() -> None:
+    pack = build({}, budget=1000)
+    while not pack.is_due:
+        pack.save(f"{len(pack)}.py", File("x = 1\n"))
+    assert 1000 * DUE_SHARE < pack.tokens < 1000
 
 
-def test_the_best_come_in_first_however_they_are_named() -> None:
-    files = {"z.py": "x" * 430} | {f"f{n:02}.py": "x" * 430 for n in range(50)}
-    assert "z.py" in build(files, budget=1000).shown()
+def test_the_next_generation_is_due_when_a_tenth_of_the_budget_is_superseded() -> None:
+    pack = build({"a.py": "a" * 50}, budget=1000)
+    turn = 0
+    while not pack.is_due:
+        pack.save("a.py", File(f"{turn}" * 50))
+        pack.save("b.py", File(f"{turn}\n"))
+        turn += 1
+    assert 100 < pack.superseded < 200
+    assert pack.tokens < 500
 
 
-def test_a_pack_is_worn_when_a_tenth_of_the_budget_is_superseded() -> None:
-    pack = build({f"f{n}.py": "x" * 200 for n in range(10)}, budget=1000)
-    pack.save("f0.py", File("y" * 200))
-    assert not pack.is_worn
-    pack.save("f1.py", File("y" * 200))
-    assert pack.superseded > 100
-    assert pack.is_worn
-
-
-def test_a_pack_is_worn_when_it_exceeds_its_budget() -> None:
-    pack = build({"a.py": "x" * 430}, budget=300)
-    pack.save("new.py", File("x" * 860))
-    assert pack.is_worn
-
-
-def test_a_pack_goes_on_from_its_entries() -> None:
-    pack = build({"a.py": "a\n", "b.py": "b\n"})
-    pack.save("a.py", File("a2\n"))
-    again = Pack(pack.entries, 10_000, estimate)
-    assert (again.text, again.tokens, again.superseded) == (
-        pack.text,
-        pack.tokens,
-        pack.superseded,
-    )
-    again.save("a.py", File("a3\n"))
-    pack.save("a.py", File("a3\n"))
-    assert again.text == pack.text
+def test_tokens_are_named_section_by_section(tokenizer: tokens.Tokenizer) -> None:
+    pack = Pack([], 1000, tokenizer)
+    pack.add_front(Kind.INTRO, introduction("shop"))
+    pack.add("a.py", File("x = 1\n"))
+    pack.save("a.py", File("x = 22\n"))
+    ids = pack.ids
+    assert ids is not None
+    assert len(ids) == pack.tokens
+    assert list(ids) == [n for entry in pack.entries for n in tokenizer.ids(entry.text) or ()]
+    assert build({"a.py": "a\n"}).ids is None, "an estimate names none"
 
 
 _NAMES = st.sampled_from(["a.py", "b.py", "c/d.py", "e.md"])
-_TEXTS = st.text(alphabet="xy`# \n", max_size=40)
+_TEXTS = st.lists(
+    st.sampled_from(["x\n", "y\n", "```\n", "## a.py (removed)\n", "\n", "z"]), max_size=25
+).map("".join)
 _EDITS = st.lists(st.tuples(_NAMES, st.none() | _TEXTS), max_size=30)
 
 
 @given(files=st.dictionaries(_NAMES, _TEXTS), edits=_EDITS)
-def test_after_any_history_the_last_sections_are_the_tree(
+def test_after_any_history_the_tree_can_be_read_from_the_text(
     files: dict[str, str], edits: list[tuple[str, str | None]]
 ) -> None:
     pack = build(files)
     tree = dict(files)
     for path, text in edits:
-        before = pack.entries[:-1], pack.text
+        before = pack.entries[:-1]
         if text is None:
             tree.pop(path, None)
             pack.remove(path)
         else:
             tree[path] = text
             pack.save(path, File(text))
-        assert list(pack.entries[: len(before[0])]) == list(before[0]), "only the end may change"
-    assert pack.shown() == set(tree)
+        assert common_length(before, pack.entries) == len(before), "only the end may change"
+    assert current(pack.text) == {path: shown(text) for path, text in tree.items()}
+    assert pack.shown.keys() == tree.keys()
     assert all(pack.holds(path, File(text).digest) for path, text in tree.items())
-    whole = {
-        path: text if text.endswith("\n") or not text else f"{text}\n"
-        for path, text in tree.items()
-    }
-    assert current(pack.text) == whole
     assert pack.tokens == sum(entry.tokens for entry in pack.entries)
     assert 0 <= pack.superseded <= pack.tokens
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_kinds_are_kept_by_their_words(kind: Kind) -> None:
-    assert Kind(kind.value) is kind
+def test_a_pack_goes_on_from_its_entries() -> None:
+    pack = build({"a.py": LONG, "b.py": "b\n"})
+    pack.save("a.py", File(LONG + "a2\n"))
+    pack.rename("b.py", "c.py")
+    again = Pack(pack.entries, 10_000, tokens.load(None))
+    assert (again.text, again.tokens, again.shown) == (pack.text, pack.tokens, pack.shown)
+    for one in (again, pack):
+        one.save("a.py", File(LONG + "a3\n"))
+    assert again.text == pack.text

@@ -10,9 +10,10 @@ import pytest
 from infbox.cli import watch
 from infbox.errors import InputError
 from infbox.replay import replay
-from infbox.tokens import estimate
+from infbox.tokens import Estimate, estimate
 from trees import fill, git
 
+ESTIMATE = Estimate()
 LINES = "x = 1\n" * 40
 
 
@@ -38,7 +39,7 @@ def history(repo: Path) -> Path:
 
 
 def test_a_change_costs_the_log_its_own_entry_and_the_others_what_follows(history: Path) -> None:
-    result = replay(history, commits=5, budget=10_000, count=estimate)
+    result = replay(history, commits=5, budget=10_000, tokenizer=ESTIMATE)
     one = estimate(LINES)
     assert result["saves"] == 5
     assert one <= result["edited_mean"] <= one + 5
@@ -55,7 +56,7 @@ def test_a_change_costs_the_log_its_own_entry_and_the_others_what_follows(histor
 def test_rebases_are_counted_in(history: Path) -> None:
     for turn in range(4):
         commit(history, a_py=LINES + f"a = {turn}\n", d_py=LINES + f"d = {turn}\n")
-    result = replay(history, commits=9, budget=500, count=estimate)
+    result = replay(history, commits=9, budget=500, tokenizer=ESTIMATE)
     log = result["policies"]["log"]
     assert log["rebases"] > 0
     assert log["recomputed_p99"] > 2 * estimate(LINES)
@@ -64,15 +65,15 @@ def test_rebases_are_counted_in(history: Path) -> None:
 
 def test_a_file_outside_the_pack_is_not_recalled(history: Path) -> None:
     commit(history, e_py=LINES + "e = 1\n")
-    result = replay(history, commits=1, budget=300, count=estimate)
+    result = replay(history, commits=1, budget=300, tokenizer=ESTIMATE)
     assert result["recall"]["path"] == 0.0
     commit(history, e_py=LINES + "e = 2\n")
-    result = replay(history, commits=1, budget=300, count=estimate)
+    result = replay(history, commits=1, budget=300, tokenizer=ESTIMATE)
     assert result["recall"]["recent"] == 1.0
 
 
 def test_a_history_shorter_than_asked_begins_with_nothing(history: Path) -> None:
-    result = replay(history, commits=100, budget=10_000, count=estimate)
+    result = replay(history, commits=100, budget=10_000, tokenizer=ESTIMATE)
     assert result["saves"] == 5 + 5
 
 
@@ -80,15 +81,15 @@ def test_removals_and_what_may_not_be_shown_are_no_trouble(history: Path) -> Non
     (history / "blob").write_bytes(b"\0")
     commit(history, a_py=None)
     commit(history, **{".env": "KEY=1"})
-    result = replay(history, commits=2, budget=10_000, count=estimate)
+    result = replay(history, commits=2, budget=10_000, tokenizer=ESTIMATE)
     assert result["saves"] == 1
     assert result["edited_mean"] == 0
 
 
 def test_the_work_tree_is_not_looked_at(history: Path) -> None:
-    before = replay(history, commits=5, budget=10_000, count=estimate)
+    before = replay(history, commits=5, budget=10_000, tokenizer=ESTIMATE)
     fill(history, {"a.py": "changed\n", "new.py": "new\n"})
-    assert replay(history, commits=5, budget=10_000, count=estimate) == before
+    assert replay(history, commits=5, budget=10_000, tokenizer=ESTIMATE) == before
 
 
 def test_the_command_prints_the_contract(history: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,6 +110,6 @@ def test_the_command_prints_the_contract(history: Path, capsys: pytest.CaptureFi
 
 def test_what_has_no_history_is_refused(tmp_path: Path, repo: Path) -> None:
     with pytest.raises(InputError, match="give a git repository"):
-        replay(tmp_path, commits=1, budget=100, count=estimate)
+        replay(tmp_path, commits=1, budget=100, tokenizer=ESTIMATE)
     with pytest.raises(InputError, match="commit something first"):
-        replay(repo, commits=1, budget=100, count=estimate)
+        replay(repo, commits=1, budget=100, tokenizer=ESTIMATE)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from infbox import git
+from infbox import git, layout, rank
 from infbox.errors import InputError
-from infbox.pack import Candidate, Entry, Kind, Pack, common_length, ranked, section
+from infbox.pack import Kind, Pack, common_length
 from infbox.rules import Rules
 from infbox.tokens import BYTES_PER_TOKEN
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from infbox.tokens import Counter
+    from infbox.pack import Entry
+    from infbox.tokens import Tokenizer
 
 _PLAIN_MODES = frozenset({b"100644", b"100755"})
 _FULL_ENOUGH = 0.01  # of the budget: with less room than that, no further file is tried
@@ -130,6 +131,10 @@ class History:
         seen = dict.fromkeys(os.fsdecode(path).lstrip("\n") for path in _entries(log))
         return list(seen)[::-1]
 
+    def heats(self, commit: str) -> dict[str, float]:
+        """Return the heats of files at a commit."""
+        return rank.heats_from_git(self._repository, commit)
+
     def _blob(self, mode: bytes, name: bytes, path: bytes) -> Blob | None:
         if mode not in _PLAIN_MODES or self._rules.by_name(os.fsdecode(path)):
             return None
@@ -148,6 +153,27 @@ class History:
         if self._rules.by_size(size) or self._rules.by_content(data):
             return None
         return Blob(name.decode(), data.decode(errors="replace"), size)
+
+
+class Remembering:
+    """A tokenizer that counts each text once.
+
+    Args:
+        tokenizer: counts tokens.
+    """
+
+    control: tuple[str, ...] = ()
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.name = tokenizer.name
+        self._count = lru_cache(_REMEMBERED_COUNTS)(tokenizer.count)
+
+    def count(self, text: str) -> int:
+        """Return how many tokens the text has."""
+        return self._count(text)
+
+    def ids(self, text: str) -> None:
+        """Return None: only the number counts here."""
 
 
 class Policy(Protocol):
@@ -173,17 +199,23 @@ class Ordered:
         order: their paths, in the order of the pack; without ``recency`` that of their names.
         recency: whether a saved file moves to the end, and the files at the end are chosen first.
         budget: in tokens.
-        count: counts the tokens of a text.
+        tokenizer: counts tokens.
     """
 
     def __init__(
-        self, tree: dict[str, Blob], order: list[str], *, recency: bool, budget: int, count: Counter
+        self,
+        tree: dict[str, Blob],
+        order: list[str],
+        *,
+        recency: bool,
+        budget: int,
+        tokenizer: Tokenizer,
     ) -> None:
         self._tree = dict(tree)
         self._order = order
         self._recency = recency
         self._budget = budget
-        self._count = count
+        self._writer = Pack([], budget, tokenizer)
         self._sections = self._chosen()
         self.rebases = 0
 
@@ -222,7 +254,7 @@ class Ordered:
             blob = self._tree[path]
             if blob.size > room * BYTES_PER_TOKEN:
                 continue
-            entry = section(Kind.BASE, path, blob, self._count)
+            entry = self._writer.whole(Kind.BASE, path, blob)
             if entry.tokens <= room:
                 chosen.append(entry)
                 room -= entry.tokens
@@ -234,33 +266,33 @@ class Log:
 
     Args:
         tree: the files at the start.
+        heats: of the files at the start.
         budget: in tokens.
-        count: counts the tokens of a text.
+        tokenizer: counts tokens.
     """
 
-    def __init__(self, tree: dict[str, Blob], budget: int, count: Counter) -> None:
+    def __init__(
+        self, tree: dict[str, Blob], heats: dict[str, float], budget: int, tokenizer: Tokenizer
+    ) -> None:
         self._tree = dict(tree)
-        self._edits: dict[str, int] = {}
-        self._saves = 0
-        self._budget = budget
-        self._count = count
-        self._pack = self._built()
+        self._heats = {path: (heat, 0) for path, heat in heats.items()}
+        self._clock = 0
+        self._edited = 0.0
+        now = self._now()
+        self._pack = layout.first(now, budget, tokenizer)
+        self._least_worth = layout.least_worth(self._pack, now)
         self.rebases = 0
 
     def take(self, save: Save) -> int:
         """Take in a save; return the tokens that the engine has to compute."""
         before = tuple(self._pack.entries)
         if save.new:
-            self._tree[save.path] = save.new
-            self._saves += 1
-            self._edits[save.path] = self._saves
-            self._pack.save(save.path, save.new)
+            self._save(save.path, save.new, save.old)
         else:
             del self._tree[save.path]
             self._pack.remove(save.path)
-        if self._pack.is_worn:
-            self._pack = self._built()
-            self.rebases += 1
+        if self._pack.is_due:
+            self._rebase()
         return _recomputed(before, self._pack.entries)
 
     def holds(self, path: str, blob: Blob) -> bool:
@@ -271,12 +303,38 @@ class Log:
         """Return the size of the pack."""
         return self._pack.tokens
 
-    def _built(self) -> Pack:
-        candidates = ranked(
-            Candidate(path, blob.size, self._edits.get(path, 0))
-            for path, blob in self._tree.items()
+    def _save(self, path: str, new: Blob, old: Blob | None) -> None:
+        self._clock += 1
+        heat, noted = self._heats.get(path, (0.0, 0))
+        self._heats[path] = rank.bumped(heat, self._clock - noted), self._clock
+        self._tree[path] = new
+        candidate = self._candidate(path, new)
+        self._edited += candidate.tokens
+        self._pack.save(
+            path,
+            new,
+            committed=lambda: old.text if old else None,
+            is_worth_room=candidate.worth >= self._least_worth,
         )
-        return Pack.build("replay", candidates, self._tree.get, self._budget, self._count)
+
+    def _rebase(self) -> None:
+        before = self._pack.entries
+        now = self._now()
+        self._pack = layout.following(self._pack, now, self._edited)
+        cost = _recomputed(before, self._pack.entries)
+        self._edited = layout.left_to_spend(self._edited, cost)
+        self._least_worth = layout.least_worth(self._pack, now)
+        self.rebases += 1
+
+    def _now(self) -> layout.Tree:
+        candidates = (self._candidate(path, blob) for path, blob in self._tree.items())
+        return layout.Tree(
+            "replay", rank.ranked(candidates), self._tree.get, lambda _: None, lambda *_: ""
+        )
+
+    def _candidate(self, path: str, blob: Blob) -> rank.Candidate:
+        heat, noted = self._heats.get(path, (0.0, 0))
+        return rank.Candidate(path, blob.digest, blob.size, rank.cooled(heat, self._clock - noted))
 
 
 @dataclass
@@ -298,14 +356,14 @@ class Tally:
         }
 
 
-def replay(repository: Path, commits: int, budget: int, count: Counter) -> dict[str, Any]:
+def replay(repository: Path, commits: int, budget: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """Replay the last commits of what is checked out.
 
     Args:
         repository: a git repository; its work tree is not looked at.
         commits: how many, along first parents; a shorter history is replayed whole.
         budget: of a pack, in tokens.
-        count: counts the tokens of a text.
+        tokenizer: counts tokens.
 
     Returns:
         ``saves``, ``edited_mean`` (tokens of the saved files themselves), ``policies`` with what
@@ -315,12 +373,11 @@ def replay(repository: Path, commits: int, budget: int, count: Counter) -> dict[
     Raises:
         InputError: the folder is in no repository, or that has no commits.
     """
-    count = lru_cache(_REMEMBERED_COUNTS)(count)
+    remembering = Remembering(tokenizer)
     with History(repository) as history:
         steps = history.steps(commits)
         start = steps[0][0]
-        tree = dict(history.files(start))
-        policies = _policies(tree, history.last_touched(start), budget, count)
+        policies = _policies(history, start, budget, remembering)
         tallies = {name: Tally() for name in policies}
         edited: list[int] = []
         touched = 0
@@ -331,7 +388,7 @@ def replay(repository: Path, commits: int, budget: int, count: Counter) -> dict[
             for name, policy in policies.items():
                 tallies[name].found += sum(policy.holds(path, blob) for path, blob in existing)
             for save in saves:
-                edited.append(count(save.new.text) if save.new else 0)
+                edited.append(remembering.count(save.new.text) if save.new else 0)
                 for name, policy in policies.items():
                     tallies[name].recomputed.append(policy.take(save))
                     tallies[name].sizes.append(policy.tokens())
@@ -344,16 +401,16 @@ def replay(repository: Path, commits: int, budget: int, count: Counter) -> dict[
     }
 
 
-def _policies(
-    tree: dict[str, Blob], last_touched: Sequence[str], budget: int, count: Counter
-) -> dict[str, Policy]:
+def _policies(history: History, start: str, budget: int, tokenizer: Tokenizer) -> dict[str, Policy]:
+    tree = dict(history.files(start))
     by_name = sorted(tree)
-    seen = [path for path in last_touched if path in tree]
+    seen = [path for path in history.last_touched(start) if path in tree]
     by_age = sorted(tree.keys() - set(seen)) + seen
+    heats = history.heats(start)
     return {
-        "path": Ordered(tree, by_name, recency=False, budget=budget, count=count),
-        "recency": Ordered(tree, by_age, recency=True, budget=budget, count=count),
-        "log": Log(tree, budget, count),
+        "path": Ordered(tree, by_name, recency=False, budget=budget, tokenizer=tokenizer),
+        "recency": Ordered(tree, by_age, recency=True, budget=budget, tokenizer=tokenizer),
+        "log": Log(tree, heats, budget, tokenizer),
     }
 
 

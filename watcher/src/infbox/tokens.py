@@ -1,22 +1,103 @@
-"""Counting tokens."""
+"""Counting tokens, and naming them as the model does."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from array import array
+from typing import TYPE_CHECKING, Protocol
 
-from tokenizers import Tokenizer
+from xxhash import xxh3_128_hexdigest
 
 from infbox.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tokenizers import Tokenizer as Library
+
 BYTES_PER_TOKEN = 4.3
 """Of source code in UTF-8, measured with Qwen's tokenizer: the estimate where none is given."""
 
-Counter = Callable[[str], int]
+Ids = array
+"""Token ids, four bytes each."""
+
+
+class Tokenizer(Protocol):
+    """What counts the tokens of a text."""
+
+    name: str
+    """Names what counts; a pack counted otherwise is made anew."""
+
+    control: tuple[str, ...]
+    """Texts that the model reads as control tokens, such as the end of a message."""
+
+    def count(self, text: str) -> int:
+        """Return how many tokens the text has."""
+
+    def ids(self, text: str) -> Ids[int] | None:
+        """Return the text's token ids, or None where they are not known."""
+
+
+class Estimate:
+    """Estimates tokens from bytes."""
+
+    name = "bytes"
+    control: tuple[str, ...] = ()
+
+    def count(self, text: str) -> int:
+        """Estimate the tokens of a text."""
+        return estimate(text)
+
+    def ids(self, text: str) -> Ids[int] | None:
+        """Return None: an estimate names no tokens."""
+
+
+class Model:
+    """A model's own tokenizer. It is read from its file when it is first needed.
+
+    Args:
+        file: a tokenizer.json.
+
+    Raises:
+        InputError: the file is missing or is no tokenizer.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._library: Library | None = None
+        try:
+            content = file.read_bytes()
+            parts = json.loads(content)
+            added = [token for token in parts.get("added_tokens", []) if token["special"]]
+            self.control = tuple(token["content"] for token in added)
+            parts["model"]["vocab"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _unreadable(file, error) from error
+        self.name = xxh3_128_hexdigest(content)
+
+    def count(self, text: str) -> int:
+        """Return how many tokens the text has."""
+        return len(self._encode(text))
+
+    def ids(self, text: str) -> Ids[int]:
+        """Return the text's token ids."""
+        return array("I", self._encode(text))
+
+    def load(self) -> None:
+        """Read the tokenizer now.
+
+        Raises:
+            InputError: the library cannot use the file.
+        """
+        if self._library is None:
+            self._library = _library(self._file)
+
+    def _encode(self, text: str) -> list[int]:
+        self.load()
+        assert self._library is not None  # noqa: S101  # load() has seen to it
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return ids
 
 
 def estimate(text: str) -> int:
@@ -24,8 +105,8 @@ def estimate(text: str) -> int:
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
 
-def counter(file: Path | None) -> Counter:
-    """Return what counts the tokens of a text.
+def load(file: Path | None) -> Tokenizer:
+    """Return what counts tokens.
 
     Args:
         file: a tokenizer.json; None to estimate.
@@ -33,15 +114,25 @@ def counter(file: Path | None) -> Counter:
     Raises:
         InputError: the file is missing or is no tokenizer.
     """
-    if file is None:
-        return estimate
+    return Model(file) if file else Estimate()
+
+
+def _library(file: Path) -> Library:
+    from tokenizers import Tokenizer as Library  # noqa: PLC0415  # 40 ms, for those who count
+
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        library = Library.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{file}: no tokenizer can be read from it ({reason}): give a model's tokenizer.json"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+        raise _unreadable(file, error) from error
+    library.no_truncation()
+    library.no_padding()
+    return library
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    reason = (
+        getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+    )
+    return InputError(
+        f"{file}: no tokenizer can be read from it ({reason}): give a model's tokenizer.json"
+    )

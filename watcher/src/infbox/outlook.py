@@ -1,0 +1,119 @@
+"""What is known of a source tree beside its files' bytes: who imports whom, and a map of it all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+from infbox.imports import centrality, imported
+from infbox.symbols import outline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from infbox.pack import Source
+    from infbox.rank import Candidate
+    from infbox.tokens import Tokenizer
+
+MOST_READ = 5000
+"""Files that are read at once to learn what they import: a few seconds' work."""
+
+MOST_OUTLINED = 400
+"""Files whose symbols are looked at for a map."""
+
+_HEADING = """\
+# Map of the rest of the tree, as it was when this text was begun
+
+"""
+_FOLDERS_SHARE = 0.3  # of a map, for the folders
+_DEEPEST = 4  # folders of the map are told apart down to here
+
+
+class Imports(Protocol):
+    """Where it is kept what files import, by the digest of their bytes."""
+
+    def imports(self) -> Mapping[str, Sequence[str]]:
+        """Return what is known."""
+
+    def note_imports(self, noted: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
+        """Add to what is known, and forget digests that are not wanted."""
+
+
+def centralities(
+    digests: Mapping[str, str], read: Callable[[str], Source | None], known: Imports
+) -> dict[str, float]:
+    """Return how central each file is to its tree, 0 to 1, by how many files import it.
+
+    Args:
+        digests: of all files, by path.
+        read: returns a file's content, or None.
+        known: where imports are kept; those of up to ``MOST_READ`` files are added.
+    """
+    imports = dict(known.imports())
+    unknown = [path for path in sorted(digests, key=_near_first) if digests[path] not in imports]
+    noted: dict[str, Sequence[str]] = {}
+    for path in unknown[:MOST_READ]:
+        source = read(path)
+        if source:
+            noted[source.digest] = imported(path, source.text)
+    if noted:
+        known.note_imports(noted, digests.values())
+    imports |= noted
+    return centrality({path: imports.get(digest, ()) for path, digest in digests.items()})
+
+
+def drawn_map(
+    candidates: Sequence[Candidate],
+    read: Callable[[str], Source | None],
+    room: int,
+    tokenizer: Tokenizer,
+) -> str:
+    """Return a map of files: the best with their symbols, all others counted by folder.
+
+    Identifiers and paths only, so that nothing of a file's content can be in it.
+
+    Args:
+        candidates: the files, best first.
+        read: returns a file's content, or None.
+        room: tokens that it may have.
+        tokenizer: counts tokens.
+
+    Returns:
+        The map; empty where there is no room for one.
+    """
+    folders = _within(_folders(c.path for c in candidates), room * _FOLDERS_SHARE, tokenizer)
+    left = room - tokenizer.count(_HEADING) - sum(map(tokenizer.count, folders))
+    outlines = (_line(c.path, read) for c in candidates[:MOST_OUTLINED])
+    lines = sorted(_within(outlines, left, tokenizer))
+    return "".join([_HEADING, *folders, *lines, "\n"]) if folders or lines else ""
+
+
+def _within(lines: Iterable[str], room: float, tokenizer: Tokenizer) -> list[str]:
+    """Return those of the lines, in their order, that fit into the room."""
+    fitting: list[str] = []
+    for text in lines:
+        cost = tokenizer.count(text)
+        if cost <= room:
+            fitting.append(text)
+            room -= cost
+    return fitting
+
+
+def _near_first(path: str) -> tuple[int, str]:
+    return path.count("/"), path
+
+
+def _line(path: str, read: Callable[[str], Source | None]) -> str:
+    source = read(path)
+    symbols = outline(path, source.text) if source else ()
+    return f"{path}: {'; '.join(symbols)}\n" if symbols else f"{path}\n"
+
+
+def _folders(paths: Iterable[str]) -> list[str]:
+    """Return a line a folder with how many files are below it, those near the root first."""
+    counts: Counter[str] = Counter()
+    for path in paths:
+        counts["/".join(path.split("/")[:-1][:_DEEPEST])] += 1
+    return [
+        f"{folder or '.'}/ {counts[folder]} files\n" for folder in sorted(counts, key=_near_first)
+    ]

@@ -1,0 +1,384 @@
+"""From the index to a published pack. Blocking, one call at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from infbox import git, layout, outlook, rank, store
+from infbox.pack import Kind, Pack, common_length
+from infbox.store import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from infbox.files import Content, Tree
+    from infbox.index import File, Reader
+    from infbox.tokens import Ids, Tokenizer
+
+FORMAT = 2
+"""Of the text; another one calls for a new pack."""
+
+MANY_EDITS = 64
+"""Files edited at once, as by a checkout: the pack is laid out anew instead of taking in each."""
+
+_SECTIONS = {Kind.INTRO: "intro", Kind.MAP: "map", Kind.BASE: "base"}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A pack as others see it.
+
+    Attributes:
+        workspace: its name.
+        model: the name the engine serves.
+        generation: number of the frozen base.
+        version: number of the text.
+        sha256: of the text, hex.
+        tokens: of the text.
+        text: what goes in front of a question.
+        ids: the text's token ids, as the sections' ids joined; None where they are not known.
+    """
+
+    workspace: str
+    model: str
+    generation: int
+    version: int
+    sha256: str
+    tokens: int
+    text: str
+    ids: Ids[int] | None = field(default=None, compare=False, repr=False)
+
+
+class Packer:
+    """The pack of one workspace.
+
+    Args:
+        name: of the workspace.
+        model: the name the engine serves.
+        tree: the files.
+        index: what is known of them.
+        budget: of the pack, in tokens.
+        tokenizer: counts tokens.
+        state_dir: of the watcher; the pack lies below it.
+
+    Raises:
+        InputError: a newer version wrote what is kept.
+        OSError, sqlite3.Error: the state directory cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model: str,
+        tree: Tree,
+        index: Reader,
+        budget: int,
+        tokenizer: Tokenizer,
+        state_dir: Path,
+    ) -> None:
+        self.name = name
+        self._model = model
+        self._tree = tree
+        self._index = index
+        self._budget = budget
+        self._tokenizer = tokenizer
+        self._policy = f"format {FORMAT}, {budget} tokens counted by {tokenizer.name}"
+        folder = state_dir / "packs" / name
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._published = folder / "pack.json"
+        self._store = store.opened(folder / "pack.db")
+        self.publication: Publication | None = None
+        """What is published, by this process or one before it."""
+        self.candidate: Publication | None = None
+        """The next generation, to be warmed before ``adopt`` publishes it."""
+        self._next: Pack | None = None
+        self._load()
+
+    def close(self) -> None:
+        """Close what is kept."""
+        self._store.close()
+
+    def update(self) -> bool:
+        """Bring the pack up to the index.
+
+        What is missing follows from the two alone, so that nothing is lost between them.
+
+        Returns:
+            Whether ``publication`` or ``candidate`` is another one now.
+
+        Raises:
+            OSError, sqlite3.Error: what is kept cannot be read or written at present.
+            GitError: git could not answer.
+        """
+        if self._state.policy != self._policy:
+            self._begin()
+            return True
+        last = self._index.last_edit()
+        edited = self._index.edited_since(self._state.edit)
+        state = replace(self._state, edit=last, edited=self._state.edited + _tokens(edited))
+        if len(edited) > MANY_EDITS:
+            self._follow(state)
+            return self._adopt()
+        for pack in self._packs():
+            self._take_in(pack, edited, last)
+        if self._pack.is_due and not self._next:
+            self._follow(state)
+        if self._next and self._pack.tokens > self._budget:
+            return self._adopt()
+        is_new = self._publish_changes(state)
+        return self._describe_candidate() or is_new
+
+    def adopt(self) -> bool:
+        """Publish the candidate, if there is one; say whether there was.
+
+        Raises:
+            OSError, sqlite3.Error: it cannot be written at present.
+        """
+        return self._next is not None and self._adopt()
+
+    def sections(self) -> dict[str, int]:
+        """Return the pack's tokens by section; what is superseded is counted by itself."""
+        counts = Counter({"intro": 0, "map": 0, "base": 0, "tail": 0})
+        for entry in self._pack.entries:
+            counts[_SECTIONS.get(entry.kind, "tail")] += entry.tokens
+        return {**counts, "superseded": self._pack.superseded}
+
+    def _packs(self) -> Iterable[Pack]:
+        return filter(None, (self._pack, self._next))
+
+    def _take_in(self, pack: Pack, edited: Sequence[File], last: int) -> None:
+        """Bring one pack up to the index."""
+        files = {file.path: file for file in edited}
+        shown = pack.shown
+        digests = self._index.digests(shown) | {path: file.digest for path, file in files.items()}
+        layout.take_absences(pack, digests)
+        stale = [path for path, s in shown.items() if digests.get(path, "") != s.entry.digest]
+        for path in [*sorted(path for path in stale if path not in files), *files]:
+            source = self._read(path, digests.get(path, ""))
+            if source:
+                committed = partial(self._committed, path)
+                is_worth_room = path in files and self._is_worth_room(files[path], last)
+                pack.save(path, source, committed=committed, is_worth_room=is_worth_room)
+
+    def _is_worth_room(self, file: File, last: int) -> bool:
+        return _candidate(file, last).worth >= self._state.least_worth
+
+    def _publish_changes(self, state: State) -> bool:
+        """Publish the pack if its text changed, or was not told of by this process yet."""
+        if [e.text for e in self._pack.entries] != [e.text for e in self._stored]:
+            self._write(replace(state, version=state.version + 1))
+            return self._publish()
+        if state != self._state:
+            self._write(state)
+        return self.publication is None and self._publish()
+
+    def _begin(self) -> None:
+        """Make and publish a pack from nothing."""
+        last = self._index.last_edit()
+        now = self._outlook(last)
+        self._next, self.candidate = None, None
+        self._pack = layout.first(now, self._budget, self._tokenizer)
+        state = State(
+            generation=self._state.generation + 1,
+            version=self._state.version + 1,
+            edit=last,
+            policy=self._policy,
+            least_worth=layout.least_worth(self._pack, now),
+        )
+        self._write(state)
+        self._publish()
+
+    def _follow(self, state: State) -> None:
+        """Make the next generation, for the edits that a state has taken in."""
+        now = self._outlook(state.edit)
+        self._next = layout.following(self._pack, now, state.edited)
+        same = common_length(self._pack.entries, self._next.entries)
+        cost = sum(entry.tokens for entry in self._next.entries[same:])
+        self._next_state = replace(
+            state,
+            edited=layout.left_to_spend(state.edited, cost),
+            least_worth=layout.least_worth(self._next, now),
+        )
+
+    def _adopt(self) -> bool:
+        """Publish the next generation."""
+        assert self._next is not None  # noqa: S101  # the callers have seen to it
+        state = replace(
+            self._next_state,
+            edit=max(self._state.edit, self._next_state.edit),
+            generation=self._state.generation + 1,
+            version=self._state.version + 1,
+        )
+        self._pack, self._next, self.candidate = self._next, None, None
+        self._write(state)
+        return self._publish()
+
+    def _describe_candidate(self) -> bool:
+        """Bring ``candidate`` up to the next generation; say whether it changed."""
+        if not self._next:
+            return False
+        before = self.candidate
+        state = self._state
+        self.candidate = self._describe(self._next, state.generation + 1, state.version + 1)
+        return before is None or before.sha256 != self.candidate.sha256
+
+    def _outlook(self, last: int) -> layout.Tree:
+        """Return the tree as the index knows it."""
+        files = self._index.kept()
+        digests = {file.path: file.digest for file in files}
+        central = outlook.centralities(digests, self._tree.readable, self._store)
+        candidates = [_candidate(file, last, central.get(file.path, 0.0)) for file in files]
+        return layout.Tree(
+            name=self.name,
+            candidates=rank.ranked(candidates),
+            read=self._tree.readable,
+            committed=self._committed,
+            draw_map=lambda rest, room: outlook.drawn_map(
+                rest, self._tree.readable, room, self._tokenizer
+            ),
+        )
+
+    def _read(self, path: str, digest: str) -> Content | None:
+        """Read a file as it stands in the index; one that went on since is told of again."""
+        source = self._tree.readable(path)
+        return source if source and source.digest == digest else None
+
+    def _committed(self, path: str) -> str | None:
+        """Return a file's text in the last commit, or None."""
+        try:
+            return git.run(self._tree.root, "cat-file", "blob", f"HEAD:./{path}").decode(
+                errors="replace"
+            )
+        except git.GitError:
+            return None
+
+    def _load(self) -> None:
+        """Go on from what is stored."""
+        self._state = self._store.state()
+        self._stored = tuple(self._store.entries())
+        self._pack = Pack(self._stored, self._budget, self._tokenizer)
+        self._next = None
+        self.candidate = None
+
+    def _write(self, state: State) -> None:
+        entries = tuple(self._pack.entries)
+        try:
+            self._store.write(state, entries, common_length(self._stored, entries))
+        except sqlite3.Error:
+            self._load()  # so that the next look tries again
+            raise
+        self._state, self._stored = state, entries
+
+    def _publish(self) -> bool:
+        """Replace the published file if it is not what it should be, as after a crash."""
+        told = self.publication
+        state = self._state
+        publication = self._describe(self._pack, state.generation, state.version)
+        wanted = _as_json(publication)
+        if _read_or_empty(self._published) != wanted:
+            _write_atomically(self._published, wanted)
+        self.publication = publication
+        return told != publication
+
+    def _describe(self, pack: Pack, generation: int, version: int) -> Publication:
+        text = pack.text
+        return Publication(
+            workspace=self.name,
+            model=self._model,
+            generation=generation,
+            version=version,
+            sha256=sha256(text.encode()).hexdigest(),
+            tokens=pack.tokens,
+            text=text,
+            ids=pack.ids,
+        )
+
+
+class _Unkept:
+    """Imports of a tree that is looked at once."""
+
+    def imports(self) -> dict[str, Sequence[str]]:
+        """Return nothing: nothing was kept."""
+        return {}
+
+    def note_imports(self, noted: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
+        """Keep nothing."""
+
+
+def packed(tree: Tree, budget: int, tokenizer: Tokenizer) -> tuple[Pack, int]:
+    """Return the pack that a watcher would begin with, and how many files it was made from.
+
+    Args:
+        tree: the files.
+        budget: of the pack, in tokens.
+        tokenizer: counts tokens.
+
+    Raises:
+        GitError: git could not answer.
+    """
+    contents = {path: tree.readable(path) for path in sorted(tree.scan())}
+    heats = rank.heats_from_git(tree.root)
+    digests = {path: content.digest for path, content in contents.items() if content}
+    central = outlook.centralities(digests, contents.get, _Unkept())
+    candidates = [
+        rank.Candidate(
+            path,
+            content.digest,
+            len(content.data),
+            heats.get(path, 0.0),
+            central.get(path, 0.0),
+        )
+        for path, content in contents.items()
+        if content
+    ]
+    now = layout.Tree(
+        name=tree.root.name,
+        candidates=rank.ranked(candidates),
+        read=contents.get,
+        committed=lambda _: None,
+        draw_map=lambda rest, room: outlook.drawn_map(rest, contents.get, room, tokenizer),
+    )
+    return layout.first(now, budget, tokenizer), len(candidates)
+
+
+def _candidate(file: File, last: int, centrality: float = 0.0) -> rank.Candidate:
+    heat = rank.cooled(file.heat, last - file.edit)
+    return rank.Candidate(file.path, file.digest, file.size, heat, centrality)
+
+
+def _tokens(files: Iterable[File]) -> float:
+    return sum(_candidate(file, file.edit).tokens for file in files)
+
+
+def _as_json(publication: Publication) -> str:
+    told = {key: value for key, value in vars(publication).items() if key != "ids"}
+    return json.dumps(told, ensure_ascii=False)
+
+
+def _read_or_empty(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    """Replace a file in one step, mode 0640.
+
+    It is not flushed to the disk: after a power cut the store, which is, writes it again.
+    """
+    beside = file.with_suffix(".new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o640)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    beside.replace(file)

@@ -1,0 +1,54 @@
+"""Hunks against the program that everybody applies them with."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infbox.hunks import unified
+
+_LINES = st.sampled_from(["a", "b", "def f():", "  b", "", "é", "x\r", "y\x0c", "\u2028"])
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> str:
+    end = draw(st.sampled_from(["\n", ""]))
+    lines = draw(st.lists(_LINES, max_size=30))
+    return "\n".join(lines) + end if lines else ""
+
+
+@given(old=texts(), new=texts())
+def test_patch_makes_the_new_of_the_old(
+    tmp_path_factory: pytest.TempPathFactory, old: str, new: str
+) -> None:
+    hunks = unified(old, new)
+    assert (hunks == "") is (old == new)
+    assert patched(tmp_path_factory.mktemp("patch") / "file", old, hunks) == new
+
+
+def patched(file: Path, old: str, hunks: str) -> str:
+    file.write_bytes(old.encode())
+    if hunks:
+        subprocess.run(
+            ["patch", "--silent", "--binary", file],
+            input=f"--- file\n+++ file\n{hunks}".encode(),
+            check=True,
+        )
+    return file.read_bytes().decode() if file.exists() else ""  # patch removes an empty file
+
+
+def test_a_hunk_names_the_definition_that_it_lies_in() -> None:
+    old = "def first():\n" + "    pass\n" * 9
+    assert unified(old, old + "    more\n").startswith("@@ -9,2 +9,3 @@ def first():\n")
+
+
+def test_a_change_far_from_another_is_a_hunk_of_its_own() -> None:
+    lines = [f"{n}\n" for n in range(1000)]
+    changed = ["first\n", *lines[1:-1], "last\n"]
+    hunks = unified("".join(lines), "".join(changed))
+    assert hunks.count("@@ -") == 2
+    assert len(hunks.splitlines()) == 2 * (1 + 2 + 2), "a header, two lines around, one for one"
