@@ -1,0 +1,435 @@
+"""The symbol map's lines: what a source defines, by name.
+
+Only identifiers ever come out. A default value, a string or a comment may be a secret, so a name is
+taken from the node that the grammar calls a name, and is refused unless it looks like one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from itertools import count, groupby, islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from tree_sitter import Node
+
+MAX_NAMES = 60  # of a file
+MAX_MEMBERS = 20  # of a type
+MAX_DEPTH = 3  # of types inside types
+# What follows in a longer file is not looked at: most reach MAX_NAMES before.
+MAX_BYTES = 64 * 1024
+# A parser's steps, in hundreds: valid source takes at most 20 a KiB. What is no source at all would
+# otherwise have it try for minutes and take gigabytes. Steps, not seconds: the same text then
+# always gives the same outline.
+STEPS, STEPS_A_KIB = 100, 24
+MORE = "…"
+
+_NAME = re.compile(r"[\w$#@:.?!=~\\-]{1,80}")
+_LEFT_OUT = re.compile(r"__\w+__|__construct|constructor|initialize")  # each type has them
+# The shell's grammar takes gigabytes for a file of here-documents, and only this was asked of it.
+_SHELL = re.compile(
+    r"^(?:function[ \t]+([\w:.-]+)[ \t]*(?:\([ \t]*\))?|([\w:.-]+)[ \t]*\([ \t]*\))\s*[{(]",
+    re.MULTILINE,
+)
+_IDENTIFIERS = frozenset(
+    {
+        *("identifier", "type_identifier", "field_identifier", "property_identifier"),
+        *("private_property_identifier", "qualified_identifier", "member_expression"),
+        *("constant", "scope_resolution", "setter", "name"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Language:
+    """Where the names are in one language's syntax tree.
+
+    Sets and keys are types of nodes.
+
+    Attributes:
+        grammar: the module that holds the grammar, and the function that gives it.
+        types: what has members, with the word that the outline shows.
+        members: what is listed as a member of a type.
+        alone: what stands outside of types, with the word that the outline shows.
+        through: what is looked into as if it were not there.
+        name: gives the node that names a definition, or None for one that is left out.
+        owner: gives the node that names the type of a definition that stands outside of it.
+    """
+
+    grammar: tuple[str, str]
+    types: Mapping[str, str]
+    members: frozenset[str]
+    alone: Mapping[str, str]
+    through: frozenset[str]
+    name: Callable[[Node], Node | None]
+    owner: Callable[[Node], Node | None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    head: str  # "class Tree: ", "def "
+    names: tuple[str, ...]
+
+
+def outline(path: str, text: str) -> tuple[str, ...]:
+    """Tell what a source defines at its top level and in its types.
+
+    Args:
+        path: relative, with `/`; its ending decides on the language.
+        text: the whole file; it may be broken.
+
+    Returns:
+        Lines such as ``class Tree: refresh, scan`` and ``def replay, main`` in the order of the
+        source, at most MAX_NAMES names in all; nothing where the language is unknown.
+    """
+    ending = path.rpartition("/")[2].rpartition(".")[2].lower()
+    data = text[:MAX_BYTES].encode(errors="replace")[:MAX_BYTES]
+    if ending in ("sh", "bash"):
+        names = (a or b for a, b in _SHELL.findall(data.decode(errors="replace")))
+        return _lines(_Entry("function ", (name,)) for name in names)
+    language = LANGUAGES.get(ending)
+    root = _parsed(language, data) if language else None
+    return _lines(_definitions(language, data, root)) if language and root else ()
+
+
+def _parsed(language: Language, data: bytes) -> Node | None:
+    """Return the root of the syntax tree, or None where parsing takes too many steps."""
+    tree_sitter = import_module("tree_sitter")  # at first use, for the service's start
+    steps, most = count(), STEPS + STEPS_A_KIB * len(data) // 1024
+    parser = tree_sitter.Parser(_grammar(*language.grammar))
+    try:
+        tree = parser.parse(
+            lambda offset, _: data[offset:], progress_callback=lambda *_: next(steps) > most
+        )
+    except ValueError:  # stopped
+        return None
+    root: Node = tree.root_node
+    return root
+
+
+@cache
+def _grammar(module: str, function: str) -> object:
+    return import_module("tree_sitter").Language(getattr(import_module(module), function)())
+
+
+def _definitions(
+    language: Language, data: bytes, node: Node, outer: str = "", depth: int = 1
+) -> Iterator[_Entry]:
+    for child in _children(language, node):
+        if child.type in language.types:
+            name, body = _name(language, data, child), _body(child)
+            if not name or (body is None and child.type in ("struct_specifier", "enum_specifier")):
+                continue
+            members = () if body is None else _members(language, data, body)
+            yield _Entry(f"{language.types[child.type]} {outer}{name}: ", members)
+            if body is not None and depth < MAX_DEPTH:
+                nested = _definitions(language, data, body, f"{outer}{name}.", depth + 1)
+                yield from (entry for entry in nested if entry.head.endswith(": "))
+        elif child.type in language.alone and (name := _name(language, data, child)):
+            owner = _identifier(data, language.owner(child))
+            word = language.alone[child.type]
+            yield _Entry(f"{word} {owner}: " if owner else f"{word} ", (name,))
+
+
+def _members(language: Language, data: bytes, body: Node) -> tuple[str, ...]:
+    nodes = (node for node in _children(language, body) if node.type in language.members)
+    names = filter(None, (_name(language, data, node) for node in nodes))
+    first = list(islice(dict.fromkeys(names), MAX_MEMBERS + 1))
+    return (*first[:MAX_MEMBERS], MORE) if len(first) > MAX_MEMBERS else tuple(first)
+
+
+def _children(language: Language, node: Node) -> Iterator[Node]:
+    """Yield a node's children in order, and in place of one that is looked through its own."""
+    # No recursion: a broken source nests as deep as it likes.
+    waiting = node.named_children[::-1]
+    while waiting:
+        child = waiting.pop()
+        if child.type in language.through:
+            waiting.extend(reversed(child.named_children))
+        else:
+            yield child
+
+
+def _body(node: Node) -> Node | None:
+    return node.child_by_field_name("body") or node.child_by_field_name("type")
+
+
+def _name(language: Language, data: bytes, node: Node) -> str:
+    name = _identifier(data, node if node.type in _IDENTIFIERS else language.name(node))
+    return "" if _LEFT_OUT.fullmatch(name) else name
+
+
+def _identifier(data: bytes, node: Node | None) -> str:
+    """Return the text of a node that names something, or an empty text."""
+    if node is None or node.type not in _IDENTIFIERS:
+        return ""
+    name = data[node.start_byte : node.end_byte].decode(errors="replace")
+    return name if _NAME.fullmatch(name) else ""
+
+
+def _lines(entries: Iterable[_Entry]) -> tuple[str, ...]:
+    """Write entries, those that follow each other under one head as one line."""
+    lines: list[str] = []
+    left = MAX_NAMES
+    for head, group in groupby(entries, key=lambda entry: entry.head):
+        names = list(dict.fromkeys(islice((n for entry in group for n in entry.names), left + 1)))
+        left -= head.endswith(": ")
+        if left <= 0:
+            return (*lines, MORE)
+        more = len(names) > left and names[left] != MORE
+        lines.append((head + ", ".join(names[:left])).rstrip(": "))
+        if more:
+            return (*lines, MORE)
+        left -= len(names)
+    return tuple(lines)
+
+
+def _named(node: Node) -> Node | None:
+    return node.child_by_field_name("name")
+
+
+def _python_name(node: Node) -> Node | None:
+    if node.type != "assignment":
+        return _named(node)
+    return None if node.has_error else node.child_by_field_name("left")
+
+
+def _c_name(node: Node) -> Node | None:
+    """Look for the name in a declarator: a pointer to an array of functions hides it well."""
+    name = _named(node)
+    inner = node.child_by_field_name("declarator")
+    for _ in range(8):
+        if inner is None or inner.type in _IDENTIFIERS:
+            break
+        inner = inner.child_by_field_name("declarator")
+    return name or inner
+
+
+def _go_owner(node: Node) -> Node | None:
+    """Look for the type in a method's receiver."""
+    receiver = node.child_by_field_name("receiver")
+    return _first(receiver, "type_identifier") if receiver else None
+
+
+def _rust_name(node: Node) -> Node | None:
+    if node.type != "impl_item":
+        return _named(node)
+    kind = node.child_by_field_name("type")
+    return _first(kind, "type_identifier") if kind else None
+
+
+def _first(node: Node, kind: str) -> Node | None:
+    waiting = [node]
+    for _ in range(20):
+        if not waiting or waiting[-1].type == kind:
+            break
+        waiting.extend(reversed(waiting.pop().named_children))
+    return waiting[-1] if waiting and waiting[-1].type == kind else None
+
+
+_FUNCTIONS = frozenset({"arrow_function", "function_expression", "generator_function", "class"})
+
+
+def _script_name(node: Node) -> Node | None:
+    """Leave out variables and assignments, unless they hold a function or are exported."""
+    if node.type == "assignment_expression":
+        value, name = node.child_by_field_name("right"), node.child_by_field_name("left")
+        return name if value and value.type in _FUNCTIONS else None
+    if node.type == "variable_declarator":
+        value, place = node.child_by_field_name("value"), node.parent and node.parent.parent
+        exported = place and place.type == "export_statement"
+        return _named(node) if exported or (value and value.type in _FUNCTIONS) else None
+    return _named(node) or node.child_by_field_name("property")
+
+
+_PYTHON = Language(
+    grammar=("tree_sitter_python", "language"),
+    types={"class_definition": "class"},
+    members=frozenset({"function_definition", "assignment"}),
+    alone={"function_definition": "def"},
+    through=frozenset(
+        {
+            *("ERROR", "block", "decorated_definition", "expression_statement", "if_statement"),
+            *("elif_clause", "else_clause", "try_statement", "except_clause", "finally_clause"),
+            *("with_statement",),
+        }
+    ),
+    name=_python_name,
+)
+_C = Language(
+    grammar=("tree_sitter_c", "language"),
+    types={
+        "struct_specifier": "struct",
+        "union_specifier": "union",
+        "enum_specifier": "enum",
+        "type_definition": "typedef",
+    },
+    members=frozenset({"field_identifier", "function_declarator", "enumerator"}),
+    alone={"function_definition": "func", "function_declarator": "func"},
+    through=frozenset(
+        {
+            *("ERROR", "declaration", "pointer_declarator", "array_declarator"),
+            *("field_declaration", "field_declaration_list", "enumerator_list"),
+            *("linkage_specification", "declaration_list", "preproc_if", "preproc_ifdef"),
+            *("preproc_else", "preproc_elif", "preproc_elifdef"),
+        }
+    ),
+    name=_c_name,
+)
+_CPP = replace(
+    _C,
+    grammar=("tree_sitter_cpp", "language"),
+    types={**_C.types, "class_specifier": "class"},
+    members=_C.members | {"function_definition"},
+    through=_C.through
+    | {"namespace_definition", "template_declaration", "reference_declarator", "access_specifier"},
+)
+_GO = Language(
+    grammar=("tree_sitter_go", "language"),
+    types={"type_spec": "type", "type_alias": "type"},
+    members=frozenset({"field_declaration", "method_elem"}),
+    alone={"function_declaration": "func", "method_declaration": "func"},
+    through=frozenset({"ERROR", "type_declaration", "field_declaration_list"}),
+    name=_named,
+    owner=_go_owner,
+)
+_RUST = Language(
+    grammar=("tree_sitter_rust", "language"),
+    types={
+        "struct_item": "struct",
+        "enum_item": "enum",
+        "union_item": "union",
+        "trait_item": "trait",
+        "impl_item": "impl",
+    },
+    members=frozenset(
+        {"function_item", "function_signature_item", "field_declaration", "enum_variant"}
+    ),
+    alone={
+        "function_item": "fn",
+        "mod_item": "mod",
+        "type_item": "type",
+        "macro_definition": "macro",
+    },
+    through=frozenset({"ERROR", "foreign_mod_item", "declaration_list"}),
+    name=_rust_name,
+)
+_JAVASCRIPT = Language(
+    grammar=("tree_sitter_javascript", "language"),
+    types={"class_declaration": "class"},
+    members=frozenset({"method_definition", "field_definition"}),
+    alone={
+        "function_declaration": "function",
+        "generator_function_declaration": "function",
+        "variable_declarator": "const",
+        "assignment_expression": "function",
+    },
+    through=frozenset(
+        {
+            *("ERROR", "export_statement", "lexical_declaration", "variable_declaration"),
+            *("expression_statement", "statement_block", "if_statement", "else_clause"),
+        }
+    ),
+    name=_script_name,
+)
+_TYPESCRIPT = replace(
+    _JAVASCRIPT,
+    grammar=("tree_sitter_typescript", "language_typescript"),
+    types={
+        **_JAVASCRIPT.types,
+        "abstract_class_declaration": "class",
+        "interface_declaration": "interface",
+        "enum_declaration": "enum",
+    },
+    members=frozenset(
+        {
+            *("method_definition", "method_signature", "abstract_method_signature"),
+            *("property_signature", "public_field_definition"),
+            *("enum_assignment", "property_identifier"),
+        }
+    ),
+    alone={
+        **_JAVASCRIPT.alone,
+        "function_signature": "function",
+        "type_alias_declaration": "type",
+    },
+    through=_JAVASCRIPT.through | {"ambient_declaration", "internal_module", "module"},
+)
+_TSX = replace(_TYPESCRIPT, grammar=("tree_sitter_typescript", "language_tsx"))
+_JAVA = Language(
+    grammar=("tree_sitter_java", "language"),
+    types={
+        "class_declaration": "class",
+        "interface_declaration": "interface",
+        "enum_declaration": "enum",
+        "record_declaration": "record",
+        "annotation_type_declaration": "@interface",
+    },
+    members=frozenset(
+        {"method_declaration", "enum_constant", "annotation_type_element_declaration"}
+    ),
+    alone={},
+    through=frozenset({"ERROR", "enum_body_declarations"}),
+    name=_named,
+)
+_C_SHARP = Language(
+    grammar=("tree_sitter_c_sharp", "language"),
+    types={
+        "class_declaration": "class",
+        "interface_declaration": "interface",
+        "struct_declaration": "struct",
+        "record_declaration": "record",
+        "enum_declaration": "enum",
+    },
+    members=frozenset({"method_declaration", "property_declaration", "enum_member_declaration"}),
+    alone={"delegate_declaration": "delegate"},
+    through=frozenset(
+        {
+            *("ERROR", "namespace_declaration", "file_scoped_namespace_declaration"),
+            *("declaration_list", "preproc_if", "preproc_else", "preproc_elif"),
+        }
+    ),
+    name=_named,
+)
+_PHP = Language(
+    grammar=("tree_sitter_php", "language_php"),
+    types={
+        "class_declaration": "class",
+        "interface_declaration": "interface",
+        "trait_declaration": "trait",
+        "enum_declaration": "enum",
+    },
+    members=frozenset({"method_declaration", "enum_case"}),
+    alone={"function_definition": "function"},
+    through=frozenset({"ERROR", "namespace_definition", "compound_statement", "if_statement"}),
+    name=_named,
+)
+_RUBY = Language(
+    grammar=("tree_sitter_ruby", "language"),
+    types={"class": "class", "module": "module"},
+    members=frozenset({"method", "singleton_method"}),
+    alone={"method": "def", "singleton_method": "def"},
+    through=frozenset({"ERROR", "body_statement", "singleton_class"}),
+    name=_named,
+)
+
+LANGUAGES: Mapping[str, Language] = {
+    **dict.fromkeys(("py", "pyi"), _PYTHON),
+    **dict.fromkeys(("js", "jsx", "mjs", "cjs"), _JAVASCRIPT),
+    **dict.fromkeys(("ts", "mts", "cts"), _TYPESCRIPT),
+    "tsx": _TSX,
+    "go": _GO,
+    "rs": _RUST,
+    "java": _JAVA,
+    "c": _C,
+    # A header of C is nearly always one of C++ too, but not the other way round.
+    **dict.fromkeys(("h", "cc", "cpp", "cxx", "hh", "hpp", "hxx"), _CPP),
+    "cs": _C_SHARP,
+    "php": _PHP,
+    **dict.fromkeys(("rb", "rake"), _RUBY),
+}
