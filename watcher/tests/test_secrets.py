@@ -186,6 +186,16 @@ def test_text_without_a_word_for_secrets_is_kept(words: list[str], between: str)
     assert kind_in(between.join(words)) is None
 
 
+def test_a_password_behind_a_harmless_one_is_found() -> None:
+    line = f"{{'password': 'words', 'db_password': 'password12', 'api_key': '{VALUES[0]}'}}"
+    assert kind_in(line) == "Secret Keyword"
+
+
+def test_a_file_that_would_take_long_to_judge_is_refused() -> None:
+    assert kind_in("secret_" * 500 + "1a1a1a1a2b3c\n") == secrets.TOO_MANY
+    assert kind_in("secret_key(pair[1], a1b2c3d4e5f6)\n" * 600) == secrets.TOO_MANY
+
+
 def test_a_line_that_a_person_has_looked_at_is_kept() -> None:
     mark = "# pragma: allowlist" + " secret"
     assert kind_in(f"password = '{VALUES[0]}'  {mark}\n") is None

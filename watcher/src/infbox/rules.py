@@ -129,7 +129,7 @@ BINARIES = Names(
     ends=(
         *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".ico", ".webp", ".avif", ".tif", ".tiff"),
         *(".psd", ".pdf", ".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".jar"),
-        *(".war", ".class", ".o", ".a", ".so", ".dylib", ".dll", ".exe", ".pyc", ".pyo", ".whl"),
+        *(".war", ".class", ".so", ".dylib", ".dll", ".exe", ".pyc", ".pyo", ".whl"),
         *(".wasm", ".woff", ".woff2", ".ttf", ".otf", ".eot", ".mp3", ".mp4", ".wav", ".ogg"),
         *(".flac", ".avi", ".mov", ".webm", ".npy", ".npz", ".pkl", ".parquet", ".onnx", ".pt"),
         *(".pth", ".safetensors", ".gguf", ".h5", ".sqlite", ".sqlite3", ".deb", ".rpm", ".iso"),

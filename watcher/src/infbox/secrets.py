@@ -1,6 +1,6 @@
 """Secrets inside a file, found by the plugins of detect-secrets.
 
-Its plugins take some 90 µs for a line, and importing them takes longer than a whole start may. So
+Its plugins take some 80 µs for a line, and importing them takes longer than a whole start may. So
 a few expressions first look for lines that could interest a plugin at all, in the whole file at
 once; the library is imported at the first such line. Nothing is verified, and so nothing is sent:
 ``analyze_string`` alone is called.
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from importlib import import_module
+from itertools import chain, groupby, repeat
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LIBRARY = "1.5.0"  # a newer one may judge otherwise: this line is part of the rules' version
 
@@ -29,6 +31,11 @@ BEFORE, AFTER = 200, 400
 # Below, real ones are not told from the words of examples and tests.
 MIN_LENGTH = 10
 MIN_ENTROPY = 3.0
+# A file with more places to ask about, or a place with more words that stand before secrets, is not
+# judged but refused: a question may cost a millisecond, and seconds where such words abound.
+MAX_QUESTIONS = 500
+MAX_WORDS = 30
+TOO_MANY = "too many places that look like one"
 # A token of fewer different characters is a placeholder, or the letters of a genome.
 MIN_DISTINCT = 8
 
@@ -96,7 +103,7 @@ _KEY_BODY = rb"[A-Za-z0-9+/=]{40,}"
 _KEY_BYTES = 1000
 
 _NO_NAME = rb"[^:/?#\[\]@!$&'()*+,;=\s]"
-_BASIC_AUTH = rb"://%b+:%b{%d,}@" % (_NO_NAME, _NO_NAME, MIN_LENGTH)
+_BASIC_AUTH = rb"://%b+:(%b{%d,})@" % (_NO_NAME, _NO_NAME, MIN_LENGTH)
 # The library's words for secrets, as they stand in the lower-case file.
 _WORDS = (
     rb"key(?:(?<=[ihetbv]key)|(?<=[ihetbv]_key)|(?=_?pass))",
@@ -105,6 +112,7 @@ _WORDS = (
     rb"secret",
     rb"contrase",
 )
+_ANY_WORD = "key|pass|pwd|secret"
 _LONGEST_START = len("database_")
 # What no password may hold that is told from code: it stands in a program's expressions, and rarely
 # in what a machine makes.
@@ -154,17 +162,26 @@ class Finder:
     def _found(self, eye: Eye, data: bytes, path: str) -> Iterator[tuple[str, int]]:
         yield from eye.known(data)
         lower = data.lower()
-        for start, end in eye.tokens(data, lower):
-            if not is_placeholder(data[start:end].decode()):
-                kind = self._judge().token(piece(data, start, end))
-                if kind:
-                    yield kind, start
-        for start, end in eye.passwords(data, lower):
-            # A line may hold several, and the library looks at the first one only.
-            for before in (BEFORE, _LONGEST_START):
-                kind = self._judge().password(piece(data, start, end, before), path)
-                if kind:
-                    yield kind, start
+        places = chain(
+            zip(repeat(self._token), eye.tokens(data, lower)),
+            zip(repeat(self._password), eye.passwords(data, lower)),
+        )
+        for number, (judge, (start, end)) in enumerate(places):
+            kind = judge(data, start, end, path) if number < MAX_QUESTIONS else TOO_MANY
+            if kind:
+                yield kind, start
+
+    def _token(self, data: bytes, start: int, end: int, _path: str) -> str | None:
+        if is_placeholder(data[start:end].decode()):
+            return None
+        return self._judge().token(piece(data, start, end))
+
+    def _password(self, data: bytes, start: int, end: int, path: str) -> str | None:
+        if len(re.findall(_ANY_WORD, piece(data, start, end), re.IGNORECASE)) > MAX_WORDS:
+            return TOO_MANY
+        # A line may hold several, and the library looks at the first one only.
+        pieces = (piece(data, start, end, before) for before in (BEFORE, _LONGEST_START))
+        return next(filter(None, (self._judge().password(each, path) for each in pieces)), None)
 
     def _judge(self) -> Library:
         self._library = self._library or Library()
@@ -207,13 +224,23 @@ class Eye:
 
     def passwords(self, data: bytes, lower: bytes) -> Iterator[tuple[int, int]]:
         """Find whatever a plugin could take for a password, and ``is_random`` for a good one."""
-        yield from (hit.span() for hit in self._basic_auth.finditer(data))
-        for word in self._words:
-            for hit in word.finditer(lower):
-                start, end = _line(data, hit.start(), hit.end())
-                first, last = max(start, hit.start() - BEFORE), min(end, hit.end() + AFTER)
-                if any(map(_could_be_random, self._value.findall(data, first, last))):
-                    yield hit.span()
+        for hit in self._basic_auth.finditer(data):
+            if _could_be_random(unquote(hit[1].decode(errors="replace"))):
+                yield hit.span()
+        words = sorted(hit.span() for word in self._words for hit in word.finditer(lower))
+        for line, here in groupby(words, key=lambda word: _line(data, *word)):
+            yield from self._next_to_values(data, line, [*here])
+
+    def _next_to_values(
+        self, data: bytes, line: tuple[int, int], words: list[tuple[int, int]]
+    ) -> Iterable[tuple[int, int]]:
+        """Return those words of a line that may name a value: on each side of one the nearest."""
+        near: set[tuple[int, int]] = set()
+        for value in self._value.finditer(data, *line):
+            if _could_be_random(value[0].decode(errors="replace")):
+                at = bisect_left(words, value.span())
+                near.update(words[max(0, at - 1) : at + 1])
+        return sorted(near)
 
 
 class Library:
@@ -283,9 +310,9 @@ def is_placeholder(text: str) -> bool:
     return few or re.search(_PLACEHOLDER, text) is not None
 
 
-def _could_be_random(run: bytes) -> bool:
+def _could_be_random(run: str) -> bool:
     """Say whether some part of a run of characters may be random: what is, makes this true."""
-    return len({*run}) >= MIN_DISTINCT and _is_no_name(run.decode(errors="replace"))
+    return len({*run}) >= MIN_DISTINCT and _is_no_name(run)
 
 
 def _is_no_name(text: str) -> bool:
