@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infbox import __version__, config, log, tokens
+from infbox import __version__, log
 from infbox.errors import InputError
-from infbox.files import Tree
 from infbox.git import GitError
-from infbox.pack import Candidate, Pack
-from infbox.replay import replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from infbox.files import Tree
+
+# Each command imports what it needs: `run` is ready sooner than all of it would be imported.
+# ruff: noqa: PLC0415
 
 _MISTAKE = 2
 
@@ -93,7 +95,9 @@ def _scan(options: argparse.Namespace) -> None:
     if not options.json:
         sys.stdout.buffer.writelines(os.fsencode(path) + b"\n" for path, _ in kept_files)
         return
-    count = tokens.counter(options.tokenizer)
+    from infbox import tokens
+
+    count = tokens.load(options.tokenizer).count
     listing = [
         {
             "path": path,
@@ -107,18 +111,17 @@ def _scan(options: argparse.Namespace) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    tree = _tree(options.folder)
-    count = tokens.counter(options.tokenizer)
+    from infbox import tokens
+    from infbox.packer import packed
 
-    paths = sorted(tree.scan())
-    candidates = (Candidate(path, 0) for path in paths)
-    pack = Pack.build(tree.root.name, candidates, tree.readable, options.budget, count)
+    tokenizer = tokens.load(options.tokenizer)
+    pack, files = packed(_tree(options.folder), options.budget, tokenizer)
     if not options.stats:
         sys.stdout.buffer.write(pack.text.encode())
         return
     stats = {
-        "files": len(pack.shown()),
-        "of_files": len(paths),
+        "files": len(pack.shown),
+        "of_files": files,
         "tokens": pack.tokens,
         "budget": options.budget,
     }
@@ -126,10 +129,13 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _replay(options: argparse.Namespace) -> None:
+    from infbox import tokens
+    from infbox.replay import replay
+
     if not options.repository.is_dir():
         raise InputError(f"{options.repository}: not a folder: give a git repository")
-    count = tokens.counter(options.tokenizer)
-    result = replay(options.repository, options.commits, options.budget, count)
+    tokenizer = tokens.load(options.tokenizer)
+    result = replay(options.repository, options.commits, options.budget, tokenizer)
     if options.json:
         print(json.dumps(result))
         return
@@ -143,20 +149,23 @@ def _replay(options: argparse.Namespace) -> None:
 
 
 def _run_watcher(options: argparse.Namespace) -> None:
-    from infbox import service  # noqa: PLC0415  # scan and pack start faster without it
+    from infbox import config, service
 
     log.to_stderr()
     service.run(config.load(options.config))
 
 
 def _run_gateway(options: argparse.Namespace) -> None:
-    from infbox import gateway as server  # noqa: PLC0415  # as above
+    from infbox import config
+    from infbox import gateway as server
 
     log.to_stderr()
     server.run(config.load(options.config))
 
 
 def _tree(folder: Path) -> Tree:
+    from infbox.files import Tree
+
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder: give one that is there")
     return Tree(folder)
@@ -181,7 +190,7 @@ def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         metavar="FILE",
         type=Path,
-        help=f"a tokenizer.json to count with; else {tokens.BYTES_PER_TOKEN} bytes a token",
+        help="a tokenizer.json to count with; else tokens are estimated from bytes",
     )
 
 

@@ -1,44 +1,41 @@
-"""The files of a source tree that may enter a prompt."""
+"""Which files of a source tree may enter a prompt."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
 
 from infbox.git import Git
+from infbox.index import Folder, Stamp
 from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
-IGNORE_FILES = frozenset({".gitignore", IGNORE_FILE})
+    from infbox.git import Facts
+    from infbox.index import Row
 
+CLOCK_TICK_NS = 20_000_000
+"""The kernel moves a file's times in ticks. What is looked at within one of its last change may
+change again and keep its stamp."""
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """What tells, without reading, that a file is as it was: bytes and nanoseconds."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """Take the stamp from what the system says of a file."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+_ATTEMPTS = 3  # to read a file that changes meanwhile
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """A file as it was read once.
 
-    ``refused`` names the rule that keeps it out, or is None; ``stamp`` is None when the file
-    changed while it was read.
+    Attributes:
+        data: the bytes; empty when the file is refused, or ``digest`` is the one expected.
+        digest: xxh3_128 of the bytes, hex.
+        stamp: as the file had it; None when the file changed each time it was read.
+        refused: the rule that keeps it out, or None.
     """
 
     data: bytes
@@ -59,16 +56,28 @@ class Tree:
     Args:
         root: an absolute folder.
         max_bytes: larger files are left out.
+        facts: what git said of the tree before; asked anew when None.
+        control_tokens: files that hold one of these texts are left out.
 
     Raises:
-        GitError: the folder is in a repository that git cannot read.
-        InputError: git is not installed.
+        InputError: the tree's own ignore file cannot be used.
     """
 
-    def __init__(self, root: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        max_bytes: int = MAX_FILE_BYTES,
+        facts: Facts | None = None,
+        control_tokens: tuple[str, ...] = (),
+    ) -> None:
         self.root = root.resolve()
+        self._start = f"{self.root}/" if self.root.name else "/"
         self._max_bytes = max_bytes
-        self.refresh()
+        self._control_tokens = control_tokens
+        self._git = Git(self.root, facts) if facts else None
+        self.is_from_facts = facts is not None
+        """Whether git was taken at its earlier word."""
+        self._read_rules()
 
     def refresh(self) -> None:
         """Look again at what decides about the whole tree: the repository and the ignore file.
@@ -76,9 +85,45 @@ class Tree:
         Raises:
             FileNotFoundError: the root is gone.
             GitError: git cannot read the repository.
+            InputError: the ignore file cannot be used.
         """
+        self.close()
         self._git = Git(self.root)
-        self._rules = Rules(self._own_ignores(), self._max_bytes)
+        self.is_from_facts = False
+        self._read_rules()
+
+    def close(self) -> None:
+        """End the processes that were kept."""
+        if self._git:
+            self._git.close()
+            self._git = None
+
+    @property
+    def git(self) -> Git:
+        """What git says; asked for the first time when it is first needed.
+
+        Raises:
+            GitError: the folder is in a repository that git cannot read.
+            InputError: git is not installed.
+        """
+        if self._git is None:
+            self._git = Git(self.root)
+        return self._git
+
+    @property
+    def policy(self) -> str:
+        """What our verdicts on content follow from; with another, files are to be read anew."""
+        return self.rules.version
+
+    @property
+    def names_policy(self) -> str:
+        """What our verdicts on names follow from."""
+        ignores = xxh3_128_hexdigest("\n".join(self._ignores).encode())
+        return f"{self.rules.version} {ignores}"
+
+    def place(self, path: str) -> str:
+        """Return the absolute path of a relative one; the root is the empty string."""
+        return self._start + path if path else str(self.root)
 
     def scan(self, below: str = "", entering: Callable[[str], None] | None = None) -> set[str]:
         """Return the files that may enter a prompt, judged by everything but their content.
@@ -92,10 +137,12 @@ class Tree:
             FileNotFoundError: the root is gone.
             GitError: git could not answer.
         """
-        ignored = self._git.ignored_folders(below)
-        found = set(self._walk(below, ignored, entering or _nothing))
-        listed = self._git.files([below] if below else [])
-        return {path for path in found & listed if self._rules.by_name(path) is None}
+        since = time.time_ns()
+        listed = self.git.files([below] if below else [])
+        walk = Walk(self, entering or _nothing, listed, since)
+        for _ in walk.run(below):
+            pass
+        return {path for path in walk.files if self.rules.by_name(path) is None}
 
     def belonging(self, paths: Iterable[str]) -> set[str]:
         """Return which of these paths, known to be regular files, may enter a prompt.
@@ -103,42 +150,39 @@ class Tree:
         Raises:
             GitError: git could not answer.
         """
-        candidates = [path for path in paths if self._rules.by_name(path) is None]
-        return self._git.files(candidates).intersection(candidates) if candidates else set()
-
-    def is_ignored(self, path: str) -> bool:
-        """Say whether git ignores a path; of a folder, with all that will ever be in it.
-
-        Raises:
-            GitError: git could not answer.
-        """
-        return self._git.ignored_by(path) is not None
+        candidates = [path for path in paths if self.rules.by_name(path) is None]
+        return self.git.files(candidates).intersection(candidates) if candidates else set()
 
     def read(self, path: str) -> Content | None:
         """Read a file, or return None when it is gone, unreadable, not regular or leads outside."""
         try:
-            descriptor = os.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            return self.fetch(path)
         except OSError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode) or not self._is_inside(descriptor, path):
-                return None
-            refused = self._rules.by_size(before.st_size)
-            data = b"" if refused else file.read(self._max_bytes + 1)
-            unchanged = Stamp.of(os.fstat(descriptor)) == Stamp.of(before)
-        refused = refused or self._rules.by_size(len(data)) or self._rules.by_content(data)
-        return Content(
-            data=b"" if refused else data,
-            digest=xxh3_128_hexdigest(data),
-            stamp=Stamp.of(before) if unchanged else None,
-            refused=refused,
-        )
 
     def readable(self, path: str) -> Content | None:
         """Read a file that may be shown, or return None."""
         content = self.read(path)
         return content if content and not content.refused else None
+
+    def fetch(self, path: str, known: Row | None = None) -> Content:
+        """Read a file; one that changes meanwhile is read again.
+
+        Args:
+            path: of the file.
+            known: as it was read before, by these same rules: with the same bytes, the verdict is
+                the same too.
+
+        Raises:
+            FileNotFoundError: it is gone, not regular, or reached through a link.
+            OSError: it cannot be read.
+        """
+        content = self._read_once(path, known)
+        for _ in range(_ATTEMPTS - 1):
+            if content.stamp:
+                break
+            content = self._read_once(path, known)
+        return content
 
     def why(self, path: str) -> tuple[bool, str]:
         """Say whether a file is kept, and which rule decides.
@@ -149,62 +193,279 @@ class Tree:
         refused = self._refusal(path)
         if refused:
             return False, refused
-        if not self._git.is_repository:
+        git, own = self.git.owner(path)
+        if not git.is_repository:
             return True, "no rule leaves it out"
-        return True, "tracked by git" if self._git.is_tracked(path) else "not ignored by git"
+        return True, "tracked by git" if git.is_tracked(own) else "not ignored by git"
+
+    def _read_once(self, path: str, known: Row | None) -> Content:
+        place = self._start + path
+        descriptor = os.open(
+            place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        )
+        try:
+            before = os.fstat(descriptor)
+            # The file really lies where its path says, no folder being a link.
+            if not stat.S_ISREG(before.st_mode) or _path_of(descriptor) != place:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            refused = self.rules.by_size(before.st_size)
+            data = b"" if refused else _read_up_to(descriptor, self._max_bytes + 1, before.st_size)
+            after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        stamp = Stamp.of(before)
+        unchanged = stamp == Stamp.of(after) and (refused or len(data) == before.st_size)
+        digest = xxh3_128_hexdigest(data)
+        refused = refused or self.rules.by_size(len(data))
+        if not refused and known and known.digest == digest:
+            return Content(b"", digest, stamp if unchanged else None, known.refused)
+        refused = refused or self._by_content(data, path)
+        return Content(b"" if refused else data, digest, stamp if unchanged else None, refused)
+
+    def _by_content(self, data: bytes, path: str) -> str | None:
+        return self.rules.by_content(data, path)
 
     def _refusal(self, path: str) -> str | None:
         try:
-            status = (self.root / path).lstat()
+            status = os.lstat(self.place(path))
         except OSError:
             return "no such file"
         if stat.S_ISLNK(status.st_mode):
             return "symbolic link: its target counts where it lies"
         if not stat.S_ISREG(status.st_mode):
             return "not a regular file"
-        if path not in self._git.files([path]):
-            rule = self._git.ignored_by(path)
-            return f"ignored by git: {rule}" if rule else "not part of this repository"
-        content = self.read(path)
-        if content is None:
-            return "unreadable, or reached through a symbolic link"
-        return self._rules.by_name(path) or content.refused
+        if path not in self.git.files([path]):
+            return self._outside_git(path)
+        try:
+            content = self.fetch(path)
+        except FileNotFoundError:
+            return "reached through a symbolic link"
+        except OSError as error:
+            return f"unreadable: {error.strerror}"
+        return self.rules.by_name(path) or content.refused
+
+    def _outside_git(self, path: str) -> str:
+        """Say why git does not name a file that is there."""
+        folders = path.split("/")[:-1]
+        if ".git" in folders:
+            return "not part of this repository: git's own"
+        for depth in range(1, len(folders) + 1):
+            folder = "/".join(folders[:depth])
+            if stat.S_ISLNK(os.lstat(self.place(folder)).st_mode):
+                return f"not part of this repository: {folder} is a symbolic link"
+            if self.git.is_repository and self.git.is_border(folder):
+                return f"not part of this repository: {folder} is one of its own"
+        rule = self.git.ignored_by(path)
+        return f"ignored by git: {rule}" if rule else "not part of this repository"
+
+    def _read_rules(self) -> None:
+        self._ignores = self._own_ignores()
+        self.rules = Rules(self._ignores, self._max_bytes, self._control_tokens)
 
     def _own_ignores(self) -> list[str]:
-        content = (self.root / IGNORE_FILE).read_bytes() if self._has_own_ignores() else b""
+        own = self.root / IGNORE_FILE
+        content = own.read_bytes() if own.is_file() and not own.is_symlink() else b""
         return content.decode(errors="replace").splitlines()
 
-    def _has_own_ignores(self) -> bool:
-        own = self.root / IGNORE_FILE
-        return own.is_file() and not own.is_symlink()
 
-    def _is_inside(self, descriptor: int, path: str) -> bool:
-        """Say whether the open file really lies where its path says, no folder being a link."""
-        return Path(f"/proc/self/fd/{descriptor}").readlink() == self.root / path
+class Walk:
+    """A walk over the folders of a tree, or a part of it, and what was found on it.
 
-    def _walk(
-        self, below: str, ignored: set[str], entering: Callable[[str], None]
-    ) -> Iterable[str]:
-        pending = [below]
+    What git listed decides. A folder that changed since git began to list may hold what git has not
+    seen: there each file is asked about. Without a listing every file is.
+
+    Args:
+        tree: to walk over.
+        entering: called with each folder before it is read.
+        listed: what git listed of it, or None.
+        since: time at which git began, of the wall clock in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        entering: Callable[[str], None],
+        listed: set[str] | None = None,
+        since: int = 0,
+    ) -> None:
+        self._tree = tree
+        self._entering = entering
+        self._listed = listed
+        self._since = since - CLOCK_TICK_NS
+        self._leading = _folders_of(listed or ())
+        self._doubtful: list[tuple[str, bool]] = []
+        self.files: set[str] = set()
+        """Regular files that belong to the tree, as git has it."""
+        self.folders: dict[str, Folder] = {}
+        """Folders that were listed, with the stamp that they had before. A border's contents were
+        left out, and so were those of a ``.git``, which is named for its stamp."""
+        self.unreadable: dict[str, str] = {}
+        """Folders that could not be read, with the reason."""
+        self.ignores: set[str] = set()
+        """Ignore files of git's, whether or not they belong to the tree."""
+
+    def run(self, top: str = "") -> Iterator[None]:
+        """Walk; what follows each folder is a good place to do something else.
+
+        Raises:
+            OSError: the root cannot be read.
+            GitError: git could not answer.
+        """
+        pending = [(top, self._listed is None)]
         while pending:
-            folder = pending.pop()
-            entering(folder)
-            try:
-                with os.scandir(self.root / folder) as entries:
-                    children = list(entries)
-            except OSError:
-                if not folder:
-                    raise
-                continue  # gone again, or not for us to read
-            if folder and self._git.is_repository and any(c.name == ".git" for c in children):
-                continue  # a repository inside a repository is git's own border
-            prefix = f"{folder}/" if folder else ""
-            for child in children:
-                path = prefix + child.name
-                if child.is_file(follow_symlinks=False):
-                    yield path
-                elif path not in ignored and _is_own_folder(child):
-                    pending.append(path)
+            pending += self._enter(*pending.pop())
+            if not pending and self._doubtful:
+                pending = self._not_ignored()
+            yield
+
+    def _enter(self, folder: str, is_new: bool) -> list[tuple[str, bool]]:
+        """List a folder; return those in it to be entered, each with whether git has not seen it.
+
+        ``is_new`` says that of this folder.
+        """
+        self._entering(folder)
+        place = self._tree.place(folder)
+        try:
+            status = os.lstat(place)
+            if not stat.S_ISDIR(status.st_mode):
+                return []
+            with os.scandir(place) as entries:
+                children = list(entries)
+        except OSError as error:
+            self._not_listed(folder, error)
+            return []
+        changed = is_new or max(status.st_ctime_ns, status.st_mtime_ns) >= self._since
+        prefix = f"{folder}/" if folder else ""
+        if folder and self._is_border(folder, children, changed):
+            self.folders[folder] = _folder(status, is_border=True)
+            return []
+        self.folders[folder] = _folder(status)
+        files = [prefix + c.name for c in children if c.is_file(follow_symlinks=False)]
+        inside = [prefix + c.name for c in children if _is_own_folder(c)]
+        if any(child.name == ".gitignore" for child in children):
+            self.ignores.add(f"{prefix}.gitignore")
+        self._take(files, changed)
+        return self._to_enter(inside, is_new, changed)
+
+    def _not_listed(self, folder: str, error: OSError) -> None:
+        if not folder:
+            raise error
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            self.unreadable[folder] = error.strerror or str(error)
+
+    def _take(self, files: list[str], changed: bool) -> None:
+        listed = self._listed or set()
+        self.files.update(listed.intersection(files))
+        if changed:
+            unknown = [path for path in files if path not in listed]
+            self.files |= belonging(self._tree.git, unknown)
+
+    def _to_enter(self, folders: list[str], is_new: bool, changed: bool) -> list[tuple[str, bool]]:
+        chosen: list[tuple[str, bool]] = []
+        for folder in folders:
+            new = is_new or (changed and self._changed(folder))
+            if folder in self._leading and not new:
+                chosen.append((folder, False))
+            else:
+                self._doubtful.append((folder, new))
+        return chosen
+
+    def _changed(self, folder: str) -> bool:
+        try:
+            return os.lstat(self._tree.place(folder)).st_ctime_ns >= self._since
+        except OSError:
+            return False
+
+    def _not_ignored(self) -> list[tuple[str, bool]]:
+        """Return the doubtful folders in which git may have something, or come to have."""
+        doubtful, self._doubtful = self._doubtful, []
+        ignored = self._tree.git.ignored(folder for folder, _ in doubtful)
+        return [
+            (folder, new)
+            for folder, new in doubtful
+            if folder not in ignored or has_tracked(self._tree.git, folder)
+        ]
+
+    def _is_border(self, folder: str, children: list[os.DirEntry[str]], changed: bool) -> bool:
+        git = self._tree.git
+        listed = self._listed or ()
+        if f"{folder}/" in listed or (folder in listed and _is_link(git, folder)):
+            return True
+        mark = next((child for child in children if child.name == ".git"), None)
+        if mark is None:
+            return changed and _is_link(git, folder)
+        if folder not in git.inner and mark.is_dir(follow_symlinks=False):
+            self._note_mark(f"{folder}/.git")
+        return changed and git.is_border(folder)
+
+    def _note_mark(self, path: str) -> None:
+        """Watch a ``.git`` below: when it is whole, its folder is a repository of its own."""
+        self._entering(path)
+        try:
+            self.folders[path] = _folder(os.lstat(self._tree.place(path)), is_border=True)
+        except OSError:
+            return
+
+
+def belonging(git: Git, files: list[str]) -> set[str]:
+    """Return which of these files belong, none of them being behind a border.
+
+    Raises:
+        GitError: git could not answer.
+    """
+    if not files:
+        return set()
+    tracked = {path for path in files if is_tracked(git, path)}
+    rest = [path for path in files if path not in tracked]
+    return tracked.union(rest) - git.ignored(rest)
+
+
+def is_tracked(git: Git, path: str) -> bool:
+    """Say whether the repository that decides about a path has it in its index, as last read."""
+    owner, own = git.owner(path)
+    return own in owner.tracked
+
+
+def has_tracked(git: Git, folder: str) -> bool:
+    """Say whether the repository that decides about a folder has files in it in its index."""
+    owner, own = git.owner(folder)
+    return owner.tracked.has_below(own)
+
+
+def _is_link(git: Git, folder: str) -> bool:
+    """Say whether the repository that decides about a folder takes it for a submodule."""
+    owner, own = git.owner(folder)
+    return own in owner.tracked.links
+
+
+def _folder(status: os.stat_result, *, is_border: bool = False) -> Folder:
+    """Return a folder's row; one that changed just now may do so again and keep its stamp."""
+    newest = max(status.st_ctime_ns, status.st_mtime_ns)
+    if time.time_ns() - newest < CLOCK_TICK_NS:
+        return Folder(-1, -1, is_border)
+    return Folder(status.st_mtime_ns, status.st_ctime_ns, is_border)
+
+
+def _folders_of(paths: Iterable[str]) -> set[str]:
+    """Return all folders on the way to these paths."""
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rstrip("/").rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
+
+
+def _read_up_to(descriptor: int, most: int, expected: int) -> bytes:
+    data = os.read(descriptor, most)
+    while len(data) < expected and (part := os.read(descriptor, most - len(data))):
+        data += part
+    return data
+
+
+def _path_of(descriptor: int) -> str:
+    return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # on each save's way
 
 
 def _is_own_folder(entry: os.DirEntry[str]) -> bool:

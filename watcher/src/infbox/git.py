@@ -9,15 +9,16 @@ is run.
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import subprocess
+    import tempfile
+    from collections.abc import Iterable, Mapping, Sequence
 
 _SYSTEM_CONFIG = Path(__file__).with_name("gitconfig")
 
@@ -39,13 +40,84 @@ _DROPPED = frozenset(
         "GIT_WORK_TREE",
     }
 )
+# What moves the files in which git looks for a person's own rules.
+_TELLING = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 _LIST = ("--literal-pathspecs", "ls-files", "-z")
 _FILES = (*_LIST, "--cached", "--others", "--exclude-standard")
-_IGNORED = (*_LIST, "--others", "--ignored", "--exclude-standard", "--directory")
+_CHECK = ("check-ignore", "-z", "--stdin", "--verbose", "--non-matching", "--no-index")
+_GIT_FILES = ("index", "info/exclude", "config", "config.worktree")
+_LINK_MODE = rb"160000 [^\t]*\t([^\0]*)\0"
+_ANSWER_FIELDS = 4
+_MOST_AT_ONCE = 16 * 1024  # bytes: less than a pipe holds, so that neither side waits for the other
 
 
 class GitError(Exception):
     """git could not answer; the message is its own first line."""
+
+
+class Facts(NamedTuple):
+    """What was found out about a folder, to be kept over a restart.
+
+    Attributes:
+        is_repository: whether the folder is in one.
+        index_file: the file whose change may make ignored files tracked, or the other way; empty
+            outside a repository.
+        sources: all other files, absolute, that decide which files belong, whether or not they
+            are there; those in the tree that any folder may have, as ``.gitignore``, are not named.
+        surroundings: values of the environment that the sources follow from.
+        inner: the same of repositories in a folder that is in none, by relative path.
+    """
+
+    is_repository: bool
+    index_file: str
+    sources: tuple[str, ...]
+    surroundings: tuple[str, ...]
+    inner: dict[str, Facts]
+
+    @classmethod
+    def of(cls, stored: Sequence[Any]) -> Facts:
+        """Return what was stored as JSON; a name tuple is a list there."""
+        found, index, sources, surroundings, inner = stored
+        below = {path: cls.of(facts) for path, facts in inner.items()}
+        return cls(found, index, tuple(sources), tuple(surroundings), below)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the environment still is the one that these follow from."""
+        return self.surroundings == _surroundings()
+
+    def all_sources(self) -> set[str]:
+        """Return the sources, those of inner repositories too."""
+        return set(self.sources).union(*(facts.all_sources() for facts in self.inner.values()))
+
+    def indexes(self) -> set[str]:
+        """Return the index files, those of inner repositories too."""
+        own = {self.index_file} if self.index_file else set()
+        return own.union(*(facts.indexes() for facts in self.inner.values()))
+
+
+class Tracked:
+    """The paths in a repository's index.
+
+    Args:
+        listing: what ``ls-files --stage -z`` prints.
+    """
+
+    def __init__(self, listing: bytes = b"") -> None:
+        # One piece of memory: a set of paths takes ten times as much, and searching this is fast.
+        self._paths = b"\0" + b"".join(re.findall(rb"\t([^\0]*\0)", listing))
+        self.links = frozenset(os.fsdecode(path) for path in re.findall(_LINK_MODE, listing))
+
+    def __contains__(self, path: str) -> bool:
+        return b"\0" + os.fsencode(path) + b"\0" in self._paths
+
+    def has_below(self, folder: str) -> bool:
+        """Say whether any path lies below a folder."""
+        return b"\0" + os.fsencode(folder) + b"/" in self._paths
+
+    def all(self) -> set[str]:
+        """Return all paths."""
+        return {os.fsdecode(path) for path in self._paths.split(b"\0") if path}
 
 
 def run(folder: Path, *arguments: str, given: bytes = b"", also: Sequence[int] = ()) -> bytes:
@@ -61,6 +133,8 @@ def run(folder: Path, *arguments: str, given: bytes = b"", also: Sequence[int] =
         GitError: git ended with another status.
         InputError: git is not installed.
     """
+    import subprocess  # noqa: PLC0415  # a restart with nothing changed asks git nothing
+
     command = ["git", "-c", "core.fsmonitor=false", *arguments]
     try:
         done = subprocess.run(
@@ -84,27 +158,102 @@ class Git:
 
     Args:
         root: the folder. It may be a repository, a part of one, or neither.
+        facts: what is known of it from before; found out when None.
 
     Raises:
         GitError: the folder is in a repository that git cannot read.
         InputError: git is not installed.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, facts: Facts | None = None) -> None:
         self._root = root
-        self._options: tuple[str, ...] = ()
+        self._empty: tempfile.TemporaryDirectory[str] | None = None
+        self._checker: _Checker | None = None
+        self._tracked: Tracked | None = None
         self._inner: dict[str, Git] = {}
-        self.is_repository = _in_repository(root)
-        if not self.is_repository:
-            self._empty = tempfile.TemporaryDirectory(prefix="infbox-git-")
-            run(root, "init", "--quiet", "--bare", "--template=", self._empty.name)
-            self._options = (f"--git-dir={self._empty.name}", "--work-tree=.")
+        self.is_repository = facts.is_repository if facts else _in_repository(root)
+        if facts:
+            self._inner = {path: Git(root / path, known) for path, known in facts.inner.items()}
+        elif not self.is_repository:
             self._list([])
+
+    def close(self) -> None:
+        """End the processes that were kept."""
+        self.forget()
+        for git in self._inner.values():
+            git.close()
+        if self._empty:
+            self._empty.cleanup()
+            self._empty = None
+
+    def forget(self) -> None:
+        """Take note that an ignore file changed: what was read of them is read anew."""
+        if self._checker:
+            self._checker.close()
+            self._checker = None
+        for git in self._inner.values():
+            git.forget()
+
+    def facts(self) -> Facts:
+        """Find out what decides here.
+
+        Raises:
+            GitError: git could not answer.
+        """
+        index, *sources = self._git_files() if self.is_repository else [""]
+        sources += self._configuration()
+        for folder in (self._root, *self._root.parents):
+            mark = folder / ".git"
+            sources.append(str(mark))
+            if folder != self._root:
+                sources.append(str(folder / ".gitignore"))
+            if not self.is_repository and mark.is_dir():  # being made
+                sources += [str(mark / part) for part in ("HEAD", "objects", "refs")]
+            if self.is_repository and mark.exists():
+                break
+        inner = {path: git.facts() for path, git in self._inner.items()}
+        return Facts(self.is_repository, index, tuple(sources), _surroundings(), inner)
+
+    @property
+    def inner(self) -> Mapping[str, Git]:
+        """The repositories in a folder that is in none, by their paths."""
+        return self._inner
+
+    @property
+    def tracked(self) -> Tracked:
+        """What the index of the repository names; of this one alone, not of inner ones.
+
+        Raises:
+            GitError: git could not answer.
+        """
+        if self._tracked is None:
+            self._tracked = self.read_tracked()
+        return self._tracked
+
+    @tracked.setter
+    def tracked(self, tracked: Tracked) -> None:
+        self._tracked = tracked
+
+    def read_tracked(self) -> Tracked:
+        """Read the index of the repository.
+
+        Raises:
+            GitError: git could not answer.
+        """
+        return Tracked(self._run(*_LIST, "--stage") if self.is_repository else b"")
+
+    def owner(self, path: str) -> tuple[Git, str]:
+        """Return who decides about a path, and the path as that one names it."""
+        for folder, git in self._inner.items():
+            if path.startswith(f"{folder}/"):
+                return git.owner(path[len(folder) + 1 :])
+        return self, path
 
     def files(self, among: Iterable[str] = ()) -> set[str]:
         """Return the files that git tracks or would offer to add.
 
-        Tracked files that are deleted or replaced by something else are named too.
+        Tracked files that are deleted or replaced by something else are named too; so are, with a
+        slash at the end, repositories below that are a border.
 
         Args:
             among: when given, only these paths and what is below them.
@@ -122,23 +271,24 @@ class Git:
                 found |= {f"{folder}/{path}" for path in git.files(rest)}
         return found
 
-    def ignored_folders(self, below: str = "") -> set[str]:
-        """Return the topmost folders in which git ignores everything, now and later.
+    def ignored(self, paths: Iterable[str]) -> set[str]:
+        """Return which of these paths an ignore rule hits; whether they are tracked plays no part.
+
+        A process is kept for it. Of a folder the answer holds for all that will ever be in it.
 
         Args:
-            below: when given, only folders below this one.
+            paths: of files and folders that are there and lie in no link.
 
         Raises:
             GitError: git could not answer.
         """
-        scope = ["--", below] if below else []
-        found = _split(self._run(*_IGNORED, *scope))
-        candidates = [entry.rstrip("/") for entry in found if entry.endswith("/")]
-        # git also names folders that merely hold nothing but ignored files today.
-        ignored = {entry[2:] for entry in _split(self._check_ignore(candidates))}
-        for folder, git in self._inner.items():
-            ignored |= {f"{folder}/{path}" for path in git.ignored_folders()}
-        return ignored
+        shares: dict[Git, dict[str, str]] = {}
+        for path in paths:
+            git, own = self.owner(path)
+            shares.setdefault(git, {})[own] = path
+        return {
+            share[own] for git, share in shares.items() for own in git._ignored_here(list(share))
+        }
 
     def ignored_by(self, path: str) -> str | None:
         """Return the file, line and pattern that make git ignore a path, or None.
@@ -146,10 +296,8 @@ class Git:
         Raises:
             GitError: git could not answer.
         """
-        for folder, git in self._inner.items():
-            if path != folder and _is_below(path, [folder]):
-                return git.ignored_by(os.path.relpath(path, folder))
-        answer = self._check_ignore([path], "--verbose")
+        git, own = self.owner(path)
+        answer = git._run(*_CHECK[:4], given=os.fsencode(f"./{own}\0"), also=(1,))
         if not answer:
             return None
         source, number, pattern, _ = _split(answer)
@@ -163,21 +311,157 @@ class Git:
         """
         return bool(self._run(*_LIST, "--cached", "--", path))
 
+    def is_border(self, folder: str) -> bool:
+        """Say whether a folder below is a repository of its own, so that its files do not belong.
+
+        Outside a repository there is no border: what is found is asked about its own files.
+
+        Raises:
+            GitError: git could not answer.
+        """
+        git, own = self.owner(folder)
+        if own in git.tracked.links:
+            return True
+        if git.tracked.has_below(own) or f"{own}/" not in git.files([own]):
+            return False
+        return git.is_repository
+
+    def _ignored_here(self, paths: list[str]) -> list[str]:
+        for _ in range(2):
+            if self._checker is None:
+                self._checker = _Checker(self._command(*_CHECK), self._root)
+            try:
+                return self._checker.ask(paths)
+            except OSError:  # it ended, as git does at a path that it will not speak about
+                self._checker.close()
+                self._checker = None
+        return [path for path in paths if self._is_refused(path)]
+
+    def _is_refused(self, path: str) -> bool:
+        """Ask about one path that may be of those that git will not speak about."""
+        try:
+            answer = self._run(*_CHECK, given=os.fsencode(f"./{path}\0"), also=(1,))
+        except GitError:
+            return True
+        return _is_hit(answer.split(b"\0"))
+
     def _list(self, asked: Sequence[str]) -> set[str]:
         """List files, and take note of the repositories that are found among them."""
-        found = _split(self._run(*_FILES, "--", *asked))
+        found = set(_split(self._run(*_FILES, "--", *asked)))
+        if self.is_repository:
+            return found
         inner = {entry.rstrip("/") for entry in found if entry.endswith("/")}
-        if not self.is_repository:
-            self._inner |= {folder: Git(self._root / folder) for folder in inner - {*self._inner}}
+        new = {folder: Git(self._root / folder) for folder in inner - {*self._inner}}
+        self._inner = {**self._inner, **new}
         return {entry for entry in found if not entry.endswith("/")}
 
-    def _check_ignore(self, paths: Iterable[str], *options: str) -> bytes:
-        # Taken literally but for a colon in front, which "./" hides.
-        given = os.fsencode("".join(f"./{path}\0" for path in paths))
-        return self._run("check-ignore", "-z", "--stdin", *options, given=given, also=(1,))
+    def _git_files(self) -> list[str]:
+        """Return the absolute paths of what git keeps for itself; a linked work tree's and a
+        submodule's lie elsewhere."""
+        asked = [argument for name in _GIT_FILES for argument in ("--git-path", name)]
+        found = self._run("rev-parse", *asked).split(b"\n")[:-1]
+        if len(found) != len(_GIT_FILES):  # a name on the way has a line break in it
+            found = [self._run("rev-parse", "--git-path", name)[:-1] for name in _GIT_FILES]
+        return [os.path.join(self._root, os.fsdecode(path)) for path in found]  # noqa: PTH118
+
+    def _configuration(self) -> list[str]:
+        """Return the files that git reads its configuration from, and the one of a person's own
+        ignore rules, those too that are not there yet."""
+        listed = _split(self._run("config", "-z", "--list", "--show-origin", also=(1,)))[::2]
+        read = {origin[5:] for origin in listed if origin.startswith("file:")}
+        own = os.fsdecode(
+            self._run("config", "-z", "--type=path", "--get", "core.excludesFile", also=(1,))
+        ).rstrip("\0")
+        home = Path(os.environ.get("HOME", "/"))
+        base = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "git"
+        chosen = os.environ.get("GIT_CONFIG_GLOBAL")
+        read |= {chosen} if chosen else {str(home / ".gitconfig"), str(base / "config")}
+        read |= {own or str(base / "ignore"), "/etc/gitconfig"}
+        paths = {os.path.normpath(self._root / path) for path in read - {str(_SYSTEM_CONFIG)}}
+        return sorted(path for path in paths if not path.startswith("/dev/"))
 
     def _run(self, *arguments: str, given: bytes = b"", also: Sequence[int] = ()) -> bytes:
-        return run(self._root, *self._options, *arguments, given=given, also=also)
+        return run(self._root, *self._options(), *arguments, given=given, also=also)
+
+    def _command(self, *arguments: str) -> list[str]:
+        return ["git", "-c", "core.fsmonitor=false", *self._options(), *arguments]
+
+    def _options(self) -> tuple[str, ...]:
+        if self.is_repository:
+            return ()
+        if self._empty is None:
+            import tempfile  # noqa: PLC0415  # not needed in a repository
+
+            self._empty = tempfile.TemporaryDirectory(prefix="infbox-git-")
+            run(self._root, "init", "--quiet", "--bare", "--template=", self._empty.name)
+        return (f"--git-dir={self._empty.name}", "--work-tree=.")
+
+
+class _Checker:
+    """A ``git check-ignore`` that is kept open. It answers a path as soon as it is asked.
+
+    Raises:
+        OSError: it could not be started.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        import subprocess  # noqa: PLC0415  # as above
+
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+
+    def ask(self, paths: Sequence[str]) -> list[str]:
+        """Return which of the paths are ignored.
+
+        Raises:
+            OSError: it ended without an answer.
+        """
+        ignored: list[str] = []
+        given: list[bytes] = []
+        first = size = 0
+        for place, path in enumerate(paths):
+            # Taken literally but for a colon in front, which "./" hides.
+            given.append(b"./" + os.fsencode(path) + b"\0")
+            size += len(given[-1])
+            if size >= _MOST_AT_ONCE or place == len(paths) - 1:
+                ignored += self._ask(paths[first : place + 1], b"".join(given))
+                given, first, size = [], place + 1, 0
+        return ignored
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                stream.close()
+        self._process.wait()
+
+    def _ask(self, paths: Sequence[str], given: bytes) -> Iterable[str]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise OSError
+        self._process.stdin.write(given)
+        answer, wanted = bytearray(), len(paths) * _ANSWER_FIELDS
+        while answer.count(b"\0") < wanted:
+            part = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not part:
+                raise OSError
+            answer += part
+        fields = bytes(answer).split(b"\0")
+        for place, path in enumerate(paths):
+            if _is_hit(fields[place * _ANSWER_FIELDS :]):
+                yield path
+
+
+def _is_hit(fields: Sequence[bytes]) -> bool:
+    """Say whether a line of check-ignore's long form names a pattern that ignores."""
+    return len(fields) >= _ANSWER_FIELDS and fields[2] != b"" and not fields[2].startswith(b"!")
 
 
 def _in_repository(root: Path) -> bool:
@@ -201,6 +485,10 @@ def environment() -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "LC_ALL": "C",
     }
+
+
+def _surroundings() -> tuple[str, ...]:
+    return tuple(os.environ.get(name, "") for name in _TELLING)
 
 
 def _split(answer: bytes) -> list[str]:

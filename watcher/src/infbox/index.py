@@ -1,183 +1,405 @@
-"""What the watcher knows of a workspace, kept in SQLite so that a restart starts from there."""
+"""What the watcher knows of a workspace's files, kept in SQLite so that a restart starts there.
+
+One thread writes; any other reads, by a ``Reader`` of its own. There is no copy in memory: a start
+need not make it, and there is one truth.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import os
 import sqlite3
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from infbox.files import Stamp
-from infbox.pack import Entry, Kind
+from infbox.errors import InputError
+from infbox.log import line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Paths are blobs: a file name is bytes and need not be text.
 _SCHEMA = """
 CREATE TABLE files (
     path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    ctime_ns INTEGER NOT NULL, hash TEXT NOT NULL, refused TEXT, edit INTEGER NOT NULL
+    ctime_ns INTEGER NOT NULL, hash TEXT NOT NULL, refused TEXT, edit INTEGER NOT NULL,
+    heat REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE entries (
-    position INTEGER PRIMARY KEY, kind TEXT NOT NULL, path BLOB NOT NULL, hash TEXT NOT NULL,
-    tokens INTEGER NOT NULL, text TEXT NOT NULL
-);
-CREATE TABLE state (
-    one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL,
-    version INTEGER NOT NULL, edit INTEGER NOT NULL, policy TEXT NOT NULL
-);
-INSERT INTO state VALUES (1, 0, 0, 0, '');
+CREATE INDEX files_by_edit ON files (edit) WHERE edit > 0;
+CREATE TABLE folders (
+    path BLOB PRIMARY KEY, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    is_border INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('edit', '0');
 """
+_OLD_TABLES = ("entries", "files", "state")  # of schema 1, which held the pack too
+_SELECT_ROW = """\
+SELECT size, mtime_ns, ctime_ns, hash, refused, edit, heat FROM files WHERE path = ?"""
+# A checkpoint waits for the disk, so the writer asks for it when it is idle. This is for the case
+# that it never is: some 16 MB.
+_CHECKPOINT_PAGES = 4000
+
+_logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Stamp(NamedTuple):
+    """What tells, without reading, that a file is as it was: bytes and nanoseconds."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """Take the stamp from what the system says of a file."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Row(NamedTuple):
     """A file as it was last read.
 
     Attributes:
-        stamp: size in bytes and times in nanoseconds.
+        size: in bytes; with the two times, in nanoseconds, the stamp.
+        mtime_ns: of the content; -1 where a later look must not trust the stamp.
+        ctime_ns: of the content or what the file system keeps about it.
         digest: xxh3_128 of the bytes, hex.
         refused: the rule about content that keeps it out, or None.
         edit: a number that grows with each edit seen; 0 for a file as it was first found.
+        heat: how often and how lately it was edited.
     """
 
-    stamp: Stamp
+    size: int
+    mtime_ns: int
+    ctime_ns: int
     digest: str
     refused: str | None
+    edit: int = 0
+    heat: float = 0.0
+
+
+class Folder(NamedTuple):
+    """A folder as it was last listed; a border is a repository of its own, and is not entered."""
+
+    mtime_ns: int
+    ctime_ns: int
+    is_border: bool = False
+
+
+class File(NamedTuple):
+    """A file that may enter the pack; the attributes are those of a row."""
+
+    path: str
+    size: int
+    digest: str
     edit: int
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """Where the pack stands.
-
-    Attributes:
-        generation: number of the frozen base; 0 before the first.
-        version: number of the published text; grows with every change of it.
-        edit: the last edit that the pack has taken in.
-        policy: what the generation was made with; another value calls for a new generation.
-    """
-
-    generation: int
-    version: int
-    edit: int
-    policy: str
+    heat: float
 
 
 class Index:
-    """One workspace's index. Used by one thread at a time, not always the same one.
+    """One workspace's index, for the thread that writes it.
 
     Args:
         file: the database; made with mode 0640 when it is not there.
 
     Raises:
         sqlite3.DatabaseError: the file is no database, or is damaged.
-        NewerIndexError: a newer version of this program wrote it.
+        InputError: a newer version of this program wrote it.
     """
 
     def __init__(self, file: Path) -> None:
+        file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         # SQLite's own files beside the database take its mode.
         os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+        self.file = file
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+        self._inode = file.stat().st_ino
+        self.last_edit = int(self.meta("edit") or 0)
+
+    def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found > SCHEMA_VERSION:
-            raise NewerIndexError(file)
-        if found == 0:
-            self._db.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            raise InputError(
+                f"{self.file}: a newer version of infbox-watcher wrote it: "
+                "install that, or remove the file"
             )
-        self.files = {os.fsdecode(path): row for path, row in self._rows()}
-        edits = (row.edit for row in self.files.values())
-        self.last_edit = max(edits, default=self.state().edit)
+        if found < SCHEMA_VERSION:
+            drops = " ".join(f"DROP TABLE IF EXISTS {name};" for name in _OLD_TABLES)
+            self._db.executescript(
+                f"BEGIN; {drops} {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file on disk still is the one that is written."""
+        try:
+            return self.file.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written within happens at once, or not at all."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def check(self) -> None:
+        """Check the database as it is on disk now.
+
+        Raises:
+            sqlite3.DatabaseError: it is damaged.
+            sqlite3.OperationalError: another file is in its place, or none.
+        """
+        if not self.is_in_place:
+            raise sqlite3.OperationalError(f"{self.file} was moved or removed")
+        # By a connection of its own: this one may well go on with the pages that it remembers.
+        with contextlib.closing(sqlite3.connect(self.file)) as database:
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+
+    def checkpoint(self) -> None:
+        """Move what was written from the log into the database, without waiting for readers."""
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def meta(self, key: str) -> str:
+        """Return what is kept under a key, or the empty string."""
+        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return found[0] if found else ""
+
+    def keep(self, **values: str) -> None:
+        """Keep texts under keys."""
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(values.items()))
+
+    def meta_json(self, key: str) -> Any:
+        """Return what is kept under a key as JSON, or None."""
+        text = self.meta(key)
+        return json.loads(text) if text else None
 
     def next_edit(self) -> int:
         """Return a number larger than that of any edit so far."""
         self.last_edit += 1
         return self.last_edit
 
-    def update(self, rows: dict[str, Row], gone: Iterable[str] = ()) -> None:
-        """Write these rows and forget the paths that are gone, in one transaction."""
-        with self._transaction():
-            self._db.executemany(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [_values(path, row) for path, row in rows.items()],
-            )
-            forgotten = [path for path in gone if path in self.files]
-            self._db.executemany(
-                "DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in forgotten]
-            )
-        self.files.update(rows)
-        for path in forgotten:
-            del self.files[path]
+    def row(self, path: str) -> Row | None:
+        """Return a file's row, or None."""
+        found = self._db.execute(_SELECT_ROW, (os.fsencode(path),))
+        values = found.fetchone()
+        return Row(*values) if values else None
 
-    def state(self) -> State:
-        """Return where the pack stands."""
-        row = self._db.execute("SELECT generation, version, edit, policy FROM state").fetchone()
-        return State(*row)
+    def stamps_after(self, path: bytes, most: int) -> list[tuple[bytes, int, int, int]]:
+        """Return the next files in order of their paths: path, size, mtime, ctime."""
+        return self._db.execute(
+            "SELECT path, size, mtime_ns, ctime_ns FROM files WHERE path > ? ORDER BY path LIMIT ?",
+            (path, most),
+        ).fetchall()
 
-    def entries(self) -> list[Entry]:
-        """Return the pack's entries in order."""
-        rows = self._db.execute(
-            "SELECT kind, path, hash, tokens, text FROM entries ORDER BY position"
+    def paths(self, below: str = "") -> set[str]:
+        """Return all files' paths, or those below a folder."""
+        return {os.fsdecode(path) for (path,) in self._below("files", below)}
+
+    def folder(self, path: str) -> Folder | None:
+        """Return a folder's row, or None."""
+        found = self._db.execute(
+            "SELECT mtime_ns, ctime_ns, is_border FROM folders WHERE path = ?", (os.fsencode(path),)
+        ).fetchone()
+        return Folder(found[0], found[1], bool(found[2])) if found else None
+
+    def folders(self) -> list[tuple[bytes, int, int, int]]:
+        """Return all folders in order of their paths: path, mtime, ctime, whether a border."""
+        return self._db.execute("SELECT * FROM folders ORDER BY path").fetchall()
+
+    def folder_paths(self, below: str = "") -> set[str]:
+        """Return all folders' paths, or those below a folder."""
+        return {os.fsdecode(path) for (path,) in self._below("folders", below)}
+
+    def write(self, rows: Mapping[str, Row], gone: Iterable[str] = ()) -> None:
+        """Write these rows and forget the paths that are gone. Within a transaction."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [(os.fsencode(path), *row) for path, row in rows.items()],
         )
-        return [
-            Entry(Kind(kind), os.fsdecode(path), digest, tokens, text)
-            for kind, path, digest, tokens, text in rows
-        ]
+        self._db.executemany(
+            "DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in gone]
+        )
+        if rows:
+            self._db.execute("UPDATE meta SET value = ? WHERE key = 'edit'", (str(self.last_edit),))
 
-    def store(self, state: State, entries: Sequence[Entry], kept: int) -> None:
-        """Write where the pack stands and its entries, in one transaction.
+    def warm_up(self, heats: Mapping[str, float]) -> None:
+        """Set the heats of these files, of those that are there. Within a transaction."""
+        self._db.executemany(
+            "UPDATE files SET heat = ? WHERE path = ?",
+            [(heat, os.fsencode(path)) for path, heat in heats.items()],
+        )
 
-        Args:
-            state: the new state.
-            entries: all entries in order.
-            kept: how many of the first ones are as they were stored.
-        """
-        added = [
-            (
-                place,
-                entry.kind.value,
-                os.fsencode(entry.path),
-                entry.digest,
-                entry.tokens,
-                entry.text,
+    def write_folders(self, folders: Mapping[str, Folder], gone: Iterable[str] = ()) -> None:
+        """Write these folders and forget those that are gone. Within a transaction."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO folders VALUES (?, ?, ?, ?)",
+            [(os.fsencode(path), *folder) for path, folder in folders.items()],
+        )
+        self._db.executemany(
+            "DELETE FROM folders WHERE path = ?", [(os.fsencode(path),) for path in gone]
+        )
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many files may enter the pack, and how many there are in all."""
+        found = self._db.execute("SELECT count(*) - count(refused), count(*) FROM files").fetchone()
+        return found[0], found[1]
+
+    def _below(self, table: str, folder: str) -> Iterable[tuple[bytes]]:
+        if not folder:
+            return self._db.execute(f"SELECT path FROM {table}")  # noqa: S608  # names of ours
+        start = os.fsencode(folder) + b"/"
+        return self._db.execute(
+            f"SELECT path FROM {table} WHERE path >= ? AND path < ?",  # noqa: S608
+            (start, start[:-1] + b"0"),  # the byte after the slash
+        )
+
+
+class Reader:
+    """One workspace's index, read only. For any thread, one call at a time.
+
+    An index that was set aside and built anew is noticed.
+
+    Args:
+        file: the database, made by an ``Index`` before.
+
+    Raises:
+        sqlite3.DatabaseError: of each method too: it cannot be read at present.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._db: sqlite3.Connection | None = None
+        self._inode = 0
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._db:
+            self._db.close()
+            self._db = None
+
+    def kept(self) -> list[File]:
+        """Return the files that may enter the pack, in order of their paths."""
+        return self._files("refused IS NULL ORDER BY path")
+
+    def edited_since(self, edit: int) -> list[File]:
+        """Return the files that may enter the pack and were edited after an edit, in order."""
+        return self._files("edit > ? AND edit > 0 AND refused IS NULL ORDER BY edit", edit)
+
+    def digests(self, paths: Iterable[str]) -> dict[str, str]:
+        """Return the digests of these files, of those that may enter the pack."""
+        found: dict[str, str] = {}
+        for path in paths:
+            row = self._query(
+                "SELECT hash FROM files WHERE path = ? AND refused IS NULL", os.fsencode(path)
+            ).fetchone()
+            if row:
+                found[path] = row[0]
+        return found
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many files may enter the pack, and how many there are in all."""
+        row = self._query("SELECT count(*) - count(refused), count(*) FROM files").fetchone()
+        return row[0], row[1]
+
+    def last_edit(self) -> int:
+        """Return the number of the last edit."""
+        row = self._query("SELECT value FROM meta WHERE key = 'edit'").fetchone()
+        return int(row[0]) if row else 0
+
+    def _files(self, condition: str, *values: object) -> list[File]:
+        rows = self._query(
+            f"SELECT path, size, hash, edit, heat FROM files WHERE {condition}",  # noqa: S608
+            *values,
+        )
+        return [File(os.fsdecode(path), *rest) for path, *rest in rows]
+
+    def _query(self, statement: str, *values: object) -> sqlite3.Cursor:
+        try:
+            inode = self._file.stat().st_ino
+        except OSError as error:
+            raise sqlite3.OperationalError(f"{self._file}: {error.strerror}") from error
+        if self._db is None or inode != self._inode:
+            self.close()
+            self._db = sqlite3.connect(
+                f"{self._file.as_uri()}?mode=ro",
+                uri=True,
+                check_same_thread=False,
+                isolation_level=None,
             )
-            for place, entry in enumerate(entries[kept:], start=kept)
-        ]
-        with self._transaction():
-            self._db.execute("DELETE FROM entries WHERE position >= ?", (kept,))
-            self._db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", added)
-            self._db.execute(
-                "UPDATE state SET generation = ?, version = ?, edit = ?, policy = ?",
-                (state.generation, state.version, state.edit, state.policy),
-            )
-
-    def _transaction(self) -> sqlite3.Connection:
-        self._db.execute("BEGIN IMMEDIATE")
-        return self._db
-
-    def _rows(self) -> Iterable[tuple[bytes, Row]]:
-        for path, size, mtime_ns, ctime_ns, *rest in self._db.execute("SELECT * FROM files"):
-            yield path, Row(Stamp(size, mtime_ns, ctime_ns), *rest)
+            self._inode = inode
+        return self._db.execute(statement, values)
 
 
-class NewerIndexError(Exception):
-    """A newer version of this program wrote the index."""
+def opened(file: Path) -> Index:
+    """Open an index; a damaged one is set aside and begun anew, which the log says.
+
+    Raises:
+        InputError: a newer version wrote it.
+        OSError, sqlite3.OperationalError: the place cannot be used.
+    """
+    try:
+        return Index(file)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        set_aside(file, error)
+        return begun_again(file)
 
 
-def _values(path: str, row: Row) -> tuple[object, ...]:
-    stamp = row.stamp
-    return (
-        *(os.fsencode(path), stamp.size, stamp.mtime_ns, stamp.ctime_ns, row.digest),
-        *(row.refused, row.edit),
+def begun_again(file: Path, last_edit: int = 0) -> Index:
+    """Begin an index in place of a damaged one.
+
+    Its edits have numbers larger than any before, the first ones too, so that who has taken in
+    those of the damaged one looks at every file again.
+    """
+    index = Index(file)
+    index.last_edit = max(last_edit + 1, int(time.time()))
+    index.keep(edit=str(index.last_edit))
+    return index
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Say whether an error means that the database itself is bad, not that the disk is full or the
+    file away."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, (sqlite3.OperationalError, sqlite3.ProgrammingError)
     )
+
+
+def set_aside(file: Path, reason: object) -> Path:
+    """Move a damaged index out of the way, and say so; one that was moved before is replaced."""
+    aside = file.with_name(f"{file.name}.damaged")
+    _logger.warning(
+        line("index-damaged", file=file, reason=reason, aside=aside, mend="it is built anew")
+    )
+    for part in ("-wal", "-shm"):
+        file.with_name(file.name + part).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        file.replace(aside)
+    return aside

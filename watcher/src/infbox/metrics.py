@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-_FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_FAST = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LABELS = ("workspace",)
 
 
@@ -23,12 +23,22 @@ class WatcherMetrics:
         def histogram(name: str, text: str) -> Histogram:
             return Histogram(f"infbox_{name}", text, _LABELS, buckets=_FAST, registry=self.registry)
 
+        self.events = counter("watch_events", "Events that inotify told.")
+        self.overflows = counter("watch_overflows", "Times that inotify lost events.")
+        self.rescans = counter("watch_rescans", "Times that the whole tree was listed.")
         self.files = gauge("workspace_files", "Files that may enter the pack.")
         self.unwatched = gauge("workspace_unwatched_folders", "Folders that cannot be watched.")
+        self.polled = gauge("workspace_polled_folders", "Folders looked at from time to time.")
+        self.unreadable = gauge("workspace_unreadable_paths", "Files and folders not readable.")
         self.readable = gauge("workspace_readable", "1 while the last look at the tree worked.")
-        self.lost = counter("workspace_rescans", "Whole-tree scans since events were lost.")
-        self.tokens = gauge("pack_tokens", "Tokens of the pack.")
-        self.superseded = gauge("pack_superseded_tokens", "Tokens that later entries supersede.")
+        self.index_bytes = gauge("index_bytes", "Size of the index on disk, its log included.")
+        self.tokens = Gauge(
+            "infbox_pack_tokens",
+            "Tokens of the pack, by section; superseded ones are counted in the others too.",
+            (*_LABELS, "section"),
+            registry=self.registry,
+        )
+        self.garbage = gauge("pack_garbage_ratio", "Share of the pack that is superseded.")
         self.generation = gauge("pack_generation", "Number of the pack's base.")
         self.version = gauge("pack_version", "Number of the pack's text.")
         self.warm = gauge("pack_warm", "1 while the published pack is proven to be in the cache.")
@@ -40,7 +50,10 @@ class WatcherMetrics:
         self.template_broken = gauge(
             "warm_template_broken", "1 while the model's chat template breaks the pack's prefix."
         )
-        self.indexed = histogram("save_to_indexed_seconds", "From a save to a published pack.")
+        self.indexed = histogram(
+            "save_to_indexed_seconds", "From a save's event to its commit in the index."
+        )
+        self.published = histogram("save_to_published_seconds", "From a save to a published pack.")
         self.warmed = histogram("save_to_warm_seconds", "From a save to a computed pack.")
 
 

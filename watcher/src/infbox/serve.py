@@ -5,11 +5,10 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-import uvicorn
-
 from infbox.errors import InputError
 
 if TYPE_CHECKING:
+    import uvicorn
     from starlette.applications import Starlette
 
     from infbox.config import Listen
@@ -44,6 +43,8 @@ def server(app: Starlette, *, idle_seconds: int, grace_seconds: int) -> uvicorn.
         idle_seconds: after which an idle connection is closed.
         grace_seconds: for requests under way when the process is asked to end.
     """
+    import uvicorn  # noqa: PLC0415  # the watcher is ready before it is needed
+
     settings = uvicorn.Config(
         app,
         access_log=False,

@@ -1,50 +1,50 @@
-"""The watcher as a service: every workspace watched, packed and kept warm until told to stop."""
+"""The watcher as a service: every workspace followed, packed and kept warm until told to stop.
+
+A workspace has two threads, one that follows its tree and one that packs it, and a warmer in the
+event loop. A start with nothing changed is ready before what serves and asks over HTTP is so much
+as imported: a connection that comes earlier waits in the listening socket.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import json
 import logging
 import os
 import sqlite3
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import aiohttp
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from xxhash import xxh3_128_hexdigest
-
-from infbox import tokens
 from infbox.config import check_paths
-from infbox.engine import Engine
 from infbox.errors import InputError
-from infbox.files import Tree
+from infbox.follow import Follower, sentinel
 from infbox.git import GitError
+from infbox.index import Reader, Stamp
 from infbox.log import line
-from infbox.metrics import WatcherMetrics
-from infbox.notify import notify, watchdog_seconds
+from infbox.notify import notify
 from infbox.serve import listening, server
-from infbox.warm import Warmer
-from infbox.watch import Batch, Inbox, Watch
-from infbox.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterator
 
-    from starlette.requests import Request
+    from starlette.applications import Starlette
 
     from infbox import config as config_file
     from infbox.config import Config
+    from infbox.packer import Packer
+    from infbox.tokens import Tokenizer
 
-RECONCILE_SECONDS = 60.0
-"""Between whole looks at each tree: the net under what events do not tell."""
+SWITCH_SECONDS = 0.0005
+"""A thread that computes gives way to one that was woken by a save after this long. Python's own
+5 ms would be most of the time that a save may take."""
+
+_PATIENCE_SECONDS = 2.0
+"""A start that takes longer is served before it is ready, so that one can see how it fares."""
 
 _RETRY_SECONDS = 5.0
 _PRIVATE_UMASK = 0o027
-_LOOK_FAILURES = (OSError, GitError, InputError, sqlite3.Error)
+_FAILURES = (OSError, GitError, InputError, sqlite3.Error)
 
 _logger = logging.getLogger(__name__)
 
@@ -57,124 +57,13 @@ def run(config: Config) -> None:
     """
     check_paths(config)
     os.umask(_PRIVATE_UMASK)
-    service = Service(config)
     listener = listening(config.watcher.listen, "watcher.listen")
-    server(service.app, idle_seconds=5, grace_seconds=1).run(sockets=[listener])
-
-
-class Follower:
-    """One workspace at work: its batches, its pack, its warmth.
-
-    Args:
-        workspace: blocking; every call to it is made in a thread, one at a time.
-        inbox: where its touched paths arrive.
-        warmer: what keeps its pack warm.
-        metrics: to count in.
-    """
-
-    def __init__(
-        self, workspace: Workspace, inbox: Inbox, warmer: Warmer, metrics: WatcherMetrics
-    ) -> None:
-        self._workspace = workspace
-        self._inbox = inbox
-        self._warmer = warmer
-        self._metrics = metrics
-        self._failure = ""
-        self._looked_at_all = 0.0
-        self._last_save: float | None = None
-        self._save_to_indexed: float | None = None
-        self.scanned = asyncio.Event()
-        """Set once the first look at the tree is done."""
-
-    async def run(self) -> None:
-        """Follow the tree until cancelled."""
-        await self._look(Batch(everything=True))
-        self.scanned.set()
-        while True:
-            await self._look(await self._next_batch())
-
-    def status(self) -> dict[str, Any]:
-        """Return where the workspace stands; times are unix times, durations seconds."""
-        publication = self._workspace.publication
-        version = publication.version if publication else 0
-        warmth = self._warmer.warmth
-        return {
-            "files": self._workspace.files,
-            "tokens": publication.tokens if publication else 0,
-            "generation": publication.generation if publication else 0,
-            "version": version,
-            "warm": bool(version) and warmth.version == version,
-            "warm_version": warmth.version,
-            "warm_since": warmth.since,
-            "prompt_tokens": warmth.prompt_tokens,
-            "cached_tokens": warmth.cached_tokens,
-            "last_save": self._last_save,
-            "save_to_indexed_seconds": self._save_to_indexed,
-            "save_to_warm_seconds": warmth.save_to_warm,
-            "unwatched_folders": self._workspace.watch.unwatched if self._workspace.watch else 0,
-            "error": self._failure or None,
-        }
-
-    async def _next_batch(self) -> Batch:
-        pause = RECONCILE_SECONDS if not self._failure else _RETRY_SECONDS
-        left = self._looked_at_all + pause - time.monotonic()
-        batch = await self._inbox.batch(max(left, 0)) or Batch(everything=True)
-        if batch.first is not None and batch.everything:
-            self._metrics.lost.labels(self._workspace.name).inc()
-        if left <= 0 or self._failure:
-            batch.everything = True
-        return batch
-
-    async def _look(self, batch: Batch) -> None:
-        name = self._workspace.name
-        saved_at = None if batch.first is None else time.time() - (time.monotonic() - batch.first)
-        if batch.everything:
-            self._looked_at_all = time.monotonic()
-        try:
-            published = await asyncio.to_thread(self._workspace.look, batch)
-        except _LOOK_FAILURES as error:
-            self._complain(error)
-            return
-        if self._failure:
-            _logger.info(line("readable-again", workspace=name))
-        self._failure = ""
-        self._metrics.readable.labels(name).set(1)
-        if published:
-            self._take_note(saved_at)
-
-    def _complain(self, error: Exception) -> None:
-        """Note that the tree cannot be looked at: what was published stays, and it is retried."""
-        name = self._workspace.name
-        if str(error) != self._failure:
-            _logger.error(line("not-readable", workspace=name, reason=error))
-        self._failure = str(error) or type(error).__name__
-        self._metrics.readable.labels(name).set(0)
-
-    def _take_note(self, saved_at: float | None) -> None:
-        publication = self._workspace.publication
-        if publication is None:
-            return
-        name = self._workspace.name
-        if saved_at is not None:
-            self._last_save = saved_at
-            self._save_to_indexed = time.time() - saved_at
-            self._metrics.indexed.labels(name).observe(self._save_to_indexed)
-        self._metrics.files.labels(name).set(self._workspace.files)
-        self._metrics.tokens.labels(name).set(publication.tokens)
-        self._metrics.superseded.labels(name).set(self._workspace.superseded)
-        self._metrics.generation.labels(name).set(publication.generation)
-        self._metrics.version.labels(name).set(publication.version)
-        _logger.info(
-            line(
-                "published",
-                workspace=name,
-                generation=publication.generation,
-                version=publication.version,
-                tokens=publication.tokens,
-                save_to_indexed_seconds="-" if saved_at is None else self._save_to_indexed,
-            )
-        )
-        self._warmer.offer(publication, saved_at)
+    service = Service(config)
+    service.start(_PATIENCE_SECONDS)
+    try:
+        server(service.app(), idle_seconds=5, grace_seconds=1).run(sockets=[listener])
+    finally:
+        service.stop()
 
 
 class Service:
@@ -188,105 +77,147 @@ class Service:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
-        self._metrics = WatcherMetrics()
-        self._workspaces = _open_workspaces(config)
-        self._followers: dict[str, Follower] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._reporting: asyncio.Task[None]
-        self.app = Starlette(
-            routes=[Route("/status", self._show_status), Route("/metrics", self._show_metrics)],
-            lifespan=self._lifespan,
-        )
+        self.config = config
+        self._tokenizer: Tokenizer | None = None
+        self._control = self._control_tokens()
+        self.followers = [self._follower(workspace) for workspace in config.workspaces]
+        self.packers: list[Packer] = []
+        self.is_ready = False
+        """Whether every tree was seen once."""
+        self._is_started = False
+        self._beat_at: float | None = None
 
-    @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        async with aiohttp.ClientSession() as session:
-            self._start(Engine(session, self._config.engine.url))
-            try:
-                yield
-            finally:
-                notify("STOPPING=1")
-                tasks = [self._reporting, *self._tasks]
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                for workspace in self._workspaces:
-                    if workspace.watch:
-                        asyncio.get_running_loop().remove_reader(workspace.watch)
-                        workspace.watch.close()
-                    workspace.close()
+    def app(self) -> Starlette:
+        """Return the pages. Serving them runs the service, and ends it."""
+        from infbox.work import pages  # noqa: PLC0415  # ready comes first
 
-    def _start(self, engine: Engine) -> None:
-        loop = asyncio.get_running_loop()
-        for workspace in self._workspaces:
-            inbox = Inbox()
-            watch = workspace.watch = Watch(workspace.tree.root, inbox.touch)
-            loop.add_reader(watch, watch.take_events)
-            warmer = Warmer(workspace.name, engine, self._metrics)
-            follower = Follower(workspace, inbox, warmer, self._metrics)
-            self._followers[workspace.name] = follower
-            self._tasks += [loop.create_task(follower.run()), loop.create_task(warmer.run())]
-        for task in self._tasks:
-            task.add_done_callback(_tell_why)
-        self._reporting = loop.create_task(self._report())
+        return pages(self)
 
-    async def _report(self) -> None:
-        """Tell systemd when every tree was seen once, and from then on that all is alive."""
-        for follower in self._followers.values():
-            await follower.scanned.wait()
-        _logger.info(line("ready", workspaces=len(self._followers)))
-        notify("READY=1")
-        period = watchdog_seconds()
-        while period:
-            if self._is_alive():
-                notify("WATCHDOG=1")
-            await asyncio.sleep(period / 3)
+    def start(self, patience: float) -> None:
+        """Begin to follow all trees, and tell systemd when each was seen once.
 
-    def _is_alive(self) -> bool:
-        return not any(task.done() for task in self._tasks)
+        Args:
+            patience: seconds to wait for that; it is told later if it takes longer.
 
-    async def _show_status(self, _request: Request) -> JSONResponse:
-        followers = self._followers.items()
-        return JSONResponse(
-            {
-                "alive": self._is_alive(),
-                "workspaces": {name: follower.status() for name, follower in followers},
-            }
-        )
-
-    async def _show_metrics(self, _request: Request) -> Response:
-        for workspace in self._workspaces:
-            if workspace.watch:
-                unwatched = self._metrics.unwatched.labels(workspace.name)
-                unwatched.set(workspace.watch.unwatched)
-        page = generate_latest(self._metrics.registry)
-        return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
-
-
-def _tell_why(task: asyncio.Task[None]) -> None:
-    """Log why a task ended that should not have; systemd then misses its sign of life."""
-    if not task.cancelled():
-        _logger.critical(line("stopped-working"), exc_info=task.exception())
-
-
-def _open_workspaces(config: Config) -> list[Workspace]:
-    engine = config.engine
-    count = tokens.counter(engine.tokenizer)
-    counted_by = xxh3_128_hexdigest(engine.tokenizer.read_bytes()) if engine.tokenizer else "bytes"
-
-    def open_one(workspace: config_file.Workspace) -> Workspace:
+        Raises:
+            InputError: a pack cannot be used.
+        """
+        if self._is_started:
+            return
+        self._is_started = True
+        sys.setswitchinterval(SWITCH_SECONDS)
+        for follower in self.followers:
+            follower.start()
+        ends = time.monotonic() + patience
+        for follower in self.followers:
+            follower.scanned.wait(max(ends - time.monotonic(), 0))
+        self.tell_ready()
         try:
-            return Workspace(
-                name=workspace.name,
-                model=engine.model,
-                tree=Tree(workspace.path, config.watcher.max_file_bytes),
-                budget=workspace.budget,
-                count=count,
-                counted_by=counted_by,
-                state_dir=config.state_dir,
-            )
-        except (OSError, GitError, sqlite3.Error) as error:
-            raise InputError(f"workspaces: {workspace.name}: {error}") from error
+            self.packers = [
+                self._packer(workspace, follower)
+                for workspace, follower in zip(self.config.workspaces, self.followers, strict=True)
+            ]
+        except InputError:
+            self.stop()
+            raise
 
-    return [open_one(workspace) for workspace in config.workspaces]
+    def stop(self) -> None:
+        """Follow no more."""
+        for follower in self.followers:
+            follower.stop()
+        for follower in self.followers:
+            if follower.is_alive():
+                follower.join(_RETRY_SECONDS)
+
+    def tell_ready(self) -> None:
+        if self.is_ready or not all(follower.scanned.is_set() for follower in self.followers):
+            return
+        self.is_ready = True
+        notify("READY=1")
+        _logger.info(line("ready", workspaces=len(self.followers)))
+
+    def beat(self) -> None:
+        """Write to the folder that each follower watches beside its tree."""
+        self._beat_at = time.monotonic()
+        for follower in self.followers:
+            try:
+                folder = sentinel(self.config.state_dir, follower.workspace)
+                (folder / "beat").write_text(f"{self._beat_at}\n")
+            except OSError as error:
+                _logger.error(
+                    line("no-heartbeat", workspace=follower.workspace, reason=error.strerror)
+                )
+
+    def have_heard(self) -> bool:
+        """Say whether each follower was told of the last beat, as it would be of a save."""
+        beat = self._beat_at
+        return beat is not None and all(
+            follower.sentinel_seen >= beat for follower in self.followers
+        )
+
+    def _follower(self, workspace: config_file.Workspace) -> Follower:
+        with _named(workspace.name):
+            return Follower(
+                name=workspace.name,
+                root=workspace.path,
+                state_dir=self.config.state_dir,
+                max_file_bytes=self.config.watcher.max_file_bytes,
+                poll_seconds=self.config.watcher.poll_seconds,
+                control_tokens=self._control,
+            )
+
+    def _packer(self, workspace: config_file.Workspace, follower: Follower) -> Packer:
+        from infbox import tokens  # noqa: PLC0415  # ready comes first
+        from infbox.files import Tree  # noqa: PLC0415
+        from infbox.packer import Packer  # noqa: PLC0415
+
+        if self._tokenizer is None:
+            self._tokenizer = tokens.load(self.config.engine.tokenizer)
+        with _named(workspace.name):
+            return Packer(
+                name=workspace.name,
+                model=workspace.model or self.config.engine.model,
+                tree=Tree(
+                    workspace.path,
+                    self.config.watcher.max_file_bytes,
+                    control_tokens=self._control,
+                ),
+                index=Reader(follower.index_file),
+                budget=workspace.budget,
+                tokenizer=self._tokenizer,
+                state_dir=self.config.state_dir,
+            )
+
+    def _control_tokens(self) -> tuple[str, ...]:
+        """Return the model's control tokens. To read its tokenizer takes longer than a whole start
+        may: what was in it is remembered, with the stamp of the file.
+
+        Raises:
+            InputError: the tokenizer or the state directory cannot be used.
+        """
+        file = self.config.engine.tokenizer
+        if file is None:
+            return ()
+        memory = self.config.state_dir / "tokenizer.json"
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            known = json.loads(memory.read_text())
+            if known["stamp"] == [str(file), *Stamp.of(file.stat())]:
+                return tuple(known["control"])
+        from infbox import tokens  # noqa: PLC0415  # ready comes first
+
+        self._tokenizer = tokens.load(file)
+        self._tokenizer.count("")  # so that one that the library cannot use is told of now
+        with _named("tokenizer"):
+            self.config.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+            stamp = [str(file), *Stamp.of(file.stat())]
+            memory.write_text(json.dumps({"stamp": stamp, "control": self._tokenizer.control}))
+        return self._tokenizer.control
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of which workspace an error is that keeps the service from starting."""
+    try:
+        yield
+    except (OSError, GitError, sqlite3.Error) as error:
+        raise InputError(f"workspaces: {name}: {error}") from error

@@ -1,216 +1,151 @@
-"""Telling which paths of a source tree were touched, by inotify.
+"""inotify as the kernel gives it, and which folders its watches stand for.
 
-This takes inotify as it is, through inotify_simple. watchdog was weighed: its public observer holds
-back what follows a file moved out of the tree by half a second, tells nobody of an overflow or of a
-folder that cannot be watched, and watches ignored folders; the layer below that does better is new
-in 7, which Python 3.10 cannot run. What remains to be done here is a map from watches to folders.
+watchdog and inotify_simple were weighed. watchdog's public observer holds back what follows a file
+moved out of the tree by half a second, tells nobody of an overflow or of a folder that cannot be
+watched, and watches ignored folders. inotify_simple runs ldconfig to find the C library, which
+takes longer than a whole restart may. What is left to be done here are three system calls and a
+map from watches to folders.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import stat
-import threading
-import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from inotify_simple import INotify, flags, masks
-
-from infbox.log import line
+import ctypes
+import errno
+import os
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Iterator
 
-QUIET_SECONDS = 0.03
-"""After the last event, before a batch is handed on."""
-
-LONGEST_SECONDS = 0.25
-"""After the first event, at most."""
+# From linux/inotify.h.
+ATTRIB = 0x4
+CLOSE_WRITE = 0x8
+MOVED_FROM = 0x40
+MOVED_TO = 0x80
+CREATE = 0x100
+DELETE = 0x200
+MOVE_SELF = 0x800
+UNMOUNT = 0x2000
+OVERFLOW = 0x4000
+IGNORED = 0x8000
+IS_FOLDER = 0x4000_0000
+_ONLY_FOLDERS, _NO_LINKS, _NOT_UNLINKED = 0x100_0000, 0x200_0000, 0x400_0000
 
 _MASK = (
-    *(flags.CLOSE_WRITE, masks.MOVE, flags.CREATE, flags.DELETE, flags.MOVE_SELF),
-    *(flags.ONLYDIR, flags.DONT_FOLLOW, flags.EXCL_UNLINK),
-)
+    (ATTRIB | CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE | MOVE_SELF)
+    | (_ONLY_FOLDERS | _NO_LINKS | _NOT_UNLINKED)
+)  # fmt: skip
+_HEAD = Struct("iIII")
+_BUFFER = 64 * 1024
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
-_logger = logging.getLogger(__name__)
 
-
-@dataclass
-class Batch:
-    """Paths that were touched since the last batch. What they are now, the disk tells.
+class Event(NamedTuple):
+    """What happened.
 
     Attributes:
-        paths: files and folders, relative to the root.
-        everything: look at the whole tree, since events were lost or it is time to.
-        first: time of the first event, of the monotonic clock in seconds; None when there is none.
-        last: time of the last event.
+        folder: as it was given to ``Watch.add``; empty for an overflow.
+        name: of the entry in it; empty where the folder itself is meant.
+        mask: bits of this module.
     """
 
-    paths: set[str] = field(default_factory=set)
-    everything: bool = False
-    first: float | None = None
-    last: float = 0.0
-
-    def add(self, path: str | None, now: float) -> None:
-        """Add a path, or None for the whole tree."""
-        self.first = now if self.first is None else self.first
-        self.last = now
-        if path is None:
-            self.everything = True
-        else:
-            self.paths.add(path)
-
-    def due(self) -> float:
-        """Return the time at which the batch should be handed on, of the monotonic clock."""
-        first = self.last if self.first is None else self.first
-        return min(self.last + QUIET_SECONDS, first + LONGEST_SECONDS)
-
-
-class Inbox:
-    """Gathers touched paths into batches. For one event loop."""
-
-    def __init__(self) -> None:
-        self._batch = Batch()
-        self._arrived = asyncio.Event()
-
-    def touch(self, path: str | None) -> None:
-        """Add a path, or None for the whole tree."""
-        self._batch.add(path, time.monotonic())
-        self._arrived.set()
-
-    async def batch(self, patience: float) -> Batch | None:
-        """Return the next batch, or None when nothing was touched for ``patience`` seconds."""
-        try:
-            await asyncio.wait_for(self._arrived.wait(), patience)
-        except asyncio.TimeoutError:
-            return None
-        while (pause := self._batch.due() - time.monotonic()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(pause)
-        ready, self._batch = self._batch, Batch()
-        self._arrived.clear()
-        return ready
+    folder: str
+    name: str
+    mask: int
 
 
 class Watch:
-    """The watched folders of one source tree.
+    """The watched folders of one thread.
 
-    Folders are added and dropped from any thread; events are taken by the thread that calls
-    ``take_events``.
-
-    Args:
-        root: an absolute folder without links in its path.
-        touched: called with a relative path, or with None when events were lost.
+    A folder may be known by two names, as with bind mounts: each is told.
 
     Raises:
         OSError: the system gives no further inotify instance.
     """
 
-    def __init__(self, root: Path, touched: Callable[[str | None], None]) -> None:
-        self._root = root
-        self._touched = touched
-        self._inotify = INotify()
-        self._mask = sum(_MASK)
-        self._lock = threading.Lock()
-        self._folders: dict[int, str] = {}
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self._fd < 0:
+            raise _error()
+        self._folders: dict[int, list[str]] = {}
         self._watches: dict[str, int] = {}
-        self.unwatched = 0
-        """Folders that could not be watched since the last ``restart``."""
+
+    def __contains__(self, folder: str) -> bool:
+        return folder in self._watches
+
+    def __len__(self) -> int:
+        return len(self._watches)
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when there are events to take."""
-        descriptor: int = self._inotify.fileno()
-        return descriptor
+        """Return the descriptor that becomes readable when there are events."""
+        fd: int = self._fd
+        return fd
 
     def close(self) -> None:
         """Watch no more."""
-        self._inotify.close()
+        os.close(self._fd)
 
-    def restart(self) -> None:
-        """Forget the folders that could not be watched: all are tried again."""
-        self.unwatched = 0
+    def add(self, folder: str) -> bool:
+        """Watch one absolute folder; say whether it is watched now. A folder that is gone is not.
 
-    def add(self, folder: str) -> None:
-        """Watch one folder, if it is not watched yet; the root is the empty string.
-
-        A folder that is gone again is not an error. One that the system will not let us watch is
-        counted, and the first of a scan logged: it is seen by the periodic scan only.
+        Raises:
+            OSError: the system will not have it watched. ENOSPC is the limit of watches.
         """
-        if folder in self._watches:
-            return
-        try:
-            with self._lock:  # a move of the folder is taken note of before this, or after
-                watch: int = self._inotify.add_watch(self._root / folder, self._mask)
-                if watch in self._folders:  # one folder by two names: the newer one counts
-                    self._watches.pop(self._folders[watch], None)
-                self._folders[watch] = folder
-                self._watches[folder] = watch
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError as error:
-            self._complain(folder, error)
+        watch = self._libc.inotify_add_watch(self._fd, os.fsencode(folder), _MASK)
+        if watch < 0:
+            error = _error()
+            if error.errno in _GONE:
+                return False
+            raise error
+        names = self._folders.setdefault(watch, [])
+        if folder not in names:
+            names.append(folder)
+        self._watches[folder] = watch
+        return True
 
     def drop(self, folder: str) -> None:
         """Stop watching a folder and all below it."""
-        prefix = f"{folder}/" if folder else ""
-        with self._lock:
-            for path in [p for p in self._watches if p == folder or p.startswith(prefix)]:
-                watch = self._watches.pop(path)
-                self._folders.pop(watch, None)
-                with contextlib.suppress(OSError):  # the kernel may have dropped it already
-                    self._inotify.rm_watch(watch)
+        prefix = f"{folder}/"
+        for path in [p for p in self._watches if p == folder or p.startswith(prefix)]:
+            watch = self._watches.pop(path)
+            names = self._folders.get(watch, [])
+            if path in names:
+                names.remove(path)
+            if not names and self._folders.pop(watch, None) is not None:
+                self._libc.inotify_rm_watch(self._fd, watch)
 
-    def take_events(self) -> None:
-        """Take what the kernel has to tell, without waiting."""
-        for watch, mask, _cookie, name in self._inotify.read(timeout=0):
-            if mask & flags.Q_OVERFLOW:
-                self._touched(None)
-            elif mask & flags.IGNORED:
-                self._forget(watch)
-            elif (folder := self._folders.get(watch)) is not None:
-                self._take(folder, mask, name)
+    def events(self) -> Iterator[Event]:
+        """Yield what the kernel has to tell, without waiting.
 
-    def _take(self, folder: str, mask: int, name: str) -> None:
-        if mask & flags.MOVE_SELF:
-            if not folder:  # the root; of any other folder its parent has told
-                self.drop("")
-                self._touched(None)
+        Watches that a folder's move has made wrong should be dropped before the next event is
+        taken: what comes from below such a folder no longer bears its path.
+        """
+        try:
+            data = os.read(self._fd, _BUFFER)
+        except BlockingIOError:
             return
-        path = f"{folder}/{name}" if folder else name
-        is_folder = bool(mask & flags.ISDIR)
-        if is_folder and mask & flags.MOVED_FROM:
-            # At once: what comes from below it after this no longer bears this path.
-            self.drop(path)
-        if is_folder or not mask & flags.CREATE or self._is_finished(path):
-            self._touched(path)
+        place = 0
+        while place < len(data):
+            watch, mask, _cookie, length = _HEAD.unpack_from(data, place)
+            place += _HEAD.size + length
+            name = os.fsdecode(data[place - length : place].rstrip(b"\0"))
+            if mask & OVERFLOW:
+                yield Event("", "", mask)
+                continue
+            for folder in tuple(self._folders.get(watch, ())):
+                yield Event(folder, name, mask)
+            if mask & IGNORED:
+                self._forget(watch)
 
     def _forget(self, watch: int) -> None:
-        """Take the word that a watched folder is gone."""
-        with self._lock:
-            folder = self._folders.pop(watch, None)
-            if folder is not None and self._watches.get(folder) == watch:
+        """Take the word that a watch is gone."""
+        for folder in self._folders.pop(watch, ()):
+            if self._watches.get(folder) == watch:
                 del self._watches[folder]
 
-    def _is_finished(self, path: str) -> bool:
-        """Say whether a file just created is whole: a hard link is, and no later event tells."""
-        try:
-            status = (self._root / path).lstat()
-        except OSError:
-            return False
-        return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
 
-    def _complain(self, folder: str, error: OSError) -> None:
-        self.unwatched += 1
-        if self.unwatched == 1:
-            _logger.error(
-                line(
-                    "not-watched",
-                    root=self._root,
-                    folder=folder or ".",
-                    reason=error.strerror,
-                    mend="raise fs.inotify.max_user_watches, or let the service read the folder",
-                )
-            )
+def _error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
