@@ -37,12 +37,16 @@ def encoded(text: str) -> str:
 
 JWT = ".".join([encoded('{"alg":"HS256"}'), encoded('{"sub":"1"}'), made(ALNUM, 43)])
 BY_PLUGIN = {
-    "AWSKeyDetector": ["AKIA" + made(UPPER, 16), f"aws_secret_key = '{made(ALNUM, 40)}'"],
+    "AWSKeyDetector": [
+        *(start + made(UPPER, 16) for start in ("AKIA", "A3TX", "ABIA", "ACCA", "ASIA")),
+        *(f"aws_{word} = '{made(ALNUM, 40)}'" for word in ("secret_key", "pwd", "pw", "token")),
+    ],
     "AzureStorageKeyDetector": ["AccountKey=" + made(ALNUM, 86) + "=="],
     "DiscordBotTokenDetector": [f"M{made(ALNUM, 23)}.{made(ALNUM, 6)}.{made(ALNUM, 27)}"],
-    "GitHubTokenDetector": ["ghp_" + made(ALNUM, 36), "ghs_" + made(ALNUM, 36)],
+    "GitHubTokenDetector": [f"gh{letter}_{made(ALNUM, 36)}" for letter in "pousr"],
     "GitLabTokenDetector": [
-        *("glpat-" + made(ALNUM, 20), "glcbt-4f_" + made(ALNUM, 20), "glptt-" + made(HEX, 40)),
+        *(f"{start}-{made(ALNUM, 20)}" for start in ("glpat", "gldt", "glft", "glsoat", "glrt")),
+        *("glimt-" + made(ALNUM, 25), "glcbt-4f_" + made(ALNUM, 20), "glptt-" + made(HEX, 40)),
         *("GR1348941" + made(ALNUM, 20), "gloas-" + made(HEX, 64), "glagent-" + made(ALNUM, 50)),
     ],
     "JwtTokenDetector": [JWT],
@@ -52,7 +56,7 @@ BY_PLUGIN = {
     "PypiTokenDetector": ["pypi-AgE" + "IcHlwaS5vcmc" + made(ALNUM, 80)],
     "SendGridDetector": [f"SG.{made(ALNUM, 22)}.{made(ALNUM, 43)}"],
     "SlackDetector": [
-        "xoxb-" + "123456-654321-" + made(LOWER, 24),
+        *(f"xox{letter}-" + "123456-654321-" + made(LOWER, 24) for letter in "abposr"),
         f"https://hooks.slack.com/services/T{made(UPPER, 8)}/B{made(UPPER, 8)}/{made(ALNUM, 24)}",
     ],
     "SquareOAuthDetector": ["sq0csp-" + made(ALNUM, 43)],
@@ -260,6 +264,14 @@ def test_the_eye_sees_whatever_is_taken_for_a_password(
 ) -> None:
     word = word.upper() if upper and word.isascii() else word
     assert_no_password_is_overlooked(form.format(w=word, v=value), path)
+
+
+@pytest.mark.parametrize("word", KEYWORDS)
+def test_the_eye_knows_each_word_of_the_library(word: str) -> None:
+    for form in FORMS:
+        for path in FILES:
+            assert_no_password_is_overlooked(form.format(w=f"our_{word}_2", v=VALUES[0]), path)
+    assert LIBRARY.password(f'{word} = "{VALUES[0]}"', "a.py")
 
 
 def assert_no_password_is_overlooked(line: str, path: str) -> None:
