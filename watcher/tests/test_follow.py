@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from infbox import follow, index
 from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.follow import Changes, Follower, due
@@ -590,7 +589,7 @@ def test_a_restart_with_nothing_changed_reads_no_file_and_asks_git_nothing(
     with monkeypatch.context() as patch:
         patch.setattr("infbox.git.run", no_git)
         patch.setattr("infbox.git._Checker.__init__", no_git)
-        patch.setattr("infbox.follow.Follower._is_ready", lambda self, took: self.scanned.set())
+        patch.setattr("infbox.follow.Follower._is_ready", lambda self, _: self.scanned.set())
         with following(history) as seen:
             assert seen.follower.failure == ""
             assert seen.follower.scans == 0
@@ -712,7 +711,7 @@ def test_an_index_that_is_removed_while_it_is_used_is_built_anew(
     with following(repo) as seen:
         for part in seen.follower.index_file.parent.iterdir():
             part.unlink()
-        until(lambda: seen.follower.index_file.exists())
+        until(seen.follower.index_file.exists)
         fill(repo, {"b.py": "b\n"})
         seen.agrees()
 
@@ -841,7 +840,7 @@ def test_a_file_that_changes_while_it_is_read_is_never_taken_in_half(
 
         def changing(descriptor: int) -> os.stat_result:
             status = original(descriptor)
-            if os.readlink(f"/proc/self/fd/{descriptor}") == str(repo / "a.py"):
+            if Path(f"/proc/self/fd/{descriptor}").readlink() == repo / "a.py":
                 reads.append(descriptor)
                 if len(reads) <= 12:  # between the two looks of a read: it always changed
                     with (repo / "a.py").open("ab") as stream:

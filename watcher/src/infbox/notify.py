@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+
+from infbox.log import line
+
+_logger = logging.getLogger(__name__)
 
 
 def notify(state: str) -> None:
@@ -17,9 +22,12 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):  # the abstract name space
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.connect(address)
-        channel.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.connect(address)
+            channel.sendall(state.encode())
+    except OSError as error:  # what is done is none the worse for nobody hearing of it
+        _logger.warning(line("not-notified", state=state, reason=error.strerror))
 
 
 def watchdog_seconds() -> float | None:
