@@ -97,12 +97,18 @@ def workspace_paths(workspaces: Any) -> list[str]:
     return [path for path in paths if path.startswith("/")]
 
 
-def workspace_refusals(workspaces: Any, paths: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def workspace_refusals(
+    workspaces: Any,
+    paths: Mapping[str, Mapping[str, Any]],
+    reader: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Refuse workspaces that cannot be watched.
 
     Args:
         workspaces: what the user wrote.
-        paths: for each path whether it exists, is a directory, and what it really is.
+        paths: for each path whether it exists, is a directory, what it really is, its mode and
+            group, and whether the reader may read it.
+        reader: name of who must be able to read them, and the mend where that is not so.
     """
     if not isinstance(workspaces, list) or not all(isinstance(item, dict) for item in workspaces):
         return ["infbox_workspaces is not a list of {name, path}. Write it so."]
@@ -139,6 +145,11 @@ def workspace_refusals(workspaces: Any, paths: Mapping[str, Mapping[str, Any]]) 
         elif not seen["is_dir"]:
             refusals.append(
                 f"The path of workspace {name} is not a directory: {path}. Name the folder."
+            )
+        elif reader and not seen["readable"]:
+            refusals.append(
+                f"The user {reader['name']} may not read the workspace {name}: {path} has mode"
+                f" {seen['mode']} and group {seen['group']}. {reader['mend']}."
             )
         places.append((name, seen["real"]))
     return refusals + nested(places)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import platform
 import pwd
@@ -34,6 +35,12 @@ options:
     type: list
     elements: str
     default: []
+  reader:
+    description:
+      - User that must be able to read these paths, by C(uid), which is its group's number too, and
+        names of C(groups); empty for none.
+    type: dict
+    default: {}
   model_path:
     description: Folder that should hold a model; empty for none.
     type: str
@@ -113,10 +120,60 @@ def nvidia_cards(root: Path) -> list[str]:
     ]
 
 
-def look_at(path: str) -> dict[str, Any]:
-    """Return what lies at a path, and where it really is."""
+def look_at(path: str, reader: dict[str, Any]) -> dict[str, Any]:
+    """Return what lies at a path, where it really is, and whether a user may read it.
+
+    Args:
+        path: what to look at.
+        reader: uid and groups of that user; empty for nobody, who may read all.
+    """
     place = Path(path)
-    return {"exists": place.exists(), "is_dir": place.is_dir(), "real": str(place.resolve())}
+    is_dir = place.is_dir()
+    return {
+        "exists": place.exists(),
+        "is_dir": is_dir,
+        "real": str(place.resolve()),
+        "mode": f"{place.stat().st_mode & 0o7777:04o}" if is_dir else "",
+        "group": group_name(place.stat().st_gid) if is_dir else "",
+        "readable": not (is_dir and reader) or may_read(place, reader),
+    }
+
+
+def may_read(folder: Path, reader: dict[str, Any]) -> bool:
+    """Ask the kernel whether a user may list a folder; modes are not all there is to it.
+
+    The folders around it do not count: they may be hidden from that user, and the tree be mounted
+    where it can be reached. Only root can ask; for others the answer is yes.
+    """
+    if os.geteuid() != 0:
+        return True
+    uid = int(reader["uid"])
+    groups = [gid for name in reader.get("groups") or [] if (gid := group_number(name)) is not None]
+    done = subprocess.run(
+        ["test", "-r", ".", "-a", "-x", "."],
+        cwd=folder,
+        user=uid,
+        group=uid,
+        extra_groups=[uid, *groups],
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def group_number(name: str) -> int | None:
+    """Return the number of a group, None where there is none of that name."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def group_name(number: int) -> str:
+    """Return the name of a group, its number where it has none."""
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
 
 
 def model(path: str) -> dict[str, Any]:
@@ -274,6 +331,7 @@ def main() -> None:
             "data_dirs": {"type": "list", "elements": "path", "default": []},
             "disk_gb": {"type": "float", "default": 0},
             "paths": {"type": "list", "elements": "str", "default": []},
+            "reader": {"type": "dict", "default": {}},
             "model_path": {"type": "str", "default": ""},
             "ports": {"type": "list", "elements": "int", "default": []},
             "users": {"type": "list", "elements": "dict", "default": []},
@@ -288,7 +346,7 @@ def main() -> None:
         **disks(asked["data_dirs"], asked["disk_gb"] * 1e9),
         "nvidia_cards": nvidia_cards(root),
         "nvidia_smi": run(["nvidia-smi", "-q", "-x"]) or "",
-        "paths": {path: look_at(path) for path in asked["paths"]},
+        "paths": {path: look_at(path, asked["reader"]) for path in asked["paths"]},
         "model": model(asked["model_path"]) if asked["model_path"] else {},
         "listeners": listeners(root, asked["ports"], asked["project"], run),
         "users": users(asked["users"]),

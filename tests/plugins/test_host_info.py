@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -192,11 +193,30 @@ def test_users_are_found_by_number_and_by_name() -> None:
 def test_a_link_is_seen_as_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "link").symlink_to("tree")
-    assert host_info.look_at(str(tmp_path / "link")) == {
-        "exists": True,
-        "is_dir": True,
-        "real": os.path.realpath(tmp_path / "tree"),
-    }
+    seen = host_info.look_at(str(tmp_path / "link"), {})
+    assert (seen["exists"], seen["is_dir"], seen["readable"]) == (True, True, True)
+    assert seen["real"] == os.path.realpath(tmp_path / "tree")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask for another user")
+@pytest.mark.parametrize(
+    ("mode", "groups", "readable"),
+    [
+        (0o755, [], True),
+        (0o750, [], False),
+        (0o750, ["adm", "no-group-of-that-name"], True),
+        (0o744, [], False),  # names without what they stand for
+    ],
+)
+def test_it_is_seen_whether_a_user_may_read_a_folder(
+    tmp_path: Path, mode: int, groups: list[str], readable: bool
+) -> None:
+    tree = tmp_path / "tree"  # in a folder that only its owner may enter
+    tree.mkdir()
+    shutil.chown(tree, group="adm")
+    tree.chmod(mode)
+    seen = host_info.look_at(str(tree), {"uid": 64430, "groups": groups})
+    assert (seen["readable"], seen["mode"], seen["group"]) == (readable, f"{mode:04o}", "adm")
 
 
 def test_a_model_is_told_from_an_empty_folder(tmp_path: Path) -> None:

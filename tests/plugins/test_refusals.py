@@ -115,6 +115,17 @@ class TestWorkspaces:
         (refusal,) = refusals.workspace_refusals([workspace("shop", "/srv/shop")], seen)
         assert refusal.startswith("The path of workspace shop is not a directory: /srv/shop.")
 
+    def test_one_that_its_reader_may_not_read_is_refused(self) -> None:
+        reader = {"name": "infbox", "mend": "Open it"}
+        closed = {"readable": False, "mode": "0750", "group": "devs"}
+        seen = {"/srv/a": {**THERE, "real": "/srv/a", **closed}}
+        (refusal,) = refusals.workspace_refusals([workspace("shop", "/srv/a")], seen, reader)
+        assert refusal == (
+            "The user infbox may not read the workspace shop: /srv/a has mode 0750 and group devs."
+            " Open it."
+        )
+        assert refusals.workspace_refusals([workspace("shop", "/srv/a")], seen) == []
+
     def test_a_relative_path_is_refused(self) -> None:
         (refusal,) = refusals.workspace_refusals([workspace("shop", "srv/shop")], {})
         assert refusal.startswith("The path of workspace shop is relative: srv/shop.")

@@ -17,7 +17,9 @@ BAD: dict[str, Any] = {
         {"name": "file", "path": "/etc/hostname"},
         {"name": "shop", "path": "/srv/shop"},
         {"name": "link", "path": "/srv/link"},
+        {"name": "closed", "path": "/root"},
     ],
+    "preflight_reader": {"name": "infbox", "uid": 64430, "groups": [], "mend": "Open it"},
     "preflight_users": [{"name": "infbox", "uid": 64430}],
     "preflight_model_path": "/srv/shop",
     "preflight_ports": [
@@ -69,6 +71,7 @@ def refusal(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
         "The path of workspace gone is not there: /srv/gone.",
         "The path of workspace file is not a directory: /etc/hostname.",
         "Workspaces shop and link are the same folder: /srv/shop.",
+        "The user infbox may not read the workspace closed: /root has mode 0700 and group root.",
         "The uid 64430, which our user infbox needs, belongs to the user stranger.",
         "/srv/shop has no config.json and no *.safetensors.",
         "stranger.service). Stop that.",
