@@ -21,7 +21,7 @@ from infbox.warm import PIECE_TOKENS, PRIORITY, Pace, Warmer
 
 FAST = Pace(first_pause=0.02, longest_pause=0.05, health=0.05, proof=60.0)
 NOWHERE = "http://127.0.0.1:1"
-TEXT = "# Source tree\n\n" + "the source tree\n```\n" * 200
+TEXT = "# Source tree\n\n" + "the source tree\n```\n" * 90  # less than one piece
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def test_without_the_engine_s_own_ids_each_version_is_tokenised_by_the_engine(
 
 
 def test_a_long_pack_is_computed_in_pieces_and_what_follows_it_is_not() -> None:
-    text = "0123456789" * 1000
+    text = "0" * (2 * PIECE_TOKENS + 100)
     pack = Pack(text, ids=encode(text))
 
     async def scenario(engine: FakeEngine) -> None:
@@ -188,6 +188,23 @@ def test_a_long_pack_is_computed_in_pieces_and_what_follows_it_is_not() -> None:
 
 
 # ---- proof
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_even_a_short_change_is_proven_by_a_request_of_its_own(block: int) -> None:
+    second = grown(PACK, "## b.py\n```\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\n```\n", 2)
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            before = len(engine.warm_ups)
+            warmer.offer(second)
+            await come(lambda: warmer.warmth.version == 2)
+            assert len(engine.warm_ups) == before + 2
+            assert warmer.warmth.prompt_tokens - warmer.warmth.cached_tokens <= 1
+
+    run(scenario, block=block)
 
 
 def test_an_engine_that_forgets_is_not_called_warm(caplog: pytest.LogCaptureFixture) -> None:
@@ -299,7 +316,7 @@ def test_an_engine_that_comes_back_is_checked_and_warmed_again() -> None:
 
 # ---- the next generation
 
-NEXT_TEXT = "# Source tree\n\n" + "another base\n```\n" * 200
+NEXT_TEXT = "# Source tree\n\n" + "another base\n```\n" * 90
 NEXT = Pack(NEXT_TEXT, generation=2, version=5, ids=encode(NEXT_TEXT))
 
 
@@ -446,7 +463,7 @@ def strips_each_line(messages: list[dict[str, Any]], tools: list[Any]) -> str:
 
 def cuts_off(messages: list[dict[str, Any]], tools: list[Any]) -> str:
     system, rest = split(messages)
-    return f"<system>\n{system[:2000]}<end>\n{turns(rest)}"
+    return f"<system>\n{system[:1000]}<end>\n{turns(rest)}"
 
 
 def escapes(messages: list[dict[str, Any]], tools: list[Any]) -> str:

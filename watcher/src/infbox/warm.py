@@ -399,7 +399,7 @@ class Warmer:
             computed[generation] = ids[:end]
             self._check_wanted(job)
         ended = time.time()
-        if not self._is_covered(usage):
+        if usage.prompt_tokens - (usage.cached_tokens or 0) > 1:  # it had something to compute
             usage = await self._ask(job, ids)
         self._keep_only_current()
         if not self._is_covered(usage):
@@ -455,6 +455,10 @@ class Warmer:
             self._checks.computed[publication.generation] = ids[: done.tokens]
 
     def _is_covered(self, usage: Usage) -> bool:
+        """Say whether a request for what was just computed found it in the cache.
+
+        Less than a chunk may lack: that much of an end is not kept where LMCache alone caches.
+        """
         if usage.cached_tokens is None:
             return False
         block = self._checks.block or _BLOCK_TOKENS
