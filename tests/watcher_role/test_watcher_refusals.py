@@ -1,6 +1,8 @@
 """What the watcher role refuses before it changes anything."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         (folder / name).chmod(mode)
     (folder / "file").touch()
+    (folder / "open" / "inner").mkdir()
+    (folder / "link").symlink_to(folder / "open" / "inner")
     return folder
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[Path]:
+    """A closed folder that is hidden from the watcher by its modes alone, unlike those in /tmp."""
+    with tempfile.TemporaryDirectory(prefix="infbox-test-", dir="/var/lib") as folder:
+        (Path(folder) / "open").mkdir()
+        yield Path(folder)
 
 
 def workspace(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -46,6 +58,27 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_groups": ["nogroup"]},
         "The watcher may not read the workspace shop: {}/group has mode 0750 and group root.",
     ),
+    "a_folder_in_a_closed_one": (
+        [{"path": "{shown}/open"}],
+        {},
+        "The watcher may not read the workspace shop: {shown}/open has mode 0755",
+    ),
+    "a_group_that_is_not_there": (
+        [{}],
+        {"watcher_groups": ["nobodys"]},
+        "There is no group nobodys on this host.",
+    ),
+    "a_workspace_inside_another": (
+        [{}, {"name": "inner", "path": "{}/open/inner"}],
+        {},
+        "The workspace inner, {}/open/inner, lies inside the workspace shop, {}/open.",
+    ),
+    "a_workspace_inside_another_by_a_link": (
+        [{"name": "inner", "path": "{}/link"}, {}],
+        {},
+        "The workspace inner, {}/open/inner, lies inside the workspace shop, {}/open.",
+    ),
+    "never_to_poll": ([{}], {"watcher_poll_seconds": 0}, "watcher_poll_seconds is 0."),
     "a_user_number_taken": ([{}], {"watcher_uid": 1}, "The user number 1 belongs to daemon"),
     "no_source": (
         [{}],
@@ -56,17 +89,22 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
 
 
 @pytest.fixture(scope="module")
-def said(folder: Path) -> dict[str, str]:
+def said(folder: Path, shown: Path) -> dict[str, str]:
     cases = {}
     for name, (changes, variables, _) in CASES.items():
         workspaces = [workspace(folder, **change) for change in changes]
         for item in workspaces:
-            item["path"] = item["path"].replace("{}", str(folder))
+            item["path"] = placed(item["path"], folder, shown)
         cases[name] = {**variables, "watcher_workspaces": workspaces}
     return refusals(folder, "watcher", cases)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the closed folders must be root's")
 @pytest.mark.parametrize("case", CASES)
-def test_it_refuses(said: dict[str, str], folder: Path, case: str) -> None:
-    assert CASES[case][2].replace("{}", str(folder)) in said[case]
+def test_it_refuses(said: dict[str, str], folder: Path, shown: Path, case: str) -> None:
+    assert placed(CASES[case][2], folder, shown) in said[case]
+
+
+def placed(text: str, folder: Path, shown: Path) -> str:
+    """Fill in where the folders are."""
+    return text.replace("{}", str(folder)).replace("{shown}", str(shown))
