@@ -48,7 +48,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tokens.Tokenizer:
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=["<|im_start|>", "<|im_end|>"],
     )
-    library.train_from_iterator(["def main():\n    return 1\n", "## a.py (changed)\n```\n"], trainer)
+    library.train_from_iterator(
+        ["def main():\n    return 1\n", "## a.py (changed)\n```\n"], trainer
+    )
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     library.save(str(file))
     return tokens.load(file)

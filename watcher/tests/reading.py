@@ -44,9 +44,7 @@ def current(text: str) -> dict[str, str]:
 
 def applied(diff: str, old: str) -> str:
     """Apply a unified diff; every line that it takes away or keeps must be there."""
-    lines = (
-        old.splitlines(keepends=True) if "\r" not in old else re.findall(r"[^\n]*\n|[^\n]+", old)
-    )
+    lines = re.findall(r"[^\n]*\n|[^\n]+", old)
     result: list[str] = []
     place = 0
     for line in re.findall(r"[^\n]*\n", diff):

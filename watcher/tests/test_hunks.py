@@ -6,10 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infbox.hunks import unified
+from reading import applied, shown
 
 _LINES = st.sampled_from(["a", "b", "def f():", "  b", "", "é", "x\r", "y\x0c", "\u2028"])
 
@@ -41,9 +42,22 @@ def patched(file: Path, old: str, hunks: str) -> str:
     return file.read_bytes().decode() if file.exists() else ""  # patch removes an empty file
 
 
+@settings(max_examples=200)
+@given(old=texts(), new=texts())
+def test_line_numbers_alone_say_where_a_hunk_belongs(old: str, new: str) -> None:
+    assert shown(applied(unified(old, new), old)) == shown(new)
+
+
+def test_two_lines_around_a_change_are_shown() -> None:
+    old = "".join(f"{n}\n" for n in range(9))
+    assert unified(old, old.replace("4\n", "four\n")).splitlines()[1:] == [
+        *(" 2", " 3", "-4", "+four", " 5", " 6"),
+    ]
+
+
 def test_a_hunk_names_the_definition_that_it_lies_in() -> None:
-    old = "def first():\n" + "    pass\n" * 9
-    assert unified(old, old + "    more\n").startswith("@@ -9,2 +9,3 @@ def first():\n")
+    old = "def first():\n    pass\ndef second():\n" + "    pass\n" * 9
+    assert unified(old, old + "    more\n").startswith("@@ -11,2 +11,3 @@ def second():\n")
 
 
 def test_a_change_far_from_another_is_a_hunk_of_its_own() -> None:

@@ -145,6 +145,14 @@ def test_a_file_that_moved_is_a_line_and_not_its_text() -> None:
     assert current(pack.text) == project.files
 
 
+def test_a_file_that_went_on_since_it_was_listed_waits() -> None:
+    project = Project(many(5))
+    tree = project.now()
+    project.files["f003.py"] = "newer\n"
+    pack = layout.first(tree, BUDGET, tokens.load(None))
+    assert set(current(pack.text)) == {path for path in project.files if path != "f003.py"}
+
+
 def test_excerpts_outlive_a_generation_newest_first() -> None:
     large = {f"large{n}.py": lines(f"large {n}", 2000) for n in range(9)}
     project = Project({**many(60), **large})

@@ -138,6 +138,10 @@ def test_a_rename_costs_a_line_and_its_edits_go_on() -> None:
     assert current(pack.text) == {"b.py": LONG + "more\n"}
     assert pack.shown.keys() == {"b.py"}
     assert pack.holds("b.py", File(LONG + "more\n").digest)
+    assert pack.superseded == 0
+    pack.save("b.py", File("all new\n"))
+    pack.save("c.py", File("c\n"))
+    assert pack.superseded == sum(entry.tokens for entry in pack.entries[1:3])
 
 
 def test_of_a_file_outside_the_pack_what_differs_from_the_last_commit_is_shown() -> None:

@@ -363,6 +363,29 @@ def test_a_store_that_cannot_be_written_is_tried_again(
         assert current(now(packer).text) == {"a.py": "a2\n"}
 
 
+def test_a_generation_that_cannot_be_written_leaves_the_present_one(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(shop.root, {f"f{n:02}.py": lines(f"f{n}") for n in range(60)})
+    shop.look()
+    with shop.packer() as packer:
+        packer.update()
+        while packer.candidate is None:
+            turn = now(packer).version
+            shop.save(hot_py=lines(f"turn {turn}"), warm_py=lines(f"{turn}", 20))
+            packer.update()
+        before = now(packer)
+        with monkeypatch.context() as patch:
+            patch.setattr("infbox.store.Store.write", full)
+            with pytest.raises(sqlite3.OperationalError, match="full"):
+                packer.adopt()
+        shop.save(late_py="late\n")
+        packer.update()
+        assert now(packer).generation == before.generation
+        assert now(packer).text.startswith(before.text)
+        assert packer.candidate is not None, "it is made again"
+
+
 def full(*_: object, **__: object) -> None:
     raise sqlite3.OperationalError("database or disk is full")
 

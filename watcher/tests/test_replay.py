@@ -72,6 +72,14 @@ def test_a_file_outside_the_pack_is_not_recalled(history: Path) -> None:
     assert result["recall"]["recent"] == 1.0
 
 
+def test_a_large_file_outside_the_pack_costs_what_changed_in_it(history: Path) -> None:
+    commit(history, zz_py=LINES * 40)
+    commit(history, zz_py=LINES * 40 + "z = 1\n")
+    result = replay(history, commits=1, budget=2000, tokenizer=ESTIMATE)
+    assert result["recall"]["pack"] == 0.0
+    assert result["policies"]["log"]["recomputed_mean"] < estimate(LINES)
+
+
 def test_a_history_shorter_than_asked_begins_with_nothing(history: Path) -> None:
     result = replay(history, commits=100, budget=10_000, tokenizer=ESTIMATE)
     assert result["saves"] == 5 + 5

@@ -139,18 +139,21 @@ class History:
         if mode not in _PLAIN_MODES or self._rules.by_name(os.fsdecode(path)):
             return None
         if name not in self._blobs:
-            self._blobs[name] = self._read(name)
+            self._blobs[name] = self._read(name, os.fsdecode(path))
         return self._blobs[name]
 
-    def _read(self, name: bytes) -> Blob | None:
+    def _read(self, name: bytes, path: str) -> Blob | None:
         stdin, stdout = self._reader.stdin, self._reader.stdout
         if stdin is None or stdout is None:  # never so with pipes; the types cannot say it
             return None
         stdin.write(name + b"\n")
         stdin.flush()
-        size = int(stdout.readline().split()[2])
+        answer = stdout.readline().split()
+        if answer[-1] == b"missing":  # as in a partial clone
+            return None
+        size = int(answer[2])
         data = stdout.read(size + 1)[:-1]
-        if self._rules.by_size(size) or self._rules.by_content(data):
+        if self._rules.by_size(size) or self._rules.by_content(data, path):
             return None
         return Blob(name.decode(), data.decode(errors="replace"), size)
 
