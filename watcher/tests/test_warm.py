@@ -187,6 +187,24 @@ def test_a_long_pack_is_computed_in_pieces_and_what_follows_it_is_not() -> None:
     assert len(lengths) == 3 + 1 + 2
 
 
+def test_a_long_pack_that_is_replaced_is_not_computed_to_its_end() -> None:
+    text = "0" * (4 * PIECE_TOKENS)
+    pack = Pack(text, ids=encode(text))
+    second = replace(pack, text=text[:-100] + "1" * 100, ids=encode(text[:-100] + "1" * 100))
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url) as warmer:
+            warmer.offer(pack)
+            await come(lambda: engine.under_way)
+            warmer.offer(replace(second, version=2))
+            await come(lambda: warmer.warmth.version == 2)
+
+    prompts = asked(run(scenario, delay=0.05))
+    assert not any(ord("0") in prompt[-50:] for prompt in prompts if len(prompt) > len(text))
+    lengths = [len(prompt) for prompt in prompts]
+    assert lengths.count(PIECE_TOKENS) == 1, "what was done of it begins what replaced it"
+
+
 # ---- proof
 
 
