@@ -59,15 +59,15 @@ def test_pack_prints_the_text_or_facts_about_it(
 ) -> None:
     fill(repo, {"a.py": "ä\n", "b.py": "b\n" * 500})
     counting = ["--tokenizer", str(tokenizer)]
-    assert watch(["pack", str(repo), "--budget", "150", *counting]) == 0
+    assert watch(["pack", str(repo), "--budget", "400", *counting]) == 0
     text = capfdbinary.readouterr().out.decode()
     assert text.endswith("## a.py\n```\nä\n```\n")
-    assert watch(["pack", str(repo), "--budget", "150", "--stats", *counting]) == 0
+    assert watch(["pack", str(repo), "--budget", "400", "--stats", *counting]) == 0
     assert json.loads(capfdbinary.readouterr().out) == {
         "files": 1,
         "of_files": 2,
         "tokens": len(text.split()),
-        "budget": 150,
+        "budget": 400,
     }
 
 

@@ -111,7 +111,7 @@ def test_with_more_to_spend_more_of_what_is_worth_it_is_shown() -> None:
     project = Project(many(200))
     pack = project.pack()
     for n in range(100, 103):
-        project.heats[f"f{n}.py"] = 0.02  # worth a little more than what was never edited
+        project.heats[f"f{n}.py"] = 0.006  # worth a little more than what was never edited
     while not pack.is_due:
         project.save(pack, f"new{len(pack)}.py", lines(f"{len(pack)}", 10))
     thrifty = layout.following(pack, project.now(), edited=1000)

@@ -35,7 +35,7 @@ def test_what_is_edited_often_and_lately_and_is_small_comes_first() -> None:
         Candidate("hot_and_large.py", "", 50_000, heat=2.0),
     ]
     order = [candidate.path for candidate in ranked(reversed(candidates))]
-    assert order == ["hot.py", "warm.py", "central.py", "hot_and_large.py", "cold.py"]
+    assert order == ["hot.py", "warm.py", "hot_and_large.py", "central.py", "cold.py"]
 
 
 def test_equals_are_in_the_order_of_their_names() -> None:

@@ -41,10 +41,10 @@ LEAST_VALUE_SHARE = 0.8
 SPEND_SHARE = 0.5
 """Of the tokens of the files that were edited: a generation costs no more, where one can be had."""
 
-MAP_SHARE = 0.04
+MAP_SHARE = 0.02
 """Of the budget, for the map of what is not shown in full."""
 
-EXCERPTS_SHARE = 0.03
+EXCERPTS_SHARE = 0.01
 """Of the budget, for excerpts that are carried over, newest first."""
 
 _ENTRY_TOKENS = 12  # of an entry that only tells that a file is gone
@@ -201,12 +201,11 @@ def _plans(pack: Pack, tree: Tree, cuts: Iterable[int]) -> list[Plan]:
         changes = _changes_after(pack, cut, kept.shown, by_path)
         in_full = {path for path, shown in kept.shown.items() if shown.in_full and path in by_path}
         value = sum(by_path[path].value for path in in_full)
+        fixed = changes + (0.0 if cut else _front_tokens(candidates, pack))
         for fill in FILLS:
-            room = (
-                pack.budget * fill - kept.tokens - changes - (_front(pack.budget) if not cut else 0)
-            )
+            room = pack.budget * fill - kept.tokens - fixed
             chosen = _chosen(candidates, in_full, room, pack.budget)
-            cost = changes + sum(c.tokens for c in chosen) + _REQUEST_TOKENS
+            cost = fixed + sum(c.tokens for c in chosen) + _REQUEST_TOKENS
             left = max(pack.budget * DUE_SHARE - kept.tokens - cost, 1.0)
             if left >= pack.budget * LEAST_ROOM or (not cut and fill == FILLS[0]):
                 total = value + sum(c.value for c in chosen)
@@ -214,8 +213,12 @@ def _plans(pack: Pack, tree: Tree, cuts: Iterable[int]) -> list[Plan]:
     return plans
 
 
-def _front(budget: int) -> float:
-    return budget * MAP_SHARE + _REQUEST_TOKENS
+def _front_tokens(candidates: Sequence[Candidate], pack: Pack) -> float:
+    """Estimate the tokens of what is about no file: the introduction, and a map where it is of
+    use."""
+    introducing = pack.tokenizer.count(introduction(""))
+    fits = sum(candidate.tokens for candidate in candidates) <= pack.budget * max(FILLS)
+    return introducing if fits else introducing + pack.budget * MAP_SHARE
 
 
 def _changes_after(

@@ -35,8 +35,24 @@ class Imports(Protocol):
     def imports(self) -> Mapping[str, Sequence[str]]:
         """Return what is known."""
 
-    def note_imports(self, noted: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
+    def note_imports(self, noted: Mapping[str, Sequence[str]], wanted: Iterable[str]) -> None:
         """Add to what is known, and forget digests that are not wanted."""
+
+
+class KnownImports:
+    """Imports kept in memory, for as long as one looks."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Sequence[str]] = {}
+
+    def imports(self) -> Mapping[str, Sequence[str]]:
+        """Return what is known."""
+        return self._names
+
+    def note_imports(self, noted: Mapping[str, Sequence[str]], wanted: Iterable[str]) -> None:
+        """Add to what is known, and forget digests that are not wanted."""
+        self._names |= noted
+        self._names = {name: self._names[name] for name in set(wanted) & self._names.keys()}
 
 
 def centralities(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from infbox.tokens import Ids, Tokenizer
 
-DUE_SHARE = 0.97
+DUE_SHARE = 0.985
 """Of the budget: with more than that in the pack, the next generation is made. What is left is for
 the saves that come until it is warm."""
 
@@ -30,7 +30,7 @@ SUPERSEDED_SHARE = 0.1
 HUNK_SHARE = 0.5
 """Of a file: its changes are shown as hunks while they are no longer than this."""
 
-ADMITTED_SHARE = 0.1
+ADMITTED_SHARE = 0.2
 """Of the budget: larger files that are saved enter the pack in full with a new generation only."""
 
 NEW_SHARE = 0.3

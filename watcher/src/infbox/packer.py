@@ -12,11 +12,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from infbox import git, layout, outlook, rank, store
+from infbox.outlook import KnownImports
 from infbox.pack import Kind, Pack, common_length
 from infbox.store import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from infbox.files import Content, Tree
@@ -303,17 +304,6 @@ class Packer:
         )
 
 
-class _Unkept:
-    """Imports of a tree that is looked at once."""
-
-    def imports(self) -> dict[str, Sequence[str]]:
-        """Return nothing: nothing was kept."""
-        return {}
-
-    def note_imports(self, noted: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
-        """Keep nothing."""
-
-
 def packed(tree: Tree, budget: int, tokenizer: Tokenizer) -> tuple[Pack, int]:
     """Return the pack that a watcher would begin with, and how many files it was made from.
 
@@ -328,7 +318,7 @@ def packed(tree: Tree, budget: int, tokenizer: Tokenizer) -> tuple[Pack, int]:
     contents = {path: tree.readable(path) for path in sorted(tree.scan())}
     heats = rank.heats_from_git(tree.root)
     digests = {path: content.digest for path, content in contents.items() if content}
-    central = outlook.centralities(digests, contents.get, _Unkept())
+    central = outlook.centralities(digests, contents.get, KnownImports())
     candidates = [
         rank.Candidate(
             path,

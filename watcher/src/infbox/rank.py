@@ -31,7 +31,7 @@ SIZE_POWER = 0.8
 """How much a file's size counts against it. 1 would choose the most edits for the room; a little
 less keeps large files that are edited all the time."""
 
-PRIOR = 0.01
+PRIOR = 0.003
 """Heat of a file that was never seen edited; the most imported one has ten times as much."""
 
 _HEADING_TOKENS = 12  # what a section costs beside its content

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from infbox import git, layout, rank
+from infbox import git, layout, outlook, rank
 from infbox.errors import InputError
+from infbox.outlook import KnownImports
 from infbox.pack import Kind, Pack, common_length
 from infbox.rules import Rules
 from infbox.tokens import BYTES_PER_TOKEN
@@ -280,6 +281,9 @@ class Log:
         self._tree = dict(tree)
         self._heats = {path: (heat, 0) for path, heat in heats.items()}
         self._clock = 0
+        self._imports = KnownImports()
+        self._central: dict[str, float] = {}
+        self._tokenizer = tokenizer
         self._edited = 0.0
         now = self._now()
         self._pack = layout.first(now, budget, tokenizer)
@@ -330,14 +334,23 @@ class Log:
         self.rebases += 1
 
     def _now(self) -> layout.Tree:
+        digests = {path: blob.digest for path, blob in self._tree.items()}
+        self._central = outlook.centralities(digests, self._tree.get, self._imports)
         candidates = (self._candidate(path, blob) for path, blob in self._tree.items())
         return layout.Tree(
-            "replay", rank.ranked(candidates), self._tree.get, lambda _: None, lambda *_: ""
+            name="replay",
+            candidates=rank.ranked(candidates),
+            read=self._tree.get,
+            committed=lambda _: None,
+            draw_map=lambda rest, room: outlook.drawn_map(
+                rest, self._tree.get, room, self._tokenizer
+            ),
         )
 
     def _candidate(self, path: str, blob: Blob) -> rank.Candidate:
         heat, noted = self._heats.get(path, (0.0, 0))
-        return rank.Candidate(path, blob.digest, blob.size, rank.cooled(heat, self._clock - noted))
+        cooled = rank.cooled(heat, self._clock - noted)
+        return rank.Candidate(path, blob.digest, blob.size, cooled, self._central.get(path, 0.0))
 
 
 @dataclass

@@ -141,7 +141,7 @@ class Store:
         rows = self._db.execute("SELECT digest, names FROM imports")
         return {digest: tuple(names.split("\n")) if names else () for digest, names in rows}
 
-    def note_imports(self, noted: Mapping[str, Iterable[str]], wanted: Iterable[str]) -> None:
+    def note_imports(self, noted: Mapping[str, Sequence[str]], wanted: Iterable[str]) -> None:
         """Add to what is known of imports, and forget what is about no file any more.
 
         Args:
