@@ -61,6 +61,22 @@ def watching(
         yield running
 
 
+def test_the_last_save_is_one_that_is_published(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infbox.follow.QUIET_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.follow.LONGEST_SECONDS", 1.0)
+    fill(repo, {"a.py": "first\n"})
+    with watching(repo) as running:
+        version, began = running.status["version"], time.time()
+        fill(repo, {"a.py": "second\n"})
+        until(lambda: running.status["save_to_indexed_seconds"] is not None)
+        status = running.status
+        assert (status["version"], status["last_save"]) == (version, None), "indexed, not published"
+        until(lambda: (running.status["last_save"] or 0.0) >= began)
+        assert running.status["version"] == version + 1
+
+
 def test_a_save_becomes_the_end_of_the_pack(repo: Path) -> None:
     fill(repo, {"a.py": "first\n", "b.py": "b\n"})
     with watching(repo) as running:

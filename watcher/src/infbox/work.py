@@ -95,7 +95,7 @@ class PackThread(threading.Thread):
             _logger.info(line("packing-again", workspace=self._follower.workspace))
         self.failure = ""
         self.sections = self.packer.sections()
-        if changed:
+        if changed or saved_at is not None:
             self._offer(saved_at)
 
     def _complain(self, error: Exception, saved_at: float | None) -> None:
@@ -131,6 +131,7 @@ class Worker:
         self._reader = Reader(follower.index_file)
         self._published: Publication | None = None
         self._candidate: Publication | None = None
+        self._last_save: float | None = None
         self._told = {"events": 0, "overflows": 0, "scans": 0}
         self.thread = PackThread(packer, follower, self._offer)
 
@@ -159,7 +160,7 @@ class Worker:
             "warm_since": warmth.since,
             "prompt_tokens": warmth.prompt_tokens,
             "cached_tokens": warmth.cached_tokens,
-            "last_save": follower.last_save,
+            "last_save": self._last_save,
             "save_to_indexed_seconds": follower.save_to_indexed,
             "save_to_warm_seconds": warmth.save_to_warm,
             "unwatched_folders": follower.unwatched_folders,
@@ -218,6 +219,8 @@ class Worker:
         candidate: Publication | None,
         saved_at: float | None,
     ) -> None:
+        # Of what is published, not of the index: together with ``warm`` it tells of a save.
+        self._last_save = self._last_save if saved_at is None else saved_at
         if publication and publication is not self._published:
             self._published = publication
             self._take_note(publication, saved_at)
