@@ -21,7 +21,7 @@ from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.follow import Changes, Follower, due
 from infbox.index import Reader
-from infbox.keep import LONGEST_SECONDS, QUIET_SECONDS
+from infbox.later import LONGEST_SECONDS, QUIET_SECONDS
 from serving import until
 from test_files import as_git_says
 from trees import fill, git
@@ -614,7 +614,7 @@ def index_row(seen: Following, path: str) -> tuple[int, int]:
 def test_a_file_read_within_a_clock_tick_of_its_change_is_not_trusted(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.keep._SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.look._SETTLE_SECONDS", 1.0)
     fill(repo, {"a.py": "one\n"})
     with following(repo) as seen:
         seen.settles()
@@ -979,6 +979,8 @@ follow.RETRY_SECONDS = 0.1
 from test_follow import following, fill, until
 tmp = Path(sys.argv[1])
 def mount(*arguments): subprocess.run(["mount", *arguments], check=True)
+def unmount(place):  # not while a git is asked
+    until(lambda: subprocess.run(["umount", str(place)], check=False).returncode == 0, 8)
 """
 
 OVERLAY = """
@@ -1004,7 +1006,7 @@ mount("-t", "tmpfs", "tmpfs", str(root))
 fill(root, {"a.py": "a\\n", "d/b.py": "b\\n"})
 with following(root) as seen:
     seen.agrees()
-    subprocess.run(["umount", str(root)], check=True)
+    unmount(root)
     until(lambda: "mounted" in seen.follower.failure)
     assert set(seen.indexed()) == {"a.py", "d/b.py"}
 with following(root) as seen:
@@ -1027,7 +1029,7 @@ with following(root) as seen:
     seen.agrees()
     fill(root, {"d/inside.py": "i\\n", "d/new/too.py": "t\\n"})
     seen.agrees()
-    subprocess.run(["umount", str(root / "d")], check=True)
+    unmount(root / "d")
     seen.agrees()
     fill(root, {"d/deep/later.py": "l\\n"})
     seen.agrees()

@@ -227,22 +227,25 @@ class Tree:
 
     def _refusal(self, path: str) -> str | None:
         try:
-            status = os.lstat(self.place(path))
+            mode = os.lstat(self.place(path)).st_mode
         except OSError:
             return "no such file"
-        if stat.S_ISLNK(status.st_mode):
+        if stat.S_ISLNK(mode):
             return "symbolic link: its target counts where it lies"
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(mode):
             return "not a regular file"
         if path not in self.git.files([path]):
             return self._outside_git(path)
+        return self.rules.by_name(path) or self._unfit(path)
+
+    def _unfit(self, path: str) -> str | None:
+        """Say why a file's content may not be shown."""
         try:
-            content = self.fetch(path)
+            return self.fetch(path).refused
         except FileNotFoundError:
             return "reached through a symbolic link"
         except OSError as error:
             return f"unreadable: {error.strerror}"
-        return self.rules.by_name(path) or content.refused
 
     def _outside_git(self, path: str) -> str:
         """Say why git does not name a file that is there."""
@@ -337,9 +340,9 @@ class Walk:
         changed = is_new or max(status.st_ctime_ns, status.st_mtime_ns) >= self._since
         prefix = f"{folder}/" if folder else ""
         if folder and self._is_border(folder, children, changed):
-            self.folders[folder] = _folder(status, is_border=True)
+            self.folders[folder] = folder_row(status, is_border=True)
             return []
-        self.folders[folder] = _folder(status)
+        self.folders[folder] = folder_row(status)
         files = [prefix + c.name for c in children if c.is_file(follow_symlinks=False)]
         inside = [prefix + c.name for c in children if _is_own_folder(c)]
         if any(child.name == ".gitignore" for child in children):
@@ -402,7 +405,7 @@ class Walk:
         """Watch a ``.git`` below: when it is whole, its folder is a repository of its own."""
         self._entering(path)
         try:
-            self.folders[path] = _folder(os.lstat(self._tree.place(path)), is_border=True)
+            self.folders[path] = folder_row(os.lstat(self._tree.place(path)), is_border=True)
         except OSError:
             return
 
@@ -438,7 +441,7 @@ def _is_link(git: Git, folder: str) -> bool:
     return own in owner.tracked.links
 
 
-def _folder(status: os.stat_result, *, is_border: bool = False) -> Folder:
+def folder_row(status: os.stat_result, *, is_border: bool = False) -> Folder:
     """Return a folder's row; one that changed just now may do so again and keep its stamp."""
     newest = max(status.st_ctime_ns, status.st_mtime_ns)
     if time.time_ns() - newest < CLOCK_TICK_NS:

@@ -18,7 +18,8 @@ from infbox import index, mounts, watch
 from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.git import Facts, GitError
-from infbox.keep import LONGEST_SECONDS, QUIET_SECONDS, Keeper
+from infbox.keep import Keeper
+from infbox.later import LONGEST_SECONDS, QUIET_SECONDS
 from infbox.log import line
 from infbox.watch import Watch
 
@@ -36,6 +37,7 @@ _IDLE_SECONDS = 1.0  # before the index's log is moved into the database
 _POLL_SHARE = 20
 """The pause after a pass over what is polled, in lengths of the pass: less than 5 % of a core."""
 
+_REST_SECONDS = 2.0  # after which a git that is not asked anything is ended
 _REMEMBERED_TIMES = 10_000
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
 
@@ -225,6 +227,8 @@ class Follower(threading.Thread):
             moments.append(self._dirty_since + _IDLE_SECONDS)
         if (moment := keeper.due(self._work is not None)) is not None:
             moments.append(moment)
+        if (asked := self._tree.git.asked_at) is not None:
+            moments.append(asked + _REST_SECONDS)
         left = min(moments, default=now + RETRY_SECONDS) - now
         return max(left * 1000 + 0.5, 0)  # poll cuts to whole milliseconds
 
@@ -317,6 +321,7 @@ class Follower(threading.Thread):
             self._index.checkpoint()
         if self._work is not None:
             return
+        self._tree.git.rest(now - _REST_SECONDS)
         if now >= self._reconcile_at:
             self._index.check()
             keeper.check_sources()

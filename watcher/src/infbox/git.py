@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -193,6 +194,22 @@ class Git:
             self._checker = None
         for git in self._inner.values():
             git.forget()
+
+    def rest(self, before: float) -> None:
+        """End the processes that were not asked since a time of the monotonic clock: as long as
+        one is there, the file system that holds the folder cannot be unmounted."""
+        if self._checker and self._checker.asked_at < before:
+            self._checker.close()
+            self._checker = None
+        for git in self._inner.values():
+            git.rest(before)
+
+    @property
+    def asked_at(self) -> float | None:
+        """When the process that waits the longest was asked last; None when there is none."""
+        own = [self._checker.asked_at] if self._checker else []
+        below = [asked for git in self._inner.values() if (asked := git.asked_at) is not None]
+        return min((*own, *below), default=None)
 
     def facts(self) -> Facts:
         """Find out what decides here.
@@ -407,6 +424,7 @@ class _Checker:
     def __init__(self, command: Sequence[str], folder: Path) -> None:
         import subprocess  # noqa: PLC0415  # as above
 
+        self.asked_at = time.monotonic()
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             command,
             cwd=folder,
@@ -423,6 +441,7 @@ class _Checker:
         Raises:
             OSError: it ended without an answer.
         """
+        self.asked_at = time.monotonic()
         ignored: list[str] = []
         given: list[bytes] = []
         first = size = 0

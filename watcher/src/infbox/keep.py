@@ -11,114 +11,34 @@ import json
 import logging
 import os
 import stat
-import threading
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from infbox import watch
-from infbox.files import CLOCK_TICK_NS, Tree, Walk, belonging, has_tracked
+from infbox.files import CLOCK_TICK_NS, Walk, belonging, folder_row
 from infbox.git import Facts
-from infbox.index import Folder, Row, Stamp
+from infbox.index import Stamp
+from infbox.later import QUIET_SECONDS, Errand, Soon
 from infbox.log import line
+from infbox.look import SOON_SECONDS, STATS_AT_ONCE, Looker, take_due
 from infbox.rules import IGNORE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
-    from infbox.files import Content
+    from infbox.files import Tree
     from infbox.git import Git, Tracked
     from infbox.index import Index
     from infbox.watch import Event, Watch
 
-QUIET_SECONDS = 0.03
-LONGEST_SECONDS = 0.25
-"""Before the whole tree is listed after an ignore file changed: after the last such event, and
-after the first at most."""
-
-_SOON_SECONDS = 0.05
-"""Until a file is looked at again that is being written, or of which no close was told."""
-
-_SETTLE_SECONDS = 0.1
-"""Until the stamp of a file just written can be trusted."""
-
 _AT_ONCE = 32  # files to a transaction
-_STATS_AT_ONCE = 250
-_MANY = 200
-"""Files changed in one go by a machine rather than a person: they keep their heats."""
-
-_BURST_SECONDS = 0.5
-_REMEMBERED = 4096
 _UNTRUSTED = -1
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
 
-class Errand(threading.Thread):
-    """Something that waits, done beside the thread that wants its result.
-
-    Args:
-        task: what is to be done.
-        done: called when it ended.
-    """
-
-    def __init__(self, task: Callable[[], T], done: Callable[[], None]) -> None:
-        super().__init__(name="errand", daemon=True)
-        self._task = task
-        self._done = done
-        self._result: Any = None
-        self._error: Exception | None = None
-        self.is_done = False
-        self.start()
-
-    def run(self) -> None:
-        """Do it."""
-        try:
-            self._result = self._task()
-        except Exception as error:  # it is raised where the result is taken
-            self._error = error
-        self.is_done = True
-        self._done()
-
-    def result(self) -> Any:
-        """Return what the task returned, or raise what it raised."""
-        self.join()
-        if self._error:
-            raise self._error
-        return self._result
-
-
-class Soon:
-    """A moment that is put off while there is more to wait for, but not for ever."""
-
-    def __init__(self) -> None:
-        self._first: float | None = None
-        self._last = 0.0
-
-    def ask(self, now: float) -> None:
-        """Take note of an event, at a time of the monotonic clock."""
-        self._first = now if self._first is None else self._first
-        self._last = now
-
-    def due(self) -> float | None:
-        """Return the moment, or None when nothing is waited for."""
-        if self._first is None:
-            return None
-        return min(self._last + QUIET_SECONDS, self._first + LONGEST_SECONDS)
-
-    def take(self, now: float) -> bool:
-        """Say whether the moment has come; if so it is over."""
-        due = self.due()
-        if due is None or due > now:
-            return False
-        self._first = None
-        return True
-
-
-class Keeper:
+class Keeper(Looker):
     """Keeps an index equal to what a fresh look at the tree would say.
 
     Args:
@@ -142,23 +62,15 @@ class Keeper:
         blind: Collection[str] = (),
         seed: Callable[[Path], dict[str, float]] | None = None,
     ) -> None:
-        self._name = name
-        self._tree = tree
-        self._index = index
-        self._watch = watching
+        super().__init__(name, tree, index, watching, blind)
         self._wake = wake
-        self._blind = tuple(blind)
         self._seed = seed
         self._facts: Facts | None = None
         self._sources: frozenset[str] = frozenset()
         self._ignores: frozenset[str] = frozenset()
+        self._indexes: frozenset[str] = frozenset()
         self._stamps: dict[str, list[int]] = {}
         self._has_blind_sources = False
-        self._indexes: frozenset[str] = frozenset()
-        self._fresh: dict[str, None] = {}
-        self._bulk: deque[str] = deque()
-        self._again: dict[str, float] = {}
-        self._settling: dict[str, tuple[Stamp, float]] = {}
         self._borders: dict[str, float] = {}
         self._scan_soon = Soon()
         self._index_soon = Soon()
@@ -166,23 +78,8 @@ class Keeper:
         self._rules_are_stale = False
         self._index_errand: Errand | None = None
         self._touched: set[str] | None = None
-        self._founding = index.meta("complete") != "1"
-        self._first_edit = index.last_edit
-        self._anew = False
-        self._burst: dict[str, float] = {}
-        self._burst_ended = 0.0
-        self._taken_back: dict[str, float] = {}
-        self._tombs: dict[str, Row] = {}
-        self.edits = 0
-        """How many times a file's content changed, came or went."""
         self.scans = 0
         """How many times the whole tree was listed."""
-        self.blind_folders: set[str] = set()
-        """Entered folders whose changes inotify may not tell."""
-        self.unwatched: set[str] = set()
-        """Entered folders that could not be watched."""
-        self.unreadable: dict[str, str] = {}
-        """Files and folders that could not be read, with the reason."""
 
     # What is told
 
@@ -211,13 +108,8 @@ class Keeper:
         return False
 
     def _take_below(self, path: str, name: str, folder: str, mask: int, now: float) -> None:
-        if name == ".git":
-            if folder:
-                self._borders[folder] = now + QUIET_SECONDS
-            return
-        if ".git" in folder.split("/"):
-            if name in ("HEAD", "objects", "refs") and folder.endswith("/.git"):
-                self._borders[folder[:-5]] = now + QUIET_SECONDS
+        if name == ".git" or ".git" in folder.split("/"):
+            self._take_git(name, folder, now)
             return
         if name == ".gitignore" or path == IGNORE_FILE:
             self._git_is_stale |= name == ".gitignore"
@@ -227,16 +119,28 @@ class Keeper:
         if mask & watch.IS_FOLDER and mask & watch.MOVED_FROM:
             # At once: what comes from below it after this no longer bears this path.
             self._watch.drop(self._tree.place(path))
-        if mask & watch.CREATE and not mask & watch.IS_FOLDER and not self._is_linked(path):
-            # Its close will be told; but not if it was written before it had a name.
-            self._again.setdefault(path, now + _SOON_SECONDS)
-        elif mask & watch.ATTRIB and not mask & watch.IS_FOLDER:
-            if path in self.unreadable or path not in self._settling:
-                self._again.setdefault(path, now + _SOON_SECONDS)
-        elif path not in self._fresh:
-            self._fresh[path] = None
+        if self._is_for_later(path, mask):
+            self._again.setdefault(path, now + SOON_SECONDS)
+        else:
+            self._fresh.setdefault(path)
         if self._touched is not None:
             self._touched.add(path)
+
+    def _take_git(self, name: str, folder: str, now: float) -> None:
+        """Take what happened to a ``.git``: with one a folder below is a repository of its own."""
+        if name == ".git" and folder:
+            self._borders[folder] = now + QUIET_SECONDS
+        elif folder.endswith("/.git") and name in ("HEAD", "objects", "refs"):
+            self._borders[folder[:-5]] = now + QUIET_SECONDS
+
+    def _is_for_later(self, path: str, mask: int) -> bool:
+        """Say whether a file was only made, or its permissions changed. The close of a new file
+        will be told; but not if it was written before it had a name."""
+        if mask & watch.IS_FOLDER:
+            return False
+        return bool(mask & watch.ATTRIB) or (
+            bool(mask & watch.CREATE) and not self._is_linked(path)
+        )
 
     def _is_linked(self, path: str) -> bool:
         """Say whether a file just created is whole: a hard link is, and no later event tells."""
@@ -283,7 +187,7 @@ class Keeper:
         if self._fresh:
             self._look(_take_first(self._fresh, _AT_ONCE))
         elif self._again and next(iter(self._again.values())) <= now:
-            self._look([path for path, due in _take_due(self._again, now) if self._is_quiet(path)])
+            self._look([path for path, due in take_due(self._again, now) if self._is_quiet(path)])
         elif self._bulk:
             self._look([self._bulk.popleft() for _ in range(min(_AT_ONCE, len(self._bulk)))], True)
         elif self._settling:
@@ -326,260 +230,6 @@ class Keeper:
         """Have the repository's index read, so that a later change of it can be told."""
         self._index_soon.ask(0.0)
 
-    # Looking at files
-
-    def _look(self, paths: Iterable[str], is_judged: bool = False) -> None:
-        """Look at files and folders, and write what is new about them.
-
-        ``is_judged`` says that the rules and git were asked about their names.
-        """
-        rows: dict[str, Row] = {}
-        gone: list[str] = []
-        unknown: list[str] = []
-        for path in paths:
-            known = self._index.row(path)
-            if known and self._read(path, known, rows):
-                continue
-            kind = self._kind(path)
-            if kind == stat.S_IFREG and not known:
-                unknown += [] if self._is_behind_border(path) else [path]
-            elif kind == stat.S_IFDIR:
-                gone += [path] if known else []
-                self._enter(path)
-            elif known or kind != stat.S_IFREG:
-                gone += self._leave(path, known)
-        for path in self._belonging(unknown, is_judged):
-            self._read(path, None, rows)
-        self._write(rows, gone)
-
-    def _kind(self, path: str) -> int:
-        """Return what a path is, 0 when it is not there; raise when the root is not there."""
-        try:
-            return stat.S_IFMT(os.lstat(self._tree.place(path)).st_mode)
-        except OSError:
-            os.lstat(self._tree.place(""))
-            return 0
-
-    def _is_quiet(self, path: str) -> bool:
-        """Say whether nobody wrote to a file lately; else it is to be looked at again."""
-        try:
-            status = os.lstat(self._tree.place(path))
-        except OSError:
-            return True
-        if time.time() - status.st_mtime >= _SOON_SECONDS or not stat.S_ISREG(status.st_mode):
-            return True
-        self._again[path] = time.monotonic() + _SOON_SECONDS
-        return False
-
-    def _belonging(self, paths: list[str], is_judged: bool) -> Iterable[str]:
-        if is_judged:
-            return paths
-        named = [path for path in paths if self._tree.rules.by_name(path) is None]
-        if not named:
-            return named
-        found = belonging(self._tree.git, named)
-        return [path for path in named if path in found]
-
-    def _read(self, path: str, known: Row | None, rows: dict[str, Row]) -> bool:
-        """Read a file; say whether there is one. Its row is added where it is new."""
-        try:
-            content = self._tree.fetch(path, None if self._anew else known)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
-                self._cannot_read(path, error)
-            return False
-        self.unreadable.pop(path, None)
-        if content.stamp is None:  # it is being written
-            self._again[path] = time.monotonic() + _SOON_SECONDS
-            return True
-        row = self._row(path, content, content.stamp, known)
-        if row != known:
-            rows[path] = row
-        return True
-
-    def _row(self, path: str, content: Content, stamp: Stamp, known: Row | None) -> Row:
-        trusted = stamp
-        newest = max(stamp.ctime_ns, stamp.mtime_ns)
-        if time.time_ns() - newest < CLOCK_TICK_NS:
-            trusted = stamp._replace(mtime_ns=_UNTRUSTED)
-            self._settling[path] = (stamp, time.monotonic() + _SETTLE_SECONDS)
-        else:
-            self._settling.pop(path, None)
-        if known and (known.digest, known.refused) == (content.digest, content.refused):
-            return known._replace(
-                size=trusted.size, mtime_ns=trusted.mtime_ns, ctime_ns=trusted.ctime_ns
-            )
-        self.edits += 1
-        if self._founding and not known:
-            return Row(*trusted, content.digest, content.refused, self._first_edit)
-        edit = self._index.next_edit()
-        heat = self._heat(path, content.digest, known, edit)
-        return Row(*trusted, content.digest, content.refused, edit, heat)
-
-    def _heat(self, path: str, digest: str, known: Row | None, edit: int) -> float:
-        """Return what an edit makes of a file's heat."""
-        old = known or self._tombs.get(path)
-        if old is None:  # as after a move
-            old = self._tombs.get(digest, Row(0, 0, 0, "", None, edit))
-        now = time.monotonic()
-        if now > self._burst_ended:
-            self._burst.clear()
-        self._burst_ended = now + _BURST_SECONDS
-        if len(self._burst) == _MANY:  # it was a machine: what was added is taken back
-            self._taken_back = dict(self._burst)
-        self._burst[path] = old.heat
-        if len(self._burst) > _MANY or old.digest == digest:
-            return old.heat
-        from infbox import rank  # noqa: PLC0415  # a restart with nothing changed needs it not
-
-        return rank.bumped(old.heat, edit - old.edit)
-
-    def _leave(self, path: str, known: Row | None) -> list[str]:
-        """Return the files that are no longer there with a path, a file's or a folder's."""
-        if known:
-            return [path]
-        self.unreadable.pop(path, None)
-        if not self._index.folder(path):
-            return []
-        folders = {path, *self._index.folder_paths(path)}
-        self._forget_folders(folders)
-        return sorted(self._index.paths(path))
-
-    def _forget_folders(self, folders: Collection[str]) -> None:
-        """Watch these folders no more; what is below them is dropped with them."""
-        dropped = ""
-        for folder in sorted(folders):
-            if not dropped or not folder.startswith(dropped):
-                dropped = f"{folder}/"
-                self._watch.drop(self._tree.place(folder))
-        self.unwatched.difference_update(folders)
-        self.blind_folders.difference_update(folders)
-        for folder in folders:
-            self.unreadable.pop(folder, None)
-        with self._index.transaction():
-            self._index.write_folders({}, folders)
-
-    def _write(self, rows: dict[str, Row], gone: list[str]) -> None:
-        """Write what was found in one transaction."""
-        if not rows and not gone:
-            return
-        for path in gone:
-            self._bury(path)
-        with self._index.transaction():
-            self._index.write(rows, gone)
-            self._index.warm_up(self._taken_back)
-        self._taken_back = {}
-        self.edits += len(gone)
-
-    def _bury(self, path: str) -> None:
-        """Remember a file that went: its heat is that of the one which takes its place."""
-        row = self._index.row(path)
-        if row and row.heat:
-            if len(self._tombs) > _REMEMBERED:
-                self._tombs.clear()
-            self._tombs[path] = self._tombs[row.digest] = row
-
-    def _settle(self, now: float) -> None:
-        """Trust the stamps of files that are as they were when they were read a while ago."""
-        due = _take_due(self._settling, now, key=lambda entry: entry[1])
-        rows: dict[str, Row] = {}
-        for path, (stamp, _) in due[:_STATS_AT_ONCE]:
-            known = self._index.row(path)
-            if known is None:
-                continue
-            try:
-                found = Stamp.of(os.lstat(self._tree.place(path)))
-            except OSError:
-                continue
-            if found == stamp:
-                rows[path] = known._replace(mtime_ns=stamp.mtime_ns, ctime_ns=stamp.ctime_ns)
-            else:
-                self._fresh[path] = None
-        for path, entry in due[_STATS_AT_ONCE:]:
-            self._settling[path] = entry
-        if rows:
-            with self._index.transaction():
-                self._index.write(rows)
-
-    def _cannot_read(self, path: str, error: OSError) -> None:
-        if path not in self.unreadable:
-            _logger.warning(
-                line(
-                    "path-not-readable",
-                    workspace=self._name,
-                    path=path,
-                    reason=error.strerror,
-                    mend="let the service's user read it; it is tried again",
-                )
-            )
-        self.unreadable[path] = error.strerror or str(error)
-
-    # Entering folders
-
-    def _enter(self, folder: str) -> None:
-        """Take in a folder that came, or whose border did, with all that is in it."""
-        if folder.rpartition("/")[2] == ".git" or self._is_behind_border(folder):
-            return
-        if folder and self._is_closed(folder):
-            return
-        walk = Walk(self._tree, self._watch_folder)
-        for _ in walk.run(folder):
-            pass
-        self._note(walk)
-        stored = self._index.paths(folder)
-        present = {path for path in walk.files if self._tree.rules.by_name(path) is None}
-        self._forget_folders(self._index.folder_paths(folder) - walk.folders.keys())
-        self._write({}, sorted(stored - present))
-        self._bulk.extend(sorted(present))
-
-    def _is_behind_border(self, path: str) -> bool:
-        """Say whether a path lies right in a folder that is a repository of its own."""
-        parent = self._index.folder(path.rpartition("/")[0])
-        return parent is not None and parent.is_border
-
-    def _is_closed(self, folder: str) -> bool:
-        """Say whether git has no files in a folder and never will, as its rules are now."""
-        git = self._tree.git
-        return folder in git.ignored([folder]) and not has_tracked(git, folder)
-
-    def _note(self, walk: Walk) -> None:
-        """Write the folders of a walk, and keep an eye on those that could not be read."""
-        folders = {**walk.folders, **dict.fromkeys(walk.unreadable, Folder(-1, -1))}
-        with self._index.transaction():
-            self._index.write_folders(folders)
-        for folder, reason in walk.unreadable.items():
-            self._cannot_read(folder, OSError(errno.EACCES, reason))
-        for folder in walk.folders.keys() & self.unreadable.keys():
-            del self.unreadable[folder]
-
-    def _watch_folder(self, folder: str) -> None:
-        place = self._tree.place(folder)
-        if any(place == spot or place.startswith(f"{spot}/") for spot in self._blind):
-            self.blind_folders.add(folder)
-        try:
-            self._watch.add(place)
-        except OSError as error:
-            if error.errno != errno.EACCES:  # that one is told of when it is read
-                self._cannot_watch(folder, error)
-            return
-        self.unwatched.discard(folder)
-
-    def _cannot_watch(self, folder: str, error: OSError) -> None:
-        is_first = not self.unwatched
-        self.unwatched.add(folder)
-        if is_first:
-            _logger.error(
-                line(
-                    "not-watched",
-                    workspace=self._name,
-                    folder=folder or ".",
-                    reason="the limit of inotify watches is reached"
-                    if error.errno == errno.ENOSPC
-                    else error.strerror,
-                    mend="raise fs.inotify.max_user_watches; until then such folders are polled",
-                )
-            )
-
     def _judge_borders(self, now: float) -> None:
         """Look again at folders in which a ``.git`` came, changed or went."""
         for folder in [folder for folder, due in self._borders.items() if due <= now]:
@@ -594,10 +244,7 @@ class Keeper:
 
     def _gits(self) -> dict[str, Git]:
         """Return all that decide, by the folder below which they do."""
-        found = {"": self._tree.git}
-        for folder, git in self._tree.git.inner.items():
-            found[folder] = git
-        return found
+        return {"": self._tree.git, **self._tree.git.inner}
 
     def _read_tracked(self) -> tuple[int, list[tuple[str, Git, Tracked, set[str], set[str]]]]:
         """Read what the repositories track; return since when, and with it what is new in it and
@@ -687,7 +334,7 @@ class Keeper:
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
         since = time.time_ns()
-        heats = Errand(self._heats, self._wake) if self._founding else None
+        heats = Errand(self._first_heats, self._wake) if self._founding else None
         facts = Errand(self._tree.git.facts, self._wake)
         listing = Errand(self._tree.git.files, self._wake)
         tracked = Errand(self._all_tracked, self._wake)
@@ -723,7 +370,7 @@ class Keeper:
         changed: list[str] = []
         root = os.fsencode(self._tree.place("")).rstrip(b"/") + b"/"
         for count, (path, mtime, ctime, _) in enumerate(self._index.folders()):
-            if count % _STATS_AT_ONCE == _STATS_AT_ONCE - 1:
+            if count % STATS_AT_ONCE == STATS_AT_ONCE - 1:
                 yield True
             folder = os.fsdecode(path)
             if only is not None and folder not in only:
@@ -743,22 +390,13 @@ class Keeper:
 
     def _compare_files(self, root: bytes, only: Collection[str] | None) -> Iterator[bool]:
         last = b""
-        while stamps := self._index.stamps_after(last, _STATS_AT_ONCE):
-            for path, size, mtime, ctime in stamps:
-                if only is not None and os.fsdecode(path.rpartition(b"/")[0]) not in only:
-                    continue
-                try:
-                    status = os.lstat(root + path)
-                except OSError:
-                    self._fresh[os.fsdecode(path)] = None
-                    continue
-                if (
-                    status.st_mtime_ns != mtime
-                    or status.st_size != size
-                    or status.st_ctime_ns != ctime
-                ):
-                    self._fresh[os.fsdecode(path)] = None
+        while stamps := self._index.stamps_after(last, STATS_AT_ONCE):
             last = stamps[-1][0]
+            if only is not None:
+                stamps = [s for s in stamps if os.fsdecode(s[0].rpartition(b"/")[0]) in only]
+            for path, size, mtime, ctime in stamps:
+                if not _has_stamp(root + path, size, mtime, ctime):
+                    self._fresh.setdefault(os.fsdecode(path))
             yield True
         self._fresh.update(
             dict.fromkeys(path for path in self.unreadable if not self._index.folder(path))
@@ -794,11 +432,10 @@ class Keeper:
                 self._fresh[path] = None
                 if child.name == ".gitignore":  # known ones are among what decides
                     self._scan_soon.ask(time.monotonic())
-        newest = max(status.st_mtime_ns, status.st_ctime_ns)
-        if time.time_ns() - newest >= CLOCK_TICK_NS:
-            with self._index.transaction():
-                stamp = Folder(status.st_mtime_ns, status.st_ctime_ns)
-                self._index.write_folders({folder: stamp})
+        # Even where it is not to be trusted yet: the old one must not be met again, as it would be
+        # when what was mounted over the folder goes.
+        with self._index.transaction():
+            self._index.write_folders({folder: folder_row(status)})
 
     def _is_known(self, path: str, entry: os.DirEntry[str]) -> bool:
         if entry.is_dir(follow_symlinks=False):
@@ -844,7 +481,7 @@ class Keeper:
             self._git_is_stale = True
             self._scan_soon.ask(time.monotonic())
 
-    def _heats(self) -> dict[str, float]:
+    def _first_heats(self) -> dict[str, float]:
         return self._seed(self._tree.root) if self._seed and self._tree.git.is_repository else {}
 
     def _all_tracked(self) -> list[tuple[Git, Tracked]]:
@@ -912,36 +549,52 @@ class Keeper:
         """Watch the folders of what decides outside the tree, and of git's own files."""
         if self._facts is None:
             return
-        self._has_blind_sources = False
         self._sources = frozenset(self._facts.all_sources())
         self._indexes = frozenset(self._facts.indexes())
-        for folder in {os.path.dirname(path) for path in self._sources | self._indexes}:  # noqa: PTH120
-            try:
-                self._watch.add(folder)
-            except OSError as error:
-                self._has_blind_sources = True
-                _logger.warning(
-                    line(
-                        "rules-not-watched",
-                        workspace=self._name,
-                        folder=folder,
-                        reason=error.strerror,
-                        mend="raise fs.inotify.max_user_watches; until then it is polled",
-                    )
+        folders = {os.path.dirname(path) for path in self._sources | self._indexes}  # noqa: PTH120
+        self._has_blind_sources = not all([self._watch_source(folder) for folder in folders])
+
+    def _watch_source(self, folder: str) -> bool:
+        """Watch a folder outside the tree; say whether that can be done. One that is not there
+        cannot have anything in it either."""
+        try:
+            self._watch.add(folder)
+        except OSError as error:
+            _logger.warning(
+                line(
+                    "rules-not-watched",
+                    workspace=self._name,
+                    folder=folder,
+                    reason=error.strerror,
+                    mend="raise fs.inotify.max_user_watches; until then it is polled",
                 )
+            )
+            return False
+        return True
+
+
+def _has_stamp(place: bytes, size: int, mtime_ns: int, ctime_ns: int) -> bool:
+    try:
+        status = os.lstat(place)
+    except OSError:
+        return False
+    return (
+        status.st_mtime_ns == mtime_ns and status.st_size == size and status.st_ctime_ns == ctime_ns
+    )
 
 
 def _stamps(paths: Iterable[str]) -> dict[str, list[int]]:
     """Return what tells that files are as they were; of a folder only that it is there."""
-    found: dict[str, list[int]] = {}
-    for path in sorted(paths):
-        try:
-            status = os.lstat(path)
-        except OSError:
-            continue
-        is_folder = stat.S_ISDIR(status.st_mode)
-        found[path] = [0] if is_folder else list(Stamp.of(status))
-    return found
+    found = {path: _stamp(path) for path in sorted(paths)}
+    return {path: stamp for path, stamp in found.items() if stamp}
+
+
+def _stamp(path: str) -> list[int]:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return []
+    return [0] if stat.S_ISDIR(status.st_mode) else list(Stamp.of(status))
 
 
 def _until_done(*errands: Errand) -> Iterator[bool]:
@@ -954,21 +607,6 @@ def _take_first(queue: dict[str, None], most: int) -> list[str]:
     for path in taken:
         del queue[path]
     return taken
-
-
-def _take_due(
-    queue: dict[str, T], now: float, key: Callable[[T], float] | None = None
-) -> list[tuple[str, T]]:
-    """Take from the front of a queue what is due."""
-    due: list[tuple[str, T]] = []
-    for path, entry in queue.items():
-        moment: float = key(entry) if key else entry  # type: ignore[assignment]
-        if moment > now:
-            break
-        due.append((path, entry))
-    for path, _ in due:
-        del queue[path]
-    return due
 
 
 def _is_below_any(path: str, folders: Collection[str]) -> bool:

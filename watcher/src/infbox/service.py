@@ -139,14 +139,12 @@ class Service:
     def beat(self) -> None:
         """Write to the folder that each follower watches beside its tree."""
         self._beat_at = time.monotonic()
-        for follower in self.followers:
-            try:
+        try:
+            for follower in self.followers:
                 folder = sentinel(self.config.state_dir, follower.workspace)
                 (folder / "beat").write_text(f"{self._beat_at}\n")
-            except OSError as error:
-                _logger.error(
-                    line("no-heartbeat", workspace=follower.workspace, reason=error.strerror)
-                )
+        except OSError as error:
+            _logger.error(line("no-heartbeat", file=error.filename, reason=error.strerror))
 
     def have_heard(self) -> bool:
         """Say whether each follower was told of the last beat, as it would be of a save."""
