@@ -128,7 +128,9 @@ class History:
 
     def last_touched(self, commit: str) -> list[str]:
         """Return paths in the order in which commits up to this one touched them last."""
-        log = git.run(self._repository, "log", "-z", "--name-only", "--format=", commit)
+        log = git.run(
+            self._repository, "log", "-z", "--name-only", "--no-renames", "--format=", commit
+        )
         seen = dict.fromkeys(os.fsdecode(path).lstrip("\n") for path in _entries(log))
         return list(seen)[::-1]
 
