@@ -146,6 +146,12 @@ def test_a_save_is_warm_and_in_the_next_prompt(site: Site) -> None:
     assert after.cached_tokens >= WARM_SHARE * status["tokens"]
 
 
+def test_the_pack_is_warmed_by_the_engine_s_own_tokens(site: Site) -> None:
+    log = site.ssh("journalctl --unit infbox-watcher --no-pager --output cat")
+    assert "event=warm " in log
+    assert "other-tokens" not in log, "the tokenizer's file and the engine disagree"
+
+
 def test_the_gateway_down_leaves_answers_without_context(site: Site) -> None:
     with_pack = site.client.ask().prompt_tokens
     site.ssh("systemctl stop infbox-gateway")
