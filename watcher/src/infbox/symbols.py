@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from itertools import count, groupby, islice
+from threading import Lock
 from typing import TYPE_CHECKING
+from zlib import compress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,10 +25,15 @@ MAX_MEMBERS = 20  # of a type
 MAX_DEPTH = 3  # of types inside types
 # What follows in a longer file is not looked at: most reach MAX_NAMES before.
 MAX_BYTES = 64 * 1024
-# A parser's steps, in hundreds: valid source takes at most 20 a KiB. What is no source at all would
-# otherwise have it try for minutes and take gigabytes. Steps, not seconds: the same text then
-# always gives the same outline.
-STEPS, STEPS_A_KIB = 100, 24
+# A parser may take so many steps (in hundreds) and read so many chunks, and so many more a KiB.
+# Sources take half of it; what is no source would have it try for minutes and take gigabytes. Not
+# seconds: the same text always gives the same outline.
+STEPS, STEPS_A_KIB = 200, 14
+READS, READS_A_KIB = 100, 8
+CHUNK = 1024
+# What shrinks more than this is one thing over and over, for which a single step can take seconds.
+# Sources shrink to a tenth at the least.
+MAX_RATIO = 25
 MORE = "…"
 
 _NAME = re.compile(r"[\w$#@:.?!=~\\-]{1,80}")
@@ -93,23 +100,46 @@ def outline(path: str, text: str) -> tuple[str, ...]:
         names = (a or b for a, b in _SHELL.findall(data.decode(errors="replace")))
         return _lines(_Entry("function ", (name,)) for name in names)
     language = LANGUAGES.get(ending)
-    root = _parsed(language, data) if language else None
+    odd = len(data) > MAX_RATIO * len(compress(data, 1))
+    root = _parsed(language, data) if language and not odd else None
     return _lines(_definitions(language, data, root)) if language and root else ()
 
 
+# The binding never lets go of what a reader returns (tree-sitter 0.26.1). So it is the same buffer
+# each time, and one parser at a time: they hold the interpreter's lock anyway.
+_chunk = bytearray(CHUNK)
+_parsing = Lock()
+
+
 def _parsed(language: Language, data: bytes) -> Node | None:
-    """Return the root of the syntax tree, or None where parsing takes too many steps."""
+    """Return the root of the syntax tree, or None where parsing takes too long."""
     tree_sitter = import_module("tree_sitter")  # at first use, for the service's start
-    steps, most = count(), STEPS + STEPS_A_KIB * len(data) // 1024
     parser = tree_sitter.Parser(_grammar(*language.grammar))
-    try:
-        tree = parser.parse(
-            lambda offset, _: data[offset:], progress_callback=lambda *_: next(steps) > most
-        )
-    except ValueError:  # stopped
-        return None
-    root: Node = tree.root_node
-    return root
+    steps, reads = count(1), count(1)
+    most_steps = STEPS + STEPS_A_KIB * len(data) // 1024
+    most_reads = READS + READS_A_KIB * len(data) // 1024
+    stopped = False
+
+    def read(offset: int, _: object) -> bytes | bytearray:
+        nonlocal stopped
+        part = data[offset : offset + CHUNK]
+        stopped = stopped or next(reads) > most_reads
+        if stopped or not part:
+            return b""
+        _chunk[:] = part.ljust(CHUNK, b"\n")
+        return _chunk
+
+    def stop(*_: object) -> bool:
+        nonlocal stopped
+        stopped = stopped or next(steps) > most_steps
+        return stopped
+
+    with _parsing:
+        try:
+            root: Node = parser.parse(read, progress_callback=stop).root_node
+        except ValueError:  # stopped
+            return None
+    return None if stopped else root
 
 
 @cache
