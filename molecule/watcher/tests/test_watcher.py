@@ -1,4 +1,4 @@
-"""The watcher role on a lab host with three source trees and, as on a first run, no engine."""
+"""The watcher role on a lab host with source trees and, as on a first run, no engine."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from testinfra.host import Host
 
 SCENARIO = Path(__file__).resolve().parent.parent
@@ -53,11 +54,28 @@ def test_systemd_finds_little_to_harden(host: Host, unit: str) -> None:
 
 def test_the_trees_are_followed_without_an_engine(host: Host) -> None:
     workspaces = status(host)["workspaces"]
-    assert sorted(workspaces) == ["notes", "shop", "tools"]
+    assert sorted(workspaces) == ["next", "notes", "part", "shop", "tools"]
     for workspace in workspaces.values():
-        assert workspace["files"] == 2
         assert workspace["error"] is None
-        assert workspace["unwatched_folders"] == 0
+        assert workspace["unwatched_folders"] == workspace["polled_folders"] == 0
+        assert workspace["unreadable_paths"] == 0
+
+
+def test_a_tree_has_the_files_that_git_knows(host: Host) -> None:
+    # The rules of `part` lie above it, the repository of `next` beside it.
+    files = {name: seen["files"] for name, seen in status(host)["workspaces"].items()}
+    assert files == {"shop": 2, "tools": 2, "notes": 2, "next": 2, "part": 1}
+
+
+def test_the_configuration_has_what_was_set(host: Host) -> None:
+    settings = yaml.safe_load(host.check_output("cat /etc/infbox/watcher.yml"))
+    assert settings["engine"]["lmcache"] == "http://127.0.0.1:8020"
+    assert settings["engine"]["tokenizer"] == "/home/dev/model/tokenizer.json"
+    assert settings["watcher"]["poll_seconds"] == 7
+    models = {item["name"]: item.get("model") for item in settings["workspaces"]}
+    assert models["notes"] == pack(host, "notes")["model"] == "coder-small"
+    assert models["shop"] is None
+    assert pack(host, "shop")["model"] == "coder"
 
 
 def test_a_saved_file_is_in_the_pack(host: Host) -> None:
@@ -85,14 +103,36 @@ def test_neither_listens_beyond_loopback(host: Host) -> None:
 
 def test_the_watcher_sees_the_trees_and_nothing_else_of_people(host: Host) -> None:
     seen = inside(host, "infbox-watcher", "ls -A /home /home/dev /root")
-    assert seen.split() == ["/home:", "dev", "/home/dev:", "shop", "/root:", "notes"]
+    shown = ["library", "model", "next", "shop", "whole"]
+    assert seen.split() == ["/home:", "dev", "/home/dev:", *shown, "/root:", "notes"]
+    assert inside(host, "infbox-watcher", "ls -A /home/dev/library /home/dev/model").split() == [
+        *("/home/dev/library:", ".git"),
+        *("/home/dev/model:", "tokenizer.json"),
+    ]
     assert "Permission denied" in inside(host, "infbox-watcher", "ls /etc/infbox/secrets /etc/ssh")
 
 
-@pytest.mark.parametrize("path", ["/home/dev/shop/new", "/srv/tools/new", "/etc/new", "/opt/new"])
-def test_the_watcher_can_write_nowhere_but_in_its_state(host: Host, path: str) -> None:
+WRITTEN_NOWHERE = (
+    *("/home/dev/shop", "/home/dev/library/.git", "/home/dev/whole/part", "/root/notes"),
+    *("/srv/tools", "/etc", "/usr", INSTALLED, "/var/lib/infbox"),
+)
+
+
+@pytest.mark.parametrize("folder", WRITTEN_NOWHERE)
+def test_the_watcher_can_write_nowhere_but_in_its_state(host: Host, folder: str) -> None:
     # As root, so that the mounts and not the modes are asked.
-    assert "Read-only file system" in inside(host, "infbox-watcher", f"touch {path}", root=True)
+    said = inside(host, "infbox-watcher", f"touch {folder}/new", root=True)
+    assert "Read-only file system" in said
+
+
+def test_the_watcher_sees_on_which_file_system_a_tree_is(host: Host) -> None:
+    # Its view of the file system is its own; whether a folder must be polled is decided by it.
+    mounts = host.check_output(f"cat /proc/{show(host, 'infbox-watcher', 'MainPID')}/mountinfo")
+    kinds = {line.split()[4]: line.split(" - ")[1].split()[0] for line in mounts.splitlines()}
+    for place in ("/", "/home/dev/shop", "/root/notes"):
+        real = host.check_output(f"stat --file-system --format=%T {place}").replace("fs", "")
+        assert kinds[place].startswith(real), (place, kinds[place])
+    assert kinds["/home"] == "tmpfs"
 
 
 def test_files_have_their_owners(host: Host) -> None:
@@ -121,13 +161,81 @@ def test_the_gateway_stays_while_the_watcher_is_restarted(host: Host) -> None:
     assert show(host, "infbox-gateway", "MainPID") == before
 
 
-def test_a_watcher_that_dies_is_back_and_one_that_hangs_would_be(host: Host) -> None:
-    # Waiting for the watchdog itself would take a minute.
+@pytest.fixture
+def impatient(host: Host) -> Iterator[None]:
+    """Let the watchdog wait for three seconds in place of a minute."""
+    folder = "/run/systemd/system/infbox-watcher.service.d"
+    restart = "systemctl daemon-reload && systemctl restart infbox-watcher"
     assert show(host, "infbox-watcher", "WatchdogUSec") == "1min"
+    setting = "[Service]\nWatchdogSec=3\n"
+    host.check_output(f"mkdir -p {folder} && printf %s > {folder}/soon.conf && {restart}", setting)
+    yield
+    host.check_output(f"rm -r {folder} && {restart}")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_watchdog_is_fed(host: Host) -> None:
+    pid = show(host, "infbox-watcher", "MainPID")
+    fed = {show(host, "infbox-watcher", "WatchdogTimestampMonotonic")}
+    for _ in range(5):
+        time.sleep(1.5)
+        fed.add(show(host, "infbox-watcher", "WatchdogTimestampMonotonic"))
+    assert len(fed) > 3
+    assert show(host, "infbox-watcher", "MainPID") == pid
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_watcher_that_hangs_is_restarted(host: Host) -> None:
+    before = show(host, "infbox-watcher", "MainPID")
+    host.check_output(f"kill -STOP {before}")
+    assert is_another(host, before)
+    assert "Watchdog timeout" in host.check_output("journalctl --lines=40 --unit=infbox-watcher")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_watcher_that_hears_of_no_writes_is_restarted(host: Host) -> None:
+    before = show(host, "infbox-watcher", "MainPID")
+    host.check_output(f"mv {STATE}/sentinel/shop {STATE}/sentinel/elsewhere")
+    assert is_another(host, before)
+    host.check_output(f"rm -r {STATE}/sentinel/elsewhere")
+    assert host.file(f"{STATE}/sentinel/shop").is_directory
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_configuration_that_cannot_be_used_ends_a_service_visibly(host: Host, unit: str) -> None:
+    file = "/etc/infbox/watcher.yml"
+    host.check_output(f"cp --preserve {file} /root/kept.yml && echo 'speed: high' >> {file}")
+    host.run(f"systemctl restart {unit}")
+    assert wait_for(lambda: show(host, unit, "ActiveState") == "failed")
+    time.sleep(7)  # longer than it waits before another attempt
+    state = [show(host, unit, name) for name in ("ActiveState", "ExecMainStatus", "NRestarts")]
+    said = host.check_output(f"journalctl --lines=20 --output=cat --unit={unit}")
+    host.check_output(f"cp --preserve /root/kept.yml {file} && systemctl start {unit}")
+    assert state == ["failed", "2", "0"]
+    assert f"{file}: speed: unknown: remove it, or mend the spelling" in said
+    assert host.service(unit).is_running
+
+
+def test_a_restart_of_docker_would_not_take_the_watcher_along(host: Host) -> None:
+    for unit in UNITS:
+        for relation in ("PartOf", "BindsTo", "Requires", "Requisite", "PropagatesStopTo"):
+            others = show(host, unit, relation).split()
+            # What systemd adds itself: the slice and the early boot.
+            assert set(others) <= {"system.slice", "sysinit.target", "-.mount", "tmp.mount"}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_each_has_its_limits(host: Host, unit: str) -> None:
+    high, most = (int(show(host, unit, name)) for name in ("MemoryHigh", "MemoryMax"))
+    assert 0 < high < most <= 2 << 30
+    assert int(show(host, unit, "TasksMax")) < 1000
+    assert show(host, unit, "LimitCORE") == "0"
+
+
+def test_a_watcher_that_dies_is_back(host: Host) -> None:
     before = show(host, "infbox-watcher", "MainPID")
     host.check_output(f"kill -KILL {before}")
-    assert wait_for(lambda: show(host, "infbox-watcher", "MainPID") not in (before, "0"), 20)
-    assert wait_for(lambda: show(host, "infbox-watcher", "SubState") == "running", 20)
+    assert is_another(host, before)
 
 
 def test_a_failed_installation_leaves_the_old_program_running(host: Host, tmp_path: Path) -> None:
@@ -154,11 +262,11 @@ def test_a_changed_program_is_installed_and_both_are_restarted(host: Host, tmp_p
 
 
 def test_a_workspace_that_is_not_readable_is_named(host: Host) -> None:
-    host.check_output("chmod 750 /srv/tools")
+    host.check_output("chmod 700 /srv/tools")
     done = converge({})
-    host.check_output("chmod 755 /srv/tools")
+    host.check_output("chmod 750 /srv/tools")
     assert done.returncode != 0
-    assert "The watcher may not read the workspace tools: /srv/tools has mode 0750" in flat(done)
+    assert "The watcher may not read the workspace tools: /srv/tools has mode 0700" in flat(done)
 
 
 def converge(variables: dict[str, Any]) -> Done:
@@ -199,6 +307,16 @@ def inside(host: Host, unit: str, command: str, *, root: bool = False) -> str:
     pid = show(host, unit, "MainPID")
     done = host.run(f"nsenter --target={pid} --mount {user} {command}")
     return str(done.stdout + done.stderr)
+
+
+def is_another(host: Host, before: str) -> bool:
+    """Wait until another watcher runs than the one with this number of a process."""
+
+    def has_come() -> bool:
+        running = show(host, "infbox-watcher", "ActiveState") == "active"
+        return running and show(host, "infbox-watcher", "MainPID") not in (before, "0")
+
+    return bool(wait_for(has_come, 40))
 
 
 def get(host: Host, url: str) -> str:
