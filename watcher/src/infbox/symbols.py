@@ -26,14 +26,14 @@ MAX_DEPTH = 3  # of types inside types
 # What follows in a longer file is not looked at: most reach MAX_NAMES before.
 MAX_BYTES = 64 * 1024
 # A parser may take so many steps (in hundreds) and read so many chunks, and so many more a KiB.
-# Sources take half of it; what is no source would have it try for minutes and take gigabytes. Not
-# seconds: the same text always gives the same outline.
-STEPS, STEPS_A_KIB = 200, 14
+# Most sources take a third of it; what is no source would have it try for minutes and take
+# gigabytes. Not seconds: the same text always gives the same outline.
+STEPS, STEPS_A_KIB = 200, 24
 READS, READS_A_KIB = 100, 8
 CHUNK = 1024
-# What shrinks more than this is one thing over and over, for which a single step can take seconds.
-# Sources shrink to a tenth at the least.
-MAX_RATIO = 25
+# What is long and shrinks more than this is one thing over and over, for which even so many steps
+# take seconds. Sources shrink to a tenth at the least.
+MAX_RATIO, MIN_ODD = 25, 16 * 1024
 MORE = "…"
 
 _NAME = re.compile(r"[\w$#@:.?!=~\\-]{1,80}")
@@ -100,7 +100,7 @@ def outline(path: str, text: str) -> tuple[str, ...]:
         names = (a or b for a, b in _SHELL.findall(data.decode(errors="replace")))
         return _lines(_Entry("function ", (name,)) for name in names)
     language = LANGUAGES.get(ending)
-    odd = len(data) > MAX_RATIO * len(compress(data, 1))
+    odd = len(data) > MIN_ODD and len(data) > MAX_RATIO * len(compress(data, 1))
     root = _parsed(language, data) if language and not odd else None
     return _lines(_definitions(language, data, root)) if language and root else ()
 
