@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint docs lock lab molecule system status logs
+.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system status logs
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,10 @@ system: lab ## The whole-system test alone
 
 lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs and documents
 	@$(BIN)/python -m tests.run --only lint
+
+bench: $(STAMP) ## Measure the watcher and its packs against floors and peers of the same run
+	@$(BIN)/python bench/watch.py
+	@$(BIN)/python bench/replay.py
 
 docs: $(STAMP) ## Generate the role pages from their specs
 	@$(BIN)/python tools/role_docs.py
