@@ -386,7 +386,8 @@ class Walk:
         return [
             (folder, new)
             for folder, new in doubtful
-            if folder not in ignored or has_tracked(self._tree.git, folder)
+            # What git listed below one that it has seen would have led here.
+            if folder not in ignored or (new and has_tracked(self._tree.git, folder))
         ]
 
     def _is_border(self, folder: str, children: list[os.DirEntry[str]], changed: bool) -> bool:

@@ -37,6 +37,10 @@ _IDLE_SECONDS = 1.0  # before the index's log is moved into the database
 _POLL_SHARE = 20
 """The pause after a pass over what is polled, in lengths of the pass: less than 5 % of a core."""
 
+_MANY_WAITING = 64  # files
+_UNTOLD_SECONDS = 2.0
+"""Longest time that the one who packs is told nothing while that many files wait."""
+
 _REST_SECONDS = 2.0  # after which a git that is not asked anything is ended
 _REMEMBERED_TIMES = 10_000
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
@@ -163,6 +167,7 @@ class Follower(threading.Thread):
         self._mounts: list[mounts.Mount] = []
         self._saved_at: float | None = None
         self._dirty_since: float | None = None
+        self._untold = 0.0
         self._reconcile_at = self._retry_at = self._poll_at = 0.0
 
     @property
@@ -338,14 +343,23 @@ class Follower(threading.Thread):
         self.unreadable_paths = len(keeper.unreadable)
         if keeper.edits != edits:
             self._dirty_since = now
-            if self.scanned.is_set():
-                self.changes.mark(self._saved_at)
+            self._untold = self._untold or now
             if self._saved_at is not None:
                 self.last_save = self._saved_at
                 self.save_to_indexed = time.time() - self._saved_at
                 self.times.append(self.save_to_indexed)
+        if self._untold and self._is_worth_telling(keeper, now):
+            self._untold = 0.0
+            self.changes.mark(self._saved_at)
         if not keeper.is_busy:
             self._saved_at = None
+
+    def _is_worth_telling(self, keeper: Keeper, now: float) -> bool:
+        """Say whether a pack may be made of what is in the index by now. In the midst of a
+        checkout it may not: it would be another a moment later, and making it takes long."""
+        if not self.scanned.is_set():
+            return False
+        return keeper.backlog <= _MANY_WAITING or now - self._untold >= _UNTOLD_SECONDS
 
     # Beginning, failing, beginning again
 

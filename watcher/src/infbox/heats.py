@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 MANY = 200
 """Files changed in one go by a machine rather than a person, as by a checkout."""
 
-BURST_SECONDS = 0.5
+BURST_SECONDS = 1.0
 """Files that change with less than this between them change in one go."""
 
 _REMEMBERED = 4096  # files that went

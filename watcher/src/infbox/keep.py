@@ -122,6 +122,7 @@ class Keeper(Looker):
         if self._is_for_later(path, mask):
             self._again.setdefault(path, now + SOON_SECONDS)
         else:
+            self._again.pop(path, None)
             self._fresh.setdefault(path)
         if self._touched is not None:
             self._touched.add(path)
@@ -151,6 +152,11 @@ class Keeper(Looker):
         return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1
 
     # What is due
+
+    @property
+    def backlog(self) -> int:
+        """How many files are to be looked at now."""
+        return len(self._fresh) + len(self._bulk)
 
     @property
     def is_busy(self) -> bool:
@@ -334,17 +340,17 @@ class Keeper(Looker):
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
         since = time.time_ns()
-        heats = Errand(self._first_heats, self._wake) if self._founding else None
-        facts = Errand(self._tree.git.facts, self._wake)
         listing = Errand(self._tree.git.files, self._wake)
+        yield from _until_done(listing)
         tracked = Errand(self._all_tracked, self._wake)
-        yield from _until_done(listing, tracked)
-        for git, names in tracked.result():
-            git.tracked = names
+        facts = Errand(self._tree.git.facts, self._wake)
         walk = Walk(self._tree, self._watch_folder, listing.result(), since)
         for _ in walk.run():
             yield True
-        yield from _until_done(facts)
+        yield from _until_done(tracked, facts)
+        heats = Errand(self._first_heats, self._wake) if self._founding else None
+        for git, names in tracked.result():
+            git.tracked = names
         self._facts = facts.result()
         self._ignores = frozenset(map(self._tree.place, walk.ignores))
         self._watch_sources()
@@ -552,7 +558,8 @@ class Keeper(Looker):
         self._sources = frozenset(self._facts.all_sources())
         self._indexes = frozenset(self._facts.indexes())
         folders = {os.path.dirname(path) for path in self._sources | self._indexes}  # noqa: PTH120
-        self._has_blind_sources = not all([self._watch_source(folder) for folder in folders])
+        watched = [self._watch_source(folder) for folder in folders]
+        self._has_blind_sources = not all(watched)
 
     def _watch_source(self, folder: str) -> bool:
         """Watch a folder outside the tree; say whether that can be done. One that is not there

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from infbox.packer import Packer
     from infbox.tokens import Tokenizer
 
-SWITCH_SECONDS = 0.0005
-"""A thread that computes gives way to one that was woken by a save after this long. Python's own
-5 ms would be most of the time that a save may take."""
+SWITCH_SECONDS = 0.00005
+"""A thread that computes gives way to another after this long. A save is taken in with some twenty
+system calls, after each of which the follower may have to wait so long for the one that packs:
+with Python's own 5 ms that would be a tenth of a second."""
 
 _PATIENCE_SECONDS = 2.0
 """A start that takes longer is served before it is ready, so that one can see how it fares."""

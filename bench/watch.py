@@ -1,0 +1,307 @@
+"""What following a tree costs: 20,000 files in 3,000 folders, and 20,000 that git ignores.
+
+Each row stands beside a floor that is measured in the same run: the same work with nothing around
+it. The watcher is the real one, a process of its own, looked at from outside.
+
+    python bench/watch.py [--tokenizer tokenizer.json] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from infbox.files import Tree, Walk
+from infbox.index import Index
+from infbox.keep import Keeper
+from infbox.watch import Watch
+from rich.console import Console
+from rich.table import Table
+from trees import environment, git, make, watching
+from xxhash import xxh3_128_hexdigest
+
+SAVES = 400
+STARTS = 9
+LISTINGS = 7
+CHECKED_OUT = 10_000
+
+_PAUSE_SECONDS = 0.03  # between two saves, so that each is one of its own
+_PATIENCE_SECONDS = 60.0
+_IDLE_SECONDS = 5.0
+
+# A save's way with nothing around it: event, read, hash, upsert, commit.
+_RAW = """
+import os, select, sqlite3, sys
+from pathlib import Path
+from infbox.watch import CLOSE_WRITE, Watch
+from xxhash import xxh3_128_hexdigest
+root, file = sys.argv[1:]
+database = sqlite3.connect(file, isolation_level=None)
+database.execute("PRAGMA journal_mode = WAL")
+database.execute("PRAGMA synchronous = NORMAL")
+database.execute("CREATE TABLE files (path BLOB PRIMARY KEY, hash TEXT) WITHOUT ROWID")
+watch = Watch()
+for folder, _, _ in os.walk(root + "/src"):
+    watch.add(folder)
+print("ready", flush=True)
+poller = select.poll()
+poller.register(watch, select.POLLIN)
+while poller.poll():
+    for event in watch.events():
+        if event.mask & CLOSE_WRITE:
+            place = f"{event.folder}/{event.name}"
+            with open(place, "rb") as stream:
+                digest = xxh3_128_hexdigest(stream.read())
+            path = os.fsencode(place[len(root) + 1:])
+            database.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (path, digest))
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; times in milliseconds, memory in MB.
+
+    Attributes:
+        what: was measured.
+        seen: the figure.
+        unit: of it.
+        bar: what it must not exceed, in the same unit; None for a floor.
+        floor: the same work with nothing around it.
+    """
+
+    what: str
+    seen: float
+    unit: str
+    bar: float | None = None
+    floor: float | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", type=Path, help="a model's tokenizer.json, for memory")
+    parser.add_argument("--untracked", action="store_true", help="commit none of the files")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="infbox-bench-") as name:
+        rows = measure(Path(name), options.tokenizer, tracked=not options.untracked)
+    show(rows)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+def measure(folder: Path, tokenizer: Path | None, *, tracked: bool) -> list[Row]:
+    """Measure everything, on a tree made in an empty folder."""
+    root = folder / "tree"
+    root.mkdir()
+    paths = make(root, tracked=tracked)
+    state = folder / "state"
+    listed = _median(lambda: git(root, "ls-files", "-coz", "--exclude-standard"), LISTINGS)
+    rows = [
+        Row("git ls-files -co, the floor of a listing", listed, "ms"),
+        Row("first listing with watches", listing(root, folder), "ms", 3 * listed, listed),
+    ]
+    with watching(root, state, tokenizer) as watcher:
+        rows.append(Row("first start to READY", watcher.ready_seconds * 1e3, "ms"))
+        _until(watcher.published.exists)
+        time.sleep(_IDLE_SECONDS)
+        rows.append(Row("memory, pack of 32,000 tokens", watcher.memory()[0], "MB", 120))
+        rows.append(Row("memory, the most there was", watcher.memory()[1], "MB", 120))
+        chosen = paths[:: len(paths) // SAVES]
+        ours = saves(root, watcher.index, chosen)
+    raw = raw_saves(root, folder, chosen)
+    for part, bar in (("median", 2.0), ("99th percentile", 10.0)):
+        place = 0.5 if part == "median" else 0.99
+        rows.append(Row(f"save to committed, {part}", _at(ours, place), "ms", bar, _at(raw, place)))
+    rows += restarts(root, state, tokenizer)
+    rows += checkout(root, state, paths) if tracked else []
+    return rows
+
+
+def listing(root: Path, folder: Path) -> float:
+    """Return how long it takes to list a tree for the first time and watch it, in milliseconds."""
+
+    def once() -> None:
+        state = Path(tempfile.mkdtemp(dir=folder))
+        index, watch, tree = Index(state / "index.db"), Watch(), Tree(root)
+        keeper = _Listing(name="bench", tree=tree, index=index, watching=watch, wake=lambda: None)
+        try:
+            for has_more in keeper.scan():
+                if not has_more:
+                    time.sleep(0.0002)
+        except _Listed:
+            pass
+        finally:
+            tree.close()
+            watch.close()
+            index.close()
+
+    return _median(once, LISTINGS)
+
+
+class _Listed(Exception):  # noqa: N818  # it is no error
+    """The listing is done."""
+
+
+class _Listing(Keeper):
+    """A keeper that stops where the listing ends and the reading of files would begin."""
+
+    def _take_walk(self, walk: Walk) -> None:
+        assert len(walk.files) > CHECKED_OUT  # noqa: S101  # a wrong tree would measure nothing
+        raise _Listed
+
+
+def saves(root: Path, index: Path, paths: Sequence[str]) -> list[float]:
+    """Save files one by one.
+
+    Returns:
+        For each, how long it took until another process could read it from the index, in
+        milliseconds.
+    """
+    database = sqlite3.connect(f"file:{index}?mode=ro", uri=True, isolation_level=None)
+    found: list[float] = []
+    for path in paths:
+        content = f"SAVED = {time.time_ns()}\n".encode() + (root / path).read_bytes()
+        digest, key = xxh3_128_hexdigest(content), os.fsencode(path)
+        with (root / path).open("wb") as stream:
+            stream.write(content)
+        began = time.perf_counter()
+        while _hash(database, key) != digest:
+            if time.perf_counter() - began > _PATIENCE_SECONDS:
+                sys.exit(f"{path} was not seen")
+        found.append((time.perf_counter() - began) * 1e3)
+        time.sleep(_PAUSE_SECONDS)
+    database.close()
+    return found
+
+
+def raw_saves(root: Path, folder: Path, paths: Sequence[str]) -> list[float]:
+    """Return the same of inotify and SQLite alone."""
+    database = folder / "raw.db"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RAW, str(root), str(database)],
+        stdout=subprocess.PIPE,
+        env=environment(database),
+    )
+    try:
+        if process.stdout:
+            process.stdout.readline()
+        return saves(root, database, paths)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def restarts(root: Path, state: Path, tokenizer: Path | None) -> list[Row]:
+    """Start again with nothing changed."""
+    times: list[float] = []
+    for _ in range(STARTS):
+        with watching(root, state, tokenizer) as watcher:
+            times.append(watcher.ready_seconds * 1e3)
+            time.sleep(1.0)
+    start = [sys.executable, "-c", "pass"]
+    bare = _median(lambda: subprocess.run(start, check=True, env=environment(state)), STARTS)
+    database = sqlite3.connect(state / "index" / "bench.db")
+    names = [name for (name,) in database.execute("SELECT path FROM files")]
+    names += [name for (name,) in database.execute("SELECT path FROM folders")]
+    database.close()
+    places = [os.fsencode(root) + b"/" + name for name in names]
+    stats = _median(lambda: [os.lstat(place) for place in places], STARTS)
+    floor = bare + stats
+    return [
+        Row("python -c pass, and a stat of each path", floor, "ms"),
+        Row("restart to READY, median", statistics.median(times), "ms", 150, floor),
+        Row("restart to READY, best", min(times), "ms", 150, floor),
+    ]
+
+
+def checkout(root: Path, state: Path, paths: Sequence[str]) -> list[Row]:
+    """Check out a branch in which half of the files are others."""
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "What was saved")
+    git(root, "checkout", "--quiet", "-b", "other")
+    changed = paths[:CHECKED_OUT]
+    for path in changed:
+        with (root / path).open("a") as stream:
+            stream.write("OTHER = True\n")
+    git(root, "commit", "--quiet", "-a", "-m", "Other")
+    wanted = {os.fsencode(p): xxh3_128_hexdigest((root / p).read_bytes()) for p in changed}
+    git(root, "checkout", "--quiet", "-")
+    with watching(root, state) as watcher:
+        time.sleep(_IDLE_SECONDS)
+        database = sqlite3.connect(f"file:{watcher.index}?mode=ro", uri=True, isolation_level=None)
+        began = time.perf_counter()
+        git(root, "checkout", "--quiet", "other")
+        written = time.perf_counter()
+        _until(lambda: _hashes(database, wanted) == wanted)
+        indexed = time.perf_counter()
+        database.close()
+        time.sleep(_IDLE_SECONDS)
+        before = watcher.cpu_seconds()
+        time.sleep(_IDLE_SECONDS)
+        busy = (watcher.cpu_seconds() - before) / _IDLE_SECONDS * 100
+    return [
+        Row("git checkout of 10,000 files", (written - began) * 1e3, "ms"),
+        Row("all indexed after its end", (indexed - written) * 1e3, "ms", 5_000),
+        Row("share of a core 5 s later", busy, "%", 1),
+    ]
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the table."""
+    table = Table("", "seen", "bar", "floor", "of the floor")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(
+            row.what,
+            f"{row.seen:.2f} {row.unit}" if row.seen < 10 else f"{row.seen:.0f} {row.unit}",  # noqa: PLR2004
+            "" if row.bar is None else f"{row.bar:.0f}",
+            "" if row.floor is None else f"{row.floor:.2f}",
+            "" if row.floor is None else f"{row.seen / row.floor:.1f} x",
+        )
+    Console(width=100).print(table)
+
+
+def _hash(database: sqlite3.Connection, path: bytes) -> str:
+    found = database.execute("SELECT hash FROM files WHERE path = ?", (path,)).fetchone()
+    return str(found[0]) if found else ""
+
+
+def _hashes(database: sqlite3.Connection, wanted: dict[bytes, str]) -> dict[bytes, str]:
+    rows = database.execute("SELECT path, hash FROM files")
+    return {path: digest for path, digest in rows if path in wanted}
+
+
+def _median(action: Callable[[], object], times: int) -> float:
+    """Return how long something takes, in milliseconds: the median of so many times."""
+    took: list[float] = []
+    for _ in range(times):
+        began = time.perf_counter()
+        action()
+        took.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(took)
+
+
+def _at(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    ends = time.perf_counter() + _PATIENCE_SECONDS
+    while not condition():
+        if time.perf_counter() > ends:
+            sys.exit("it took too long")
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    main()
