@@ -61,7 +61,9 @@ class Language:
     Attributes:
         grammar: the module that holds the grammar, and the function that gives it.
         types: what has members, with the word that the outline shows.
-        members: what is listed as a member of a type.
+        members: what is listed as a member of a type: what is called.
+        fields: further members, by which a broken source is not told: after a string that is left
+            open, its text looks like them.
         alone: what stands outside of types, with the word that the outline shows.
         through: what is looked into as if it were not there.
         name: gives the node that names a definition, or None for one that is left out.
@@ -71,6 +73,7 @@ class Language:
     grammar: tuple[str, str]
     types: Mapping[str, str]
     members: frozenset[str]
+    fields: frozenset[str]
     alone: Mapping[str, str]
     through: frozenset[str]
     name: Callable[[Node], Node | None]
@@ -102,7 +105,11 @@ def outline(path: str, text: str) -> tuple[str, ...]:
     language = LANGUAGES.get(ending)
     odd = len(data) > MIN_ODD and len(data) > MAX_RATIO * len(compress(data, 1))
     root = _parsed(language, data) if language and not odd else None
-    return _lines(_definitions(language, data, root)) if language and root else ()
+    if language is None or root is None:
+        return ()
+    if root.has_error:
+        language = replace(language, fields=frozenset())
+    return _lines(_definitions(language, data, root))
 
 
 # The binding never lets go of what a reader returns (tree-sitter 0.26.1). So it is the same buffer
@@ -167,9 +174,10 @@ def _definitions(
 
 
 def _members(language: Language, data: bytes, body: Node) -> tuple[str, ...]:
-    nodes = (node for node in _children(language, body) if node.type in language.members)
+    kinds = language.members | language.fields
+    nodes = (node for node in _children(language, body) if node.type in kinds)
     names = filter(None, (_name(language, data, node) for node in nodes))
-    first = list(islice(dict.fromkeys(names), MAX_MEMBERS + 1))
+    first = list(islice(names, MAX_MEMBERS + 1))
     return (*first[:MAX_MEMBERS], MORE) if len(first) > MAX_MEMBERS else tuple(first)
 
 
@@ -224,9 +232,7 @@ def _named(node: Node) -> Node | None:
 
 
 def _python_name(node: Node) -> Node | None:
-    if node.type != "assignment":
-        return _named(node)
-    return None if node.has_error else node.child_by_field_name("left")
+    return node.child_by_field_name("left" if node.type == "assignment" else "name")
 
 
 def _c_name(node: Node) -> Node | None:
@@ -280,7 +286,8 @@ def _script_name(node: Node) -> Node | None:
 _PYTHON = Language(
     grammar=("tree_sitter_python", "language"),
     types={"class_definition": "class"},
-    members=frozenset({"function_definition", "assignment"}),
+    members=frozenset({"function_definition"}),
+    fields=frozenset({"assignment"}),
     alone={"function_definition": "def"},
     through=frozenset(
         {
@@ -299,7 +306,8 @@ _C = Language(
         "enum_specifier": "enum",
         "type_definition": "typedef",
     },
-    members=frozenset({"field_identifier", "function_declarator", "enumerator"}),
+    members=frozenset({"function_declarator"}),
+    fields=frozenset({"field_identifier", "enumerator"}),
     alone={"function_definition": "func", "function_declarator": "func"},
     through=frozenset(
         {
@@ -322,7 +330,8 @@ _CPP = replace(
 _GO = Language(
     grammar=("tree_sitter_go", "language"),
     types={"type_spec": "type", "type_alias": "type"},
-    members=frozenset({"field_declaration", "method_elem"}),
+    members=frozenset({"method_elem"}),
+    fields=frozenset({"field_declaration"}),
     alone={"function_declaration": "func", "method_declaration": "func"},
     through=frozenset({"ERROR", "type_declaration", "field_declaration_list"}),
     name=_named,
@@ -337,9 +346,8 @@ _RUST = Language(
         "trait_item": "trait",
         "impl_item": "impl",
     },
-    members=frozenset(
-        {"function_item", "function_signature_item", "field_declaration", "enum_variant"}
-    ),
+    members=frozenset({"function_item", "function_signature_item"}),
+    fields=frozenset({"field_declaration", "enum_variant"}),
     alone={
         "function_item": "fn",
         "mod_item": "mod",
@@ -352,7 +360,8 @@ _RUST = Language(
 _JAVASCRIPT = Language(
     grammar=("tree_sitter_javascript", "language"),
     types={"class_declaration": "class"},
-    members=frozenset({"method_definition", "field_definition"}),
+    members=frozenset({"method_definition"}),
+    fields=frozenset({"field_definition"}),
     alone={
         "function_declaration": "function",
         "generator_function_declaration": "function",
@@ -376,9 +385,9 @@ _TYPESCRIPT = replace(
         "interface_declaration": "interface",
         "enum_declaration": "enum",
     },
-    members=frozenset(
+    members=frozenset({"method_definition", "method_signature", "abstract_method_signature"}),
+    fields=frozenset(
         {
-            *("method_definition", "method_signature", "abstract_method_signature"),
             *("property_signature", "public_field_definition"),
             *("enum_assignment", "property_identifier"),
         }
@@ -400,9 +409,8 @@ _JAVA = Language(
         "record_declaration": "record",
         "annotation_type_declaration": "@interface",
     },
-    members=frozenset(
-        {"method_declaration", "enum_constant", "annotation_type_element_declaration"}
-    ),
+    members=frozenset({"method_declaration", "annotation_type_element_declaration"}),
+    fields=frozenset({"enum_constant"}),
     alone={},
     through=frozenset({"ERROR", "enum_body_declarations"}),
     name=_named,
@@ -416,7 +424,8 @@ _C_SHARP = Language(
         "record_declaration": "record",
         "enum_declaration": "enum",
     },
-    members=frozenset({"method_declaration", "property_declaration", "enum_member_declaration"}),
+    members=frozenset({"method_declaration"}),
+    fields=frozenset({"property_declaration", "enum_member_declaration"}),
     alone={"delegate_declaration": "delegate"},
     through=frozenset(
         {
@@ -434,7 +443,8 @@ _PHP = Language(
         "trait_declaration": "trait",
         "enum_declaration": "enum",
     },
-    members=frozenset({"method_declaration", "enum_case"}),
+    members=frozenset({"method_declaration"}),
+    fields=frozenset({"enum_case"}),
     alone={"function_definition": "function"},
     through=frozenset({"ERROR", "namespace_definition", "compound_statement", "if_statement"}),
     name=_named,
@@ -443,6 +453,7 @@ _RUBY = Language(
     grammar=("tree_sitter_ruby", "language"),
     types={"class": "class", "module": "module"},
     members=frozenset({"method", "singleton_method"}),
+    fields=frozenset(),
     alone={"method": "def", "singleton_method": "def"},
     through=frozenset({"ERROR", "body_statement", "singleton_class"}),
     name=_named,
