@@ -34,6 +34,18 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     assert loaded.workspaces == (config.Workspace("shop", tmp_path, 6000),)
 
 
+def test_what_a_workspace_or_the_watcher_may_set_is_read(tmp_path: Path) -> None:
+    content = valid(tmp_path)
+    content["engine"]["lmcache"] = "http://127.0.0.1:8020/"
+    content["watcher"] = {"poll_seconds": 30}
+    content["workspaces"][0]["model"] = "coder-small"
+    loaded = load(tmp_path, content)
+    assert loaded.engine.lmcache == "http://127.0.0.1:8020"
+    assert loaded.watcher.poll_seconds == 30
+    assert loaded.workspaces[0].model == "coder-small"
+    assert load(tmp_path, valid(tmp_path)).engine.lmcache is None
+
+
 def test_the_documented_example_is_read(tmp_path: Path) -> None:
     file = tmp_path / "watcher.yml"
     file.write_text("""\
@@ -60,7 +72,10 @@ WRONG = [
     ({"state_dir": "relative"}, "state_dir: must be an absolute path"),
     ({"engine": "x"}, "engine: must be a mapping"),
     ({"engine.url": "ftp://x"}, "engine.url: must be http://HOST:PORT"),
+    ({"engine.url": ""}, "engine.url: must be http://HOST:PORT"),
+    ({"engine.lmcache": "127.0.0.1:8020"}, "engine.lmcache: must be http://HOST:PORT"),
     ({"engine.model": None}, "engine.model: missing"),
+    ({"watcher": {"poll_seconds": 0}}, "watcher.poll_seconds: must be larger than 0"),
     ({"engine.max_model_len": True}, "engine.max_model_len: must be a whole number"),
     ({"engine.max_model_len": 0}, "engine.max_model_len: must be larger than 0"),
     ({"engine.speed": 1}, "engine.speed: unknown"),

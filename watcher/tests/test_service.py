@@ -12,13 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tokenizers import Tokenizer, models
 
 from fake_engine import FakeEngine
+from infbox.errors import InputError
 from infbox.service import Service
 from serving import get_json, get_text, serving, settings_for, until
 from trees import fill
@@ -208,6 +211,48 @@ def test_it_tells_systemd_and_ends_soon_when_asked(repo: Path, tmp_path: Path) -
     assert process.returncode in (0, -signal.SIGTERM)
     assert b"event=ready" in log
     assert b"Traceback" not in log
+
+
+def test_there_is_no_sign_of_life_unless_a_write_is_really_seen(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(repo, {"a.py": "a\n"})
+    service = Service(settings_for(tmp_path, "http://127.0.0.1:1", shop=(repo, 5000)))
+    service.start(10)
+    try:
+        assert not service.have_heard(), "nothing was written yet"
+        service.beat()
+        until(service.have_heard)
+        with monkeypatch.context() as patch:
+            patch.setattr("infbox.watch.Watch.events", lambda _: iter(()))
+            service.beat()
+            time.sleep(0.3)
+            assert not service.have_heard()
+        service.beat()
+        until(service.have_heard)
+    finally:
+        service.stop()
+        for packer in service.packers:
+            packer.close()
+
+
+def test_a_tokenizer_is_read_before_ready_only_when_it_is_new(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))  # noqa: S106
+    words.add_special_tokens(["<|end|>"])
+    file = tmp_path / "tokenizer.json"
+    words.save(str(file))
+    fill(repo, {"a.py": "a\n", "b.py": "print('<|end|>')\n"})
+    plain = settings_for(tmp_path, "http://127.0.0.1:1", shop=(repo, 5000))
+    config = replace(plain, engine=replace(plain.engine, tokenizer=file))
+    assert Service(config)._control == ("<|end|>",)
+    with monkeypatch.context() as patch:
+        patch.setattr("infbox.tokens.load", lambda _: pytest.fail("it was read"))
+        assert Service(config)._control == ("<|end|>",)
+    file.write_text("{}")
+    with pytest.raises(InputError, match="no tokenizer"):
+        Service(config)
 
 
 def free_port() -> int:

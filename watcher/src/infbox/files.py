@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -160,10 +161,18 @@ class Tree:
         except OSError:
             return None
 
-    def readable(self, path: str) -> Content | None:
-        """Read a file that may be shown, or return None."""
-        content = self.read(path)
-        return content if content and not content.refused else None
+    def readable(self, path: str, digest: str = "") -> Content | None:
+        """Read a file that may be shown, or return None.
+
+        Args:
+            path: of the file.
+            digest: of bytes that were judged already and may be shown; those are not judged again,
+                which takes longer than reading them.
+        """
+        with contextlib.suppress(OSError):
+            content = self._read_once(path, None, digest)
+            return None if content.refused else content
+        return None
 
     def fetch(self, path: str, known: Row | None = None) -> Content:
         """Read a file; one that changes meanwhile is read again.
@@ -198,7 +207,7 @@ class Tree:
             return True, "no rule leaves it out"
         return True, "tracked by git" if git.is_tracked(own) else "not ignored by git"
 
-    def _read_once(self, path: str, known: Row | None) -> Content:
+    def _read_once(self, path: str, known: Row | None, judged: str = "") -> Content:
         place = self._start + path
         descriptor = os.open(
             place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -219,11 +228,9 @@ class Tree:
         refused = refused or self.rules.by_size(len(data))
         if not refused and known and known.digest == digest:
             return Content(b"", digest, stamp if unchanged else None, known.refused)
-        refused = refused or self._by_content(data, path)
+        if not refused and digest != judged:
+            refused = self.rules.by_content(data, path)
         return Content(b"" if refused else data, digest, stamp if unchanged else None, refused)
-
-    def _by_content(self, data: bytes, path: str) -> str | None:
-        return self.rules.by_content(data, path)
 
     def _refusal(self, path: str) -> str | None:
         try:

@@ -18,7 +18,7 @@ from infbox.errors import InputError
 from infbox.log import line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
 SCHEMA_VERSION = 2
@@ -41,6 +41,10 @@ INSERT INTO meta VALUES ('edit', '0');
 _OLD_TABLES = ("entries", "files", "state")  # of schema 1, which held the pack too
 _SELECT_ROW = """\
 SELECT size, mtime_ns, ctime_ns, hash, refused, edit, heat FROM files WHERE path = ?"""
+_INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_LAST_EDIT = """\
+SELECT max(ifnull((SELECT max(edit) FROM files WHERE edit > 0), 0),
+    (SELECT cast(value AS INTEGER) FROM meta WHERE key = 'edit'))"""
 # A checkpoint waits for the disk, so the writer asks for it when it is idle. This is for the case
 # that it never is: some 16 MB.
 _CHECKPOINT_PAGES = 4000
@@ -124,7 +128,7 @@ class Index:
             self._db.close()
             raise
         self._inode = file.stat().st_ino
-        self.last_edit = int(self.meta("edit") or 0)
+        self.last_edit: int = self._db.execute(_LAST_EDIT).fetchone()[0] or 0
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -236,17 +240,22 @@ class Index:
         """Return all folders' paths, or those below a folder."""
         return {os.fsdecode(path) for (path,) in self._below("folders", below)}
 
-    def write(self, rows: Mapping[str, Row], gone: Iterable[str] = ()) -> None:
+    def write(self, rows: Mapping[str, Row], gone: Collection[str] = ()) -> None:
         """Write these rows and forget the paths that are gone. Within a transaction."""
-        self._db.executemany(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [(os.fsencode(path), *row) for path, row in rows.items()],
-        )
-        self._db.executemany(
-            "DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in gone]
-        )
-        if rows:
-            self._db.execute("UPDATE meta SET value = ? WHERE key = 'edit'", (str(self.last_edit),))
+        self._db.executemany(_INSERT, [(os.fsencode(path), *row) for path, row in rows.items()])
+        if gone:
+            self._db.executemany(
+                "DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in gone]
+            )
+            self.keep(edit=str(self.last_edit))  # which the rows that go may be the last to tell
+
+    def write_one(self, path: str, row: Row) -> None:
+        """Write one row, in a transaction of its own.
+
+        This is the way of a save: to SQLite it is one call, so that the thread need not ask for
+        Python's lock again after each of several.
+        """
+        self._db.execute(_INSERT, (os.fsencode(path), *row))
 
     def warm_up(self, heats: Mapping[str, float]) -> None:
         """Set the heats of these files, of those that are there. Within a transaction."""
@@ -329,8 +338,8 @@ class Reader:
 
     def last_edit(self) -> int:
         """Return the number of the last edit."""
-        row = self._query("SELECT value FROM meta WHERE key = 'edit'").fetchone()
-        return int(row[0]) if row else 0
+        edit: int = self._query(_LAST_EDIT).fetchone()[0] or 0
+        return edit
 
     def _files(self, condition: str, *values: object) -> list[File]:
         rows = self._query(

@@ -197,9 +197,13 @@ class Looker:
         for path in gone:
             if row := self._index.row(path):
                 self._heats.bury(path, row)
+        taken_back = self._heats.taken_back()
+        if len(rows) == 1 and not gone and not taken_back:
+            self._index.write_one(*next(iter(rows.items())))
+            return
         with self._index.transaction():
             self._index.write(rows, gone)
-            self._index.warm_up(self._heats.taken_back())
+            self._index.warm_up(taken_back)
         self.edits += len(gone)
 
     def _settle(self, now: float) -> None:

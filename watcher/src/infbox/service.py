@@ -8,6 +8,7 @@ as imported: a connection that comes earlier waits in the listening socket.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
     from infbox.packer import Packer
     from infbox.tokens import Tokenizer
 
-SWITCH_SECONDS = 0.00005
+SWITCH_SECONDS = 0.00001
 """A thread that computes gives way to another after this long. A save is taken in with some twenty
 system calls, after each of which the follower may have to wait so long for the one that packs:
-with Python's own 5 ms that would be a tenth of a second."""
+with Python's own 5 ms that would be a tenth of a second. To wake a thread takes no less."""
 
 _PATIENCE_SECONDS = 2.0
 """A start that takes longer is served before it is ready, so that one can see how it fares."""
@@ -121,6 +122,7 @@ class Service:
         except InputError:
             self.stop()
             raise
+        gc.freeze()  # what is here stays: looking through it each time would hold up the followers
 
     def stop(self) -> None:
         """Follow no more."""
