@@ -41,7 +41,7 @@ class Heats:
         self._burst_ends = now + BURST_SECONDS
         if len(self._burst) == MANY:
             self._taken_back = dict(self._burst)
-        self._burst[path] = heat
+        self._burst.setdefault(path, heat)  # a file may be seen twice, half written at first
         if len(self._burst) > MANY or old_digest == digest:
             return heat
         from infbox import rank  # noqa: PLC0415  # a restart with nothing changed needs it not
