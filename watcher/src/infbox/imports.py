@@ -24,7 +24,8 @@ MAX_CANDIDATES = 50
 
 # Given a bracket at the end of the text, so that one that is left open is looked for only once.
 _PYTHON = re.compile(
-    r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]*(\([^)]*\)|(?:[^\n\\]|\\\n)*)"
+    r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]*"
+    r"(\([^)#]*(?:#[^\n]*[^)#]*)*\)|(?:[^\n\\]|\\\n)*)"
     r"|import[ \t]+((?:[^\n\\]|\\\n)*))",
     re.MULTILINE,
 )
@@ -49,7 +50,7 @@ _RUBY = re.compile(
     r"""^[ \t]*(require|require_relative|load)[ \t]*\(?[ \t]*["']([^"'\n#]+)["']""", re.MULTILINE
 )
 _PHP = re.compile(
-    r"""^[ \t]*use[ \t]+(?:function[ \t]+|const[ \t]+)?([\w\\][^;()]{0,1000});"""
+    r"""^[ \t]*use[ \t]+(?:function[ \t]+|const[ \t]+)?([\w\\][^;()]{0,500});"""
     r"""|\b(?:require|include)(?:_once)?\b[^;"'\n]{0,80}["']([^"'\n$]+)["']""",
     re.MULTILINE,
 )
@@ -239,7 +240,7 @@ class _Tree:
         for end in ends:
             found = [other for other in self._ends.get(end, ()) if other != path]
             if 0 < len(found) <= MAX_CANDIDATES:
-                return [min(found, key=lambda other: (-_shared(path, other), len(other), other))]
+                return [_nearest(path, found)]
         return []
 
     def manifest(self, kind: str, spec: str, separator: str = "/") -> tuple[str, str] | None:
@@ -267,7 +268,7 @@ class _Tree:
             roots = (other[: -len(end)] for other in self._ends.get(end, ()))
             found = [root + end for root in roots if f"{root}__init__.py" not in self._paths]
             if 0 < len(found) <= MAX_CANDIDATES:
-                return [min(found, key=lambda other: (-_shared(path, other), len(other), other))]
+                return [_nearest(path, found)]
         return []
 
     def script(self, path: str, spec: str) -> list[str]:
@@ -306,14 +307,17 @@ class _Tree:
         while first == "super":
             own = dirname(own)
             first, parts = (parts[0], parts[1:]) if parts else ("self", [])
-        return self._rust_module(own, parts if first == "self" else [first, *parts], root=False)
+        known = first == "self" or spec.startswith("super::")
+        return self._rust_module(own, parts if first == "self" else [first, *parts], item=known)
 
-    def _rust_module(self, folder: str, parts: Sequence[str], *, root: bool = True) -> list[str]:
+    def _rust_module(self, folder: str, parts: Sequence[str], *, item: bool = True) -> list[str]:
         for length in range(len(parts), 0, -1):
             found = self.exact(*_rust_files(_join(folder, "/".join(parts[:length]))))
             if found:
                 return found
-        return self.exact(_join(folder, "lib.rs"), _join(folder, "main.rs")) if root else []
+        # What is no module is an item of the one where it was looked for.
+        names = [_join(folder, name) for name in ("lib.rs", "main.rs", "mod.rs")]
+        return self.exact(*names, f"{folder}.rs") if item else []
 
     def c(self, path: str, spec: str) -> list[str]:
         """Find a header: beside the file, else by the end of its path."""
@@ -375,6 +379,13 @@ def _ends(path: str) -> Iterator[str]:
     while at >= 0:
         yield path[at + 1 :]
         at = path.find("/", at + 1)
+
+
+def _nearest(path: str, others: Sequence[str]) -> str:
+    """Return the file that shares the most folders with `path`, of those the shortest path."""
+    if len(others) == 1:
+        return others[0]
+    return min(others, key=lambda other: (-_shared(path, other), len(other), other))
 
 
 def _shared(path: str, other: str) -> int:
