@@ -140,6 +140,17 @@ def test_a_port_that_is_taken_is_named(
     assert f"{field}: 127.0.0.1:{port}: " in error
 
 
+def test_a_tree_that_is_not_there_yet_lets_the_service_manager_try_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(configured(tmp_path, 1))
+    content = yaml.safe_load(file.read_text())
+    content["workspaces"] = [{"name": "shop", "path": str(tmp_path / "later"), "budget": 5000}]
+    file.write_text(yaml.safe_dump(content))
+    assert watch(["run", "--config", str(file)]) == 1
+    assert "later is not a folder" in capsys.readouterr().err
+
+
 def test_nothing_of_the_tree_is_written(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(repo, {"a.py": "a\n", "d/b.py": "b\n"})
     git(repo, "add", ".")

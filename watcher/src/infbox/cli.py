@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infbox import __version__, log
-from infbox.errors import InputError
+from infbox.errors import InputError, UnreadyError
 from infbox.git import GitError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415
 
 _MISTAKE = 2
+_UNREADY = 1
 
 
 def watch(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +32,8 @@ def watch(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; those of the process when None.
 
     Returns:
-        The exit status: 2 where configuration or input cannot be used.
+        The exit status: 2 where configuration or input cannot be used, 1 where what a start
+        needs may still come.
     """
     parser = _parser("infbox-watch", "Watch source trees and keep their packs warm.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -78,6 +80,9 @@ def _run(program: str, options: argparse.Namespace) -> int:
     except (InputError, GitError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return _MISTAKE
+    except UnreadyError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return _UNREADY
     except BrokenPipeError:
         # The reader has seen enough. Python must not complain about it when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infbox.errors import InputError
+from infbox.errors import InputError, UnreadyError
 from infbox.rules import MAX_FILE_BYTES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -134,14 +134,9 @@ def check_paths(config: Config) -> None:
     """Check that every workspace's folder is there and that none lies inside another.
 
     Raises:
-        InputError: naming the workspace.
+        InputError: naming a workspace that lies inside another.
+        UnreadyError: naming one that is not there; it may still be mounted.
     """
-    for workspace in config.workspaces:
-        if not workspace.path.is_dir():
-            raise InputError(
-                f"workspaces: {workspace.name}: {workspace.path} is not a folder: "
-                "make it, or mend the path"
-            )
     for inner in config.workspaces:
         for outer in config.workspaces:
             if inner is not outer and inner.path.resolve().is_relative_to(outer.path.resolve()):
@@ -149,6 +144,12 @@ def check_paths(config: Config) -> None:
                     f"workspaces: {inner.name}: {inner.path} is inside the workspace "
                     f"{outer.name}: keep one of the two"
                 )
+    for workspace in config.workspaces:
+        if not workspace.path.is_dir():
+            raise UnreadyError(
+                f"workspaces: {workspace.name}: {workspace.path} is not a folder: "
+                "make or mount it, or mend the path"
+            )
 
 
 class _Section:

@@ -7,3 +7,12 @@ class InputError(Exception):
     The message is one line: the file or field, what is wrong with it, and the mend. Commands print
     it and exit with status 2.
     """
+
+
+class UnreadyError(Exception):
+    """Something that a start needs is not there yet, and may come by itself: a folder that is still
+    to be mounted, a full disk.
+
+    The message is one line. Commands print it and exit with status 1, so that a service manager
+    tries again, which it does not after status 2.
+    """

@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 from infbox.config import check_paths
-from infbox.errors import InputError
+from infbox.errors import InputError, UnreadyError
 from infbox.follow import Follower, sentinel
 from infbox.git import GitError
 from infbox.index import Reader, Stamp
@@ -75,7 +75,8 @@ class Service:
         config: its paths were checked.
 
     Raises:
-        InputError: the tokenizer, the state directory or an index cannot be used.
+        InputError: the tokenizer or an index cannot be used.
+        UnreadyError: the state directory or a tree cannot be used at present.
     """
 
     def __init__(self, config: Config) -> None:
@@ -119,7 +120,7 @@ class Service:
                 self._packer(workspace, follower)
                 for workspace, follower in zip(self.config.workspaces, self.followers, strict=True)
             ]
-        except InputError:
+        except (InputError, UnreadyError):
             self.stop()
             raise
         gc.freeze()  # what is here stays: looking through it each time would hold up the followers
@@ -221,4 +222,4 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, GitError, sqlite3.Error) as error:
-        raise InputError(f"workspaces: {name}: {error}") from error
+        raise UnreadyError(f"workspaces: {name}: {error}") from error
