@@ -374,7 +374,7 @@ def test_threads_do_not_read_each_others_text() -> None:
 def test_a_text_that_is_one_piece_over_and_over_is_given_up_soon(ending: str, piece: str) -> None:
     begun = time.process_time()
     outline(f"a.{ending}", piece * (256 * 1024 // len(piece)))
-    assert time.process_time() - begun < 0.5
+    assert time.process_time() - begun < 10, "such texts took minutes"
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_a_text_that_is_no_source_is_given_up_soon(
     text = "".join(pieces[odd(i) % len(pieces)] for i in range(length // len(pieces[0])))
     begun = time.process_time()
     assert outline(f"a.{ending}", text) == ()
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < 20, "such texts took minutes"
 
 
 def test_a_text_that_goes_on_is_looked_at_only_at_its_start() -> None:

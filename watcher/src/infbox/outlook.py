@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 MOST_READ = 5000
 """Files that are read at once to learn what they import: a few seconds' work."""
 
+CHANGED_SHARE = 0.01
+"""Of the files: when more of them changed, it is looked at anew who imports whom. In a large tree
+that takes seconds, and the answer changes slowly."""
+
 MOST_OUTLINED = 400
 """Files whose symbols are looked at for a map."""
 
@@ -55,27 +59,49 @@ class KnownImports:
         self._names = {name: self._names[name] for name in set(wanted) & self._names.keys()}
 
 
-def centralities(
-    digests: Mapping[str, str], read: Callable[[str], Source | None], known: Imports
-) -> dict[str, float]:
-    """Return how central each file is to its tree, 0 to 1, by how many files import it.
+class Centre:
+    """Tells how central each file is to its tree, 0 to 1, by how many files import it.
 
     Args:
-        digests: of all files, by path.
-        read: returns a file's content, or None.
-        known: where imports are kept; those of up to ``MOST_READ`` files are added.
+        known: where imports are kept; those of up to ``MOST_READ`` files are added at a time.
     """
-    imports = dict(known.imports())
-    unknown = [path for path in sorted(digests, key=_near_first) if digests[path] not in imports]
-    noted: dict[str, Sequence[str]] = {}
-    for path in unknown[:MOST_READ]:
-        source = read(path)
-        if source:
-            noted[source.digest] = imported(path, source.text)
-    if noted:
-        known.note_imports(noted, digests.values())
-    imports |= noted
-    return centrality({path: imports.get(digest, ()) for path, digest in digests.items()})
+
+    def __init__(self, known: Imports) -> None:
+        self._known = known
+        self._digests: Mapping[str, str] = {}
+        self._found: dict[str, float] = {}
+
+    def centralities(
+        self, digests: Mapping[str, str], read: Callable[[str], Source | None]
+    ) -> dict[str, float]:
+        """Return the centrality of files by path; it may be that of a short while ago.
+
+        Args:
+            digests: of all files, by path.
+            read: returns a file's content, or None.
+        """
+        changed = sum(self._digests.get(path) != digest for path, digest in digests.items())
+        if changed > len(digests) * CHANGED_SHARE:
+            self._found = centrality(self._imports(digests, read))
+            self._digests = digests
+        return self._found
+
+    def _imports(
+        self, digests: Mapping[str, str], read: Callable[[str], Source | None]
+    ) -> dict[str, Sequence[str]]:
+        imports = dict(self._known.imports())
+        unknown = [
+            path for path in sorted(digests, key=_near_first) if digests[path] not in imports
+        ]
+        noted: dict[str, Sequence[str]] = {}
+        for path in unknown[:MOST_READ]:
+            source = read(path)
+            if source:
+                noted[source.digest] = imported(path, source.text)
+        if noted:
+            self._known.note_imports(noted, digests.values())
+        imports |= noted
+        return {path: imports.get(digest, ()) for path, digest in digests.items()}
 
 
 def drawn_map(

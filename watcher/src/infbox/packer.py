@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from infbox import git, layout, outlook, rank, store
-from infbox.outlook import KnownImports
+from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length
 from infbox.store import State
 
@@ -97,6 +97,7 @@ class Packer:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._published = folder / "pack.json"
         self._store = store.opened(folder / "pack.db")
+        self._centre = Centre(self._store)
         self.publication: Publication | None = None
         """What is published, by this process or one before it."""
         self.candidate: Publication | None = None
@@ -236,7 +237,7 @@ class Packer:
         """Return the tree as the index knows it."""
         files = self._index.kept()
         digests = {file.path: file.digest for file in files}
-        central = outlook.centralities(digests, self._tree.readable, self._store)
+        central = self._centre.centralities(digests, self._tree.readable)
         candidates = [_candidate(file, last, central.get(file.path, 0.0)) for file in files]
         return layout.Tree(
             name=self.name,
@@ -318,7 +319,7 @@ def packed(tree: Tree, budget: int, tokenizer: Tokenizer) -> tuple[Pack, int]:
     contents = {path: tree.readable(path) for path in sorted(tree.scan())}
     heats = rank.heats_from_git(tree.root)
     digests = {path: content.digest for path, content in contents.items() if content}
-    central = outlook.centralities(digests, contents.get, KnownImports())
+    central = Centre(KnownImports()).centralities(digests, contents.get)
     candidates = [
         rank.Candidate(
             path,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from infbox import git, layout, outlook, rank
 from infbox.errors import InputError
-from infbox.outlook import KnownImports
+from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length
 from infbox.rules import Rules
 from infbox.tokens import BYTES_PER_TOKEN
@@ -283,7 +283,7 @@ class Log:
         self._tree = dict(tree)
         self._heats = {path: (heat, 0) for path, heat in heats.items()}
         self._clock = 0
-        self._imports = KnownImports()
+        self._centre = Centre(KnownImports())
         self._central: dict[str, float] = {}
         self._tokenizer = tokenizer
         self._edited = 0.0
@@ -337,7 +337,7 @@ class Log:
 
     def _now(self) -> layout.Tree:
         digests = {path: blob.digest for path, blob in self._tree.items()}
-        self._central = outlook.centralities(digests, self._tree.get, self._imports)
+        self._central = self._centre.centralities(digests, self._tree.get)
         candidates = (self._candidate(path, blob) for path, blob in self._tree.items())
         return layout.Tree(
             name="replay",
