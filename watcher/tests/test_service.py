@@ -88,8 +88,8 @@ def test_a_save_becomes_the_end_of_the_pack(repo: Path) -> None:
         assert running.pack["text"].index("second") > running.pack["text"].index("## b.py")
         until(lambda: running.status["version"] == running.pack["version"])
         status = running.status
-    assert status["last_save"] == pytest.approx(time.time(), abs=5)
-    assert status["save_to_indexed_seconds"] < 2
+    assert status["last_save"] == pytest.approx(time.time(), abs=30)
+    assert status["save_to_indexed_seconds"] < 10
     assert status["unwatched_folders"] == status["polled_folders"] == 0
     assert (
         sum(status["sections"][part] for part in ("intro", "map", "base", "tail"))
