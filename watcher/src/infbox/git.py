@@ -395,7 +395,9 @@ class Git:
         read |= {chosen} if chosen else {str(home / ".gitconfig"), str(base / "config")}
         read |= {own or str(base / "ignore"), "/etc/gitconfig"}
         paths = {os.path.normpath(self._root / path) for path in read - {str(_SYSTEM_CONFIG)}}
-        return sorted(path for path in paths if not path.startswith("/dev/"))
+        # The empty repository of ours goes with us; who took that for a change would never rest.
+        ours = f"{self._empty.name}/" if self._empty else "/dev/"
+        return sorted(path for path in paths if not path.startswith(("/dev/", ours)))
 
     def _run(self, *arguments: str, given: bytes = b"", also: Sequence[int] = ()) -> bytes:
         return run(self._root, *self._options(), *arguments, given=given, also=also)
