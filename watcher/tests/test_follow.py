@@ -291,12 +291,14 @@ def cloned_inside(root: Path) -> None:
 
 def became_a_repository(root: Path) -> None:
     fill(root, {"lib/a.py": "a\n", "lib/deep/b.py": "b\n"})
+    time.sleep(0.3)  # so that it was taken in as a folder like any other
     git(root / "lib", "init", "--quiet")
 
 
 def was_a_repository(root: Path) -> None:
     git(root, "init", "--quiet", "lib")
     fill(root, {"lib/a.py": "a\n", "lib/deep/b.py": "b\n"})
+    time.sleep(0.3)
     shutil.rmtree(root / "lib/.git")
 
 
