@@ -26,6 +26,7 @@ CLOCK_TICK_NS = 20_000_000
 """The kernel moves a file's times in ticks. What is looked at within one of its last change may
 change again and keep its stamp."""
 
+_IGNORE_FILE = ".gitignore"
 _ATTEMPTS = 3  # to read a file that changes meanwhile
 
 
@@ -340,20 +341,15 @@ class Walk:
             if not stat.S_ISDIR(status.st_mode):
                 return []
             with os.scandir(place) as entries:
-                children = list(entries)
+                files, inside, mark = _sorted_out(entries, f"{folder}/" if folder else "")
         except OSError as error:
             self._not_listed(folder, error)
             return []
         changed = is_new or max(status.st_ctime_ns, status.st_mtime_ns) >= self._since
-        prefix = f"{folder}/" if folder else ""
-        if folder and self._is_border(folder, children, changed):
-            self.folders[folder] = folder_row(status, is_border=True)
+        is_border = bool(folder) and self._is_border(folder, mark, changed)
+        self.folders[folder] = folder_row(status, is_border=is_border)
+        if is_border:
             return []
-        self.folders[folder] = folder_row(status)
-        files = [prefix + c.name for c in children if c.is_file(follow_symlinks=False)]
-        inside = [prefix + c.name for c in children if _is_own_folder(c)]
-        if any(child.name == ".gitignore" for child in children):
-            self.ignores.add(f"{prefix}.gitignore")
         self._take(files, changed)
         return self._to_enter(inside, is_new, changed)
 
@@ -366,6 +362,7 @@ class Walk:
     def _take(self, files: list[str], changed: bool) -> None:
         listed = self._listed or set()
         self.files.update(listed.intersection(files))
+        self.ignores.update([path for path in files if path.endswith(_IGNORE_FILE)])
         if changed:
             unknown = [path for path in files if path not in listed]
             self.files |= belonging(self._tree.git, unknown)
@@ -397,12 +394,11 @@ class Walk:
             if folder not in ignored or (new and has_tracked(self._tree.git, folder))
         ]
 
-    def _is_border(self, folder: str, children: list[os.DirEntry[str]], changed: bool) -> bool:
+    def _is_border(self, folder: str, mark: os.DirEntry[str] | None, changed: bool) -> bool:
         git = self._tree.git
         listed = self._listed or ()
         if f"{folder}/" in listed or (folder in listed and _is_link(git, folder)):
             return True
-        mark = next((child for child in children if child.name == ".git"), None)
         if mark is None:
             return changed and _is_link(git, folder)
         if folder not in git.inner and mark.is_dir(follow_symlinks=False):
@@ -479,8 +475,21 @@ def _path_of(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # on each save's way
 
 
-def _is_own_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.name != ".git" and entry.is_dir(follow_symlinks=False)
+def _sorted_out(
+    entries: Iterable[os.DirEntry[str]], prefix: str
+) -> tuple[list[str], list[str], os.DirEntry[str] | None]:
+    """Return the regular files and the folders among a folder's entries, and its ``.git``."""
+    files: list[str] = []
+    folders: list[str] = []
+    mark = None
+    for entry in entries:
+        if entry.is_file(follow_symlinks=False):
+            files.append(prefix + entry.name)
+        elif entry.name != ".git" and entry.is_dir(follow_symlinks=False):
+            folders.append(prefix + entry.name)
+        if entry.name == ".git":
+            mark = entry
+    return files, folders, mark
 
 
 def _nothing(_folder: str) -> None:

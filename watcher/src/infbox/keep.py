@@ -342,11 +342,12 @@ class Keeper(Looker):
         since = time.time_ns()
         listing = Errand(self._tree.git.files, self._wake)
         yield from _until_done(listing)
-        tracked = Errand(self._all_tracked, self._wake)
-        facts = Errand(self._tree.git.facts, self._wake)
         walk = Walk(self._tree, self._watch_folder, listing.result(), since)
         for _ in walk.run():
             yield True
+        self._take_walk(walk)
+        tracked = Errand(self._all_tracked, self._wake)
+        facts = Errand(self._tree.git.facts, self._wake)
         yield from _until_done(tracked, facts)
         heats = Errand(self._first_heats, self._wake) if self._founding else None
         for git, names in tracked.result():
@@ -354,7 +355,6 @@ class Keeper(Looker):
         self._facts = facts.result()
         self._ignores = frozenset(map(self._tree.place, walk.ignores))
         self._watch_sources()
-        self._take_walk(walk)
         if with_stamps:
             yield from self.compare()
         self._touched = None
