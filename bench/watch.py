@@ -130,7 +130,6 @@ def measure(folder: Path, tokenizer: Path | None, *, tracked: bool) -> list[Row]
 
 def listing(root: Path, folder: Path) -> float:
     """Return how long it takes to list a tree for the first time and watch it, in milliseconds."""
-
     return statistics.median(_listed_once(root, folder) for _ in range(LISTINGS))
 
 
