@@ -237,21 +237,23 @@ class Packer:
         """Return the tree as the index knows it."""
         files = self._index.kept()
         digests = {file.path: file.digest for file in files}
-        central = self._centre.centralities(digests, self._tree.readable)
+
+        def read(path: str) -> Content | None:
+            return self._tree.readable(path, digests.get(path, ""))
+
+        central = self._centre.centralities(digests, read)
         candidates = [_candidate(file, last, central.get(file.path, 0.0)) for file in files]
         return layout.Tree(
             name=self.name,
             candidates=rank.ranked(candidates),
-            read=self._tree.readable,
+            read=read,
             committed=self._committed,
-            draw_map=lambda rest, room: outlook.drawn_map(
-                rest, self._tree.readable, room, self._tokenizer
-            ),
+            draw_map=lambda rest, room: outlook.drawn_map(rest, read, room, self._tokenizer),
         )
 
     def _read(self, path: str, digest: str) -> Content | None:
         """Read a file as it stands in the index; one that went on since is told of again."""
-        source = self._tree.readable(path)
+        source = self._tree.readable(path, digest)
         return source if source and source.digest == digest else None
 
     def _committed(self, path: str) -> str | None:
