@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,23 @@ def now(packer: Packer) -> Publication:
     return packer.publication
 
 
+def test_what_is_published_says_where_its_sections_end(shop: Shop) -> None:
+    shop.save(a_py="ünïcode\n", b_py="b\n")
+    with shop.packer() as packer:
+        packer.update()
+        shop.save(b_py="b2\n")
+        packer.update()
+    pack = shop.published
+    starts = [0, *(characters for characters, _ in pack["sections"])]
+    texts = [pack["text"][start:end] for start, end in pairwise(starts)]
+    assert "".join(texts) == pack["text"]
+    headings = [text.split("\n")[0] for text in texts[-3:]]
+    assert headings == ["## a.py", "## b.py", "## b.py (changed)"]
+    counts = [tokens.estimate(text) for text in texts]
+    assert [count for _, count in pack["sections"]] == list(accumulate(counts))
+    assert pack["sections"][-1][1] == pack["tokens"]
+
+
 def test_the_first_pack_is_published_at_once(shop: Shop) -> None:
     shop.save(a_py="a\n", b_py="b\n")
     with shop.packer() as packer:
@@ -112,7 +130,7 @@ def test_the_first_pack_is_published_at_once(shop: Shop) -> None:
         assert packer.candidate is None
     pack = shop.published
     assert set(pack) == {
-        *("workspace", "model", "generation", "version", "sha256", "tokens", "text"),
+        *("workspace", "model", "generation", "version", "sha256", "tokens", "text", "sections"),
     }
     assert (pack["workspace"], pack["model"]) == ("shop", "coder")
     assert (pack["generation"], pack["version"]) == (1, 1)

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from infbox import git, layout, outlook, rank, store
@@ -45,6 +46,7 @@ class Publication:
         sha256: of the text, hex.
         tokens: of the text.
         text: what goes in front of a question.
+        sections: where each of its sections ends: characters of the text, and tokens, until there.
         ids: the text's token ids, as the sections' ids joined; None where they are not known.
     """
 
@@ -55,6 +57,7 @@ class Publication:
     sha256: str
     tokens: int
     text: str
+    sections: tuple[tuple[int, int], ...]
     ids: Ids[int] | None = field(default=None, compare=False, repr=False)
 
 
@@ -303,6 +306,7 @@ class Packer:
             sha256=sha256(text.encode()).hexdigest(),
             tokens=pack.tokens,
             text=text,
+            sections=_ends(pack),
             ids=pack.ids,
         )
 
@@ -346,6 +350,12 @@ def packed(tree: Tree, budget: int, tokenizer: Tokenizer) -> tuple[Pack, int]:
 def _candidate(file: File, last: int, centrality: float = 0.0) -> rank.Candidate:
     heat = rank.cooled(file.heat, last - file.edit)
     return rank.Candidate(file.path, file.digest, file.size, heat, centrality)
+
+
+def _ends(pack: Pack) -> tuple[tuple[int, int], ...]:
+    """Return how many characters and tokens there are until the end of each section."""
+    characters = accumulate(len(entry.text) for entry in pack.entries)
+    return tuple(zip(characters, accumulate(e.tokens for e in pack.entries), strict=True))
 
 
 def _tokens(files: Iterable[File]) -> float:
