@@ -79,16 +79,30 @@ class Watcher:
     published: Path
 
     def memory(self) -> tuple[float, float]:
-        """Return the resident memory now, and the most there was, in MB."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        sizes = dict(line.split(":", 1) for line in lines if line.startswith("Vm"))
-        now, most = (int(sizes[key].split()[0]) / 1000 for key in ("VmRSS", "VmHWM"))
+        """Return the memory of its processes now, and no less than the most there was, in MB.
+
+        What they share is counted once now; the most is of each by itself, shared or not.
+        """
+        now, most = 0.0, 0.0
+        for process in self._processes():
+            now += _kilobytes(process / "smaps_rollup", "Pss") / 1000
+            most += _kilobytes(process / "status", "VmHWM") / 1000
         return now, most
 
     def cpu_seconds(self) -> float:
-        """Return the processor time it has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Return the processor time that its processes have used."""
+        ticks = 0
+        for process in self._processes():
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def _processes(self) -> list[Path]:
+        """Return the folders of those that run Python: it, and the one that packs."""
+        own = Path(f"/proc/{self.process.pid}")
+        children = (own / f"task/{self.process.pid}/children").read_text().split()
+        found = [Path(f"/proc/{child}") for child in children]
+        return [own, *(child for child in found if b"infbox" in (child / "cmdline").read_bytes())]
 
 
 @contextlib.contextmanager
@@ -149,6 +163,11 @@ def environment(state: Path, **variables: str) -> dict[str, str]:
     """
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": str(state.parent / "compiled"), **variables}
+
+
+def _kilobytes(file: Path, key: str) -> int:
+    lines = file.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def _free_port() -> int:

@@ -10,21 +10,29 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from tokenizers import Tokenizer, models
 
 from fake_engine import FakeEngine
+from infbox.attend import Attendant
 from infbox.errors import InputError
+from infbox.link import Link
 from infbox.service import Service
+from infbox.work import Work
 from serving import get_json, get_text, serving, settings_for, until
 from trees import fill
+
+if TYPE_CHECKING:
+    from infbox.config import Config
 
 
 class Running:
@@ -54,11 +62,35 @@ class Running:
 
 
 @contextlib.contextmanager
+def at_work(config: Config) -> Iterator[str]:
+    """A service in a thread and its work beside it, joined as they are in two processes."""
+    ends = socket.socketpair()
+    ours, theirs = (Link(Connection(os.dup(end.fileno()))) for end in ends)
+    service = Service(config)
+    service.start(10)
+    attending = threading.Thread(target=attended, args=(service, ours), daemon=True)
+    attending.start()
+    try:
+        with serving(Work(config, theirs, lambda: None).pages()) as url:
+            yield url
+    finally:
+        for end in ends:
+            end.shutdown(socket.SHUT_RDWR)  # which wakes those who wait
+            end.close()
+        attending.join()
+        service.stop()
+
+
+def attended(service: Service, link: Link) -> None:
+    with contextlib.suppress(EOFError):
+        Attendant(service, link).run()
+
+
+@contextlib.contextmanager
 def watching(
     root: Path, engine: str = "http://127.0.0.1:1", budget: int = 20_000
 ) -> Iterator[Running]:
-    service = Service(settings_for(root.parent, engine, shop=(root, budget)))
-    with serving(service.app()) as url:
+    with at_work(settings_for(root.parent, engine, shop=(root, budget))) as url:
         running = Running(root, url)
         until(lambda: running.status["version"] > 0)
         yield running
@@ -175,7 +207,7 @@ def test_two_workspaces_do_not_mix(repo: Path, tmp_path: Path) -> None:
     other = fill(tmp_path / "other", {"o.py": "o\n"})
     fill(repo, {"a.py": "a\n"})
     config = settings_for(tmp_path, "http://127.0.0.1:1", shop=(repo, 5000), other=(other, 5000))
-    with serving(Service(config).app()) as url:
+    with at_work(config) as url:
         until(lambda: all(w["version"] for w in get_json(f"{url}/status")["workspaces"].values()))
         fill(other, {"p.py": "p\n"})
         until(lambda: get_json(f"{url}/status")["workspaces"]["other"]["version"] == 2)
@@ -232,8 +264,6 @@ def test_there_is_no_sign_of_life_unless_a_write_is_really_seen(
         until(service.have_heard)
     finally:
         service.stop()
-        for packer in service.packers:
-            packer.close()
 
 
 def test_a_tokenizer_is_read_before_ready_only_when_it_is_new(
@@ -248,7 +278,7 @@ def test_a_tokenizer_is_read_before_ready_only_when_it_is_new(
     config = replace(plain, engine=replace(plain.engine, tokenizer=file))
     assert Service(config)._control == ("<|end|>",)
     with monkeypatch.context() as patch:
-        patch.setattr("infbox.tokens.load", lambda _: pytest.fail("it was read"))
+        patch.setattr("infbox.service._read_control_tokens", lambda _: pytest.fail("it was read"))
         assert Service(config)._control == ("<|end|>",)
     file.write_text("{}")
     with pytest.raises(InputError, match="no tokenizer"):

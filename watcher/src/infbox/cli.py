@@ -62,7 +62,7 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     past.set_defaults(command=_replay)
 
     _add_run(commands, "watch what a configuration names, until stopped", _run_watcher)
-    return _run("infbox-watch", parser.parse_args(arguments))
+    return exit_status("infbox-watch", parser.parse_args(arguments))
 
 
 def gateway(arguments: Sequence[str] | None = None) -> int:
@@ -70,10 +70,19 @@ def gateway(arguments: Sequence[str] | None = None) -> int:
     parser = _parser("infbox-gateway", "Put packs in front of the questions to a model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands, "serve the API, until stopped", _run_gateway)
-    return _run("infbox-gateway", parser.parse_args(arguments))
+    return exit_status("infbox-gateway", parser.parse_args(arguments))
 
 
-def _run(program: str, options: argparse.Namespace) -> int:
+def exit_status(program: str, options: argparse.Namespace) -> int:
+    """Run a command, and tell people what they can mend.
+
+    Args:
+        program: its name.
+        options: of the command line, with the ``command`` to call with them.
+
+    Returns:
+        The exit status, as for ``watch``.
+    """
     try:
         command: Callable[[argparse.Namespace], None] = options.command
         command(options)
@@ -157,7 +166,7 @@ def _run_watcher(options: argparse.Namespace) -> None:
     from infbox import config, service
 
     log.to_stderr()
-    service.run(config.load(options.config))
+    sys.exit(service.run(config.load(options.config)))
 
 
 def _run_gateway(options: argparse.Namespace) -> None:

@@ -133,8 +133,6 @@ class Follower(threading.Thread):
         """Why the tree cannot be followed at present; empty while it is."""
         self.crashed: BaseException | None = None
         """What ended the thread that should not have."""
-        self.last_save: float | None = None
-        """Unix time of the last save that changed the index."""
         self.save_to_indexed: float | None = None
         """Seconds from its event until it was committed."""
         self.times: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
@@ -149,10 +147,10 @@ class Follower(threading.Thread):
         self._max_file_bytes = max_file_bytes
         self._control_tokens = control_tokens
         self._poll_seconds = poll_seconds
-        self._index_file = state_dir / "index" / f"{name}.db"
+        self.index_file = index.place(state_dir, name)
         self._sentinel = sentinel(state_dir, name)
         self._sentinel.mkdir(mode=0o750, parents=True, exist_ok=True)
-        self._index = index.opened(self._index_file)
+        self._index = index.opened(self.index_file)
         self._tree = self._open_tree(stored=True)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._is_stopping = self._is_doubtful = False
@@ -169,11 +167,6 @@ class Follower(threading.Thread):
         self._dirty_since: float | None = None
         self._untold = 0.0
         self._reconcile_at = self._retry_at = self._poll_at = 0.0
-
-    @property
-    def index_file(self) -> Path:
-        """The index, for readers."""
-        return self._index_file
 
     def doubt(self) -> None:
         """Have the index checked soon, since another could not read it."""
@@ -345,7 +338,6 @@ class Follower(threading.Thread):
             self._dirty_since = now
             self._untold = self._untold or now
             if self._saved_at is not None:
-                self.last_save = self._saved_at
                 self.save_to_indexed = time.time() - self._saved_at
                 self.times.append(self.save_to_indexed)
         if self._untold and self._is_worth_telling(keeper, now):
@@ -411,12 +403,12 @@ class Follower(threading.Thread):
         self._index.close()
         last = self._index.last_edit
         if index.is_damage(error):
-            index.set_aside(self._index_file, error)
-        if index.is_damage(error) or not self._index_file.exists():
-            self._index = index.begun_again(self._index_file, last)
+            index.set_aside(self.index_file, error)
+        if index.is_damage(error) or not self.index_file.exists():
+            self._index = index.begun_again(self.index_file, last)
             self._retry_at = 0.0
         else:
-            self._index = index.opened(self._index_file)
+            self._index = index.opened(self.index_file)
 
     def _restart(self) -> None:
         """Look at everything anew, since the root or what is mounted in it is another."""

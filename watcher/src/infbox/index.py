@@ -365,6 +365,11 @@ class Reader:
         return self._db.execute(statement, values)
 
 
+def place(state_dir: Path, name: str) -> Path:
+    """Return where a workspace's index lies."""
+    return state_dir / "index" / f"{name}.db"
+
+
 def opened(file: Path) -> Index:
     """Open an index; a damaged one is set aside and begun anew, which the log says.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from array import array
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from xxhash import xxh3_128_hexdigest
@@ -12,8 +14,6 @@ from xxhash import xxh3_128_hexdigest
 from infbox.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tokenizers import Tokenizer as Library
 
 BYTES_PER_TOKEN = 4.3
@@ -136,3 +136,17 @@ def _unreadable(file: Path, error: Exception) -> InputError:
     return InputError(
         f"{file}: no tokenizer can be read from it ({reason}): give a model's tokenizer.json"
     )
+
+
+def main() -> None:
+    """Print a tokenizer's control tokens as JSON. Its file is the one argument."""
+    try:
+        model = Model(Path(sys.argv[1]))
+        model.load()
+    except InputError as error:
+        sys.exit(str(error))
+    print(json.dumps(model.control))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,20 @@
-"""What a service does in its event loop: packing, warming, and showing how it fares."""
+"""What is done with trees that another process follows: packing, warming, and showing it all."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import logging
+import os
+import queue
+import socket
 import sqlite3
+import sys
 import threading
 import time
+from collections import deque
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -16,14 +23,19 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from infbox import cli, index, log, tokens
 from infbox.engine import Engine
-from infbox.errors import InputError
+from infbox.errors import InputError, UnreadyError
+from infbox.files import Tree
 from infbox.git import GitError
 from infbox.index import Reader, is_damage
+from infbox.link import Alive, Changed, Doubt, Link, Ready, Report
 from infbox.lmcache import LMCache
 from infbox.log import line
 from infbox.metrics import WatcherMetrics
-from infbox.notify import notify, watchdog_seconds
+from infbox.notify import watchdog_seconds
+from infbox.packer import Packer
+from infbox.serve import server
 from infbox.warm import Warmer
 
 if TYPE_CHECKING:
@@ -32,15 +44,63 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from infbox.follow import Follower
-    from infbox.packer import Packer, Publication
-    from infbox.service import Service
+    from infbox.config import Config, Workspace
+    from infbox.packer import Publication
+    from infbox.tokens import Tokenizer
 
 _RETRY_SECONDS = 5.0
-_READY_SECONDS = 0.05  # between looks at whether all trees were seen
+_ALIVE_SECONDS = 1.0  # between signs of life, at the longest
+_REMEMBERED_TIMES = 10_000
+_PRIVATE_UMASK = 0o027
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
 
 _logger = logging.getLogger(__name__)
+
+
+class Source:
+    """A workspace's follower, as the other process tells of it.
+
+    Args:
+        name: of the workspace.
+        index_file: what the follower writes.
+        link: to the other process.
+    """
+
+    def __init__(self, name: str, index_file: Path, link: Link) -> None:
+        self.workspace = name
+        self.index_file = index_file
+        self.report = Report(name)
+        """How the follower fares."""
+        self.times: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
+        """Seconds from a save until it was committed, for whoever takes them out."""
+        self._link = link
+        self._changes: queue.SimpleQueue[Changed | None] = queue.SimpleQueue()
+
+    def take(self, report: Report) -> None:
+        """Take note of how the follower fares."""
+        self.times.extend(report.times)
+        self.report = report
+
+    def mark(self, saved_at: float | None) -> None:
+        """Have the index looked at, for a save at this unix time or for none. For any thread."""
+        self._changes.put(Changed(self.workspace, saved_at))
+
+    def wait(self) -> Changed | None:
+        """Wait for changes, and return them as one, of the first save; None once closed."""
+        change = self._changes.get()
+        while change and not self._changes.empty():
+            other = self._changes.get()
+            if other is None or change.saved_at is None:
+                change = other
+        return change
+
+    def doubt(self) -> None:
+        """Have the follower check the index, since it could not be read."""
+        self._link.send(Doubt(self.workspace))
+
+    def close(self) -> None:
+        """Let the one that waits go."""
+        self._changes.put(None)
 
 
 class PackThread(threading.Thread):
@@ -48,30 +108,30 @@ class PackThread(threading.Thread):
 
     Args:
         packer: blocking; every call to it is made here.
-        follower: who tells of changes.
+        source: who tells of changes.
         offer: called here with a time of a save, or None, when there is something new to warm.
     """
 
     def __init__(
-        self, packer: Packer, follower: Follower, offer: Callable[[float | None], None]
+        self, packer: Packer, source: Source, offer: Callable[[float | None], None]
     ) -> None:
-        super().__init__(name=f"pack-{follower.workspace}", daemon=True)
+        super().__init__(name=f"pack-{source.workspace}", daemon=True)
         self.packer = packer
         self.failure = ""
         self.sections: dict[str, int] = {}
         """Tokens of the published pack, by section."""
-        self._follower = follower
+        self._source = source
         self._offer = offer
         self._adopting = False
 
     def run(self) -> None:
-        """Pack until the follower ends."""
+        """Pack until the source is closed."""
         try:
-            while (changes := self._follower.changes.wait()) is not None:
-                self._update(*changes)
+            while (change := self._source.wait()) is not None:
+                self._update(change.saved_at)
         except Exception:
             _logger.critical(
-                line("stopped-packing", workspace=self._follower.workspace), exc_info=True
+                line("stopped-packing", workspace=self._source.workspace), exc_info=True
             )
             raise
         finally:
@@ -80,7 +140,7 @@ class PackThread(threading.Thread):
     def adopt(self) -> None:
         """Publish the candidate soon. For any thread."""
         self._adopting = True
-        self._follower.changes.mark(None)
+        self._source.mark(None)
 
     def _update(self, saved_at: float | None) -> None:
         try:
@@ -92,7 +152,7 @@ class PackThread(threading.Thread):
             self._complain(error, saved_at)
             return
         if self.failure:
-            _logger.info(line("packing-again", workspace=self._follower.workspace))
+            _logger.info(line("packing-again", workspace=self._source.workspace))
         self.failure = ""
         self.sections = self.packer.sections()
         if changed or saved_at is not None:
@@ -102,52 +162,53 @@ class PackThread(threading.Thread):
         """Note that the pack cannot be made: what was published stays, and it is retried."""
         reason = str(error) or type(error).__name__
         if reason != self.failure:
-            _logger.error(line("not-packed", workspace=self._follower.workspace, reason=reason))
+            _logger.error(line("not-packed", workspace=self._source.workspace, reason=reason))
         self.failure = reason
         if isinstance(error, sqlite3.Error) and is_damage(error):
-            self._follower.doubt()
-        retry = threading.Timer(_RETRY_SECONDS, self._follower.changes.mark, (saved_at,))
+            self._source.doubt()
+        retry = threading.Timer(_RETRY_SECONDS, self._source.mark, (saved_at,))
         retry.daemon = True
         retry.start()
 
 
 class Worker:
-    """One workspace at work: its follower, its pack and its warmth, as seen from the event loop.
+    """One workspace at work: its source, its pack and its warmth, as seen from the event loop.
 
     Args:
-        follower: of its tree.
+        source: tells of its tree.
         packer: of its pack.
         warmer: what keeps that warm.
         metrics: to count in.
     """
 
     def __init__(
-        self, follower: Follower, packer: Packer, warmer: Warmer, metrics: WatcherMetrics
+        self, source: Source, packer: Packer, warmer: Warmer, metrics: WatcherMetrics
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._follower = follower
+        self._source = source
         self._warmer = warmer
         self._metrics = metrics
-        self._reader = Reader(follower.index_file)
+        self._reader = Reader(source.index_file)
         self._published: Publication | None = None
         self._candidate: Publication | None = None
         self._last_save: float | None = None
         self._told = {"events": 0, "overflows": 0, "scans": 0}
-        self.thread = PackThread(packer, follower, self._offer)
+        self.thread = PackThread(packer, source, self._offer)
 
     @property
     def is_alive(self) -> bool:
         """Whether both threads are."""
-        return self._follower.is_alive() and self.thread.is_alive()
+        return self._source.report.is_alive and self.thread.is_alive()
 
     def close(self) -> None:
-        """Wait for the pack to end, and close what was opened here."""
+        """Have the pack end, and close what was opened here."""
+        self._source.close()
         self.thread.join(_RETRY_SECONDS)
         self._reader.close()
 
     def status(self) -> dict[str, Any]:
         """Return where the workspace stands; times are unix times, durations seconds."""
-        follower, warmth = self._follower, self._warmer.warmth
+        report, warmth = self._source.report, self._warmer.warmth
         publication, candidate = self._published, self._candidate
         version = publication.version if publication else 0
         return {
@@ -161,39 +222,39 @@ class Worker:
             "prompt_tokens": warmth.prompt_tokens,
             "cached_tokens": warmth.cached_tokens,
             "last_save": self._last_save,
-            "save_to_indexed_seconds": follower.save_to_indexed,
+            "save_to_indexed_seconds": report.save_to_indexed,
             "save_to_warm_seconds": warmth.save_to_warm,
-            "unwatched_folders": follower.unwatched_folders,
-            "polled_folders": follower.polled_folders,
-            "unreadable_paths": follower.unreadable_paths,
+            "unwatched_folders": report.unwatched_folders,
+            "polled_folders": report.polled_folders,
+            "unreadable_paths": report.unreadable_paths,
             "sections": self.thread.sections,
             "garbage": self._garbage(),
             "candidate_generation": candidate.generation if candidate else None,
-            "error": follower.failure or self.thread.failure or self._warmer.template_error,
+            "error": report.failure or self.thread.failure or self._warmer.template_error,
         }
 
     def show(self) -> None:
         """Bring the metrics up to now."""
-        name, metrics, follower = self._follower.workspace, self._metrics, self._follower
+        name, metrics, report = self._source.workspace, self._metrics, self._source.report
         for key, counter in (
             ("events", metrics.events),
             ("overflows", metrics.overflows),
             ("scans", metrics.rescans),
         ):
-            now = getattr(follower, key)
+            now = getattr(report, key)
             counter.labels(name).inc(now - self._told[key])
             self._told[key] = now
-        while follower.times:
-            metrics.indexed.labels(name).observe(follower.times.popleft())
+        while self._source.times:
+            metrics.indexed.labels(name).observe(self._source.times.popleft())
         metrics.files.labels(name).set(self._files())
-        metrics.unwatched.labels(name).set(follower.unwatched_folders)
-        metrics.polled.labels(name).set(follower.polled_folders)
-        metrics.unreadable.labels(name).set(follower.unreadable_paths)
-        metrics.readable.labels(name).set(not follower.failure)
-        metrics.index_bytes.labels(name).set(_size(follower.index_file))
+        metrics.unwatched.labels(name).set(report.unwatched_folders)
+        metrics.polled.labels(name).set(report.polled_folders)
+        metrics.unreadable.labels(name).set(report.unreadable_paths)
+        metrics.readable.labels(name).set(not report.failure)
+        metrics.index_bytes.labels(name).set(_size(self._source.index_file))
         metrics.garbage.labels(name).set(self._garbage())
-        for section, tokens in self.thread.sections.items():
-            metrics.tokens.labels(name, section).set(tokens)
+        for section, count in self.thread.sections.items():
+            metrics.tokens.labels(name, section).set(count)
 
     def _files(self) -> int:
         try:
@@ -230,7 +291,7 @@ class Worker:
             self._warmer.prepare(candidate, self.thread.adopt)
 
     def _take_note(self, publication: Publication, saved_at: float | None) -> None:
-        name = self._follower.workspace
+        name = self._source.workspace
         took = None if saved_at is None else time.time() - saved_at
         if took is not None:
             self._metrics.published.labels(name).observe(took)
@@ -249,47 +310,65 @@ class Worker:
 
 
 class Work:
-    """A service at work in the event loop, and its pages.
+    """Works on all workspaces of a configuration, and shows how they fare.
 
     Args:
-        service: begun or not.
+        config: as the other process has it.
+        link: to that.
+        gone: called in the event loop when that has ended.
+
+    Raises:
+        InputError: the tokenizer or what is kept of a pack cannot be used.
+        UnreadyError: the state directory or a tree cannot be used at present.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, config: Config, link: Link, gone: Callable[[], None]) -> None:
+        self._config = config
+        self._link = link
+        self._gone = gone
         self._metrics = WatcherMetrics()
+        self._is_ready = False
+        self._sources = {
+            workspace.name: Source(
+                workspace.name, index.place(config.state_dir, workspace.name), link
+            )
+            for workspace in config.workspaces
+        }
+        self._packers = _packers(config)
         self._workers: dict[str, Worker] = {}
         self._warming: list[asyncio.Task[None]] = []
 
+    def pages(self) -> Starlette:
+        """Return the pages; serving them does the work."""
+        routes = [Route("/status", self._show_status), Route("/metrics", self._show_metrics)]
+        return Starlette(routes=routes, lifespan=self._lifespan)
+
     @contextlib.asynccontextmanager
-    async def lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         """Work while this is open."""
-        await asyncio.to_thread(self._service.start, 0.0)
         async with aiohttp.ClientSession() as session:
-            reporting = self._begin(session)
+            living = self._begin(session)
             try:
                 yield
             finally:
-                notify("STOPPING=1")
-                for task in (reporting, *self._warming):
+                for task in (living, *self._warming):
                     task.cancel()
-                await asyncio.gather(reporting, *self._warming, return_exceptions=True)
-                await asyncio.to_thread(self._service.stop)
+                await asyncio.gather(living, *self._warming, return_exceptions=True)
                 for worker in self._workers.values():
                     await asyncio.to_thread(worker.close)
 
-    async def show_status(self, _request: Request) -> JSONResponse:
+    async def _show_status(self, _request: Request) -> JSONResponse:
         """Show how the workspaces fare."""
         workers = self._workers.items()
         return JSONResponse(
             {
                 "alive": self._is_alive(),
-                "ready": self._service.is_ready,
+                "ready": self._is_ready,
                 "workspaces": {name: worker.status() for name, worker in workers},
             }
         )
 
-    async def show_metrics(self, _request: Request) -> Response:
+    async def _show_metrics(self, _request: Request) -> Response:
         """Show the metrics, for Prometheus."""
         for worker in self._workers.values():
             worker.show()
@@ -298,43 +377,96 @@ class Work:
 
     def _begin(self, session: aiohttp.ClientSession) -> asyncio.Task[None]:
         """Begin to pack and to warm."""
-        loop, service = asyncio.get_running_loop(), self._service
-        settings = service.config.engine
+        loop, settings = asyncio.get_running_loop(), self._config.engine
         engine = Engine(session, settings.url)
         lmcache = LMCache(session, settings.lmcache) if settings.lmcache else None
-        for follower, packer in zip(service.followers, service.packers, strict=True):
-            name = follower.workspace
+        for name, source in self._sources.items():
             warmer = Warmer(name, engine, self._metrics, lmcache=lmcache)
-            worker = self._workers[name] = Worker(follower, packer, warmer, self._metrics)
+            worker = Worker(source, self._packers[name], warmer, self._metrics)
+            self._workers[name] = worker
             worker.thread.start()
             task = loop.create_task(warmer.run())
             task.add_done_callback(_tell_why)
             self._warming.append(task)
-        return loop.create_task(self._report())
+        threading.Thread(target=self._hear, args=(loop,), name="hear", daemon=True).start()
+        return loop.create_task(self._live())
 
-    async def _report(self) -> None:
-        """Tell systemd when every tree was seen once, and from then on that all is alive."""
-        service = self._service
-        while not service.is_ready:
-            await asyncio.sleep(_READY_SECONDS)
-            service.tell_ready()
-        period = watchdog_seconds()
-        while period:
-            if self._is_alive() and service.have_heard():
-                notify("WATCHDOG=1")
-            service.beat()
-            await asyncio.sleep(period / 3)
+    def _hear(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take what the other process tells until it ends. In a thread of its own."""
+        with contextlib.suppress(EOFError):
+            while True:
+                self._take(self._link.receive())
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(self._gone)
+
+    def _take(self, message: object) -> None:
+        if isinstance(message, Report):
+            self._sources[message.workspace].take(message)
+        elif isinstance(message, Changed):
+            self._sources[message.workspace].mark(message.saved_at)
+        elif isinstance(message, Ready):
+            self._is_ready = True
+
+    async def _live(self) -> None:
+        """Tell the other process that all is alive, as long as it is."""
+        period = min((watchdog_seconds() or _ALIVE_SECONDS) / 6, _ALIVE_SECONDS)
+        while True:
+            if self._is_alive():
+                self._link.send(Alive())
+            await asyncio.sleep(period)
 
     def _is_alive(self) -> bool:
         working = all(worker.is_alive for worker in self._workers.values())
         return working and not any(task.done() for task in self._warming)
 
 
-def pages(service: Service) -> Starlette:
-    """Return the pages of a service; serving them runs it, and ends it."""
-    work = Work(service)
-    routes = [Route("/status", work.show_status), Route("/metrics", work.show_metrics)]
-    return Starlette(routes=routes, lifespan=work.lifespan)
+def main() -> int:
+    """Run the process that works; the other one starts it with two sockets.
+
+    Returns:
+        The exit status, as of ``infbox-watch``.
+    """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("link", type=int, help="descriptor of the socket to the other process")
+    parser.add_argument("listener", type=int, help="descriptor of the socket for the pages")
+    parser.set_defaults(command=_serve)
+    return cli.exit_status("infbox-watch", parser.parse_args())
+
+
+def _serve(options: argparse.Namespace) -> None:
+    os.umask(_PRIVATE_UMASK)
+    log.to_stderr()
+    link = Link(Connection(options.link))
+    with contextlib.suppress(EOFError), socket.socket(fileno=options.listener) as listener:
+        work = Work(link.receive(), link, lambda: setattr(serving, "should_exit", True))
+        serving = server(work.pages(), idle_seconds=5, grace_seconds=1)
+        serving.run(sockets=[listener])
+
+
+def _packers(config: Config) -> dict[str, Packer]:
+    tokenizer = tokens.load(config.engine.tokenizer)
+    return {
+        workspace.name: _packer(config, workspace, tokenizer) for workspace in config.workspaces
+    }
+
+
+def _packer(config: Config, workspace: Workspace, tokenizer: Tokenizer) -> Packer:
+    try:
+        return Packer(
+            name=workspace.name,
+            model=workspace.model or config.engine.model,
+            tree=Tree(
+                workspace.path,
+                config.watcher.max_file_bytes,
+                control_tokens=tokenizer.control,
+            ),
+            index=Reader(index.place(config.state_dir, workspace.name)),
+            budget=workspace.budget,
+            tokenizer=tokenizer,
+            state_dir=config.state_dir,
+        )
+    except (OSError, GitError, sqlite3.Error) as error:
+        raise UnreadyError(f"workspaces: {workspace.name}: {error}") from error
 
 
 def _size(file: Path) -> int:
@@ -350,3 +482,7 @@ def _tell_why(task: asyncio.Task[None]) -> None:
     """Log why a task ended that should not have; systemd then misses its sign of life."""
     if not task.cancelled():
         _logger.critical(line("stopped-working"), exc_info=task.exception())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

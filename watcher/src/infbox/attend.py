@@ -1,0 +1,160 @@
+"""What the process that follows the trees does once it is ready.
+
+It starts the one that packs, warms and shows, tells it what changes, and tells systemd that both
+are alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from infbox.link import Alive, Changed, Doubt, Link, Ready, Report
+from infbox.log import line
+from infbox.notify import notify, watchdog_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from infbox.config import Config
+    from infbox.follow import Follower
+    from infbox.service import Service
+
+_TICK_SECONDS = 0.25
+_PERIOD_SECONDS = 10.0  # between signs of life where systemd wants none
+_GRACE_SECONDS = 10.0
+
+_logger = logging.getLogger(__name__)
+
+
+def attend(service: Service, listener: socket.socket) -> int:
+    """Have a process work on what a service follows, until one of the two ends.
+
+    Args:
+        service: begun.
+        listener: for the pages; closed here.
+
+    Returns:
+        The exit status.
+    """
+    with _working(service.config, listener) as (process, link):
+        with contextlib.suppress(EOFError):
+            Attendant(service, link).run()
+        status = process.wait(_GRACE_SECONDS)
+    if status < 0:
+        _logger.critical(line("stopped-working", signal=-status, mend="systemd starts it again"))
+        return 1
+    return status
+
+
+class Attendant:
+    """Tells the one who works what a service's followers tell.
+
+    Args:
+        service: begun.
+        link: to the one who works.
+    """
+
+    def __init__(self, service: Service, link: Link) -> None:
+        self._service = service
+        self._link = link
+        self._reports: dict[str, Report] = {}
+        self._period = watchdog_seconds() or _PERIOD_SECONDS
+        self._beat_at = 0.0
+        self._is_working = False
+        self._is_told_ready = False
+
+    def run(self) -> None:
+        """Attend until the one who works has ended.
+
+        Raises:
+            EOFError: it has.
+        """
+        for follower in self._service.followers:
+            threading.Thread(target=self._hand_on, args=(follower,), daemon=True).start()
+        while True:
+            self._hear(self._link.receive(min(_TICK_SECONDS, self._period / 3)))
+            self._tell()
+            if time.monotonic() >= self._beat_at + self._period / 3:
+                self._beat()
+
+    def _hear(self, message: object) -> None:
+        if isinstance(message, Alive):
+            self._is_working = True
+        elif isinstance(message, Doubt):
+            for follower in self._service.followers:
+                if follower.workspace == message.workspace:
+                    follower.doubt()
+
+    def _tell(self) -> None:
+        self._service.tell_ready()
+        if self._service.is_ready and not self._is_told_ready:
+            self._is_told_ready = True
+            self._link.send(Ready())
+        for follower in self._service.followers:
+            report = _report(follower)
+            if report != self._reports.get(follower.workspace):
+                self._reports[follower.workspace] = report._replace(times=())
+                self._link.send(report)
+
+    def _beat(self) -> None:
+        """Tell systemd that all is alive, if it was since the last time."""
+        service = self._service
+        if self._is_working and service.is_ready and service.have_heard():
+            notify("WATCHDOG=1")
+        self._is_working = False
+        self._beat_at = time.monotonic()
+        service.beat()
+
+    def _hand_on(self, follower: Follower) -> None:
+        """Hand a follower's changes on until it ends."""
+        while (change := follower.changes.wait()) is not None:
+            self._link.send(_report(follower))
+            self._link.send(Changed(follower.workspace, *change))
+
+
+@contextlib.contextmanager
+def _working(
+    config: Config, listener: socket.socket
+) -> Iterator[tuple[subprocess.Popen[bytes], Link]]:
+    """Run the process that works; it is ended with the block."""
+    ours, theirs = socket.socketpair()
+    with theirs, listener:
+        shared = [theirs.fileno(), listener.fileno()]
+        command = [sys.executable, "-m", "infbox.work", *map(str, shared)]
+        process = subprocess.Popen(command, pass_fds=shared)
+    link = Link(Connection(ours.detach()))
+    try:
+        link.send(config)
+        yield process, link
+    finally:
+        link.close()
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _report(follower: Follower) -> Report:
+    times = follower.times
+    return Report(
+        follower.workspace,
+        follower.is_alive(),
+        follower.failure,
+        follower.save_to_indexed,
+        tuple(times.popleft() for _ in range(len(times))),
+        follower.events,
+        follower.overflows,
+        follower.scans,
+        follower.unwatched_folders,
+        follower.polled_folders,
+        follower.unreadable_paths,
+    )
