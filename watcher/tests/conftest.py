@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tokenizers
 from hypothesis import HealthCheck, settings
 
+from gateway_stack import Stack, running
 from infbox import tokens
 from trees import git
 
@@ -36,6 +38,13 @@ def repo(tmp_path: Path) -> Path:
     root.mkdir()
     git(root, "init", "--quiet")
     return root
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    """A gateway in front of a fake engine."""
+    with running(tmp_path) as both:
+        yield both
 
 
 @pytest.fixture(scope="session")

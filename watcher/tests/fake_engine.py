@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+import fake_apis
 from serving import serving
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 METHODS = ["GET", "POST", "PUT", "DELETE", "OPTIONS"]
+
+MALFORMED = (ValueError, RecursionError, AttributeError, TypeError, LookupError)
+"""What reading a request can raise."""
 
 PATH = "/models/coder"
 """What the engine says it was started with."""
@@ -96,6 +100,10 @@ class FakeEngine:
     tells_cached_tokens: bool = True
     delay: float = 0.0
     breaks_off: bool = False
+    breaks_within: bytes = b""
+    events: int = 5
+    sent: int = 0
+    window: int = 0
     template: Callable[[list[dict[str, Any]], list[Any]], str] = render
     block: int = 1
     prefetch: str = "loaded"
@@ -138,6 +146,9 @@ class FakeEngine:
                 Route("/health", self._health),
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/responses", self._chat, methods=["POST"]),
+                Route("/v1/messages", self._chat, methods=["POST"]),
+                Route("/v1/messages/count_tokens", self._count, methods=["POST"]),
                 Route("/v1/completions", self._complete, methods=["POST"]),
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/detokenize", self._detokenize, methods=["POST"]),
@@ -179,25 +190,40 @@ class FakeEngine:
 
     async def _chat(self, request: Request) -> Response:
         seen = await self._note(request)
+        path = request.url.path
         if self.busy:
             return JSONResponse({"error": {"message": "busy"}}, 503)
         try:
-            chat = seen.chat
-        except (ValueError, RecursionError):
-            chat = {}
-        if not isinstance(chat, dict) or "messages" not in chat:
+            prompt = fake_apis.prompt_of(path, seen.chat)
+        except MALFORMED:
+            prompt = None
+        if prompt is None:
             return JSONResponse({"error": {"message": "malformed"}}, 400)
-        if chat.get("model") not in self.served:
+        if seen.chat.get("model", self.model) not in self.served:
             return JSONResponse({"error": {"message": "no such model"}}, 404)
-        if chat.get("stream"):
-            return StreamingResponse(self._events(), media_type="text/event-stream")
-        return await self._whole_answer(request, json.dumps(chat["messages"]))
+        if self.window and len(prompt) > self.window:
+            message = f"This model's maximum context length is {self.window} tokens."
+            return JSONResponse(fake_apis.refused(path, message), 400)
+        if seen.chat.get("stream"):
+            return StreamingResponse(self._events(path, prompt), media_type="text/event-stream")
+        return await self._whole_answer(request, prompt)
+
+    async def _count(self, request: Request) -> Response:
+        seen = await self._note(request)
+        try:
+            prompt = fake_apis.prompt_of(fake_apis.MESSAGES, seen.chat) or ""
+        except MALFORMED:
+            return JSONResponse({"error": {"message": "malformed"}}, 400)
+        return JSONResponse({"input_tokens": len(prompt)})
 
     async def _complete(self, request: Request) -> Response:
-        body = await request.body()
-        prompt = json.loads(body).get("prompt")
-        if not isinstance(prompt, list):
-            return await self._echo(request)
+        try:
+            prompt = json.loads(await request.body())["prompt"]
+            is_ids = isinstance(prompt[0], int)
+        except MALFORMED:
+            is_ids = False
+        if not is_ids:
+            return await self._chat(request)
         await self._note(request)
         if self.busy:
             return JSONResponse({"error": {"message": "busy"}}, 503)
@@ -262,27 +288,30 @@ class FakeEngine:
                 await asyncio.sleep(0.01)
         finally:
             self.under_way -= 1
-        return JSONResponse({"model": self.model, "choices": [], "usage": self._usage(prompt)})
+        usage = self._usage(request.url.path, prompt)
+        return JSONResponse({"model": self.model, "choices": [], "usage": usage, "user": None})
 
-    def _usage(self, prompt: Sequence[object]) -> dict[str, Any]:
+    def _usage(self, path: str, prompt: Sequence[object]) -> dict[str, Any]:
         cached = max((_common_length(prompt, old) for old in self.prompts), default=0)
         if self.block > 1:  # whole blocks, and the last token is always computed
             cached = min(cached, len(prompt) - 1) // self.block * self.block
         self.prompts.append(prompt)
-        usage: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": 1}
-        if self.tells_cached_tokens:
-            usage["prompt_tokens_details"] = {"cached_tokens": 0 if self.forgets else cached}
-        return usage
+        found = 0 if self.forgets else cached
+        return fake_apis.usage(path, len(prompt), found, details=self.tells_cached_tokens)
 
-    async def _events(self) -> AsyncIterator[bytes]:
+    async def _events(self, path: str, prompt: str) -> AsyncIterator[bytes]:
         self.under_way += 1
         try:
-            for number in range(5):
-                yield f'data: {{"n": {number}}}\n\n'.encode()
+            for number in range(self.events):
+                yield fake_apis.event(path, number)
+                self.sent += 1
                 await asyncio.sleep(self.delay)
                 if self.breaks_off:
+                    if self.breaks_within:
+                        yield self.breaks_within
+                        await asyncio.sleep(0.05)
                     raise RuntimeError("the test asked for it")
-            yield b"data: [DONE]\n\n"
+            yield fake_apis.last_events(path, self._usage(path, prompt))
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

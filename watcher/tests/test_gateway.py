@@ -3,81 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import socket
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
+from fake_apis import CHAT, COUNT
 from fake_engine import FakeEngine, Seen
+from gateway_stack import BODIES, TEXT, USER, Stack, publish
 from infbox.gateway import Gateway
 from infbox.relay import BadRequestError, Incoming
-from serving import get_json, get_text, serving, settings_for, until
-
-TEXT = 'the "pack" of ünïcode \\ and\nlines\n' * 20
-USER = {"role": "user", "content": "Why?"}
-
-
-def publish(tmp_path: Path, text: str = TEXT, version: int = 1, **changes: Any) -> None:
-    file = tmp_path / "state" / "packs" / "shop" / "pack.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pack = {
-        "workspace": "shop",
-        "model": "coder",
-        "generation": 3,
-        "version": version,
-        "sha256": sha256(text.encode()).hexdigest(),
-        "tokens": 100,
-        "text": text,
-    }
-    beside = file.with_suffix(".new")
-    beside.write_text(json.dumps(pack | changes))
-    beside.replace(file)
-
-
-@dataclass
-class Stack:
-    """A gateway in front of a fake engine."""
-
-    engine: FakeEngine
-    url: str
-
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=10)
-
-    def ask(
-        self, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        with contextlib.closing(self.connect()) as connection:
-            connection.request(method, target, body or None, headers or {})
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
-
-    def chat(self, **body: Any) -> tuple[int, http.client.HTTPMessage, Any]:
-        status, headers, answer = self.ask(
-            "POST", "/v1/chat/completions", json.dumps(body).encode()
-        )
-        return status, headers, json.loads(answer)
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    publish(tmp_path)
-    with FakeEngine().running() as engine:
-        config = settings_for(tmp_path, engine.url, shop=(tmp_path, 1000), bare=(tmp_path, 1000))
-        with serving(Gateway(config).app) as url:
-            yield Stack(engine, url)
+from serving import get_json, serving, settings_for, until
 
 
 def test_a_question_to_a_workspace_carries_its_pack(stack: Stack) -> None:
@@ -177,7 +119,10 @@ UNTOUCHED = [
     ("POST", "/v1/chat/completions", b'{"model": "@"}'),
     ("POST", "/v1/chat/completions", b"[" * 50_000),
     ("POST", "/v1/chat/completions", b"\xff\x00"),
-    ("POST", "/v1/completions", b'{"model": "coder@shop", "prompt": "x"}'),
+    ("POST", "/v1/completions", b'{"model": "coder", "prompt": "me@shop"}'),
+    ("POST", "/v1/messages", b'{"model": "other@shop", "messages": []}'),
+    ("POST", "/v1/responses", b'{"model": "coder",  "input": "x", "infbox": {"pack": "fit"}}'),
+    ("POST", "/v1/embeddings", b'{"model": "coder@shop",  "input": "x"}'),
     ("GET", "/v1/some/path?a=1&b=%20c", b""),
     ("DELETE", "/v1/x%2Fy", b""),
     ("PUT", "/anything", os.urandom(50_000)),
@@ -200,24 +145,28 @@ def test_what_names_no_workspace_passes_byte_for_byte(
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.floats() | st.text() | st.integers(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-).map(lambda value: json.dumps(value).encode())
+)
+_NAMES = st.sampled_from(["model", "messages", "input", "prompt", "system", "infbox", "stream"])
+_REQUESTS = st.dictionaries(_NAMES | st.text(), _JSON | st.just("other@shop"))
+_BODIES = (
+    st.binary(max_size=300)
+    | (_JSON | _REQUESTS).map(lambda value: json.dumps(value).encode())
+    | _REQUESTS.map(lambda value: json.dumps(value, ensure_ascii=False, indent=1).encode("utf-16"))
+)
+_PATHS = st.sampled_from([*BODIES, COUNT, "/v1/embeddings", "/v1/x?y=%20z"])
 
 
-@given(bodies=st.lists(st.binary(max_size=300) | _JSON, min_size=20, max_size=20))
-@settings(max_examples=3)
+@given(path=_PATHS, body=_BODIES)
+@settings(max_examples=150)
 def test_any_request_without_a_workspace_passes_byte_for_byte(
-    tmp_path_factory: pytest.TempPathFactory, bodies: list[bytes]
+    stack: Stack, path: str, body: bytes
 ) -> None:
-    config_dir = tmp_path_factory.mktemp("any")
-    with (
-        FakeEngine().running() as engine,
-        serving(Gateway(settings_for(config_dir, engine.url)).app) as url,
-    ):
-        for body in bodies:
-            Stack(engine, url).ask("POST", "/v1/chat/completions", body)
-        assert [seen.body for seen in engine.seen] == bodies
+    stack.ask("POST", path, body)
+    seen = stack.engine.seen.pop()
+    assert (seen.method, seen.target, seen.body) == ("POST", path, body)
+    assert not stack.engine.seen
 
 
 def test_an_answer_passes_with_its_headers(stack: Stack) -> None:
@@ -249,16 +198,9 @@ def test_headers_of_one_connection_are_not_handed_on(stack: Stack) -> None:
     assert not {b"x-hop", b"te", b"keep-alive"} & set(own_headers(seen))
 
 
-def raw(stack: Stack, request: bytes) -> bytes:
-    parts = urlsplit(stack.url)
-    with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10) as client:
-        client.sendall(request)
-        return client.recv(65536)
-
-
 @pytest.mark.parametrize("target", [b"@example.org/v1", b"*", b"v1/models"])
 def test_a_target_that_is_no_path_goes_nowhere(stack: Stack, target: bytes) -> None:
-    answer = raw(stack, b"OPTIONS " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    answer = stack.raw(b"OPTIONS " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
     assert answer.split()[1] in (b"400", b"404")
     assert stack.engine.seen == []
 
@@ -270,12 +212,6 @@ def test_a_target_cannot_change_whom_we_ask() -> None:
     scope = {"method": "GET", "path": "", "raw_path": b"@example.org/", "query_string": b""}
     with pytest.raises(BadRequestError):
         _ = Incoming(scope, receive, limit=1).target
-
-
-def test_two_lengths_are_not_handed_on(stack: Stack) -> None:
-    lengths = b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"
-    raw(stack, b"POST /v1/x HTTP/1.1\r\nHost: x\r\n" + lengths + b"\r\n0\r\n\r\nGET /evil HTTP/1.1")
-    assert all(seen.target == "/v1/x" for seen in stack.engine.seen)
 
 
 @pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/other"])
@@ -317,19 +253,7 @@ def test_a_client_that_leaves_cancels_the_engine_s_work(stack: Stack, streams: b
     connection.close()
     until(lambda: stack.engine.under_way == 0)
     assert stack.engine.cancelled == 1
-    until(lambda: 'infbox_gateway_cancelled_total{workspace="shop"} 1.0' in metrics(stack))
-
-
-def metrics(stack: Stack) -> str:
-    return get_text(f"{stack.url}/metrics")
-
-
-def test_a_stream_that_breaks_off_ends_in_an_error_event(stack: Stack) -> None:
-    stack.engine.breaks_off = True
-    body = json.dumps({"model": "coder@shop", "stream": True, "messages": [USER]}).encode()
-    _, _, answer = stack.ask("POST", "/v1/chat/completions", body)
-    last = answer.strip().split(b"\n\n")[-1]
-    assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "EngineAwayError"
+    until(lambda: 'infbox_gateway_cancelled_total{workspace="shop"} 1.0' in stack.metrics)
 
 
 def test_models_lists_each_name_once(stack: Stack) -> None:
@@ -355,6 +279,7 @@ def test_workspaces_are_listed_with_their_packs(stack: Stack) -> None:
 
 
 def test_metrics_count_requests_by_workspace_and_hold_no_text(stack: Stack) -> None:
-    stack.chat(model="coder@shop", messages=[USER])
-    until(lambda: 'requests_total{status="200",workspace="shop"} 1.0' in metrics(stack))
-    assert "Why?" not in metrics(stack)
+    stack.post(CHAT, {"X-Infbox-User": "ann"}, model="coder@shop", messages=[USER])
+    labels = '{status="200",user="ann",workspace="shop"}'
+    until(lambda: f"infbox_gateway_requests_total{labels} 1.0" in stack.metrics)
+    assert "Why?" not in stack.metrics

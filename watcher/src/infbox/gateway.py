@@ -1,18 +1,16 @@
 """The gateway: puts a workspace's pack in front of a question, and passes all else untouched.
 
-``MODEL@WORKSPACE`` asks for a pack on ``/v1/chat/completions``. On other paths it goes to vLLM as
-it is, which knows the name and answers without the pack.
+``MODEL@WORKSPACE``, or the header ``X-Infbox-Workspace``, asks for a pack on the paths of
+``apis.APIS``. On others the name goes to vLLM as it is, which knows it and answers without a pack.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import secrets
+import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -22,11 +20,14 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from infbox import prompt, relay
+from infbox import answers, apis, questions, relay
+from infbox.apis import APIS
 from infbox.log import line
 from infbox.metrics import GatewayMetrics
-from infbox.packs import Pack, PackFile
-from infbox.relay import Headers, Incoming, Outgoing
+from infbox.packs import PackFile
+from infbox.questions import Question
+from infbox.refusals import BAD_GATEWAY, BAD_REQUEST, NOT_FOUND, TOO_LARGE, RefusalError
+from infbox.relay import Incoming, Outgoing
 from infbox.serve import listening, server
 
 if TYPE_CHECKING:
@@ -35,15 +36,19 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
+    from infbox.answers import Usage
     from infbox.config import Config
-
-CHAT = "/v1/chat/completions"
 
 _CLIENT_IDLE_SECONDS = 180  # longer than Caddy keeps its connections to us
 _GRACE_SECONDS = 20
 _PRIVATE_UMASK = 0o027
 _SHORT = aiohttp.ClientTimeout(total=5)
 _OK = 200
+
+# What vLLM says of a prompt that is longer than its window, on one API or another.
+_TOO_LONG = re.compile("maximum context length|exceeds the max_model_len|maximum model length")
+
+_USER = re.compile("[a-z0-9][a-z0-9._-]{0,31}")  # so that no stranger makes labels of metrics
 
 _logger = logging.getLogger(__name__)
 
@@ -62,48 +67,6 @@ def run(config: Config) -> None:
     serving.run(sockets=[listener])
 
 
-class RefusalError(Exception):
-    """A request that is answered here, with a status and a message in the API's own error form."""
-
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.kind = kind
-
-    def response(self) -> JSONResponse:
-        """Return the answer."""
-        error = {"message": str(self), "type": self.kind, "param": None, "code": self.status}
-        return JSONResponse({"error": error}, self.status)
-
-
-@dataclass(frozen=True)
-class Question:
-    """A request as it goes to vLLM.
-
-    Attributes:
-        body: to send; None to hand on the client's own as it comes.
-        workspace: the one it names; empty where it names none.
-        pack: what was put in front; None where there is none yet.
-        streams: whether the answer is to come in pieces.
-    """
-
-    body: bytes | None = None
-    workspace: str = ""
-    pack: Pack | None = None
-    streams: bool = True
-
-    @property
-    def marks(self) -> Headers:
-        """Headers for the answer that say which pack was used; 0 where there is none yet."""
-        if not self.workspace:
-            return []
-        generation, version = (self.pack.generation, self.pack.version) if self.pack else (0, 0)
-        return [
-            (b"x-infbox-generation", str(generation).encode()),
-            (b"x-infbox-version", str(version).encode()),
-        ]
-
-
 class Gateway:
     """The gateway of one configuration; ``app`` is the ASGI application.
 
@@ -115,6 +78,7 @@ class Gateway:
         self._model = config.engine.model
         self._engine = config.engine.url
         self._watcher = f"http://{config.watcher.listen}"
+        self._window = config.engine.max_model_len
         self._limit = config.gateway.max_body_bytes
         self._packs = {
             workspace.name: PackFile(config.state_dir / "packs" / workspace.name / "pack.json")
@@ -122,8 +86,6 @@ class Gateway:
         }
         self._metrics = GatewayMetrics()
         self._client: aiohttp.ClientSession
-        # Stands for the pack while the request is encoded. Nobody outside can know it.
-        self._placeholder = f"infbox-{secrets.token_hex(16)}"
         self.app = Starlette(
             routes=[
                 Route("/health", self._show_health),
@@ -146,7 +108,7 @@ class Gateway:
         """Answer a request by what vLLM says (an ASGI application)."""
         incoming, outgoing = Incoming(scope, receive, self._limit), Outgoing(send)
         began = time.monotonic()
-        workspace = ""
+        workspace, user = "", _user_of(incoming)
         async with anyio.create_task_group() as group:
 
             async def leave_with_client() -> None:
@@ -158,75 +120,73 @@ class Gateway:
             try:
                 question = await self._question(incoming)
                 workspace = question.workspace
-                await self._answer(incoming, question, outgoing, began)
-            except RefusalError as refusal:
-                await outgoing.respond(refusal.response())
+                usage = await self._answer(incoming, question, outgoing, began)
+                self._metrics.count(usage, workspace, user)
+            except RefusalError as refused:
+                await outgoing.respond(_refusal(incoming.path, refused))
             except relay.TooLargeError:
-                await outgoing.respond(self._too_large().response())
+                await outgoing.respond(_refusal(incoming.path, self._too_large()))
             except relay.ClientGoneError:
                 self._metrics.cancelled.labels(workspace).inc()
             group.cancel_scope.cancel()
-        self._metrics.requests.labels(workspace, outgoing.status or "none").inc()
+        self._metrics.requests.labels(workspace, user, outgoing.status or "none").inc()
 
     async def _question(self, incoming: Incoming) -> Question:
         """Return the request as it goes to vLLM, with the pack where one is asked for.
 
         Raises:
-            RefusalError: the workspace is unknown.
+            RefusalError: no pack can be put in.
             ClientGoneError: the client left.
             TooLargeError: the body is over the limit.
         """
         incoming.check_announced_size()
-        if incoming.method != "POST" or incoming.path != CHAT:
+        api = APIS.get(incoming.path)
+        if api is None or incoming.method != "POST":
             return Question()
         body = await incoming.body()
-        chat = _parse(body)
-        model, _, name = str(chat.get("model", "")).rpartition("@")
-        if chat.get("model") == self._model or not model:
-            return Question(body)
-        if name not in self._packs:
-            raise self._unknown(name)
-        if model != self._model:
-            return Question(body)  # vLLM says best which models there are
-        pack = self._packs[name].current()
+        asked = questions.named(body, _workspace_of(incoming), self._model)
+        if asked is None:
+            return Question([body])
+        if asked.workspace not in self._packs:
+            raise self._unknown(asked.workspace)
+        if asked.model not in (None, self._model):
+            return Question([body])  # vLLM says best which models there are
+        pack = self._packs[asked.workspace].current()
         if pack is None:
-            self._metrics.without_pack.labels(name).inc()
-        return Question(self._encode(chat, pack), name, pack, streams=bool(chat.get("stream")))
-
-    def _encode(self, chat: dict[str, Any], pack: Pack | None) -> bytes:
-        """Return the request with the pack in it, the pack's text being encoded once a version."""
-        renamed = {**chat, "model": self._model}
-        messages = chat.get("messages")
-        if pack is None or not isinstance(messages, list) or not all(map(_is_object, messages)):
-            return json.dumps(renamed).encode()
-        renamed["messages"] = prompt.with_pack(self._placeholder, messages)
-        return json.dumps(renamed).encode().replace(self._placeholder.encode(), pack.encoded, 1)
+            self._metrics.without_pack.labels(asked.workspace).inc()
+        return questions.question(api, asked, pack, self._window)
 
     async def _answer(
         self, incoming: Incoming, question: Question, outgoing: Outgoing, began: float
-    ) -> None:
-        """Ask vLLM and hand its answer on.
+    ) -> Usage | None:
+        """Ask vLLM and hand its answer on; return what it cost.
 
         Raises:
-            RefusalError: vLLM does not answer, or the request cannot be handed on.
+            RefusalError: vLLM does not answer, or the request does not fit or cannot be handed on.
             ClientGoneError, TooLargeError: the body did not come whole.
         """
         try:
-            async with relay.ask(self._client, self._engine, incoming, question.body) as answer:
-                waited = time.monotonic() - began
-                self._metrics.first_byte.labels(question.workspace).observe(waited)
-                if question.streams:
-                    await _hand_on(answer, question.marks, outgoing)
-                else:
-                    await _hand_on_whole(answer, question.marks, outgoing)
+            while True:
+                pieces = question.pieces
+                async with relay.ask(self._client, self._engine, incoming, pieces) as answer:
+                    too_long = await _too_long(answer, question)
+                    if too_long is None:
+                        waited = time.monotonic() - began
+                        self._metrics.first_byte.labels(question.workspace).observe(waited)
+                        question.forget()
+                        api = APIS.get(incoming.path, apis.OTHER)
+                        return await answers.hand_on(answer, question.marks, api, outgoing)
+                if not question.cut():
+                    raise self._does_not_fit(question, too_long)
         except relay.BadRequestError as error:
-            raise RefusalError(400, "BadRequestError", str(error)) from error
+            raise RefusalError(BAD_REQUEST, str(error)) from error
         except relay.AWAY as error:
             if incoming.failure:  # what the engine saw as a broken request has its reason here
                 raise incoming.failure from error
             _logger.warning(line("engine-failed", reason=error or type(error).__name__))
             if not outgoing.status:
-                raise RefusalError(502, "EngineAwayError", "the engine does not answer") from error
+                raise RefusalError(BAD_GATEWAY, "the engine does not answer") from error
+            return None
 
     async def _show_health(self, _request: Request) -> Response:
         try:
@@ -248,8 +208,8 @@ class Gateway:
                 body = await answer.read()
                 status, kind = answer.status, answer.headers.get("content-type")
         except relay.AWAY as error:
-            raise RefusalError(502, "EngineAwayError", "the engine does not answer") from error
-        models = _parse(body)
+            raise RefusalError(BAD_GATEWAY, "the engine does not answer") from error
+        models = questions.parsed(body) or {}
         if status != _OK or not isinstance(models.get("data"), list):
             return Response(body, status, media_type=kind)
         return JSONResponse({**models, "data": self._with_workspaces(models["data"])})
@@ -271,7 +231,7 @@ class Gateway:
         status: dict[str, Any] = {}
         with contextlib.suppress(*relay.AWAY, ValueError):
             async with self._client.get(f"{self._watcher}/status", timeout=_SHORT) as answer:
-                status = _parse(await answer.read()).get("workspaces", {})
+                status = (questions.parsed(await answer.read()) or {}).get("workspaces", {})
         return JSONResponse({**self._describe(name), "watcher": status.get(name)})
 
     def _describe(self, name: str) -> dict[str, Any]:
@@ -288,59 +248,59 @@ class Gateway:
     def _unknown(self, name: str) -> RefusalError:
         known = ", ".join(self._packs) or "none"
         return RefusalError(
-            404, "NotFoundError", f"The workspace `{name}` does not exist. There are: {known}."
+            NOT_FOUND, f"The workspace `{name}` does not exist. There are: {known}."
         )
 
     def _too_large(self) -> RefusalError:
-        return RefusalError(
-            413, "BadRequestError", f"The request is larger than {self._limit} bytes."
+        return RefusalError(TOO_LARGE, f"The request is larger than {self._limit} bytes.")
+
+    def _does_not_fit(self, question: Question, reason: str) -> RefusalError:
+        """Return the refusal of a prompt that is too long, with what the pack has to do with it."""
+        tokens = question.front.tokens if question.front else 0
+        message = (
+            f"{reason} The pack of the workspace `{question.workspace}` takes {tokens} tokens; of "
+            f"the window's {self._window}, {max(self._window - tokens, 0)} remain for your text "
+            "and the answer."
         )
+        if question.bare is None:
+            message += ' With "infbox": {"pack": "fit"} in the request the pack is cut to fit.'
+        return RefusalError(BAD_REQUEST, message)
 
 
-async def _hand_on(answer: aiohttp.ClientResponse, marks: Headers, outgoing: Outgoing) -> None:
-    """Hand an answer on as it comes.
+async def _too_long(answer: aiohttp.ClientResponse, question: Question) -> str | None:
+    """Return vLLM's own words if it refuses a prompt with a pack as too long, else None.
 
-    An answer that vLLM breaks off ends in the API's error event where it is a stream of events,
-    else in a connection that is closed early: never in what looks whole.
+    vLLM alone counts tokens, so that nothing is refused that would have fitted.
     """
-    await outgoing.start(answer.status, [*relay.answer_headers(answer), *marks])
-    try:
-        async for chunk in answer.content.iter_any():
-            await outgoing.write(chunk)
-    except aiohttp.ClientError:
-        if answer.content_type != "text/event-stream":
-            raise
-        error = {"message": "the engine broke off its answer", "type": "EngineAwayError"}
-        await outgoing.write(b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
-    await outgoing.end()
+    if answer.status != BAD_REQUEST or question.front is None:
+        return None
+    error = (questions.parsed(await answer.read()) or {}).get("error")
+    message = error.get("message") if isinstance(error, dict) else None
+    return message if isinstance(message, str) and _TOO_LONG.search(message) else None
 
 
-async def _hand_on_whole(
-    answer: aiohttp.ClientResponse, marks: Headers, outgoing: Outgoing
-) -> None:
-    """Hand an answer on once it is whole, with its count of cached tokens in a header."""
-    body = await answer.read()
-    usage = _parse(body).get("usage") or {}
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    count = [] if cached is None else [(b"x-infbox-cached-tokens", str(cached).encode())]
-    await outgoing.start(answer.status, [*relay.answer_headers(answer), *marks, *count])
-    await outgoing.write(body)
-    await outgoing.end()
+def _user_of(incoming: Incoming) -> str:
+    """Return whose key the request came with, as Caddy says; empty where it does not."""
+    names = incoming.header(b"x-infbox-user")
+    return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
 
 
-async def _refuse(_request: Request, refusal: Exception) -> Response:
-    assert isinstance(refusal, RefusalError)  # noqa: S101  # Starlette's handlers are typed so
-    return refusal.response()
+def _workspace_of(incoming: Incoming) -> str:
+    """Return the workspace that a request's headers name; empty where they name none.
+
+    Raises:
+        RefusalError: they name several.
+    """
+    names = incoming.header(b"x-infbox-workspace")
+    if len(names) > 1:
+        raise RefusalError(BAD_REQUEST, f"X-Infbox-Workspace names several: {', '.join(names)}.")
+    return names[0] if names else ""
 
 
-def _parse(body: bytes) -> dict[str, Any]:
-    """Return a JSON object, or an empty one for anything else: vLLM judges what is malformed."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+async def _refuse(request: Request, refused: Exception) -> Response:
+    assert isinstance(refused, RefusalError)  # noqa: S101  # Starlette's handlers are typed so
+    return _refusal(request.url.path, refused)
 
 
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
+def _refusal(path: str, refused: RefusalError) -> JSONResponse:
+    return JSONResponse(apis.refusal(path, refused.status, str(refused)), refused.status)

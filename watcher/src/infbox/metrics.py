@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from infbox.answers import Usage
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LABELS = ("workspace",)
@@ -64,8 +69,14 @@ class GatewayMetrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "infbox_gateway_requests",
-            "Requests answered, by status.",
-            ("workspace", "status"),
+            "Requests answered, by the user whose key they came with, and by status.",
+            ("workspace", "user", "status"),
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "infbox_gateway_tokens",
+            "Tokens, by user and kind, of the answers that tell; cached ones are of the prompt's.",
+            ("workspace", "user", "kind"),
             registry=self.registry,
         )
         self.first_byte = Histogram(
@@ -87,3 +98,17 @@ class GatewayMetrics:
             _LABELS,
             registry=self.registry,
         )
+
+    def count(self, usage: Usage | None, workspace: str, user: str) -> None:
+        """Count the tokens of a request.
+
+        Args:
+            usage: of it; None where the answer does not tell.
+            workspace: that it named; empty for none.
+            user: whose key it came with; empty where that is not known.
+        """
+        if usage is None:
+            return
+        self.tokens.labels(workspace, user, "prompt").inc(usage.prompt)
+        self.tokens.labels(workspace, user, "cached").inc(usage.cached or 0)
+        self.tokens.labels(workspace, user, "completion").inc(usage.completion)

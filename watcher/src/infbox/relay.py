@@ -7,6 +7,7 @@ reader is slow, and spends a third of httpx's time on a request.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
+Pieces = Sequence[bytes | memoryview]
 
 # vLLM closes connections that were idle for 5 s. One that is taken from the pool just then fails a
 # question, which must not be sent twice; so they are given up well before.
@@ -86,6 +88,15 @@ class Incoming:
         if not path.startswith(b"/"):
             raise BadRequestError("the request's target is not a path")
         return (path + (b"?" + query if query else b"")).decode("ascii", "surrogateescape")
+
+    def header(self, name: bytes) -> list[str]:
+        """Return the values of a header, each once, in order.
+
+        Args:
+            name: in lower case.
+        """
+        values = [value.strip().decode("latin-1") for key, value in self.headers if key == name]
+        return list(dict.fromkeys(values))
 
     @property
     def has_body(self) -> bool:
@@ -186,7 +197,7 @@ def session() -> aiohttp.ClientSession:
 
 
 def ask(
-    client: aiohttp.ClientSession, base: str, incoming: Incoming, body: bytes | None
+    client: aiohttp.ClientSession, base: str, incoming: Incoming, pieces: Pieces | None
 ) -> aiohttp.client._RequestContextManager:
     """Send a request on; the result is a context that holds the answer.
 
@@ -194,18 +205,22 @@ def ask(
         client: as made by ``session``.
         base: address of the engine.
         incoming: the client's request.
-        body: to send in place of the client's own; None to hand that on as it comes.
+        pieces: of the body to send in place of the client's own; None to hand that on as it
+            comes. They are sent one after the other, and not joined.
 
     Raises:
         BadRequestError: the request cannot be handed on.
     """
-    data: bytes | AsyncIterator[bytes] | None = body
-    if body is None and incoming.has_body:
+    data: AsyncIterator[bytes | memoryview] | None = None
+    if pieces:
+        data = _one_by_one(pieces)
+    elif incoming.has_body:
         data = incoming.chunks()
+    length = None if pieces is None else sum(map(len, pieces))
     return client.request(
         incoming.method,
         URL(base + incoming.target, encoded=True),
-        headers=_request_headers(incoming.headers, None if body is None else len(body)),
+        headers=_request_headers(incoming.headers, length),
         data=data,
         allow_redirects=False,
     )
@@ -214,6 +229,11 @@ def ask(
 def answer_headers(answer: aiohttp.ClientResponse) -> Headers:
     """Return the headers of an answer that are meant for the client."""
     return _without(list(answer.raw_headers), _HOP_BY_HOP)
+
+
+async def _one_by_one(pieces: Pieces) -> AsyncIterator[bytes | memoryview]:
+    for piece in pieces:
+        yield piece
 
 
 def _request_headers(headers: Headers, length: int | None) -> CIMultiDict[str]:

@@ -1,0 +1,86 @@
+"""What the APIs differ in: where a pack goes, and how they say that something went wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infbox import prompt
+from infbox.refusals import BAD_GATEWAY, in_anthropic_form, in_openai_form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BROKEN_OFF = "the engine broke off its answer"
+
+_ANTHROPIC = "/v1/messages"
+
+
+@dataclass(frozen=True)
+class Api:
+    """One API.
+
+    Attributes:
+        with_pack: returns a request with the text of a pack in it.
+        refusal: returns the body of an answer with a status and a message.
+        broken_off: returns the event that ends a stream which the engine broke off, given the end
+            of what came of it.
+    """
+
+    with_pack: Callable[[str, dict[str, Any]], dict[str, Any]]
+    refusal: Callable[[int, str], dict[str, Any]]
+    broken_off: Callable[[bytes], bytes]
+
+
+def refusal(path: str, status: int, message: str) -> dict[str, Any]:
+    """Return the body of a refusal in the form that the clients of a path understand."""
+    if path == _ANTHROPIC or path.startswith(f"{_ANTHROPIC}/"):
+        return in_anthropic_form(status, message)
+    return in_openai_form(status, message)
+
+
+def _chunk_broken_off(_tail: bytes) -> bytes:
+    return _event(in_openai_form(BAD_GATEWAY, BROKEN_OFF))
+
+
+def _message_broken_off(_tail: bytes) -> bytes:
+    return b"event: error\n" + _event(in_anthropic_form(BAD_GATEWAY, BROKEN_OFF))
+
+
+def _response_broken_off(tail: bytes) -> bytes:
+    """Return the event of OpenAI's Responses API.
+
+    Its own fields are those of the API's description; its `error` is what OpenAI's service sends
+    besides, and what OpenAI's client raises an exception for.
+    """
+    numbers = re.findall(rb'"sequence_number":\s*(\d+)', tail)
+    error = in_openai_form(BAD_GATEWAY, BROKEN_OFF)
+    event = {
+        "type": "error",
+        "code": "server_error",
+        "message": BROKEN_OFF,
+        "param": None,
+        "sequence_number": int(numbers[-1]) + 1 if numbers else 0,
+    }
+    return b"event: error\n" + _event({**event, **error})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+_MESSAGES = Api(prompt.into_messages, in_anthropic_form, _message_broken_off)
+
+OTHER = Api(lambda _pack, request: request, in_openai_form, _chunk_broken_off)
+"""Stands for all paths that take no pack."""
+
+APIS = {
+    "/v1/chat/completions": Api(prompt.into_chat, in_openai_form, _chunk_broken_off),
+    "/v1/completions": Api(prompt.into_completion, in_openai_form, _chunk_broken_off),
+    "/v1/responses": Api(prompt.into_responses, in_openai_form, _response_broken_off),
+    _ANTHROPIC: _MESSAGES,
+    f"{_ANTHROPIC}/count_tokens": _MESSAGES,
+}
+"""Those that take a pack, by their path."""

@@ -1,0 +1,192 @@
+"""What a request asks for, and what vLLM is asked in its place."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from infbox.prompt import PromptError
+from infbox.refusals import BAD_REQUEST, RefusalError
+
+if TYPE_CHECKING:
+    from infbox.apis import Api
+    from infbox.packs import Front, Pack
+    from infbox.relay import Headers
+
+OPTIONS = "infbox"
+"""The field of a request that is for the gateway."""
+
+_ANSWER_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_ANSWER_TOKENS = 1024  # room for an answer whose length is not said
+_BYTES_PER_TOKEN = 3  # few, so that a pack is cut too short rather than not short enough
+
+# Stands for the pack while a request is encoded. Nobody outside can know it.
+_PLACEHOLDER = f"infbox-{secrets.token_hex(16)}"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A request that names a workspace.
+
+    Attributes:
+        workspace: its name.
+        request: the body, as the client sent it.
+        model: the name that vLLM is to be asked for; None to leave it as it is.
+    """
+
+    workspace: str
+    request: dict[str, Any]
+    model: str | None
+
+
+@dataclass
+class Question:
+    """A request as it goes to vLLM.
+
+    Attributes:
+        parts: of the body; the pack goes between each two. None to hand on the client's own as it
+            comes.
+        workspace: the one it names; empty where it names none.
+        pack: what the workspace has; None where it has none yet.
+        front: as much of it as is put in front; None where there is none.
+        bare: the body without any pack; None where the client takes no less than the whole.
+    """
+
+    parts: list[bytes] | None = None
+    workspace: str = ""
+    pack: Pack | None = None
+    front: Front | None = None
+    bare: bytes | None = None
+
+    @property
+    def pieces(self) -> list[bytes | memoryview] | None:
+        """The body, piece by piece; the pack is not copied."""
+        if self.parts is None or self.front is None:
+            return None if self.parts is None else list(self.parts)
+        if self.bare is not None and not self.front.tokens:
+            return [self.bare]
+        pieces: list[bytes | memoryview] = []
+        for part in self.parts:
+            pieces += [part, self.front.encoded]
+        return pieces[:-1]
+
+    @property
+    def marks(self) -> Headers:
+        """Headers for the answer that say which pack was used; 0 where there is none yet."""
+        if not self.workspace:
+            return []
+        pack = self.pack
+        marks = {
+            b"x-infbox-generation": pack.generation if pack else 0,
+            b"x-infbox-version": pack.version if pack else 0,
+            b"x-infbox-pack-tokens": self.front.tokens if self.front else 0,
+        }
+        return [(name, str(number).encode()) for name, number in marks.items()]
+
+    def cut(self) -> bool:
+        """Put less of the pack in front, if the client takes that; say whether there was any."""
+        if self.bare is None or not self.pack or not self.front or not self.front.tokens:
+            return False
+        self.front = self.pack.within(self.front.tokens // 2)
+        return True
+
+    def forget(self) -> None:
+        """Give up the body, so that an answer which is read slowly holds no memory."""
+        self.parts, self.bare = None, None
+
+
+def named(body: bytes, header: str, model: str) -> Named | None:
+    """Return what a request asks for if it names a workspace, else None.
+
+    Args:
+        body: of the request.
+        header: the workspace that its headers name; empty where they name none.
+        model: the name that vLLM serves.
+
+    Raises:
+        RefusalError: the two name different ones, or it cannot be told what is asked.
+    """
+    # Most requests name none. An @ in JSON may be written as it is, or escaped.
+    if not header and b"@" not in body and b"\\u0040" not in body:
+        return None
+    request = parsed(body)
+    if request is None:
+        if header:
+            raise RefusalError(BAD_REQUEST, "The body must be a JSON object.")
+        return None  # vLLM says best what is malformed
+    asked = request.get("model")
+    own, _, workspace = asked.rpartition("@") if isinstance(asked, str) else ("", "", "")
+    if not own or asked == model:
+        return Named(header, request, None) if header else None
+    if header and header != workspace:
+        raise RefusalError(
+            BAD_REQUEST,
+            f"The model's name asks for the workspace `{workspace}`, the header "
+            f"X-Infbox-Workspace for `{header}`: name one.",
+        )
+    return Named(workspace, request, own)
+
+
+def question(api: Api, asked: Named, pack: Pack | None, window: int) -> Question:
+    """Return what vLLM is asked.
+
+    Args:
+        api: the API that the request was sent to.
+        asked: what it asks for.
+        pack: of the workspace; None where there is none yet.
+        window: of the model, in tokens.
+
+    Raises:
+        RefusalError: no pack can be put into it.
+    """
+    may_cut = _may_cut(asked.request)
+    request = {key: value for key, value in asked.request.items() if key != OPTIONS}
+    if asked.model is not None:
+        request["model"] = asked.model
+    try:
+        if pack is None:
+            return Question([json.dumps(request).encode()], asked.workspace)
+        whole = json.dumps(api.with_pack(_PLACEHOLDER, request)).encode()
+    except PromptError as error:
+        raise RefusalError(BAD_REQUEST, str(error)) from error
+    except RecursionError as error:
+        raise RefusalError(BAD_REQUEST, "The body is nested too deeply.") from error
+    parts = whole.split(_PLACEHOLDER.encode())
+    if not may_cut:
+        return Question(parts, asked.workspace, pack, pack.whole)
+    own = sum(map(len, parts)) // _BYTES_PER_TOKEN
+    front = pack.within(window - own - _answer_tokens(request))
+    return Question(parts, asked.workspace, pack, front, json.dumps(request).encode())
+
+
+def parsed(body: bytes) -> dict[str, Any] | None:
+    """Return a JSON object, or None for anything else."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _may_cut(request: dict[str, Any]) -> bool:
+    """Say whether the client takes a part of the pack.
+
+    Raises:
+        RefusalError: what it says to us cannot be understood.
+    """
+    options = request.get(OPTIONS, {})
+    if options == {"pack": "fit"}:
+        return True
+    if options in ({}, {"pack": "whole"}):
+        return False
+    raise RefusalError(
+        BAD_REQUEST, f'`{OPTIONS}` must be {{"pack": "fit"}} or {{"pack": "whole"}}.'
+    )
+
+
+def _answer_tokens(request: dict[str, Any]) -> int:
+    """Return how many tokens to leave for the answer."""
+    limits = (request.get(name) for name in _ANSWER_LIMITS)
+    return next((limit for limit in limits if isinstance(limit, int)), _ANSWER_TOKENS)
