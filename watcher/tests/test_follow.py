@@ -397,6 +397,34 @@ def history(repo: Path) -> Path:
     return repo
 
 
+def test_a_tracked_folder_that_became_a_link_is_neither_read_nor_watched(repo: Path) -> None:
+    fill(repo, {"old/deep/x.py": "x\n", "y.py": "y\n"})
+    git(repo, "add", ".")
+    away = repo.parent / "away"
+    (repo / "old").rename(away)
+    (repo / "old").symlink_to(away)
+    with following(repo) as seen:
+        assert seen.indexed().keys() == {"y.py"}
+        assert str(repo / "old/deep") not in seen.follower._watch
+        events = seen.follower.events
+        fill(away, {"deep/x.py": "changed\n"})
+        time.sleep(0.2)
+        assert seen.follower.events == events
+        seen.agrees()
+
+
+def test_a_tracked_folder_that_is_a_repository_of_its_own_is_not_looked_into(repo: Path) -> None:
+    fill(repo, {"inner/deep/x.py": "x\n", "y.py": "y\n"})
+    git(repo, "add", ".")
+    git(repo / "inner", "init", "--quiet")
+    git(repo / "inner", "add", ".")
+    git(repo / "inner", "commit", "--quiet", "-m", "Inner")
+    with following(repo) as seen:
+        seen.agrees()
+        is_in = "inner/deep/x.py" in seen.indexed()
+        assert (str(repo / "inner/deep") in seen.follower._watch) == is_in
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_after_any_change_the_index_is_what_a_fresh_look_says(
     history: Path, change: Callable[[Path], None]

@@ -16,7 +16,7 @@ from infbox.index import Folder, Stamp
 from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from infbox.git import Facts
@@ -141,8 +141,8 @@ class Tree:
         """
         since = time.time_ns()
         listed = self.git.files([below] if below else [])
-        walk = Walk(self, entering or _nothing, listed, since)
-        for _ in walk.run(below):
+        walk = Walk(self, entering or _nothing, since)
+        for _ in walk.run(below, listed):
             pass
         return {path for path in walk.files if self.rules.by_name(path) is None}
 
@@ -288,22 +288,16 @@ class Walk:
     Args:
         tree: to walk over.
         entering: called with each folder before it is read.
-        listed: what git listed of it, or None.
         since: time at which git began, of the wall clock in nanoseconds.
     """
 
-    def __init__(
-        self,
-        tree: Tree,
-        entering: Callable[[str], None],
-        listed: set[str] | None = None,
-        since: int = 0,
-    ) -> None:
+    def __init__(self, tree: Tree, entering: Callable[[str], None], since: int = 0) -> None:
         self._tree = tree
         self._entering = entering
-        self._listed = listed
         self._since = since - CLOCK_TICK_NS
-        self._leading = _folders_of(listed or ())
+        self._listed: set[str] | None = None
+        self._leading: set[str] = set()
+        self._ahead: dict[str, _Listing] = {}
         self._doubtful: list[tuple[str, bool]] = []
         self.files: set[str] = set()
         """Regular files that belong to the tree, as git has it."""
@@ -315,13 +309,42 @@ class Walk:
         self.ignores: set[str] = set()
         """Ignore files of git's, whether or not they belong to the tree."""
 
-    def run(self, top: str = "") -> Iterator[None]:
+    @property
+    def vain(self) -> Collection[str]:
+        """Folders that were read ahead and that the walk did not come to."""
+        return self._ahead.keys()
+
+    def ahead(self, leading: Collection[str]) -> Iterator[None]:
+        """Read folders while git still lists what is in them, which takes as long.
+
+        Args:
+            leading: folders on the way to tracked files, which git will list.
+
+        Yields:
+            After each folder.
+        """
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            self._entering(folder)
+            with contextlib.suppress(OSError):  # the walk will tell
+                listing = self._ahead[folder] = _listing(self._tree, folder)
+                is_entered = listing.mark is None or not folder
+                pending += [f for f in listing.folders if f in leading] if is_entered else []
+            yield
+
+    def run(self, top: str = "", listed: set[str] | None = None) -> Iterator[None]:
         """Walk; what follows each folder is a good place to do something else.
+
+        Args:
+            top: where to begin.
+            listed: what git listed of the tree, or None.
 
         Raises:
             OSError: the root cannot be read.
             GitError: git could not answer.
         """
+        self._listed, self._leading = listed, _folders_of(listed or ())
         pending = [(top, self._listed is None)]
         while pending:
             pending += self._enter(*pending.pop())
@@ -334,24 +357,21 @@ class Walk:
 
         ``is_new`` says that of this folder.
         """
-        self._entering(folder)
-        place = self._tree.place(folder)
-        try:
-            status = os.lstat(place)
-            if not stat.S_ISDIR(status.st_mode):
+        listing = self._ahead.pop(folder, None)
+        if listing is None:
+            self._entering(folder)
+            try:
+                listing = _listing(self._tree, folder)
+            except OSError as error:
+                self._not_listed(folder, error)
                 return []
-            with os.scandir(place) as entries:
-                files, inside, mark = _sorted_out(entries, f"{folder}/" if folder else "")
-        except OSError as error:
-            self._not_listed(folder, error)
-            return []
-        changed = is_new or max(status.st_ctime_ns, status.st_mtime_ns) >= self._since
-        is_border = bool(folder) and self._is_border(folder, mark, changed)
-        self.folders[folder] = folder_row(status, is_border=is_border)
+        changed = is_new or listing.changed_ns >= self._since
+        is_border = bool(folder) and self._is_border(folder, listing.mark, changed)
+        self.folders[folder] = listing.row._replace(is_border=is_border)
         if is_border:
             return []
-        self._take(files, changed)
-        return self._to_enter(inside, is_new, changed)
+        self._take(listing.files, changed)
+        return self._to_enter(listing.folders, is_new, changed)
 
     def _not_listed(self, folder: str, error: OSError) -> None:
         if not folder:
@@ -409,9 +429,10 @@ class Walk:
         """Watch a ``.git`` below: when it is whole, its folder is a repository of its own."""
         self._entering(path)
         try:
-            self.folders[path] = folder_row(os.lstat(self._tree.place(path)), is_border=True)
+            status = os.lstat(self._tree.place(path))
         except OSError:
             return
+        self.folders[path] = folder_row(status)._replace(is_border=True)
 
 
 def belonging(git: Git, files: list[str]) -> set[str]:
@@ -445,12 +466,45 @@ def _is_link(git: Git, folder: str) -> bool:
     return own in owner.tracked.links
 
 
-def folder_row(status: os.stat_result, *, is_border: bool = False) -> Folder:
+def folder_row(status: os.stat_result) -> Folder:
     """Return a folder's row; one that changed just now may do so again and keep its stamp."""
     newest = max(status.st_ctime_ns, status.st_mtime_ns)
     if time.time_ns() - newest < CLOCK_TICK_NS:
-        return Folder(-1, -1, is_border)
-    return Folder(status.st_mtime_ns, status.st_ctime_ns, is_border)
+        return Folder(-1, -1)
+    return Folder(status.st_mtime_ns, status.st_ctime_ns)
+
+
+class _Listing(NamedTuple):
+    """A folder as it was read.
+
+    Attributes:
+        row: its stamp from before.
+        changed_ns: when it changed last, of the wall clock.
+        files: regular ones.
+        folders: in it, but ``.git``.
+        mark: its ``.git``, or None.
+    """
+
+    row: Folder
+    changed_ns: int
+    files: list[str]
+    folders: list[str]
+    mark: os.DirEntry[str] | None
+
+
+def _listing(tree: Tree, folder: str) -> _Listing:
+    """Read a folder.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    place = tree.place(folder)
+    status = os.lstat(place)
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
+    with os.scandir(place) as entries:
+        found = _sorted_out(entries, f"{folder}/" if folder else "")
+    return _Listing(folder_row(status), max(status.st_ctime_ns, status.st_mtime_ns), *found)
 
 
 def _folders_of(paths: Iterable[str]) -> set[str]:
@@ -483,12 +537,13 @@ def _sorted_out(
     folders: list[str] = []
     mark = None
     for entry in entries:
-        if entry.is_file(follow_symlinks=False):
-            files.append(prefix + entry.name)
-        elif entry.name != ".git" and entry.is_dir(follow_symlinks=False):
-            folders.append(prefix + entry.name)
-        if entry.name == ".git":
+        name = entry.name
+        if name == ".git":
             mark = entry
+        elif entry.is_file(follow_symlinks=False):
+            files.append(prefix + name)
+        elif entry.is_dir(follow_symlinks=False):
+            folders.append(prefix + name)
     return files, folders, mark
 
 

@@ -116,6 +116,14 @@ class Tracked:
         """Say whether any path lies below a folder."""
         return b"\0" + os.fsencode(folder) + b"/" in self._paths
 
+    def folders(self) -> set[str]:
+        """Return all folders on the way to these paths."""
+        found = set(re.findall(rb"\0([^\0]*)/", self._paths))
+        for folder in list(found):
+            while (folder := folder.rpartition(b"/")[0]) and folder not in found:
+                found.add(folder)
+        return {os.fsdecode(folder) for folder in found}
+
     def all(self) -> set[str]:
         """Return all paths."""
         return {os.fsdecode(path) for path in self._paths.split(b"\0") if path}

@@ -341,10 +341,16 @@ class Keeper(Looker):
             self._git_is_stale = self._rules_are_stale = False
         since = time.time_ns()
         listing = Errand(self._tree.git.files, self._wake)
-        yield from _until_done(listing)
-        walk = Walk(self._tree, self._watch_folder, listing.result(), since)
-        for _ in walk.run():
+        names = Errand(self._tree.git.read_tracked, self._wake)
+        walk = Walk(self._tree, self._watch_folder, since)
+        yield from _until_done(names)
+        for _ in walk.ahead(names.result().folders()):
             yield True
+        yield from _until_done(listing)
+        for _ in walk.run(listed=listing.result()):
+            yield True
+        if walk.vain:
+            self._forget_folders(walk.vain)
         self._take_walk(walk)
         tracked = Errand(self._all_tracked, self._wake)
         facts = Errand(self._tree.git.facts, self._wake)

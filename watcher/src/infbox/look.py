@@ -279,7 +279,7 @@ class Looker:
 
     def _watch_folder(self, folder: str) -> None:
         place = self._tree.place(folder)
-        if any(place == spot or place.startswith(f"{spot}/") for spot in self._blind):
+        if self._blind and _is_in_any(place, self._blind):
             self.blind_folders.add(folder)
         try:
             self._watch.add(place)
@@ -304,6 +304,10 @@ class Looker:
                     mend="raise fs.inotify.max_user_watches; until then such folders are polled",
                 )
             )
+
+
+def _is_in_any(place: str, spots: Iterable[str]) -> bool:
+    return any(place == spot or place.startswith(f"{spot}/") for spot in spots)
 
 
 def take_due(
