@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from infbox import answers, apis, questions, relay
+from infbox import answers, apis, download, questions, relay
 from infbox.apis import APIS
 from infbox.log import line
 from infbox.metrics import GatewayMetrics
@@ -93,6 +93,7 @@ class Gateway:
                 Route("/v1/models", self._list_models),
                 Route("/v1/workspaces", self._list_workspaces),
                 Route("/v1/workspaces/{name}/status", self._show_workspace),
+                Route("/v1/workspaces/{name}/pack", self._show_pack),
                 Mount("/", app=self._pass),
             ],
             exception_handlers={RefusalError: _refuse},
@@ -225,14 +226,30 @@ class Gateway:
 
     async def _show_workspace(self, request: Request) -> JSONResponse:
         """Return the pack in use, and what the watcher says of it; null where that is away."""
-        name = request.path_params["name"]
-        if name not in self._packs:
-            raise self._unknown(name)
+        name = self._known(request)
         status: dict[str, Any] = {}
         with contextlib.suppress(*relay.AWAY, ValueError):
             async with self._client.get(f"{self._watcher}/status", timeout=_SHORT) as answer:
                 status = (questions.parsed(await answer.read()) or {}).get("workspaces", {})
         return JSONResponse({**self._describe(name), "watcher": status.get(name)})
+
+    async def _show_pack(self, request: Request) -> Response:
+        name = self._known(request)
+        pack = self._packs[name].current()
+        if pack is None:
+            raise RefusalError(NOT_FOUND, f"The workspace `{name}` has no pack yet.")
+        return download.response(pack, request.headers)
+
+    def _known(self, request: Request) -> str:
+        """Return the workspace that a path names.
+
+        Raises:
+            RefusalError: there is none of that name.
+        """
+        name: str = request.path_params["name"]
+        if name not in self._packs:
+            raise self._unknown(name)
+        return name
 
     def _describe(self, name: str) -> dict[str, Any]:
         pack = self._packs[name].current()
