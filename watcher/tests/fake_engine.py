@@ -101,6 +101,8 @@ class FakeEngine:
     delay: float = 0.0
     breaks_off: bool = False
     breaks_within: bytes = b""
+    breaks_whole: bool = False
+    event: bytes = b""
     events: int = 5
     sent: int = 0
     window: int = 0
@@ -288,6 +290,8 @@ class FakeEngine:
                 await asyncio.sleep(0.01)
         finally:
             self.under_way -= 1
+        if self.breaks_whole:
+            return Response(b"{", headers={"content-length": "100"})
         usage = self._usage(request.url.path, prompt)
         return JSONResponse({"model": self.model, "choices": [], "usage": usage, "user": None})
 
@@ -303,7 +307,7 @@ class FakeEngine:
         self.under_way += 1
         try:
             for number in range(self.events):
-                yield fake_apis.event(path, number)
+                yield self.event or fake_apis.event(path, number)
                 self.sent += 1
                 await asyncio.sleep(self.delay)
                 if self.breaks_off:

@@ -243,19 +243,6 @@ def test_health_is_that_of_the_engine(stack: Stack) -> None:
     assert stack.ask("GET", "/health")[0] == 503
 
 
-@pytest.mark.parametrize("streams", [False, True])
-def test_a_client_that_leaves_cancels_the_engine_s_work(stack: Stack, streams: bool) -> None:
-    stack.engine.delay = 30.0
-    connection = stack.connect()
-    body = {"model": "coder@shop", "stream": streams, "messages": [USER]}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body))
-    until(lambda: stack.engine.under_way == 1)
-    connection.close()
-    until(lambda: stack.engine.under_way == 0)
-    assert stack.engine.cancelled == 1
-    until(lambda: 'infbox_gateway_cancelled_total{workspace="shop"} 1.0' in stack.metrics)
-
-
 def test_models_lists_each_name_once(stack: Stack) -> None:
     def names() -> list[str]:
         return [card["id"] for card in get_json(f"{stack.url}/v1/models")["data"]]
