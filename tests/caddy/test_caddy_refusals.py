@@ -7,10 +7,6 @@ import pytest
 from tests.stack.refusals import refusals
 
 CASES: dict[str, tuple[dict[str, Any], str]] = {
-    "nobody": ({"caddy_users": []}, "List at least one user"),
-    "a_user_twice": ({"caddy_users": ["a", "a"]}, "each once"),
-    "a_user_that_is_a_path": ({"caddy_users": ["../../a"]}, 'caddy_users is ["../../a"]'),
-    "a_user_with_a_space": ({"caddy_users": ["a b"]}, 'caddy_users is ["a b"]'),
     "no_address": ({"caddy_site_addresses": []}, "List at least one name or IP address"),
     "a_url": ({"caddy_site_addresses": ["https://a.example"]}, "without scheme, port and path"),
     "a_port": ({"caddy_site_addresses": ["a.example:443"]}, "without scheme, port and path"),
@@ -25,6 +21,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown_tls": ({"caddy_tls": "none"}, "value of caddy_tls must be one of: internal, acme"),
     "one_port": ({"caddy_http_port": 443}, "caddy_http_port and caddy_https_port are both 443."),
     "no_upstream": ({"caddy_upstreams": []}, "List at least one ADDRESS:PORT"),
+    "an_authority_url": ({"caddy_authority": "http://a:1"}, "Give one ADDRESS:PORT"),
     "an_upstream_url": ({"caddy_upstreams": ["http://a:1"]}, "without scheme and path"),
 }
 

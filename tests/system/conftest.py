@@ -17,7 +17,7 @@ HOST = "system"
 WORKSPACE = "infbox"
 DIAGNOSTICS = (
     "systemctl --failed --no-legend; "
-    "journalctl --no-pager --lines 30 --unit infbox-watcher --unit infbox-gateway; "
+    "journalctl --no-pager --lines 30 --unit 'infbox-*'; "
     "for c in $(docker ps --all --quiet); do docker logs --tail 30 $c 2>&1; done"
 )
 

@@ -24,6 +24,11 @@ pytestmark = pytest.mark.lab
 
 VLLM_METRICS = "http://127.0.0.1:8000/metrics"
 LMCACHE_METRICS = "http://127.0.0.1:8020/metrics"
+# When everything that a request passes was started.
+STARTED = (
+    "systemctl show --value --property=ActiveEnterTimestamp infbox-gateway infbox-keys; "
+    "docker inspect --format '{{.State.StartedAt}}' infbox-caddy-1 infbox-vllm-1"
+)
 WARM_SHARE = 0.9
 LOOK_UP: ChatCompletionFunctionToolParam = {
     "type": "function",
@@ -110,6 +115,24 @@ def test_a_wrong_key_is_refused(site: Site) -> None:
     stranger = site.client.openai.with_options(api_key="sk-wrong")
     with pytest.raises(openai.AuthenticationError):
         stranger.models.list()
+
+
+def test_a_rotated_key_ends_within_a_second_and_nothing_is_restarted(site: Site) -> None:
+    before = site.client.openai
+    since = site.ssh(STARTED)
+    site.ssh("/opt/infbox/watcher/venv/bin/infbox-keys rotate team")
+    began = time.monotonic()
+    with pytest.raises(openai.AuthenticationError):
+        before.with_options(max_retries=0).models.list()
+    key = site.ssh("cat /etc/infbox/secrets/api-keys/team").strip()
+    after = before.with_options(api_key=key)
+    assert [model.id for model in after.models.list()]
+    assert time.monotonic() - began < 1
+    assert site.ssh(STARTED) == since
+    # Back to the one that the other tests hold, as somebody would who puts a key there by hand.
+    site.ssh(f"printf %s {before.api_key} > /etc/infbox/secrets/api-keys/team")
+    site.ssh("echo '{\"team\": {}}' | /opt/infbox/watcher/venv/bin/infbox-keys apply")
+    assert [model.id for model in before.models.list()]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,33 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {},
         "The workspace inner, {}/open/inner, lies inside the workspace shop, {}/open.",
     ),
+    "nobody": ([{}], {"watcher_users": []}, "List at least one user"),
+    "a_user_twice": ([{}], {"watcher_users": ["a", "a"]}, "each once"),
+    "a_user_that_is_a_path": (
+        [{}],
+        {"watcher_users": ["../../a"]},
+        'watcher_users is ["../../a"].',
+    ),
+    "a_limit_for_nobody": (
+        [{}],
+        {"watcher_user_limits": {"bob": {}}},
+        "watcher_user_limits names bob, and watcher_users has only team.",
+    ),
+    "a_limit_of_another_kind": (
+        [{}],
+        {"watcher_user_limits": {"team": {"rate": 5}}},
+        'watcher_user_limits has {"rate": 5} for team.',
+    ),
+    "a_limit_that_is_no_number": (
+        [{}],
+        {"watcher_user_limits": {"team": {"requests_per_minute": "many"}}},
+        'watcher_user_limits has {"requests_per_minute": "many"} for team.',
+    ),
+    "a_limit_below_nothing": (
+        [{}],
+        {"watcher_user_limits": {"team": {"concurrent_requests": -1}}},
+        'watcher_user_limits has {"concurrent_requests": -1} for team.',
+    ),
     "never_to_poll": ([{}], {"watcher_poll_seconds": 0}, "watcher_poll_seconds is 0."),
     "a_user_number_taken": ([{}], {"watcher_uid": 1}, "The user number 1 belongs to daemon"),
     "no_source": (

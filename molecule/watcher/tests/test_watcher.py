@@ -15,8 +15,10 @@ import yaml
 from testinfra.host import Host
 
 SCENARIO = Path(__file__).resolve().parent.parent
-UNITS = ("infbox-watcher", "infbox-gateway")
+UNITS = ("infbox-watcher", "infbox-gateway", "infbox-keys")
 STATE = "/var/lib/infbox/watcher"
+KEYS = "/etc/infbox/secrets/api-keys"
+DIGESTS = "/etc/infbox/keys/users.json"
 INSTALLED = "/opt/infbox/watcher"
 Done = subprocess.CompletedProcess[str]
 
@@ -29,14 +31,14 @@ def _journal(host: Host) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_both_services_run_and_start_at_boot(host: Host, unit: str) -> None:
+def test_the_services_run_and_start_at_boot(host: Host, unit: str) -> None:
     service = host.service(unit)
     assert service.is_running
     assert service.is_enabled
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_both_run_as_the_infbox_user(host: Host, unit: str) -> None:
+def test_they_run_as_the_infbox_user(host: Host, unit: str) -> None:
     status = host.check_output(f"cat /proc/{show(host, unit, 'MainPID')}/status")
     assert re.search(r"^Uid:\t64430\t64430\t64430\t64430$", status, re.MULTILINE)
     assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
@@ -95,10 +97,50 @@ def test_the_gateway_lists_the_workspaces(host: Host) -> None:
     assert "shop" in json.dumps(listing)
 
 
-def test_neither_listens_beyond_loopback(host: Host) -> None:
+def test_none_listens_beyond_loopback(host: Host) -> None:
     listening = host.check_output("ss --listening --tcp --numeric --no-header")
     ours = {line.split()[3] for line in listening.splitlines() if ":80" in line}
-    assert ours == {"127.0.0.1:8010", "127.0.0.1:8011"}
+    assert ours == {"127.0.0.1:8010", "127.0.0.1:8011", "127.0.0.1:8012"}
+
+
+def test_keys_are_root_s_and_what_serves_knows_only_their_digests(host: Host) -> None:
+    assert modes(host, "/etc/infbox/secrets") == modes(host, KEYS) == "700 root root"
+    assert modes(host, "/etc/infbox/keys") == "750 root infbox"
+    assert modes(host, DIGESTS) == "640 root infbox"
+    for user in ("alice", "bob"):
+        assert modes(host, f"{KEYS}/{user}") == "600 root root"
+        assert host.run("grep -rF %s /etc/infbox/keys %s", key(host, user), STATE).rc == 1
+    assert "Permission denied" in inside(host, "infbox-keys", f"ls {KEYS}")
+
+
+def test_a_key_says_who_asks_and_what_he_may_use(host: Host) -> None:
+    assert authorize(host, key(host, "alice")) == "200 alice 4"
+    assert authorize(host, key(host, "bob")) == "200 bob 0"
+    assert authorize(host, "sk-infbox-wrong") == "401 None None"
+
+
+def test_a_rotated_key_holds_at_once_and_nothing_is_restarted(host: Host) -> None:
+    before, pid = key(host, "bob"), show(host, "infbox-keys", "MainPID")
+    said = host.check_output(f"{INSTALLED}/venv/bin/infbox-keys rotate bob")
+    assert said == f"bob has another key, in {KEYS}/bob. The one before has ended."
+    assert authorize(host, before) == "401 None None"
+    assert authorize(host, key(host, "bob")) == "200 bob 0"
+    assert show(host, "infbox-keys", "MainPID") == pid
+
+
+def test_a_user_taken_off_the_list_is_refused(host: Host) -> None:
+    known, pid = (
+        {user: key(host, user) for user in ("alice", "bob")},
+        show(host, UNITS[2], "MainPID"),
+    )
+    done = converge({"watcher_users": ["bob"], "watcher_user_limits": {}})
+    assert done.returncode == 0, done.stdout
+    assert not any(value in done.stdout + done.stderr for value in known.values())
+    assert host.file(KEYS).listdir() == ["bob"]
+    assert authorize(host, known["alice"]) == "401 None None"
+    assert authorize(host, known["bob"]) == "200 bob 0"
+    assert show(host, "infbox-keys", "MainPID") == pid
+    assert converge({}).returncode == 0  # as the other tests expect it
 
 
 def test_the_watcher_sees_the_trees_and_nothing_else_of_people(host: Host) -> None:
@@ -245,12 +287,12 @@ def test_a_failed_installation_leaves_the_old_program_running(host: Host, tmp_pa
     (source / "src/infbox/cli.py").write_text("raise SystemExit('broken on purpose')\n")
     done = converge({"watcher_source_dir": str(source)})
     assert done.returncode != 0
-    assert "Assert that both programs start" in done.stdout
+    assert "Assert that all programs start" in done.stdout
     assert host.check_output(f"readlink {INSTALLED}/venv") == environment
     assert [show(host, unit, "MainPID") for unit in UNITS] == before
 
 
-def test_a_changed_program_is_installed_and_both_are_restarted(host: Host, tmp_path: Path) -> None:
+def test_a_changed_program_is_installed_and_all_are_restarted(host: Host, tmp_path: Path) -> None:
     before = [show(host, unit, "MainPID") for unit in UNITS]
     source = copy_of_source(tmp_path)
     (source / "src/infbox/added.py").write_text('"""Added."""\n')
@@ -317,6 +359,29 @@ def is_another(host: Host, before: str) -> bool:
         return running and show(host, "infbox-watcher", "MainPID") not in (before, "0")
 
     return bool(wait_for(has_come, 40))
+
+
+def key(host: Host, user: str) -> str:
+    """Return the key of a user."""
+    return str(host.check_output(f"cat {KEYS}/{user}"))
+
+
+def authorize(host: Host, key: str) -> str:
+    """Return what is said of a key: the status, the user and how many requests at once."""
+    script = (
+        "import http.client, sys\n"
+        "client = http.client.HTTPConnection('127.0.0.1', 8012, timeout=5)\n"
+        "client.request('GET', '/authorize', headers={'X-Api-Key': sys.argv[1]})\n"
+        "answer = client.getresponse()\n"
+        "names = ('X-Infbox-User', 'X-Infbox-Concurrent')\n"
+        "print(answer.status, *(answer.headers[name] for name in names))\n"
+    )
+    return str(host.check_output("python3 -c %s %s", script, key))
+
+
+def modes(host: Host, path: str) -> str:
+    """Return mode, user and group of a path."""
+    return str(host.check_output(f"stat --format '%a %U %G' {path}"))
 
 
 def get(host: Host, url: str) -> str:

@@ -1,4 +1,4 @@
-"""The commands infbox-watch and infbox-gateway."""
+"""The commands infbox-watch, infbox-gateway and infbox-keys."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from infbox.files import Tree
+    from infbox.keys import Keyring
 
 # Each command imports what it needs: `run` is ready sooner than all of it would be imported.
 # ruff: noqa: PLC0415
 
 _MISTAKE = 2
 _UNREADY = 1
+_DIGESTS = Path("/etc/infbox/keys/users.json")
+_KEYS = Path("/etc/infbox/secrets/api-keys")
 
 
 def watch(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +74,36 @@ def gateway(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands, "serve the API, until stopped", _run_gateway)
     return exit_status("infbox-gateway", parser.parse_args(arguments))
+
+
+def keys(arguments: Sequence[str] | None = None) -> int:
+    """Run ``infbox-keys``; arguments and status as for ``watch``."""
+    parser = _parser("infbox-keys", "Say who may ask, by a key for each user.")
+    parser.add_argument("--digests", metavar="FILE", type=Path, default=_DIGESTS,
+                        help="what serves knows of the keys (%(default)s)")  # fmt: skip
+    parser.add_argument("--folder", metavar="DIR", type=Path, default=_KEYS,
+                        help="the keys themselves, a file a user (%(default)s)")  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="say who asks, until stopped")
+    serve.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8012")
+    serve.set_defaults(command=_serve_keys)
+
+    apply = commands.add_parser("apply", help="give these users a key, and end all others")
+    apply.add_argument("--dry-run", action="store_true", help="only say what would change")
+    apply.set_defaults(command=_apply_keys)
+
+    shown = commands.add_parser("list", help="say who has a key, and what each may use")
+    shown.set_defaults(command=_list_keys)
+
+    rotate = commands.add_parser("rotate", help="give a user another key; the one before ends")
+    rotate.add_argument("user", metavar="USER")
+    rotate.set_defaults(command=_rotate_key)
+
+    revoke = commands.add_parser("revoke", help="end a user's key")
+    revoke.add_argument("user", metavar="USER")
+    revoke.set_defaults(command=_revoke_key)
+    return exit_status("infbox-keys", parser.parse_args(arguments))
 
 
 def exit_status(program: str, options: argparse.Namespace) -> int:
@@ -175,6 +208,51 @@ def _run_gateway(options: argparse.Namespace) -> None:
 
     log.to_stderr()
     server.run(config.load(options.config))
+
+
+def _serve_keys(options: argparse.Namespace) -> None:
+    from infbox import authority, config
+
+    log.to_stderr()
+    authority.run(options.digests, config.listen_at(options.listen, "--listen"))
+
+
+def _apply_keys(options: argparse.Namespace) -> None:
+    from infbox.keys import limits_from
+
+    try:
+        content = json.load(sys.stdin)
+    except ValueError as error:
+        raise InputError(
+            'give the users as JSON, as {"alice": {"requests_per_minute": 60}, "bob": {}}'
+        ) from error
+    change = _keyring(options).apply(limits_from(content), is_dry=options.dry_run)
+    print(json.dumps(change._asdict()))
+
+
+def _list_keys(options: argparse.Namespace) -> None:
+    for user, limits in _keyring(options).users().items():
+        per_minute, at_once = (most or "any number of" for most in limits)
+        print(f"{user}: {per_minute} requests a minute, {at_once} at once")
+
+
+def _rotate_key(options: argparse.Namespace) -> None:
+    file = _keyring(options).rotate(options.user)
+    print(f"{options.user} has another key, in {file}. The one before has ended.")
+
+
+def _revoke_key(options: argparse.Namespace) -> None:
+    _keyring(options).revoke(options.user)
+    print(
+        f"The key of {options.user} has ended. Take the name off infbox_users as well, "
+        "or the next run of site.yml makes a new one."
+    )
+
+
+def _keyring(options: argparse.Namespace) -> Keyring:
+    from infbox.keys import Keyring
+
+    return Keyring(options.folder, options.digests)
 
 
 def _tree(folder: Path) -> Tree:

@@ -152,6 +152,22 @@ def check_paths(config: Config) -> None:
             )
 
 
+def listen_at(value: str, name: str) -> Listen:
+    """Return an address to listen on.
+
+    Args:
+        value: HOST:PORT.
+        name: of the setting, for the message.
+
+    Raises:
+        InputError: it is something else.
+    """
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) <= _MAX_PORT:
+        raise InputError(f"{name}: must be HOST:PORT, as 127.0.0.1:8011, not {value!r}")
+    return Listen(host.strip("[]"), int(port))
+
+
 class _Section:
     """A mapping of the file; its values are taken by name, and what is left over is refused."""
 
@@ -184,13 +200,7 @@ class _Section:
         return value
 
     def listen(self, default: str) -> Listen:
-        value = self.take("listen", str, default)
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) <= _MAX_PORT:
-            raise InputError(
-                f"{self.name('listen')}: must be HOST:PORT, as {default}, not {value!r}"
-            )
-        return Listen(host.strip("[]"), int(port))
+        return listen_at(self.take("listen", str, default), self.name("listen"))
 
     def address(self, key: str, default: str = _REQUIRED) -> str:
         value = self.take(key, str, default).rstrip("/")

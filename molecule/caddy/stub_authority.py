@@ -1,0 +1,39 @@
+"""Say who asks, as the keys' service does, of two users whose keys are known. A stub."""
+
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PORT = 8012
+USERS = {"sk-infbox-of-alice": "alice", "sk-infbox-of-bob": "bob"}
+HASTY = "sk-infbox-of-somebody-hasty"
+
+
+class Authority(BaseHTTPRequestHandler):
+    """Knows a key as a bearer's or in ``X-Api-Key``, and logs what it was asked."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        print(json.dumps({"path": self.path, "names": sorted(headers)}), flush=True)
+        key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        if key in USERS:
+            self.say(200, {"X-Infbox-User": USERS[key], "X-Infbox-Concurrent": "7"})
+        elif key == HASTY:
+            self.say(429, {"Retry-After": "9"}, "rate_limit_exceeded")
+        else:
+            self.say(401, {"WWW-Authenticate": "Bearer"}, "invalid_api_key")
+
+    def say(self, status: int, headers: dict[str, str], code: str = "") -> None:
+        """Answer with a status, and an error where there is one."""
+        body = json.dumps({"error": {"code": code}}).encode() if code else b""
+        self.send_response(status)
+        fields = {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+ThreadingHTTPServer(("127.0.0.1", PORT), Authority).serve_forever()

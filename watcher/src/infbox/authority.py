@@ -1,0 +1,164 @@
+"""Says at the edge who asks, by the key of a request: Caddy asks here before it hands one on.
+
+Only what begins is counted here. How many requests a user has under way is known to the gateway,
+which is told how many he may have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from math import ceil
+from time import time
+from typing import TYPE_CHECKING
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from infbox import keys
+from infbox.errors import InputError
+from infbox.log import line
+from infbox.serve import listening, server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from starlette.requests import Request
+
+    from infbox.config import Listen
+    from infbox.keys import User
+
+ANTHROPIC = "/v1/messages"
+"""Where clients expect errors in Anthropic's form."""
+
+_IDLE_SECONDS = 60  # longer than Caddy keeps its connections to us
+_GRACE_SECONDS = 5
+_BEARER = "bearer "
+_UNAUTHORIZED = 401
+_TOO_MANY = 429
+
+_logger = logging.getLogger(__name__)
+
+
+def run(file: Path, listen: Listen) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
+    listener = listening(listen, "--listen")
+    _logger.info(line("ready", listen=listen))
+    app = Authority(file).app()
+    serving = server(app, idle_seconds=_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)
+    serving.run(sockets=[listener])
+
+
+class Authority:
+    """Knows the users by their keys' digests.
+
+    Args:
+        file: of the digests; looked at with each request, and read when it is another.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._stamp: tuple[int, ...] | None = None
+        self._users: dict[str, User] = {}
+        self._rates = MovingWindowRateLimiter(MemoryStorage())
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "infbox_keys_requests",
+            "Requests by user and by whether they may go on; the user is empty for unknown keys.",
+            ("user", "result"),
+            registry=self._registry,
+        )
+
+    def app(self) -> Starlette:
+        """Return the ASGI application."""
+        return Starlette(
+            routes=[
+                Route("/authorize", self._authorize),
+                Route("/metrics", self._show_metrics),
+            ]
+        )
+
+    async def _authorize(self, request: Request) -> Response:
+        """Answer 200 with the user's name, or what the client is to be told."""
+        user = self._user(_key(request))
+        if user is None:
+            self._requests.labels("", "unknown").inc()
+            headers = {"www-authenticate": "Bearer"}
+            return _refusal(request, _UNAUTHORIZED, "Incorrect or missing API key.", headers)
+        if wait := self._wait(user):
+            self._requests.labels(user.name, "limited").inc()
+            message = (
+                f"{user.name} may send {user.limits.requests_per_minute} requests a minute. "
+                f"Try again in {wait} s."
+            )
+            return _refusal(request, _TOO_MANY, message, {"retry-after": str(wait)})
+        self._requests.labels(user.name, "passed").inc()
+        most = str(user.limits.concurrent_requests)
+        return Response(headers={"x-infbox-user": user.name, "x-infbox-concurrent": most})
+
+    async def _show_metrics(self, _request: Request) -> Response:
+        page = generate_latest(self._registry)
+        return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    def _user(self, key: str) -> User | None:
+        self._refresh()
+        return self._users.get(keys.digest(key)) if key else None
+
+    def _refresh(self) -> None:
+        """Read the file again if it is another. One that cannot be read changes nothing."""
+        stamp: tuple[int, ...] = ()
+        with contextlib.suppress(OSError):
+            status = self._file.stat()
+            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._users = keys.read(self._file)
+        except InputError as error:
+            _logger.error(line("keys-not-read", reason=error, mend="those known stay in force"))
+            return
+        _logger.info(line("keys-read", users=len(self._users)))
+
+    def _wait(self, user: User) -> int:
+        """Count a request; return how many seconds too early it is."""
+        most = user.limits.requests_per_minute
+        if not most:
+            return 0
+        rate = RateLimitItemPerMinute(most)
+        if self._rates.hit(rate, user.name):
+            return 0
+        return max(ceil(self._rates.get_window_stats(rate, user.name).reset_time - time()), 1)
+
+
+def _key(request: Request) -> str:
+    """Return the one key of a request, or the empty string. OpenAI's clients send it as a bearer's,
+    Anthropic's in a header of its own; two that differ are none."""
+    bearers = request.headers.getlist("authorization")
+    found = {
+        value[len(_BEARER) :].strip() if value.lower().startswith(_BEARER) else ""
+        for value in bearers
+    }
+    found |= {value.strip() for value in request.headers.getlist("x-api-key")}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _refusal(request: Request, status: int, message: str, headers: dict[str, str]) -> JSONResponse:
+    asked = request.headers.get("x-forwarded-uri", "")
+    if asked.startswith(ANTHROPIC):
+        kind = "authentication_error" if status == _UNAUTHORIZED else "rate_limit_error"
+        content = {"type": "error", "error": {"type": kind, "message": message}}
+        return JSONResponse(content, status, headers)
+    code = "invalid_api_key" if status == _UNAUTHORIZED else "rate_limit_exceeded"
+    kind = "invalid_request_error" if status == _UNAUTHORIZED else "requests"
+    error = {"message": message, "type": kind, "param": None, "code": code}
+    return JSONResponse({"error": error}, status, headers)

@@ -1,0 +1,286 @@
+"""Keys and who asks: real files, a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infbox import keys
+from infbox.authority import Authority
+from infbox.errors import InputError
+from infbox.keys import Keyring, Limits
+from serving import get_text, serving
+
+PROGRAM = Path(sys.executable).with_name("infbox-keys")
+
+
+class Ring:
+    """A folder of keys and what serves of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "api-keys"
+        self.folder.mkdir(mode=0o700)
+        (folder / "served").mkdir(mode=0o750)
+        self.digests = folder / "served/users.json"
+        self.ring = Keyring(self.folder, self.digests)
+
+    def apply(self, *users: str, is_dry: bool = False, **limits: int) -> keys.Change:
+        return self.ring.apply(dict.fromkeys(users, Limits(**limits)), is_dry=is_dry)
+
+    def key(self, user: str) -> str:
+        return (self.folder / user).read_text().strip()
+
+    def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        places = ["--digests", self.digests, "--folder", self.folder]
+        return subprocess.run(
+            [PROGRAM, *places, *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> Ring:
+    return Ring(tmp_path)
+
+
+@pytest.fixture
+def url(ring: Ring) -> Iterator[str]:
+    with serving(Authority(ring.digests).app()) as url:
+        yield url
+
+
+def ask(url: str, *headers: tuple[str, str]) -> tuple[int, dict[str, str], Any]:
+    """Ask whether a request with these headers may go on."""
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)) as client:
+        client.putrequest("GET", "/authorize")
+        for name, value in headers:
+            client.putheader(name, value)
+        client.endheaders()
+        answer = client.getresponse()
+        body = answer.read()
+    fields = {name.lower(): value for name, value in answer.getheaders()}
+    return answer.status, fields, json.loads(body) if body else None
+
+
+def bearer(key: str) -> tuple[str, str]:
+    return "Authorization", f"Bearer {key}"
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_each_user_gets_a_long_key_that_only_its_owner_reads(ring: Ring) -> None:
+    change = ring.apply("alice", "bob")
+    assert change == (["alice", "bob"], [], True)
+    assert ring.key("alice") != ring.key("bob")
+    assert re.fullmatch(r"sk-infbox-[0-9a-f]{64}", ring.key("alice"))
+    assert mode(ring.folder / "alice") == 0o600
+    assert mode(ring.digests) == 0o640
+    assert ring.digests.stat().st_gid == ring.digests.parent.stat().st_gid
+
+
+def test_what_serves_holds_no_key(ring: Ring) -> None:
+    ring.apply("alice")
+    assert ring.key("alice") not in ring.digests.read_text()
+    assert keys.digest(ring.key("alice")) in ring.digests.read_text()
+
+
+def test_a_second_time_changes_nothing(ring: Ring) -> None:
+    ring.apply("bob", "alice", requests_per_minute=5)
+    before = ring.digests.stat()
+    assert not ring.apply("alice", "bob", requests_per_minute=5).changed
+    assert ring.digests.stat() == before
+    assert ring.apply("alice", "bob", requests_per_minute=6).changed
+
+
+def test_a_user_taken_off_the_list_loses_the_key(ring: Ring) -> None:
+    ring.apply("alice", "bob")
+    assert ring.apply("alice") == ([], ["bob"], True)
+    assert [path.name for path in ring.folder.iterdir()] == ["alice"]
+    assert ring.ring.users().keys() == {"alice"}
+
+
+def test_a_key_put_there_by_hand_is_used_and_closed_to_others(ring: Ring) -> None:
+    own = ring.folder / "alice"
+    own.write_text("a-key-of-our-own-0123456789-abcdefgh\n")
+    own.chmod(0o644)
+    assert ring.apply("alice").changed
+    assert mode(own) == 0o600
+    assert keys.digest("a-key-of-our-own-0123456789-abcdefgh") in keys.read(ring.digests)
+
+
+@pytest.mark.parametrize("key", ["", "short", "x" * 40 + " root", "y" * 40 + "\nz root"])
+def test_a_key_that_cannot_be_used_is_refused_without_showing_it(ring: Ring, key: str) -> None:
+    (ring.folder / "alice").write_text(key)
+    with pytest.raises(InputError, match="alice: does not hold a key of 32 to 200") as refused:
+        ring.apply("alice")
+    assert not key or key not in str(refused.value)
+    assert not ring.digests.exists()
+
+
+def test_two_users_with_one_key_are_refused_by_name(ring: Ring) -> None:
+    for user in ("alice", "bob"):
+        (ring.folder / user).write_text("x" * 40)
+    with pytest.raises(InputError, match=r"api-keys/bob: holds the same key as .*api-keys/alice"):
+        ring.apply("alice", "bob")
+
+
+def test_a_dry_run_tells_and_does_nothing(ring: Ring) -> None:
+    done = ring.run("apply", "--dry-run", given='{"alice": {}}')
+    assert json.loads(done.stdout) == {"added": ["alice"], "removed": [], "changed": True}
+    assert list(ring.folder.iterdir()) == []
+    assert not ring.digests.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("", "give the users as JSON"),
+        ("[]", "must be a mapping"),
+        ('{"Alice": {}}', "'Alice': no name of a user"),
+        ('{"../alice": {}}', "'../alice': no name of a user"),
+        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute and concurrent_requests"),
+        ('{"alice": {"requests_per_minute": -1}}', "alice: requests_per_minute: must be a whole"),
+        ('{"alice": {"concurrent_requests": true}}', "alice: concurrent_requests: must be a whole"),
+    ],
+)
+def test_what_is_no_list_of_users_is_refused_by_name(ring: Ring, given: str, told: str) -> None:
+    done = ring.run("apply", given=given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_commands_never_print_a_key(ring: Ring) -> None:
+    said = ring.run("apply", given='{"alice": {"requests_per_minute": 60}, "bob": {}}').stdout
+    known = [ring.key("alice"), ring.key("bob")]
+    for command in (["list"], ["rotate", "alice"], ["revoke", "bob"]):
+        done = ring.run(*command)
+        assert done.returncode == 0, done.stderr
+        said += done.stdout + done.stderr
+    known.append(ring.key("alice"))
+    assert not any(key in said for key in known)
+    assert "alice: 60 requests a minute, any number of at once" in said
+    assert f"alice has another key, in {ring.folder / 'alice'}" in said
+    assert ring.run("rotate", "bob").stderr == ("infbox-keys: bob: no such user: there are alice\n")
+
+
+def test_a_key_tells_who_asks_either_way(ring: Ring, url: str) -> None:
+    ring.apply("alice", concurrent_requests=3)
+    for headers in (
+        [bearer(ring.key("alice"))],
+        [("authorization", f"bearer  {ring.key('alice')}")],
+        [("X-Api-Key", ring.key("alice"))],
+        [bearer(ring.key("alice")), ("x-api-key", ring.key("alice"))],
+    ):
+        status, fields, _ = ask(url, *headers)
+        assert status == 200
+        assert (fields["x-infbox-user"], fields["x-infbox-concurrent"]) == ("alice", "3")
+
+
+def test_what_is_almost_a_key_is_none(ring: Ring, url: str) -> None:
+    ring.apply("alice", "bob")
+    alice, bob = ring.key("alice"), ring.key("bob")
+    for headers in (
+        [],
+        [("Authorization", alice)],
+        [("Authorization", f"Basic {alice}")],
+        [bearer(f"{alice}x")],
+        [bearer(f"{alice} {alice}")],
+        [bearer(keys.digest(alice))],
+        [bearer("")],
+        [("x-api-key", "")],
+        [bearer(alice), ("x-api-key", bob)],
+        [bearer(alice), bearer(bob)],
+    ):
+        status, fields, content = ask(url, *headers)
+        assert status == 401, headers
+        assert "x-infbox-user" not in fields
+        assert fields["www-authenticate"] == "Bearer"
+        assert content["error"]["code"] == "invalid_api_key"
+
+
+def test_anthropic_s_clients_get_errors_in_their_form(ring: Ring, url: str) -> None:
+    _, _, content = ask(url, ("X-Forwarded-Uri", "/v1/messages?beta=true"))
+    assert content == {
+        "type": "error",
+        "error": {"type": "authentication_error", "message": "Incorrect or missing API key."},
+    }
+
+
+def test_a_key_that_is_rotated_or_revoked_ends_with_the_next_request(ring: Ring, url: str) -> None:
+    ring.apply("alice", "bob")
+    before, bob = ring.key("alice"), ring.key("bob")
+    assert ask(url, bearer(before))[0] == ask(url, bearer(bob))[0] == 200
+    ring.ring.rotate("alice")
+    assert ask(url, bearer(before))[0] == 401
+    assert ask(url, bearer(ring.key("alice")))[0] == 200
+    ring.ring.revoke("bob")
+    assert ask(url, bearer(bob))[0] == 401
+    assert not (ring.folder / "bob").exists()
+    assert ask(url, bearer(ring.key("alice")))[0] == 200
+
+
+def test_a_user_may_begin_no_more_requests_a_minute_than_the_limit(ring: Ring, url: str) -> None:
+    ring.apply("alice", "bob", requests_per_minute=3)
+    alice, bob = bearer(ring.key("alice")), bearer(ring.key("bob"))
+    assert [ask(url, alice)[0] for _ in range(5)] == [200, 200, 200, 429, 429]
+    status, fields, content = ask(url, alice)
+    assert (status, content["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(fields["retry-after"]) <= 61
+    assert ask(url, bob)[0] == 200, "one user's haste is nothing to another"
+    _, _, content = ask(url, alice, ("X-Forwarded-Uri", "/v1/messages"))
+    assert content["error"]["type"] == "rate_limit_error"
+    metrics = get_text(f"{url}/metrics")
+    assert 'infbox_keys_requests_total{result="limited",user="alice"} 4.0' in metrics
+    assert 'infbox_keys_requests_total{result="passed",user="bob"} 1.0' in metrics
+
+
+def test_digests_that_cannot_be_read_leave_those_in_force_that_are_known(
+    ring: Ring, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ring.apply("alice")
+    assert ask(url, bearer(ring.key("alice")))[0] == 200
+    for damaged in ("", "{", "[]", '{"users": {"alice": {}}}', '{"users": []}'):
+        ring.digests.write_text(damaged)
+        time.sleep(0.02)
+        assert ask(url, bearer(ring.key("alice")))[0] == 200
+    assert "keys-not-read" in caplog.text
+    assert ring.run("list").returncode == 2
+    ring.digests.unlink()
+    assert ask(url, bearer(ring.key("alice")))[0] == 401, "no file means no users"
+
+
+HEADERS = st.tuples(
+    st.sampled_from(["authorization", "x-api-key", "cookie"]),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0")),
+)
+
+
+@given(st.lists(HEADERS))
+def test_no_header_without_a_key_gets_in(headers: list[tuple[str, str]]) -> None:
+    from starlette.requests import Request  # noqa: PLC0415
+
+    from infbox.authority import _key  # noqa: PLC0415
+
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    found = _key(Request({"type": "http", "headers": raw}))
+    assert found == "" or any(found in value for _, value in headers)
