@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -26,12 +27,12 @@ from infbox.log import line
 from infbox.metrics import GatewayMetrics
 from infbox.packs import PackFile
 from infbox.questions import Question
-from infbox.refusals import BAD_GATEWAY, BAD_REQUEST, NOT_FOUND, TOO_LARGE, RefusalError
+from infbox.refusals import BAD_GATEWAY, BAD_REQUEST, NOT_FOUND, TOO_LARGE, TOO_MANY, RefusalError
 from infbox.relay import Incoming, Outgoing
 from infbox.serve import listening, server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -84,6 +85,7 @@ class Gateway:
             workspace.name: PackFile(config.state_dir / "packs" / workspace.name / "pack.json")
             for workspace in config.workspaces
         }
+        self._under_way: Counter[str] = Counter()
         self._metrics = GatewayMetrics()
         self._client: aiohttp.ClientSession
         self.app = Starlette(
@@ -119,9 +121,10 @@ class Gateway:
 
             group.start_soon(leave_with_client)
             try:
-                question = await self._question(incoming)
-                workspace = question.workspace
-                usage = await self._answer(incoming, question, outgoing, began)
+                with self._one_more(user, _most_at_once(incoming)):
+                    question = await self._question(incoming)
+                    workspace = question.workspace
+                    usage = await self._answer(incoming, question, outgoing, began)
                 self._metrics.count(usage, workspace, user)
             except RefusalError as refused:
                 await outgoing.respond(_refusal(incoming.path, refused))
@@ -131,6 +134,25 @@ class Gateway:
                 self._metrics.cancelled.labels(workspace).inc()
             group.cancel_scope.cancel()
         self._metrics.requests.labels(workspace, user, outgoing.status or "none").inc()
+
+    @contextlib.contextmanager
+    def _one_more(self, user: str, most: int) -> Iterator[None]:
+        """Count a request of a user's while it is under way.
+
+        Raises:
+            RefusalError: as many are as there may be; 0 is any number.
+        """
+        if most and self._under_way[user] >= most:
+            raise RefusalError(
+                TOO_MANY, f"{user} may have {most} requests under way. Wait until one has ended."
+            )
+        self._under_way[user] += 1
+        try:
+            yield
+        finally:
+            self._under_way[user] -= 1
+            if not self._under_way[user]:
+                del self._under_way[user]
 
     async def _question(self, incoming: Incoming) -> Question:
         """Return the request as it goes to vLLM, with the pack where one is asked for.
@@ -302,6 +324,12 @@ def _user_of(incoming: Incoming) -> str:
     return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
 
 
+def _most_at_once(incoming: Incoming) -> int:
+    """Return how many requests the user may have under way, as Caddy says; 0 is any number."""
+    given = incoming.header(b"x-infbox-concurrent")
+    return int(given[0]) if len(given) == 1 and given[0].isascii() and given[0].isdigit() else 0
+
+
 def _workspace_of(incoming: Incoming) -> str:
     """Return the workspace that a request's headers name; empty where they name none.
 
@@ -320,4 +348,5 @@ async def _refuse(request: Request, refused: Exception) -> Response:
 
 
 def _refusal(path: str, refused: RefusalError) -> JSONResponse:
-    return JSONResponse(apis.refusal(path, refused.status, str(refused)), refused.status)
+    headers = {"retry-after": "1"} if refused.status == TOO_MANY else None
+    return JSONResponse(apis.refusal(path, refused.status, str(refused)), refused.status, headers)

@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 TOO_LARGE = 413
+TOO_MANY = 429
 NOT_FOUND = 404
 BAD_REQUEST = 400
 BAD_GATEWAY = 502
 
 # As vLLM names them in OpenAI's form, and as Anthropic does in its own.
-_TYPES = {NOT_FOUND: "NotFoundError", BAD_GATEWAY: "EngineAwayError"}
+_TYPES = {
+    NOT_FOUND: "NotFoundError",
+    TOO_MANY: "RateLimitError",
+    BAD_GATEWAY: "EngineAwayError",
+}
 _ANTHROPIC_TYPES = {
     BAD_REQUEST: "invalid_request_error",
     NOT_FOUND: "not_found_error",
     TOO_LARGE: "request_too_large",
+    TOO_MANY: "rate_limit_error",
 }
 
 
