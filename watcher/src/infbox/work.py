@@ -54,7 +54,7 @@ _REMEMBERED_TIMES = 10_000
 _PRIVATE_UMASK = 0o027
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("infbox.work")  # whatever this was started as
 
 
 class Source:
