@@ -38,6 +38,121 @@ def nvidia_smi_cards(xml: str) -> dict[str, Any]:
     return {"driver_version": text(log, "driver_version"), "gpus": gpus, "split": split}
 
 
+def nvidia_smi_details(xml: str) -> dict[str, Any]:
+    """Read all that is worth knowing of each card from the output of `nvidia-smi -q -x`.
+
+    Args:
+        xml: the output; empty where the command is missing or failed.
+
+    Returns:
+        driver_version, cuda_version ("" for none) and cards, in the driver's order: address (as
+        sysfs writes it), name, architecture, uuid, memory_mib, used_mib, mig, persistence, ecc,
+        ecc_uncorrected (since the driver was loaded), row_remap ("", "pending" or "failure"),
+        throttle (reasons that slow a card down, such as "hw_thermal_slowdown"), pcie (generation
+        and width, each current and max; 0 where not told), fabric ("" where there is no NVSwitch),
+        processes (pid, name, type, memory_mib) and lost, for a card that no longer answers.
+    """
+    if not xml.strip():
+        return {"driver_version": "", "cuda_version": "", "cards": []}
+    log = ET.fromstring(xml)
+    return {
+        "driver_version": text(log, "driver_version"),
+        "cuda_version": text(log, "cuda_version"),
+        "cards": [details(card) for card in log.iter("gpu")],
+    }
+
+
+def details(card: ET.Element) -> dict[str, Any]:
+    """Return what is told of one card."""
+    link = "pci/pci_gpu_link_info/"
+    return {
+        "address": address(card.get("id", "") or text(card, "pci/pci_bus_id")),
+        "name": text(card, "product_name") or "unknown NVIDIA card",
+        "architecture": text(card, "product_architecture"),
+        "uuid": text(card, "uuid"),
+        "memory_mib": mebibytes(text(card, "fb_memory_usage/total")),
+        "used_mib": mebibytes(text(card, "fb_memory_usage/used")),
+        "mig": text(card, "mig_mode/current_mig") == "Enabled",
+        "persistence": text(card, "persistence_mode") == "Enabled",
+        "ecc": text(card, "ecc_mode/current_ecc") == "Enabled",
+        "ecc_uncorrected": uncorrected(card),
+        "row_remap": row_remap(card),
+        "throttle": throttle(card),
+        "pcie": {
+            "generation": number(text(card, link + "pcie_gen/current_link_gen")),
+            "max_generation": number(text(card, link + "pcie_gen/max_link_gen")),
+            "width": number(text(card, link + "link_widths/current_link_width")),
+            "max_width": number(text(card, link + "link_widths/max_link_width")),
+        },
+        "fabric": text(card, "fabric/state").replace("N/A", ""),
+        "processes": [
+            {
+                "pid": number(text(process, "pid")),
+                "name": text(process, "process_name"),
+                "type": text(process, "type"),
+                "memory_mib": mebibytes(text(process, "used_memory")),
+            }
+            for process in card.findall("processes/process_info")
+        ],
+        "lost": any("GPU is lost" in (element.text or "") for element in card.iter()),
+    }
+
+
+def address(bus_id: str) -> str:
+    """Return a PCI address as sysfs writes it: with four digits of domain, not eight."""
+    domain, _, rest = bus_id.lower().partition(":")
+    return f"{domain[-4:]}:{rest}" if rest else ""
+
+
+def uncorrected(card: ET.Element) -> int:
+    """Return the uncorrected memory errors since the driver was loaded.
+
+    Turing and later count by kind of memory; older cards have a total of double bit errors.
+    """
+    volatile = card.find("ecc_errors/volatile")
+    if volatile is None:
+        return 0
+    kinds = [kind for kind in volatile if "uncorrectable" in kind.tag]
+    total = text(volatile, "double_bit/total")
+    return sum(number(kind.text or "") for kind in kinds) + number(total)
+
+
+def row_remap(card: ET.Element) -> str:
+    """Return whether rows of memory failed and could not be replaced, or wait for a reset."""
+    if text(card, "remapped_rows/remapped_row_failure") == "Yes":
+        return "failure"
+    pending = ("remapped_rows/remapped_row_pending", "retired_pages/pending_retirement")
+    return "pending" if any(text(card, path) == "Yes" for path in pending) else ""
+
+
+def throttle(card: ET.Element) -> list[str]:
+    """Return the reasons that slow a card down; idling and settings are none.
+
+    Drivers from 535 on call them events.
+    """
+    found = []
+    for kind in ("throttle", "event"):
+        for reason in card.findall(f"clocks_{kind}_reasons/*"):
+            name = reason.tag.removeprefix(f"clocks_{kind}_reason_")
+            if "slowdown" in name and (reason.text or "").strip() == "Active":
+                found.append(name)
+    return found
+
+
+def nvlinks(status: str) -> dict[str, int]:
+    """Count the NVLinks of all cards in what `nvidia-smi nvlink --status` prints.
+
+    Args:
+        status: its lines, such as "Link 0: 26.562 GB/s" and "Link 1: <inactive>".
+
+    Returns:
+        active and inactive.
+    """
+    links = re.findall(r"^\s*Link \d+: *(.+)$", status, re.MULTILINE)
+    inactive = sum("inactive" in link.lower() for link in links)
+    return {"active": len(links) - inactive, "inactive": inactive}
+
+
 def text(element: ET.Element, path: str) -> str:
     """Return the text at a path below an element, or nothing."""
     return (element.findtext(path) or "").strip()
@@ -45,8 +160,14 @@ def text(element: ET.Element, path: str) -> str:
 
 def mebibytes(value: str) -> int:
     """Return the number in "40960 MiB", or 0 where there is none, as in "N/A"."""
-    number = re.match(r"(\d+) MiB", value)
-    return int(number[1]) if number else 0
+    told = re.match(r"(\d+) MiB", value)
+    return int(told[1]) if told else 0
+
+
+def number(value: str) -> int:
+    """Return the number that a value begins with, as in "16x", or 0 where there is none."""
+    told = re.match(r"\d+", value.strip())
+    return int(told[0]) if told else 0
 
 
 class FilterModule:
@@ -54,4 +175,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"nvidia_smi_cards": nvidia_smi_cards}
+        return {
+            "nvidia_smi_cards": nvidia_smi_cards,
+            "nvidia_smi_details": nvidia_smi_details,
+            "nvlinks": nvlinks,
+        }

@@ -68,7 +68,14 @@ host:
   type: dict
 """
 
+NVIDIA = "0x10de"
+# How the classes of PCI devices begin. An NVSwitch is a bridge of no kind that has a name.
+DISPLAY_CONTROLLER = "0x03"
+NVSWITCH = "0x0680"
+XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+),?(.*)")
+
 TCP_LISTEN = "0A"
+SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 Run = Callable[[Sequence[str]], str | None]
@@ -111,12 +118,71 @@ def read(path: Path) -> str:
 
 def nvidia_cards(root: Path) -> list[str]:
     """Return the PCI addresses of NVIDIA's display controllers, seen without any driver."""
-    devices = sorted((root / "sys/bus/pci/devices").glob("*"))
+    return [device["address"] for device in nvidia_devices(root, DISPLAY_CONTROLLER)]
+
+
+def nvidia_devices(root: Path, kind: str) -> list[dict[str, str]]:
+    """Return NVIDIA's PCI devices of a kind, seen without any driver.
+
+    Args:
+        root: where /sys is.
+        kind: how their class begins: `DISPLAY_CONTROLLER` or `NVSWITCH`.
+
+    Returns:
+        address, device (four hexadecimal digits) and driver, the kernel's, empty for none.
+    """
     return [
-        device.name
-        for device in devices
-        if read(device / "vendor").strip() == "0x10de"
-        and read(device / "class").strip().startswith("0x03")
+        {
+            "address": device.name,
+            "device": read(device / "device").strip().removeprefix("0x"),
+            "driver": (device / "driver").resolve().name if (device / "driver").exists() else "",
+        }
+        for device in sorted((root / "sys/bus/pci/devices").glob("*"))
+        if read(device / "vendor").strip() == NVIDIA
+        and read(device / "class").strip().startswith(kind)
+    ]
+
+
+def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
+    """Return what a host's NVIDIA cards are up to, beside what `nvidia-smi -q -x` tells of them.
+
+    Args:
+        root: where /sys and /proc are.
+        project: compose project whose containers are our own, beside the units `PROJECT-*`.
+        run: runs a command.
+
+    Returns:
+        cards and switches as `nvidia_devices` has them; kernel_module: version of the one that is
+        loaded ("" for none), open_kernel_module: whether it is the open one, xids: the driver's
+        errors since boot, as address, xid and message; nvlinks: what `nvidia-smi nvlink --status`
+        prints; processes: who uses a card, as pid, process, unit and ours.
+    """
+    cards = nvidia_devices(root, DISPLAY_CONTROLLER)
+    state: dict[str, Any] = {
+        "cards": cards,
+        "switches": nvidia_devices(root, NVSWITCH),
+        "kernel_module": read(root / "sys/module/nvidia/version").strip(),
+        "open_kernel_module": "Open Kernel Module" in read(root / "proc/driver/nvidia/version"),
+        "xids": [],
+        "nvlinks": "",
+        "processes": [],
+    }
+    if not cards:
+        return state
+    journal = ["journalctl", "--dmesg", "--boot", "--output", "cat", "--no-pager", "--quiet"]
+    state["xids"] = xids(run([*journal, "--grep", "NVRM: Xid"]) or "")
+    state["nvlinks"] = run(["nvidia-smi", "nvlink", "--status"]) or ""
+    asked = run(["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]) or ""
+    pids = sorted({int(pid) for pid in re.findall(r"^\d+", asked, re.MULTILINE)})
+    state["processes"] = [{"pid": pid, **process(root, pid, project, run)} for pid in pids]
+    return state
+
+
+def xids(journal: str) -> list[dict[str, Any]]:
+    """Return the driver's errors in the kernel's log, as PCI address, number and message."""
+    return [
+        {"address": found[1].lower(), "xid": int(found[2]), "message": found[3].strip()}
+        for found in XID.finditer(journal)
     ]
 
 
@@ -273,20 +339,43 @@ def listeners(root: Path, ports: Iterable[int], project: str, run: Run) -> list[
     found = []
     for inode, (address, number) in sorted(sockets.items(), key=lambda item: item[1]):
         pid = pids.get(inode, 0)
-        cgroup = read(root / f"proc/{pid}/cgroup") if pid else ""
-        unit = (re.findall(r"([^/\n]+\.service)$", cgroup, re.MULTILINE) or [""])[-1]
         found.append(
             {
                 "port": number,
                 "wildcard": set(address) == {"0"},
                 "loopback": is_loopback(address),
                 "pid": pid,
-                "process": read(root / f"proc/{pid}/comm").strip() if pid else "",
-                "unit": unit,
-                "ours": unit.startswith(f"{project}-") or in_project(cgroup, project, run),
+                **process(root, pid, project, run),
             }
         )
     return found
+
+
+def process(root: Path, pid: int, project: str, run: Run) -> dict[str, Any]:
+    """Return a process' name, its systemd unit (may be empty) and whether it is ours.
+
+    Args:
+        root: where /proc is.
+        pid: 0 for one that cannot be seen.
+        project: compose project whose containers are our own, beside the units `PROJECT-*`.
+        run: runs a command.
+    """
+    cgroup = read(root / f"proc/{pid}/cgroup") if pid else ""
+    unit = (re.findall(r"([^/\n]+\.service)$", cgroup, re.MULTILINE) or [""])[-1]
+    return {
+        "process": read(root / f"proc/{pid}/comm").strip() if pid else "",
+        "unit": unit,
+        "ours": unit.startswith(f"{project}-") or in_project(cgroup, project, run),
+    }
+
+
+def secure_boot(root: Path) -> bool:
+    """Return whether the firmware lets the kernel load signed modules only."""
+    try:
+        # Four bytes of attributes come before the value.
+        return (root / SECURE_BOOT).read_bytes()[4:5] == b"\1"
+    except OSError:
+        return False
 
 
 def is_loopback(address: str) -> bool:
@@ -345,6 +434,9 @@ def main() -> None:
         **system(root),
         **disks(asked["data_dirs"], asked["disk_gb"] * 1e9),
         "nvidia_cards": nvidia_cards(root),
+        "nvidia": nvidia_state(root, asked["project"], run),
+        "secure_boot": secure_boot(root),
+        "kernel": platform.release(),
         "nvidia_smi": run(["nvidia-smi", "-q", "-x"]) or "",
         "paths": {path: look_at(path, asked["reader"]) for path in asked["paths"]},
         "model": model(asked["model_path"]) if asked["model_path"] else {},

@@ -143,6 +143,71 @@ def test_a_machine_without_pci_has_no_cards(tmp_path: Path) -> None:
     assert host_info.nvidia_cards(tmp_path) == []
 
 
+def pci(root: Path, address: str, device: str, kind: str) -> Path:
+    folder = root / "sys/bus/pci/devices" / address
+    write(folder / "vendor", "0x10de\n")
+    write(folder / "device", f"0x{device}\n")
+    write(folder / "class", f"{kind}\n")
+    return folder
+
+
+def test_cards_and_switches_are_told_by_their_pci_ids_without_a_driver(tmp_path: Path) -> None:
+    pci(tmp_path, "0000:05:00.0", "22a3", "0x068000")
+    card = pci(tmp_path, "0000:18:00.0", "2330", "0x030200")
+    (tmp_path / "sys/bus/pci/drivers/nouveau").mkdir(parents=True)
+    (card / "driver").symlink_to(tmp_path / "sys/bus/pci/drivers/nouveau")
+    seen = host_info.nvidia_state(tmp_path, "infbox", never_ours)
+    assert seen == {
+        "cards": [{"address": "0000:18:00.0", "device": "2330", "driver": "nouveau"}],
+        "switches": [{"address": "0000:05:00.0", "device": "22a3", "driver": ""}],
+        "kernel_module": "",
+        "open_kernel_module": False,
+        "xids": [],
+        "nvlinks": "",
+        "processes": [],
+    }
+
+
+def test_without_a_card_nothing_is_asked(tmp_path: Path) -> None:
+    assert host_info.nvidia_state(tmp_path, "infbox", never)["cards"] == []
+
+
+def test_the_loaded_module_its_errors_and_who_uses_a_card_are_told(tmp_path: Path) -> None:
+    pci(tmp_path, "0000:18:00.0", "2330", "0x030200")
+    write(tmp_path / "sys/module/nvidia/version", "580.173.02\n")
+    write(
+        tmp_path / "proc/driver/nvidia/version",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.173.02\n",
+    )
+    write(tmp_path / "proc/31/comm", "train.py\n")
+    write(tmp_path / "proc/31/cgroup", "0::/user.slice\n")
+
+    def run(command: Sequence[str]) -> str | None:
+        if command[0] == "journalctl":
+            return "NVRM: Xid (PCI:0000:18:00): 79, pid=1, GPU has fallen off the bus.\n"
+        return "31\n31\n" if "--query-compute-apps=pid" in command else None
+
+    seen = host_info.nvidia_state(tmp_path, "infbox", run)
+    assert (seen["kernel_module"], seen["open_kernel_module"]) == ("580.173.02", True)
+    assert seen["xids"] == [
+        {"address": "0000:18:00", "xid": 79, "message": "pid=1, GPU has fallen off the bus."}
+    ]
+    assert seen["processes"] == [{"pid": 31, "process": "train.py", "unit": "", "ours": False}]
+
+
+@pytest.mark.parametrize(
+    ("value", "on"), [(b"\6\0\0\0\1", True), (b"\6\0\0\0\0", False), (None, False)]
+)
+def test_secure_boot_is_read_from_the_firmware(
+    tmp_path: Path, value: bytes | None, on: bool
+) -> None:
+    if value is not None:
+        place = tmp_path / host_info.SECURE_BOOT
+        place.parent.mkdir(parents=True)
+        place.write_bytes(value)
+    assert host_info.secure_boot(tmp_path) is on
+
+
 def test_the_system_is_read_from_its_own_files(tmp_path: Path) -> None:
     write(
         tmp_path / "etc/os-release", 'ID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04"\n'

@@ -1,22 +1,21 @@
 """Reading `nvidia-smi -q -x`. The fixtures are written for these tests and hold facts only."""
 
-import textwrap
-
 import pytest
 
 from tests.plugins.plugin_files import load
 
-nvidia_smi_cards = load("filter", "nvidia_smi").nvidia_smi_cards
+nvidia_smi = load("filter", "nvidia_smi")
+nvidia_smi_cards = nvidia_smi.nvidia_smi_cards
+nvidia_smi_details = nvidia_smi.nvidia_smi_details
+nvlinks = nvidia_smi.nvlinks
 
 
 def log(*cards: str, driver: str = "580.95.05") -> str:
     version = f"<driver_version>{driver}</driver_version>" if driver else ""
-    return textwrap.dedent(
-        f"""\
-        <?xml version="1.0" ?>
-        <!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">
-        <nvidia_smi_log>{version}{"".join(cards)}</nvidia_smi_log>
-        """
+    return (
+        '<?xml version="1.0" ?>\n'
+        '<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n'
+        f"<nvidia_smi_log>{version}{''.join(cards)}</nvidia_smi_log>\n"
     )
 
 
@@ -59,3 +58,130 @@ def test_memory_that_is_not_told_is_zero(memory: str) -> None:
 
 def test_no_output_is_no_driver_and_no_card() -> None:
     assert nvidia_smi_cards(" \n") == {"driver_version": "", "gpus": [], "split": []}
+
+
+A_BAD_CARD = """
+<gpu id="00000000:3B:00.0">
+  <product_name>NVIDIA A100-SXM4-80GB</product_name>
+  <product_architecture>Ampere</product_architecture>
+  <persistence_mode>Enabled</persistence_mode>
+  <mig_mode><current_mig>Disabled</current_mig></mig_mode>
+  <uuid>GPU-00000000-0000-0000-0000-00000000003b</uuid>
+  <pci><pci_gpu_link_info>
+    <pcie_gen><max_link_gen>4</max_link_gen><current_link_gen>4</current_link_gen></pcie_gen>
+    <link_widths><max_link_width>16x</max_link_width><current_link_width>8x</current_link_width>
+    </link_widths>
+  </pci_gpu_link_info></pci>
+  <clocks_event_reasons>
+    <clocks_event_reason_gpu_idle>Not Active</clocks_event_reason_gpu_idle>
+    <clocks_event_reason_hw_thermal_slowdown>Active</clocks_event_reason_hw_thermal_slowdown>
+    <clocks_event_reason_sw_power_cap>Active</clocks_event_reason_sw_power_cap>
+  </clocks_event_reasons>
+  <fb_memory_usage><total>81920 MiB</total><used>40000 MiB</used></fb_memory_usage>
+  <ecc_mode><current_ecc>Enabled</current_ecc></ecc_mode>
+  <ecc_errors>
+    <volatile>
+      <sram_correctable>4</sram_correctable>
+      <sram_uncorrectable_parity>1</sram_uncorrectable_parity>
+      <sram_uncorrectable_secded>2</sram_uncorrectable_secded>
+      <dram_uncorrectable>N/A</dram_uncorrectable>
+    </volatile>
+    <aggregate><dram_uncorrectable>9</dram_uncorrectable></aggregate>
+  </ecc_errors>
+  <remapped_rows>
+    <remapped_row_pending>Yes</remapped_row_pending>
+    <remapped_row_failure>No</remapped_row_failure>
+  </remapped_rows>
+  <fabric><state>Completed</state><status>Success</status></fabric>
+  <processes><process_info>
+    <pid>4242</pid><type>C</type><process_name>python3</process_name>
+    <used_memory>39990 MiB</used_memory>
+  </process_info></processes>
+</gpu>
+"""
+
+AN_OLD_CARD = """
+<gpu id="00000000:00:1E.0">
+  <product_name>Tesla P100-PCIE-16GB</product_name>
+  <product_architecture>Pascal</product_architecture>
+  <persistence_mode>Disabled</persistence_mode>
+  <clocks_throttle_reasons>
+    <clocks_throttle_reason_gpu_idle>Active</clocks_throttle_reason_gpu_idle>
+    <clocks_throttle_reason_hw_slowdown>Active</clocks_throttle_reason_hw_slowdown>
+  </clocks_throttle_reasons>
+  <fb_memory_usage><total>16384 MiB</total><used>0 MiB</used></fb_memory_usage>
+  <ecc_mode><current_ecc>Enabled</current_ecc></ecc_mode>
+  <ecc_errors><volatile>
+    <single_bit><total>7</total></single_bit><double_bit><total>2</total></double_bit>
+  </volatile></ecc_errors>
+  <retired_pages><pending_retirement>No</pending_retirement></retired_pages>
+  <remapped_rows>N/A</remapped_rows>
+  <processes></processes>
+</gpu>
+"""
+
+A_LOST_CARD = """
+<gpu id="00000000:86:00.0">
+  <product_name>NVIDIA H100 80GB HBM3</product_name>
+  <persistence_mode>GPU is lost</persistence_mode>
+  <fb_memory_usage><total>GPU is lost</total><used>GPU is lost</used></fb_memory_usage>
+</gpu>
+"""
+
+
+def test_every_card_of_a_host_is_told_in_detail() -> None:
+    seen = nvidia_smi_details(
+        log("<cuda_version>13.0</cuda_version>", A_BAD_CARD, AN_OLD_CARD, A_LOST_CARD)
+    )
+    assert (seen["driver_version"], seen["cuda_version"]) == ("580.95.05", "13.0")
+    bad, old, lost = seen["cards"]
+    assert bad == {
+        "address": "0000:3b:00.0",
+        "name": "NVIDIA A100-SXM4-80GB",
+        "architecture": "Ampere",
+        "uuid": "GPU-00000000-0000-0000-0000-00000000003b",
+        "memory_mib": 81920,
+        "used_mib": 40000,
+        "mig": False,
+        "persistence": True,
+        "ecc": True,
+        "ecc_uncorrected": 3,
+        "row_remap": "pending",
+        "throttle": ["hw_thermal_slowdown"],
+        "pcie": {"generation": 4, "max_generation": 4, "width": 8, "max_width": 16},
+        "fabric": "Completed",
+        "processes": [{"pid": 4242, "name": "python3", "type": "C", "memory_mib": 39990}],
+        "lost": False,
+    }
+    assert (old["address"], old["ecc_uncorrected"], old["row_remap"]) == ("0000:00:1e.0", 2, "")
+    assert (old["throttle"], old["fabric"], old["processes"]) == (["hw_slowdown"], "", [])
+    assert (lost["lost"], lost["memory_mib"]) == (True, 0)
+
+
+def test_a_failed_row_outweighs_one_that_waits() -> None:
+    failed = A_BAD_CARD.replace(
+        "<remapped_row_failure>No</remapped_row_failure>",
+        "<remapped_row_failure>Yes</remapped_row_failure>",
+    )
+    assert nvidia_smi_details(log(failed))["cards"][0]["row_remap"] == "failure"
+
+
+def test_a_card_with_mig_is_one_card_in_detail_too() -> None:
+    piece = "<mig_device><fb_memory_usage><total>19968 MiB</total></fb_memory_usage></mig_device>"
+    (seen,) = nvidia_smi_details(
+        log(card("NVIDIA A100-SXM4-40GB", "40960 MiB", "Enabled", piece * 2))
+    )["cards"]
+    assert (seen["mig"], seen["memory_mib"]) == (True, 40960)
+
+
+def test_no_output_has_no_details() -> None:
+    assert nvidia_smi_details("") == {"driver_version": "", "cuda_version": "", "cards": []}
+
+
+def test_links_are_counted_over_all_cards() -> None:
+    status = (
+        "GPU 0: NVIDIA H100 (UUID: GPU-0)\n\t Link 0: 26.562 GB/s\n\t Link 1: 26.562 GB/s\n"
+        "GPU 1: NVIDIA H100 (UUID: GPU-1)\n\t Link 0: 26.562 GB/s\n\t Link 1: <inactive>\n"
+    )
+    assert nvlinks(status) == {"active": 3, "inactive": 1}
+    assert nvlinks("") == {"active": 0, "inactive": 0}
