@@ -28,6 +28,23 @@ def test_the_engine_runs_a_container(host: Host) -> None:
     host.check_output("docker run --rm probe /usr/bin/true")
 
 
+def test_a_container_goes_on_while_the_engine_restarts(host: Host) -> None:
+    program = "/usr/bin/sleep /lib64/ld-linux-x86-64.so.2 /lib/x86_64-linux-gnu/libc.so.6"
+    host.check_output(f"tar -chf - {program} | docker import - sleeper")
+    host.check_output("docker run --detach --name stays sleeper /usr/bin/sleep 300")
+    state = "docker inspect --format '{{.State.Pid}} {{.State.StartedAt}}' stays"
+    before = host.check_output(state)
+    host.check_output("systemctl restart docker")
+    assert host.check_output(state) == before
+    host.check_output("docker rm --force stays")
+
+
+def test_upgrades_leave_the_engine_alone(host: Host) -> None:
+    assert {"docker.io", "containerd"} <= set(host.check_output("apt-mark showhold").split())
+    planned = host.check_output("apt-get --simulate --quiet dist-upgrade")
+    assert "Inst docker.io" not in planned
+
+
 def test_the_engine_starts_on_boot(host: Host) -> None:
     assert host.service("docker").is_enabled
 
