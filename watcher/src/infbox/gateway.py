@@ -190,8 +190,8 @@ class Gateway:
         """
         try:
             while True:
-                pieces = question.pieces
-                async with relay.ask(self._client, self._engine, incoming, pieces) as answer:
+                asking = relay.ask(self._client, self._engine, incoming, question.pieces)
+                async with asking as answer:
                     too_long = await _too_long(answer, question)
                     if too_long is None:
                         waited = time.monotonic() - began

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import aiohttp
 from multidict import CIMultiDict
@@ -17,6 +17,8 @@ from yarl import URL
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http import StreamWriter
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
@@ -211,16 +213,15 @@ def ask(
     Raises:
         BadRequestError: the request cannot be handed on.
     """
-    data: AsyncIterator[bytes | memoryview] | None = None
-    if pieces:
-        data = _one_by_one(pieces)
+    data: AsyncIterator[bytes] | _Body | None = None
+    if pieces is not None:
+        data = _Body(pieces)
     elif incoming.has_body:
         data = incoming.chunks()
-    length = None if pieces is None else sum(map(len, pieces))
     return client.request(
         incoming.method,
         URL(base + incoming.target, encoded=True),
-        headers=_request_headers(incoming.headers, length),
+        headers=_request_headers(incoming.headers, is_whole=pieces is not None),
         data=data,
         allow_redirects=False,
     )
@@ -231,16 +232,32 @@ def answer_headers(answer: aiohttp.ClientResponse) -> Headers:
     return _without(list(answer.raw_headers), _HOP_BY_HOP)
 
 
-async def _one_by_one(pieces: Pieces) -> AsyncIterator[bytes | memoryview]:
-    for piece in pieces:
-        yield piece
+class _Body(aiohttp.Payload):
+    """A body in pieces, written without joining them, and forgotten once it is.
+
+    They are given to the transport together, which holds and sends them as they are. It would else
+    be waited for after each large one, and the last few bytes be sent a moment later.
+    """
+
+    def __init__(self, pieces: Pieces) -> None:
+        super().__init__(list(pieces))
+        self._size = sum(map(len, pieces))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        pieces, self._value = self._value, []
+        for piece in pieces:
+            await cast("StreamWriter", writer).write(piece, drain=False)
+        pieces.clear()
+        await writer.drain()
 
 
-def _request_headers(headers: Headers, length: int | None) -> CIMultiDict[str]:
+def _request_headers(headers: Headers, *, is_whole: bool) -> CIMultiDict[str]:
     kept = _without(headers, _OF_ONE_REQUEST)
-    if length is not None:
+    if is_whole:  # its length is known to the client's library
         kept = _without(kept, frozenset({b"content-length"}))
-        kept.append((b"content-length", str(length).encode()))
     try:
         return CIMultiDict((name.decode(), value.decode()) for name, value in kept)
     except UnicodeDecodeError as error:
