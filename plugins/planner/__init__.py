@@ -1,0 +1,22 @@
+"""Says whether a model fits a host, why, and what would make it fit. Knows nothing of Ansible."""
+
+from plugins.planner.cards import Card
+from plugins.planner.errors import PlanError
+from plugins.planner.memory import Batch
+from plugins.planner.model import Layers, Model, read_config
+from plugins.planner.plan import Engine, Host, Plan, plan
+from plugins.planner.weights import index_bytes
+
+__all__ = [
+    "Batch",
+    "Card",
+    "Engine",
+    "Host",
+    "Layers",
+    "Model",
+    "Plan",
+    "PlanError",
+    "index_bytes",
+    "plan",
+    "read_config",
+]

@@ -1,0 +1,209 @@
+"""Where a card's memory goes: weights, what computing takes, and KV with what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+
+from plugins.planner.cards import Card
+from plugins.planner.model import FP16_BYTES, FP32_BYTES, Layers, Model
+
+MIB = 1024**2
+GIB = 1024**3
+BLOCK = 16
+
+# Estimates, each on the safe side of what engines log at start; no formula is published.
+LIBRARIES_BYTES = 384 * MIB
+COLLECTIVES_BYTES = GIB
+GRAPH_BYTES_PER_LAYER = 12 * MIB
+# Norms, routers and uneven cuts, which every card of a group holds.
+UNSHARED_WEIGHTS = 1.02
+
+# Sorting for top-p holds logits in 32 bits, their sorted copy, and the 16-bit ones they came from.
+LOGIT_BYTES = 2 * FP32_BYTES + FP16_BYTES
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a model is cut.
+
+    Attributes:
+        tensor: cards that share every layer.
+        pipeline: stages that share the layers out.
+        expert: whether experts are shared out whole, and not cut.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    expert: bool = False
+
+    @property
+    def cards(self) -> int:
+        """Cards for one copy of the model."""
+        return self.tensor * self.pipeline
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step of the engine computes at most.
+
+    Attributes:
+        tokens: `max_num_batched_tokens`.
+        requests: `max_num_seqs`.
+    """
+
+    tokens: int = 2048
+    requests: int = 256
+
+
+def default_batch(card: Card) -> Batch:
+    """Return the engine's own limits of a step on a card.
+
+    Source: vLLM 0.32, `EngineArgs.get_batch_defaults`, for the API server.
+    """
+    if card.memory_bytes >= 160 * GIB:
+        return Batch(16384, 1024)
+    if card.memory_bytes >= 70 * GIB and "a100" not in card.name.lower():
+        return Batch(8192, 1024)
+    return Batch()
+
+
+def weights_per_card(weights_bytes: int, shape: Shape) -> int:
+    """Return the bytes of weights on each card, all cards of a group holding the same."""
+    if shape.cards == 1:
+        return weights_bytes
+    return ceil(weights_bytes / shape.cards * UNSHARED_WEIGHTS)
+
+
+def reserve_per_card(model: Model, shape: Shape, batch: Batch, *, eager: bool) -> int:
+    """Return the bytes that computing takes on each card: estimated, and rather too much.
+
+    Libraries' workspaces, buffers of collectives, the widest layer's activations for a step's
+    tokens, logits for a step's requests, and CUDA graphs.
+
+    Source: what vLLM measures, `Worker.determine_available_memory`, where it must run for it.
+    """
+    graphs = 0 if eager else GRAPH_BYTES_PER_LAYER * ceil(model.layer_count / shape.pipeline)
+    collectives = COLLECTIVES_BYTES if shape.tensor > 1 else 0
+    logits = batch.requests * model.vocab_size * LOGIT_BYTES
+    return LIBRARIES_BYTES + collectives + activations(model, shape, batch) + logits + graphs
+
+
+def activations(model: Model, shape: Shape, batch: Batch) -> int:
+    """Return the bytes of the widest layer's activations for a step's tokens, at FP16."""
+    # Residual, normed input, output and one more of each; gate and up beside each other, twice.
+    around = 4 * model.hidden_size
+    inside = 4 * model.intermediate_size / shape.tensor
+    if model.experts:
+        cut = 1 if shape.expert else shape.tensor
+        expert = model.hidden_size + 2 * model.expert_size / cut
+        inside = max(inside, model.active_experts * expert)
+    return ceil(batch.tokens * (around + inside) * FP16_BYTES)
+
+
+@dataclass(frozen=True)
+class KvLayout:
+    """What requests keep on each card, or on all of them together.
+
+    Attributes:
+        per_token: bytes for each token of a request, however long it is.
+        sliding: (window, bytes for each token of it) for every kind of sliding layers.
+        fixed: bytes for a request of any length.
+        slack: tokens of a step, which a sliding window holds beside its own.
+    """
+
+    per_token: int
+    sliding: tuple[tuple[int, int], ...] = ()
+    fixed: int = 0
+    slack: int = 0
+
+    def request_bytes(self, tokens: int) -> int:
+        """Return the bytes that a request of so many tokens keeps, in whole blocks.
+
+        Source: vLLM, `FullAttentionSpec` and `SlidingWindowSpec.max_admission_blocks_per_request`.
+        """
+        total = self.fixed + whole_blocks(tokens) * self.per_token
+        for window, token_bytes in self.sliding:
+            held = min(window - 1 + self.slack, tokens)
+            total += (whole_blocks(held) + BLOCK) * token_bytes
+        return total
+
+    def longest(self, pool: int, limit: int) -> int:
+        """Return the most tokens up to a limit that one request can keep in a pool of bytes."""
+        low, high = 0, limit
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.request_bytes(middle) <= pool else (low, middle - 1)
+        return low
+
+    def requests(self, pool: int, tokens: int) -> float:
+        """Return how many requests of so many tokens a pool of bytes keeps at once."""
+        return max(pool, 0) / self.request_bytes(tokens) if tokens else 0.0
+
+
+def whole_blocks(tokens: int) -> int:
+    """Return tokens rounded up to whole blocks."""
+    return ceil(tokens / BLOCK) * BLOCK
+
+
+def kv_layout(model: Model, shape: Shape, slack: int, *, windows: bool) -> KvLayout:
+    """Return what requests keep on the fullest card.
+
+    Args:
+        model: the model.
+        shape: how it is cut; each stage of a pipeline keeps the KV of its own layers.
+        slack: tokens of a step.
+        windows: whether sliding layers keep their window only. On a CPU the engine keeps every
+            token for them (vLLM, `support_hybrid_kv_cache`).
+
+    Returns:
+        The layout. Layers of several kinds draw blocks from one pool in groups of equal size, so
+        that the last group of a kind is padded (vLLM, `_get_kv_cache_groups_uniform_page_size`).
+    """
+    full, sliding = model.only("full"), model.only("sliding") if windows else ()
+    if not windows:
+        full += model.only("sliding")
+    group = group_size([*full, *sliding])
+    stages = shape.pipeline
+
+    def kept(kinds: Iterable[Layers]) -> int:
+        return sum(
+            ceil(padded(kind.count, group) / stages) * kind.token_bytes(shape.tensor)
+            for kind in kinds
+        )
+
+    states = sum(
+        ceil(kind.count / stages) * ceil(kind.state_bytes / shape.tensor)
+        for kind in model.only("state")
+    )
+    return KvLayout(
+        per_token=kept(full),
+        sliding=tuple((kind.window, kept([kind])) for kind in sliding),
+        fixed=states,
+        slack=slack,
+    )
+
+
+def group_size(kinds: list[Layers]) -> int:
+    """Return how many layers share a table of blocks."""
+    counts = [kind.count for kind in kinds]
+    if len(counts) < 2:  # noqa: PLR2004
+        return 1
+    # The engine's own heuristic: little padding is better than many tables.
+    return max(counts) if max(counts) < 1.5 * min(counts) else min(counts)
+
+
+def padded(count: int, group: int) -> int:
+    """Return a number of layers rounded up to whole groups."""
+    return ceil(count / group) * group
+
+
+def growing_bytes_per_token(model: Model, *, windows: bool = True) -> int:
+    """Return the FP16 bytes that one more token of a long request takes, on all cards together.
+
+    Only full-attention layers grow with tokens; heads that several cards repeat count once. Without
+    windows, sliding layers grow as well.
+    """
+    kinds = model.only("full") + (() if windows else model.only("sliding"))
+    return sum(kind.count * kind.token_bytes() for kind in kinds)

@@ -1,0 +1,403 @@
+"""Does a model fit a host? The arithmetic, the verdict, and the nearest change that would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from plugins.planner.cards import Card, capability_notes, capability_refusal
+from plugins.planner.errors import PlanError
+from plugins.planner.memory import (
+    GIB,
+    Batch,
+    KvLayout,
+    Shape,
+    default_batch,
+    growing_bytes_per_token,
+    kv_layout,
+    reserve_per_card,
+    weights_per_card,
+)
+from plugins.planner.model import Model
+from plugins.planner.parallel import shape_refusals, widths
+
+GB = 1e9
+# Main memory beside weights, KV and LMCache: the processes themselves, and what loading passes
+# through; and for each card, pinned buffers.
+CPU_PROCESSES_BYTES = 2_700_000_000
+GPU_PROCESSES_BYTES = 6_000_000_000
+GPU_CARD_PROCESSES_BYTES = 2_000_000_000
+# Memory of cards that can be bought, in MiB as drivers tell it.
+CARD_SIZES_MIB = (24564, 32607, 46068, 81920, 97887, 143771, 183359)
+MOST_CARDS = 16
+LARGEST_CONTEXT = 100_000_000
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a preset runs a model.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        tensor_parallel_size: cards that share every layer; 0 takes as many equal ones as there are.
+        pipeline_parallel_size: stages that share the layers out.
+        expert_parallel: whether experts are shared out whole.
+        gpu_memory_utilization: share of a card's memory that the engine may take.
+        cpu_kv_cache_bytes: main memory for KV on a host without cards.
+        max_model_len: tokens of prompt and answer together; 0 takes the most that fit.
+        least_model_len: tokens below which a model is of no use.
+        batch: what a step computes at most; None for the engine's own limits.
+        enforce_eager: whether there are no CUDA graphs.
+        l1_bytes: main memory for LMCache.
+        l2_bytes: disk for LMCache.
+        image_bytes: disk for images.
+    """
+
+    device: Literal["cpu", "cuda"] = "cuda"
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    expert_parallel: bool = False
+    gpu_memory_utilization: float = 0.9
+    cpu_kv_cache_bytes: int = 0
+    max_model_len: int = 0
+    least_model_len: int = 8192
+    batch: Batch | None = None
+    enforce_eager: bool = False
+    l1_bytes: int = 0
+    l2_bytes: int = 0
+    image_bytes: int = 5_000_000_000
+
+    def __post_init__(self) -> None:
+        for refusal in engine_refusals(self):
+            raise PlanError(refusal)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a host has beside its cards, in bytes; None where nobody looked."""
+
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The verdict.
+
+    Attributes:
+        fits: whether the engine would start and serve.
+        reasons: why, with the arithmetic; refusals end with the nearest change that would fit.
+        notes: what a person should know although it fits.
+        kv_bytes_per_token: FP16 bytes that one more token takes, on all cards together.
+        kv_tokens: tokens whose KV the cards hold, for requests of `max_model_len`.
+        max_model_len: tokens of prompt and answer together; 0 where it does not fit.
+        weights_bytes: bytes of all weights.
+        tensor_parallel_size: cards that share every layer.
+        kv_pool_bytes: bytes for KV on each card.
+        memory_bytes: main memory that is needed.
+        disk_bytes: disk that is needed.
+        layout: what requests keep on each card.
+        batch: what a step computes at most.
+    """
+
+    fits: bool
+    reasons: tuple[str, ...]
+    kv_bytes_per_token: int
+    weights_bytes: int
+    tensor_parallel_size: int
+    kv_tokens: int = 0
+    max_model_len: int = 0
+    notes: tuple[str, ...] = ()
+    kv_pool_bytes: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    layout: KvLayout = field(default=KvLayout(0), repr=False)
+    batch: Batch = field(default=Batch(), repr=False)
+
+    def concurrent_requests(self, tokens: int) -> int:
+        """Return how many requests of so many tokens the cards hold at once.
+
+        Raises:
+            PlanError: tokens is not above 0.
+        """
+        if tokens <= 0:
+            raise PlanError(f"A request has {tokens} tokens. Give a number above 0.")
+        return int(self.layout.requests(self.kv_pool_bytes, tokens)) if self.fits else 0
+
+
+def plan(
+    model: Model,
+    weights_bytes: int,
+    engine: Engine,
+    cards: Sequence[Card],
+    host: Host | None = None,
+) -> Plan:
+    """Plan a model on a host.
+
+    Args:
+        model: from `read_config`.
+        weights_bytes: bytes of all weights.
+        engine: how it is to run.
+        cards: the host's cards, equal ones counted together.
+        host: main memory and disk, which are judged only where they are known.
+
+    Returns:
+        The plan. On each card
+
+            KV = memory * gpu_memory_utilization - weights - reserve
+
+        and on a CPU KV is what the preset gives it.
+
+    Raises:
+        PlanError: the weights have no bytes.
+    """
+    if weights_bytes <= 0:
+        raise PlanError(f"{model.name} has {weights_bytes} bytes of weights. Give weights_bytes.")
+    if engine.device == "cpu":
+        planned = plan_cpu(model, weights_bytes, engine)
+    else:
+        planned = plan_cards(model, weights_bytes, engine, cards)
+        if not planned.fits:
+            planned = replace(
+                planned,
+                reasons=(*planned.reasons, *mends(model, weights_bytes, engine, cards, planned)),
+            )
+    return with_host(planned, engine, host or Host())
+
+
+def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
+    """Plan a model in main memory."""
+    layout = kv_layout(model, Shape(), 0, windows=False)
+    batch = engine.batch or Batch(2048, 128)
+    start = Plan(
+        fits=False,
+        reasons=(),
+        kv_bytes_per_token=growing_bytes_per_token(model, windows=False),
+        weights_bytes=weights_bytes,
+        tensor_parallel_size=1,
+        kv_pool_bytes=engine.cpu_kv_cache_bytes,
+        memory_bytes=weights_bytes
+        + engine.cpu_kv_cache_bytes
+        + engine.l1_bytes
+        + CPU_PROCESSES_BYTES,
+        disk_bytes=weights_bytes + engine.l2_bytes + engine.image_bytes,
+        layout=layout,
+        batch=batch,
+    )
+    if model.only("state"):
+        reason = (
+            f"{model.name} keeps states beside KV, which the engine can do on GPUs only."
+            " Use a host with GPUs."
+        )
+        return replace(start, reasons=(reason,))
+    words = f"{gib(engine.cpu_kv_cache_bytes)} of main memory for KV"
+    return with_context(start, model, engine, words)
+
+
+def plan_cards(model: Model, weights_bytes: int, engine: Engine, cards: Sequence[Card]) -> Plan:
+    """Plan a model on cards, without a word about what would fit instead."""
+    start = Plan(
+        fits=False,
+        reasons=(),
+        kv_bytes_per_token=growing_bytes_per_token(model),
+        weights_bytes=weights_bytes,
+        tensor_parallel_size=max(engine.tensor_parallel_size, 1),
+    )
+    if not cards:
+        return replace(start, reasons=(f"{model.name} needs GPUs, this host has none.",))
+    refusal, card, shape = choose_cards(model, engine, cards)
+    start = replace(start, tensor_parallel_size=shape.tensor)
+    refusals = [refusal] if refusal else shape_refusals(model, shape)
+    refusals += [capability_refusal(card, model.quantization)]
+    if any(refusals):
+        return replace(start, reasons=tuple(filter(None, refusals)))
+    return plan_shape(start, model, engine, card, shape)
+
+
+def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Shape) -> Plan:
+    """Plan a model that is cut so, on cards of one kind."""
+    batch = engine.batch or default_batch(card)
+    weights = weights_per_card(start.weights_bytes, shape)
+    reserve = reserve_per_card(model, shape, batch, eager=engine.enforce_eager)
+    usable = int(card.memory_bytes * engine.gpu_memory_utilization)
+    pool = usable - weights - reserve
+    planned = replace(
+        start,
+        notes=tuple(capability_notes(card, model.quantization)) + hand_notes(model),
+        kv_pool_bytes=max(pool, 0),
+        memory_bytes=engine.l1_bytes + GPU_PROCESSES_BYTES + shape.cards * GPU_CARD_PROCESSES_BYTES,
+        disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
+        layout=kv_layout(model, shape, batch.tokens, windows=True),
+        batch=batch,
+    )
+    share = f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of {card.memory_mib} MiB)"
+    words = f"{share} - weights {gib(weights)} - computing {gib(reserve)}"
+    where = f"on each of {shape.cards} x {card.name}" if shape.cards > 1 else f"on {card.name}"
+    if pool <= 0:
+        reason = (
+            f"{model.name} does not fit: {where}, {words} leaves no room for KV"
+            f" ({gib(-pool)} too little)."
+        )
+        return replace(planned, reasons=(reason,))
+    return with_context(planned, model, engine, f"{where}, {words} = {gib(pool)} for KV")
+
+
+def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Plan:
+    """Settle the context, and say whether the KV of a request that long has room."""
+    longest = planned.layout.longest(planned.kv_pool_bytes, model.context)
+    wanted = engine.max_model_len
+    if wanted > model.context:
+        reason = (
+            f"{model.name} takes {model.context:,} tokens, max_model_len is {wanted:,}."
+            f" Set max_model_len to {model.context} or less."
+        )
+        return replace(planned, reasons=(reason,))
+    least = min(wanted or engine.least_model_len, model.context)
+    a_token = f"{planned.kv_bytes_per_token / 1024:g} KiB a token"
+    if longest < least:
+        reason = (
+            f"{model.name} does not fit: {words}, at {a_token} enough for a request of"
+            f" {longest:,} tokens, fewer than {least:,}."
+        )
+        return replace(planned, reasons=(reason,))
+    # Whole blocks: a part of one is never used.
+    context = wanted or max(longest - longest % 16, least)
+    tokens = int(planned.layout.requests(planned.kv_pool_bytes, context) * context)
+    reason = f"{model.name} fits: {words}, at {a_token} {tokens:,} tokens of KV."
+    return replace(planned, fits=True, reasons=(reason,), kv_tokens=tokens, max_model_len=context)
+
+
+def with_host(planned: Plan, engine: Engine, host: Host) -> Plan:
+    """Judge main memory and disk, where they are known."""
+    refusals = []
+    if host.memory_bytes is not None and host.memory_bytes < planned.memory_bytes:
+        refusals.append(
+            f"{planned.memory_bytes / GB:.1f} GB of main memory are needed,"
+            f" {engine.l1_bytes / GB:.1f} of them for LMCache; this host has"
+            f" {host.memory_bytes / GB:.1f}. Add memory, or lower lmcache.l1_size_gb."
+        )
+    if host.disk_bytes is not None and host.disk_bytes < planned.disk_bytes:
+        refusals.append(
+            f"{planned.disk_bytes / GB:.0f} GB of disk are needed: weights"
+            f" {planned.weights_bytes / GB:.0f}, LMCache {engine.l2_bytes / GB:.0f}, images"
+            f" {engine.image_bytes / GB:.0f}; this host has {host.disk_bytes / GB:.0f}."
+            " Add disk, or lower lmcache.l2_size_gb."
+        )
+    if not refusals:
+        return planned
+    return replace(planned, fits=False, reasons=(*planned.reasons, *refusals))
+
+
+def choose_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> tuple[str, Card, Shape]:
+    """Return why there are no cards for a model, or the equal ones that take it, and the cut.
+
+    Cards that share a layer wait for the slowest and hold what the smallest holds, so they must be
+    equal; of several kinds, the one with the most memory in all is taken.
+    """
+    stages, wanted = engine.pipeline_parallel_size, engine.tensor_parallel_size
+    largest = max(cards, key=lambda card: card.memory_mib * card.count)
+    if not wanted:
+        most = widths(model, largest.count // stages, expert=engine.expert_parallel)
+        return "", largest, Shape(most[-1] if most else 1, stages, engine.expert_parallel)
+    shape = Shape(wanted, stages, engine.expert_parallel)
+    enough = [card for card in cards if card.count >= shape.cards]
+    if enough:
+        return "", max(enough, key=lambda card: card.memory_mib), shape
+    there = " and ".join(map(str, cards))
+    if sum(card.count for card in cards) >= shape.cards:
+        refusal = (
+            f"{model.name} needs {shape.cards} equal cards, this host has {there}. Cards of several"
+            " kinds cannot share a model's layers."
+        )
+    else:
+        refusal = f"{model.name} needs {shape.cards} cards, this host has {there}."
+    return refusal, largest, shape
+
+
+def mends(
+    model: Model, weights_bytes: int, engine: Engine, cards: Sequence[Card], refused: Plan
+) -> Iterator[str]:
+    """Yield the nearest change that would fit, as a sentence; nothing where none is known.
+
+    Nearest is what costs least: a shorter context, then more cards like these, then larger ones.
+    """
+    changes = [*shorter(model, engine, cards, refused), *more_cards(model, engine, cards)]
+    for words, changed, there in changes:
+        if plan_cards(model, weights_bytes, changed, there).fits:
+            yield f"It would fit with {words}."
+            return
+
+
+# What it is, in words, and the engine and cards that it comes to.
+Change = tuple[str, Engine, Sequence[Card]]
+
+
+def shorter(model: Model, engine: Engine, cards: Sequence[Card], refused: Plan) -> Iterator[Change]:
+    """Yield a shorter context, where the weights leave room for one of use."""
+    if not engine.max_model_len or not refused.kv_pool_bytes:
+        return
+    longest = refused.layout.longest(refused.kv_pool_bytes, model.context)
+    tokens = longest - longest % 1024
+    if tokens >= min(engine.least_model_len, model.context):
+        yield f"max_model_len: {tokens}", replace(engine, max_model_len=tokens), cards
+
+
+def more_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> Iterator[Change]:
+    """Yield more cards like the ones there, experts shared out whole where that helps, then larger.
+
+    Without cards there is no kind to stay with: each size is tried.
+    """
+    count, least = max(engine.tensor_parallel_size, 1), 0
+    if cards:
+        card = max(cards, key=lambda card: card.memory_mib * card.count)
+        yield from same_cards(model, engine, card)
+        count, least = card.count, card.memory_mib
+    for size in CARD_SIZES_MIB:
+        if size > least:
+            words = f"{count} card{'s' * (count > 1)} of {size} MiB"
+            yield words, engine, [Card(f"a card of {size} MiB", size, count)]
+
+
+def same_cards(model: Model, engine: Engine, card: Card) -> Iterator[Change]:
+    """Yield one card of a kind, two and so on."""
+    ways = [engine.expert_parallel]
+    if model.experts and not engine.expert_parallel:
+        ways.append(True)
+    for count in range(1, MOST_CARDS + 1):
+        for expert in ways:
+            there = replace(card, count=count * engine.pipeline_parallel_size)
+            words = f"{there.count} x {card.name}" + (" and expert_parallel" if expert else "")
+            changed = replace(engine, tensor_parallel_size=count, expert_parallel=expert)
+            yield words, changed, [there]
+
+
+def hand_notes(model: Model) -> tuple[str, ...]:
+    """Say where the KV was not computed."""
+    if model.exact:
+        return ()
+    return (f"KV of {model.name} as given by hand (kv_bytes_per_token), all of it on every card.",)
+
+
+def engine_refusals(engine: Engine) -> Iterator[str]:
+    """Yield what is absurd in a preset's engine."""
+    for name in ("tensor_parallel_size", "max_model_len", "l1_bytes", "l2_bytes"):
+        if getattr(engine, name) < 0:
+            yield f"{name} is {getattr(engine, name)}. Give a number that is not negative."
+    for name in ("pipeline_parallel_size", "least_model_len"):
+        if getattr(engine, name) < 1:
+            yield f"{name} is {getattr(engine, name)}. Give a number above 0."
+    if engine.max_model_len > LARGEST_CONTEXT:
+        yield f"max_model_len is {engine.max_model_len}. Give the tokens of prompt and answer."
+    if not 0 < engine.gpu_memory_utilization <= 1:
+        yield (
+            f"gpu_memory_utilization is {engine.gpu_memory_utilization}. Give a share above 0 and"
+            " up to 1."
+        )
+    if engine.batch and min(engine.batch.tokens, engine.batch.requests) < 1:
+        yield f"A step of {engine.batch.tokens} tokens, {engine.batch.requests} requests is none."
+
+
+def gib(size: float) -> str:
+    """Return bytes in words."""
+    return f"{size / GIB:.1f} GiB"

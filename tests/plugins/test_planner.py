@@ -1,0 +1,490 @@
+"""What the planner says of public models and cards, and what must hold of every plan."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from plugins.planner import Batch, Card, Engine, Host, Model, PlanError, index_bytes, plan
+from plugins.planner import read_config as read
+from plugins.planner.cards import read_cards
+from plugins.planner.memory import Shape, kv_layout, reserve_per_card, weights_per_card
+from plugins.planner.parallel import shape_refusals, widths
+
+FACTS: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("models.yml").read_text(encoding="utf-8")
+)
+A100 = Card("NVIDIA A100-SXM4-80GB", 81920, 1)
+H100 = Card("NVIDIA H100 80GB HBM3", 81559, 1)
+H200 = Card("NVIDIA H200", 143771, 1)
+A6000 = Card("NVIDIA RTX A6000", 49140, 1)
+RTX4090 = Card("NVIDIA GeForce RTX 4090", 24564, 1)
+PROD480 = "Qwen3-Coder-480B-A35B-Instruct-FP8"
+ALL_CARDS = Engine(tensor_parallel_size=0)
+INT4 = {"quantization_config": {"quant_method": "gptq"}}
+INT4_BYTES = 19_400_000_000
+
+
+def model(name: str, **changes: Any) -> Model:
+    return read({**FACTS[name]["config"], **changes}, name)
+
+
+def planned(name: str, engine: Engine, *cards: Card, host: Host | None = None) -> Any:
+    return plan(model(name), FACTS[name]["weights_bytes"], engine, cards, host)
+
+
+def test_there_are_facts_of_fifteen_models_with_their_source() -> None:
+    assert len(FACTS) >= 15
+    assert all(fact["source"] for fact in FACTS.values())
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_kv_bytes_of_a_token_are_those_computed_by_hand(name: str) -> None:
+    huge = Card("NVIDIA B200", 4_000_000, 1)
+    assert planned(name, Engine(), huge).kv_bytes_per_token == FACTS[name]["kv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kib"), [("Qwen2.5-Coder-32B-Instruct", 256), (PROD480, 248), ("DeepSeek-V3", 68.625)]
+)
+def test_kv_is_told_in_kib_a_token(name: str, kib: float) -> None:
+    plan_ = planned(name, ALL_CARDS, replace(H200, count=16))
+    assert plan_.kv_bytes_per_token == kib * 1024
+    assert f"at {kib:g} KiB a token" in plan_.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("Llama-3.1-8B-Instruct", 131072),
+        ("Qwen2.5-Coder-32B-Instruct", 32768),
+        ("DeepSeek-V3", 163840),
+        ("gpt-oss-20b", 131072),
+        ("Gemma-3-27b-it", 131072),
+        ("Phi-3.5-mini-instruct", 131072),
+        ("starcoder", 8192),
+    ],
+)
+def test_the_context_counts_scaled_positions_once(name: str, tokens: int) -> None:
+    assert model(name).context == tokens
+
+
+def test_yarn_lengthens_a_context_that_does_not_count_it_in() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    assert model("Qwen2.5-Coder-32B-Instruct", rope_scaling=scaling).context == 131072
+
+
+def test_experts_change_nothing_about_kv() -> None:
+    dense = model("Mixtral-8x7B-Instruct-v0.1", num_local_experts=None, model_type="mistral")
+    assert dense.layers == model("Mixtral-8x7B-Instruct-v0.1").layers
+
+
+def test_a_model_that_slides_keeps_its_window_however_long_the_request() -> None:
+    layout = kv_layout(model("Mistral-7B-v0.1"), Shape(), 0, windows=True)
+    assert layout.request_bytes(10_000) == layout.request_bytes(30_000)
+    assert layout.request_bytes(30_000) == (4096 + 16) * 131072
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "sliding"),
+    [("Gemma-2-9b-it", 21, 21), ("Gemma-3-27b-it", 10, 60), ("gpt-oss-20b", 12, 12)],
+)
+def test_sliding_layers_are_told_from_full_ones(name: str, full: int, sliding: int) -> None:
+    known = model(name)
+    layout = kv_layout(known, Shape(), 0, windows=True)
+    a_layer = known.layers[0].token_bytes()
+    assert layout.per_token == full * a_layer
+    # Gemma 3's 52 sliding layers are padded to six groups of ten.
+    assert [bytes_ // a_layer for _, bytes_ in layout.sliding] == [sliding]
+
+
+def test_a_cpu_keeps_every_token_of_sliding_layers() -> None:
+    engine = Engine(device="cpu", cpu_kv_cache_bytes=4 * 1024**3)
+    assert planned("gpt-oss-20b", engine).kv_bytes_per_token == 24 * 8 * 64 * 2 * 2
+
+
+def test_linear_attention_keeps_a_state_and_not_a_token() -> None:
+    known = model("Qwen3-Next-80B-A3B-Instruct")
+    layout = kv_layout(known, Shape(), 0, windows=True)
+    assert layout.per_token == 12 * 2 * 256 * 2 * 2
+    assert layout.fixed == 36 * (32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2)
+
+
+def test_kv_heads_are_repeated_where_there_are_more_cards_than_heads() -> None:
+    layers = model("Qwen3-Coder-30B-A3B-Instruct").layers[0]
+    assert [layers.token_bytes(n) for n in (1, 2, 4, 8)] == [2048, 1024, 512, 512]
+
+
+def test_a_latent_is_the_same_on_every_card() -> None:
+    layers = model("DeepSeek-V3").layers[0]
+    assert layers.token_bytes(8) == layers.token_bytes(1) == 1152
+
+
+class TestTheBigModel:
+    @pytest.mark.parametrize("card", [A100, H100])
+    def test_does_not_fit_four_cards_of_80_gb(self, card: Card) -> None:
+        verdict = planned(PROD480, ALL_CARDS, replace(card, count=4))
+        assert not verdict.fits
+        assert verdict.kv_tokens == verdict.max_model_len == 0
+        assert "leaves no room for KV" in verdict.reasons[0]
+
+    @pytest.mark.parametrize("card", [A100, H100])
+    def test_fits_eight_cards_of_80_gb_with_whole_experts(self, card: Card) -> None:
+        engine = replace(ALL_CARDS, expert_parallel=True)
+        verdict = planned(PROD480, engine, replace(card, count=8))
+        assert verdict.fits
+        assert verdict.tensor_parallel_size == 8
+        assert verdict.max_model_len == 262144
+
+    def test_fits_four_cards_of_141_gb(self) -> None:
+        for expert in (False, True):
+            engine = replace(ALL_CARDS, expert_parallel=expert)
+            verdict = planned(PROD480, engine, replace(H200, count=4))
+            assert verdict.fits
+            assert verdict.tensor_parallel_size == 4
+
+    def test_cannot_have_its_experts_cut_in_eight(self) -> None:
+        (refusal,) = shape_refusals(model(PROD480), Shape(8))
+        assert "8 parts of 320, across blocks of 128" in refusal
+        assert "Set expert_parallel" in refusal
+
+    def test_says_that_four_more_cards_would_do(self) -> None:
+        verdict = planned(PROD480, replace(ALL_CARDS, expert_parallel=True), replace(A100, count=4))
+        assert verdict.reasons[-1] == (
+            "It would fit with 8 x NVIDIA A100-SXM4-80GB and expert_parallel."
+        )
+
+    def test_runs_weight_only_on_an_a100_and_says_so(self) -> None:
+        engine = replace(ALL_CARDS, expert_parallel=True)
+        on = [planned(PROD480, engine, replace(card, count=8)).notes for card in (A100, H100)]
+        assert "FP8 weights run weight-only on NVIDIA A100" in on[0][0]
+        assert on[1] == ()
+
+
+def int4(card: Card, **changes: Any) -> Any:
+    known = model("Qwen2.5-Coder-32B-Instruct", **INT4)
+    return plan(known, INT4_BYTES, Engine(**changes), [card])
+
+
+def test_a_card_of_48_gb_holds_the_small_one_and_some_90000_tokens() -> None:
+    assert int4(A6000).kv_tokens == pytest.approx(90_000, rel=0.1)
+
+
+def test_a_card_of_24_gb_holds_only_some_thousand() -> None:
+    tokens = int4(RTX4090, least_model_len=2048, gpu_memory_utilization=0.92).kv_tokens
+    assert 5_000 < tokens < 12_000
+
+
+def test_the_context_is_the_most_that_fits_up_to_the_models_own() -> None:
+    assert int4(A6000).max_model_len == 32768
+    few = int4(RTX4090, least_model_len=2048)
+    assert few.max_model_len <= few.kv_tokens < few.max_model_len + 16
+
+
+def test_a_context_that_does_not_fit_is_refused_with_the_arithmetic_and_the_mend() -> None:
+    verdict = int4(RTX4090, max_model_len=32768, least_model_len=2048)
+    assert not verdict.fits
+    assert "21.6 GiB (90% of 24564 MiB) - weights 18.1 GiB - computing" in verdict.reasons[0]
+    assert "fewer than 32,768" in verdict.reasons[0]
+    assert verdict.reasons[-1].startswith("It would fit with max_model_len: ")
+
+
+def test_a_context_beyond_the_models_own_is_refused() -> None:
+    verdict = int4(A6000, max_model_len=65536)
+    assert not verdict.fits
+    assert "takes 32,768 tokens, max_model_len is 65,536" in verdict.reasons[0]
+
+
+def test_larger_cards_are_named_where_more_of_the_same_do_not_help() -> None:
+    verdict = planned("Qwen2.5-Coder-32B-Instruct", Engine(), A6000)
+    assert verdict.reasons[-1] == "It would fit with 2 x NVIDIA RTX A6000."
+    none = planned("Qwen2.5-Coder-32B-Instruct", Engine())
+    assert none.reasons == (
+        "Qwen2.5-Coder-32B-Instruct needs GPUs, this host has none.",
+        "It would fit with 1 card of 81920 MiB.",
+    )
+
+
+def test_concurrent_requests_are_those_whose_kv_has_room() -> None:
+    verdict = int4(A6000)
+    assert verdict.concurrent_requests(32768) == verdict.kv_tokens // 32768 == 2
+    assert verdict.concurrent_requests(8192) == verdict.kv_tokens // 8192
+    with pytest.raises(PlanError, match="A request has 0 tokens"):
+        verdict.concurrent_requests(0)
+
+
+def test_windows_let_more_requests_run_at_once() -> None:
+    verdict = planned("Gemma-3-27b-it", Engine(), H200)
+    everything = 62 * 2 * 16 * 128 * 2
+    assert verdict.kv_tokens > 3 * verdict.kv_pool_bytes / everything
+
+
+@pytest.mark.parametrize(
+    ("name", "fitting"),
+    [
+        ("Qwen2.5-Coder-7B-Instruct", [1, 2, 4]),
+        ("Qwen2.5-Coder-32B-Instruct", [1, 2, 4, 8]),
+        ("Qwen2.5-Coder-0.5B-Instruct", [1, 2]),
+        ("Llama-3.1-70B-Instruct", [1, 2, 4, 8, 16]),
+        (PROD480, [1, 2, 4]),
+        ("starcoder", [1, 2, 3, 4, 6, 8, 12, 16]),
+    ],
+)
+def test_heads_vocabulary_and_widths_decide_how_a_model_is_cut(
+    name: str, fitting: list[int]
+) -> None:
+    assert widths(model(name), 16) == fitting
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensor", "refusal"),
+    [
+        ({"num_attention_heads": 24, "num_key_value_heads": 6}, 4, "6 KV heads can be neither"),
+        ({"num_attention_heads": 24, "num_key_value_heads": 2}, 3, "2 KV heads can be neither"),
+        ({"vocab_size": 32000, "num_attention_heads": 24}, 3, "vocabulary of 32000 cannot"),
+        ({"intermediate_size": 14338}, 4, "MLP of 14338 cannot"),
+    ],
+)
+def test_a_part_of_a_model_that_cannot_be_shared_out_is_named(
+    changes: dict[str, int], tensor: int, refusal: str
+) -> None:
+    refusals = shape_refusals(model("Llama-3.1-8B-Instruct", **changes), Shape(tensor))
+    assert any(refusal in found for found in refusals)
+
+
+def test_a_cut_that_does_not_go_is_refused_by_what_stands_in_the_way() -> None:
+    verdict = planned("Qwen2.5-Coder-7B-Instruct", Engine(tensor_parallel_size=8),
+                      replace(H100, count=8))  # fmt: skip
+    assert "28 attention heads cannot be shared out among 8 cards" in verdict.reasons[0]
+    assert verdict.reasons[-1] == "It would fit with 1 x NVIDIA H100 80GB HBM3."
+
+
+def test_expert_parallel_needs_experts() -> None:
+    verdict = planned("Llama-3.1-8B-Instruct", Engine(expert_parallel=True), H100)
+    assert "has no experts to share out" in verdict.reasons[0]
+
+
+def test_stages_share_layers_and_their_kv_out() -> None:
+    name = "Llama-3.1-70B-Instruct"
+    engine = Engine(tensor_parallel_size=2, pipeline_parallel_size=2)
+    four = planned(name, engine, replace(A100, count=4))
+    assert four.fits
+    assert four.layout.per_token == 40 * 4 * 128 * 2 * 2
+    assert not planned(name, engine, replace(A100, count=3)).fits
+
+
+class TestMixedCards:
+    def test_cannot_share_a_models_layers(self) -> None:
+        verdict = planned(
+            "Llama-3.1-70B-Instruct", Engine(tensor_parallel_size=4),
+            replace(A100, count=2), replace(A6000, count=2),
+        )  # fmt: skip
+        assert not verdict.fits
+        assert "needs 4 equal cards" in verdict.reasons[0]
+        assert "2 x NVIDIA A100-SXM4-80GB of 81920 MiB and 2 x" in verdict.reasons[0]
+
+    def test_serve_where_those_of_one_kind_are_enough(self) -> None:
+        verdict = planned(
+            "Llama-3.1-70B-Instruct", Engine(tensor_parallel_size=4, max_model_len=65536),
+            replace(A100, count=4), RTX4090,
+        )  # fmt: skip
+        assert verdict.fits
+
+    def test_all_cards_means_all_of_the_kind_with_the_most_memory(self) -> None:
+        verdict = planned("Qwen2.5-Coder-32B-Instruct", ALL_CARDS, replace(A6000, count=2), H100)
+        assert verdict.tensor_parallel_size == 2
+
+
+def test_a_card_that_cannot_compute_is_refused_by_its_capability() -> None:
+    old = Card("Tesla P100-PCIE-16GB", 16384, 1)
+    verdict = planned("Qwen2.5-Coder-0.5B-Instruct", Engine(), old)
+    assert "has compute capability 6.0, the engine needs 7.5" in verdict.reasons[0]
+    turing = Card("NVIDIA GeForce RTX 2080 Ti", 22528, 1)
+    assert "mxfp4 weights need 8.0" in planned("gpt-oss-20b", Engine(), turing).reasons[0]
+
+
+def test_a_card_whose_name_says_nothing_is_planned_with_a_note() -> None:
+    verdict = planned("Qwen2.5-Coder-0.5B-Instruct", Engine(), Card("card", 24564, 1))
+    assert verdict.fits
+    assert "does not know what card can compute" in verdict.notes[0]
+
+
+def test_a_kind_of_model_that_is_not_known_is_refused_by_name_and_taken_with_an_override() -> None:
+    config = {**FACTS["Llama-3.1-8B-Instruct"]["config"], "model_type": "rwkv9"}
+    with pytest.raises(PlanError, match=r"kind 'rwkv9' \(mine\).*kv_bytes_per_token"):
+        read(config, "mine")
+    verdict = plan(read(config, "mine", 131072), 16_000_000_000, Engine(), [A100])
+    assert verdict.kv_bytes_per_token == 131072
+    assert "as given by hand" in verdict.notes[0]
+
+
+def test_a_kind_of_layer_that_is_not_known_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"layers of the kind chunked_attention"):
+        model("Llama-3.1-8B-Instruct", layer_types=["chunked_attention"] * 32)
+
+
+@pytest.mark.parametrize("value", [-1, 0, "32", 3.5, True])
+def test_absurd_entries_of_a_config_are_refused_by_name(value: object) -> None:
+    with pytest.raises(PlanError, match="num_hidden_layers"):
+        model("Llama-3.1-8B-Instruct", num_hidden_layers=value)
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size"])
+def test_missing_entries_of_a_config_are_refused_by_name(key: str) -> None:
+    with pytest.raises(PlanError, match=key):
+        model("Llama-3.1-8B-Instruct", **{key: None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"max_model_len": -1}, "max_model_len"),
+        ({"max_model_len": 10**12}, "max_model_len"),
+        ({"tensor_parallel_size": -2}, "tensor_parallel_size"),
+        ({"pipeline_parallel_size": 0}, "pipeline_parallel_size"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization"),
+        ({"gpu_memory_utilization": 0}, "gpu_memory_utilization"),
+        ({"l1_bytes": -1}, "l1_bytes"),
+        ({"batch": Batch(0, 1)}, "A step of 0 tokens"),
+    ],
+)
+def test_absurd_settings_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(PlanError, match=named):
+        Engine(**changes)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"name": "x"}, {"memory_mib": 0, "count": 1}, {"memory_mib": "80", "count": 1}]
+)
+def test_cards_without_numbers_are_refused(entry: dict[str, Any]) -> None:
+    with pytest.raises(PlanError, match="infbox_gpus"):
+        read_cards([entry])
+
+
+def test_cards_given_twice_are_counted_together() -> None:
+    entry = {"name": "NVIDIA L4", "memory_mib": 23034, "count": 2}
+    assert read_cards([entry, entry]) == (Card("NVIDIA L4", 23034, 4),)
+
+
+def test_the_safetensors_index_says_how_large_the_weights_are() -> None:
+    assert index_bytes({"metadata": {"total_size": 988065536}}, "mine") == 988065536
+    broken: list[dict[str, Any]] = [{}, {"metadata": {}}, {"metadata": {"total_size": -1}}]
+    for index in broken:
+        with pytest.raises(PlanError, match="index of mine"):
+            index_bytes(index, "mine")
+
+
+class TestTheHost:
+    ENGINE = Engine(
+        device="cpu", cpu_kv_cache_bytes=2 * 1024**3, l1_bytes=10**9, l2_bytes=5 * 10**9
+    )
+
+    def test_without_cards_keeps_all_in_main_memory(self) -> None:
+        verdict = planned("Qwen2.5-Coder-0.5B-Instruct", self.ENGINE)
+        assert verdict.fits
+        assert verdict.kv_tokens == 2 * 1024**3 // 12288
+        assert 6.5e9 < verdict.memory_bytes < 7e9
+
+    def test_with_too_little_memory_or_disk_is_refused_with_the_arithmetic(self) -> None:
+        small = Host(memory_bytes=4 * 10**9, disk_bytes=8 * 10**9)
+        verdict = planned("Qwen2.5-Coder-0.5B-Instruct", self.ENGINE, host=small)
+        assert not verdict.fits
+        assert "this host has 4.0. Add memory, or lower lmcache.l1_size_gb." in verdict.reasons[1]
+        assert "weights 1, LMCache 5, images 5; this host has 8." in verdict.reasons[2]
+
+    def test_is_not_judged_where_nobody_looked(self) -> None:
+        assert planned("Qwen2.5-Coder-0.5B-Instruct", self.ENGINE, host=Host()).fits
+
+    def test_cannot_keep_states_without_cards(self) -> None:
+        verdict = planned("Qwen3-Next-80B-A3B-Instruct", self.ENGINE)
+        assert "on GPUs only" in verdict.reasons[0]
+
+
+def test_the_engine_on_a_cpu_reports_the_tokens_that_the_planner_says() -> None:
+    """VLLM 0.32 said 524,288 tokens for this model, made locally, with 2 GiB for KV."""
+    config = {
+        "model_type": "qwen2", "hidden_size": 512, "intermediate_size": 1408,
+        "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 2,
+        "vocab_size": 4096, "max_position_embeddings": 32768, "sliding_window": None,
+        "use_sliding_window": False, "layer_types": ["full_attention"] * 8,
+        "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+    }  # fmt: skip
+    engine = Engine(device="cpu", cpu_kv_cache_bytes=2 * 1024**3, max_model_len=16384)
+    assert plan(read(config, "local"), 50_000_000, engine, []).kv_tokens == 524_288
+
+
+names = st.sampled_from(sorted(FACTS))
+memories = st.integers(8_000, 200_000)
+counts = st.sampled_from([1, 2, 4, 8])
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=names, memory=memories, more=st.integers(0, 100_000), count=counts)
+def test_more_memory_never_fits_less(name: str, memory: int, more: int, count: int) -> None:
+    engine = Engine(tensor_parallel_size=count, batch=Batch())
+    less, greater = (
+        planned(name, engine, Card("NVIDIA H100", size, count)) for size in (memory, memory + more)
+    )
+    assert greater.fits >= less.fits
+    assert greater.max_model_len >= less.max_model_len
+    assert greater.kv_pool_bytes >= less.kv_pool_bytes
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=names, memory=memories, count=counts)
+def test_a_plan_never_spends_more_than_there_is(name: str, memory: int, count: int) -> None:
+    engine = Engine(tensor_parallel_size=count, batch=Batch())
+    card = Card("NVIDIA H100", memory, count)
+    verdict = planned(name, engine, card)
+    assume(verdict.fits)
+    known, shape = model(name), Shape(count)
+    spent = weights_per_card(verdict.weights_bytes, shape) + reserve_per_card(
+        known, shape, Batch(), eager=False
+    )
+    assert spent + verdict.kv_pool_bytes <= card.memory_bytes * engine.gpu_memory_utilization
+    assert verdict.layout.request_bytes(verdict.max_model_len) <= verdict.kv_pool_bytes
+    assert verdict.kv_tokens * verdict.layout.per_token <= verdict.kv_pool_bytes
+    assert verdict.max_model_len <= min(verdict.kv_tokens, known.context)
+    at_once = verdict.concurrent_requests(verdict.max_model_len)
+    assert at_once * verdict.layout.request_bytes(verdict.max_model_len) <= verdict.kv_pool_bytes
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=names, memory=memories)
+def test_what_is_named_as_the_change_that_fits_does_fit(name: str, memory: int) -> None:
+    card = Card("NVIDIA H100", memory, 1)
+    engine = Engine(max_model_len=model(name).context)
+    mend = planned(name, engine, card).reasons[-1].removesuffix(".")
+    _, shorter, tokens = mend.partition("It would fit with max_model_len: ")
+    if shorter:
+        assert planned(name, replace(engine, max_model_len=int(tokens)), card).fits
+    _, more, cards = mend.partition("It would fit with ")
+    if more and not shorter and cards.endswith("x NVIDIA H100"):
+        count = int(cards.split()[0])
+        changed = replace(engine, tensor_parallel_size=count)
+        assert planned(name, changed, replace(card, count=count)).fits
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    layers=st.integers(1, 100), kv_heads=st.sampled_from([1, 2, 4, 8]), group=st.integers(1, 8),
+    dim=st.sampled_from([64, 80, 128, 256]), tensor=counts,
+)  # fmt: skip
+def test_cards_together_keep_every_head_at_least_once(
+    layers: int, kv_heads: int, group: int, dim: int, tensor: int
+) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": dim * kv_heads * group, "head_dim": dim,
+        "intermediate_size": 4096, "num_hidden_layers": layers, "vocab_size": 32000,
+        "num_attention_heads": kv_heads * group, "num_key_value_heads": kv_heads,
+        "max_position_embeddings": 32768,
+    }  # fmt: skip
+    known = read(config, "any")
+    whole = 2 * layers * kv_heads * dim * 2
+    on_each = kv_layout(known, Shape(tensor), 0, windows=True).per_token
+    assert on_each * tensor >= whole
+    assert on_each == whole * max(tensor, kv_heads) // kv_heads // tensor
