@@ -161,4 +161,4 @@ def _usage(told: dict[str, Any]) -> Usage:
 
 
 def _end(tail: bytes, chunk: bytes) -> bytes:
-    return (tail + chunk)[-_TAIL_BYTES:]
+    return chunk[-_TAIL_BYTES:] if len(chunk) >= _TAIL_BYTES else (tail + chunk)[-_TAIL_BYTES:]
