@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# Ansible loads filters by path, outside of any package.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from plugins.planner.presets import not_planned, plan_preset
 
 AUTO = "auto"
 
@@ -14,52 +21,135 @@ Gpus = Sequence[Mapping[str, Any]]
 
 
 def choose_preset(
-    presets: Mapping[str, Preset], wanted: str, gpus: Gpus, host: Mapping[str, Any]
+    presets: Mapping[str, Preset],
+    wanted: str,
+    gpus: Gpus,
+    host: Mapping[str, Any] | None,
+    missing_images: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Choose the preset of a host and say whether the host can bear it.
 
-    `auto` takes the one that uses the most GPU memory among those whose cards are there. Memory,
-    disk and driver do not change that choice, since they can be mended: they are refused by name.
+    `auto` takes the one of the highest rank among those that fit the cards and are pinned to a
+    revision. Memory, disk and driver do not change that choice, since they can be mended: they are
+    refused by name.
 
     Args:
-        presets: name to preset; of each `gpus`, `gpu_memory_mib`, `host_memory_gb`, `disk_gb` and
-            `least_driver` are read.
+        presets: name to preset; of each `rank`, `model`, `engine`, `lmcache`, `gpus`,
+            `gpu_memory_mib`, `host_memory_gb`, `disk_gb`, `least_driver` and `engine_image` are
+            read. One without `model.config` is judged by its count of cards alone.
         wanted: a name, or `auto`.
         gpus: name, memory_mib and count of the cards.
-        host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known).
+        host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known); None where
+            nobody looked.
+        missing_images: names of engine images that nobody has.
 
     Returns:
-        name ("" where there is none to choose), refusals: why it cannot be, each with its mend, and
-        notes: what a person should know although the run goes on.
+        name ("" where there is none to choose), plan as `plan_preset` has it ({} without a name),
+        refusals: why it cannot be, each with its mend, and notes: what a person should know
+        although the run goes on.
     """
+    mistake = card_mistake(gpus)
+    if mistake:
+        return choice("", {}, [mistake])
+    plans = {name: judge(name, preset, gpus) for name, preset in presets.items()}
     if wanted == AUTO:
-        name = best(presets, gpus)
+        name = best(presets, plans)
         if not name:
-            return {"name": "", "refusals": [nothing_fits(presets, gpus)], "notes": []}
-        return {
-            "name": name,
-            "refusals": host_refusals(name, presets[name], host),
-            "notes": idle_cards(presets, name, gpus),
-        }
+            return choice("", {}, [nothing_fits(presets, plans, gpus)])
+        notes = idle_cards(presets, plans, name, gpus) + plans[name]["notes"]
+        refusals = other_refusals(name, presets[name], host, missing_images)
+        return choice(name, plans[name], refusals, notes)
     if wanted not in presets:
-        return {"name": "", "refusals": [unknown(presets, wanted)], "notes": []}
-    refusals = host_refusals(wanted, presets[wanted], host)
-    if not cards_fit(presets[wanted], gpus):
-        fitting = [name for name in presets if cards_fit(presets[name], gpus)]
-        mend = f"Set infbox_preset to one that fits ({', '.join(fitting)})" if fitting else ""
-        refusals.insert(
-            0,
-            f"Preset {wanted} does not fit: it needs {needs(presets[wanted])},"
-            f" this host has {has(gpus)}. {mend or 'Use another host'}.",
-        )
-    return {"name": wanted, "refusals": refusals, "notes": []}
+        return choice("", {}, [unknown(presets, wanted)])
+    refusals = other_refusals(wanted, presets[wanted], host, missing_images)
+    if not plans[wanted]["fits"]:
+        refusals = [misfit(wanted, presets, plans, gpus), *refusals]
+    return choice(wanted, plans[wanted], refusals, plans[wanted]["notes"])
 
 
-def best(presets: Mapping[str, Preset], gpus: Gpus) -> str:
-    """Return the preset with the most GPU memory of those whose cards are there, or nothing."""
-    fitting = [name for name, preset in presets.items() if cards_fit(preset, gpus)]
+def card_mistake(gpus: Any) -> str:
+    """Return what is wrong with a list of cards; empty for nothing. A memory of 0 is not told."""
+    right = isinstance(gpus, Sequence) and all(
+        isinstance(card, Mapping) and told(card.get("memory_mib")) and told(card.get("count"))
+        for card in gpus
+    )
+    if right:
+        return ""
+    mend = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
+    return f"infbox_gpus is not a list of cards with memory and count. {mend}"
+
+
+def told(number: Any) -> bool:
+    """Return whether a number is a whole one, or 0."""
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+def choice(
+    name: str, plan: Mapping[str, Any], refusals: Sequence[str], notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what was chosen."""
+    return {"name": name, "plan": dict(plan), "refusals": list(refusals), "notes": list(notes)}
+
+
+def judge(name: str, preset: Preset, gpus: Gpus) -> dict[str, Any]:
+    """Return whether a preset fits the cards: by its plan, or by their count where it has none."""
+    if "config" in preset.get("model", {}):
+        return plan_preset(name, preset, gpus)
+    fits = cards_fit(preset, gpus)
+    words = f"Preset {name} needs {needs(preset)}, this host has {has(gpus)}."
+    return {**not_planned(name, words), "fits": fits}
+
+
+def misfit(
+    name: str, presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]], gpus: Gpus
+) -> str:
+    """Return the refusal of a preset that does not fit, with the arithmetic and the mend."""
+    fitting = [name for name, plan in plans.items() if plan["fits"]]
+    mend = f"Set infbox_preset to one that fits ({', '.join(fitting)})" if fitting else ""
+    preset = presets[name]
+    if "config" in preset.get("model", {}):
+        why = " ".join(plans[name]["reasons"])
+    else:
+        why = f"it needs {needs(preset)}, this host has {has(gpus)}."
+    return f"Preset {name} does not fit: {why} {mend or 'Use another host'}."
+
+
+def best(presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the preset of the highest rank of those that fit and are pinned, or nothing."""
+    fitting = [name for name in presets if plans[name]["fits"] and not unpinned(presets[name])]
     # max() keeps the first of equals, so the order of the table decides between them.
-    return max(fitting, key=lambda name: gpu_memory(presets[name]), default="")
+    return max(fitting, key=lambda name: rank(presets[name]), default="")
+
+
+def rank(preset: Preset) -> int:
+    """Return how good a preset is: as it says itself, else by the GPU memory it asks for."""
+    return int(preset.get("rank", gpu_memory(preset)))
+
+
+def unpinned(preset: Preset) -> bool:
+    """Return whether a preset leaves open which files its model is."""
+    return "revision" in preset.get("model", {}) and not preset["model"]["revision"]
+
+
+def other_refusals(
+    name: str, preset: Preset, host: Mapping[str, Any] | None, missing_images: Sequence[str]
+) -> list[str]:
+    """Return what stands in a preset's way beside the cards."""
+    refusals = host_refusals(name, preset, host) if host is not None else []
+    if unpinned(preset):
+        refusals.append(
+            f"Preset {name} is not pinned to a revision of {preset['model']['repository']}. Set"
+            " infbox_preset_overrides to {model: {revision: …}}, the commit of 40 digits that the"
+            " hub shows."
+        )
+    image = preset.get("engine_image", "")
+    if image in missing_images:
+        refusals.append(
+            f"Preset {name} needs the engine image {image}, which infbox does not build. Give one"
+            f" of yours with vLLM and LMCache, by infbox_images.{image} (repository, tag, digest)"
+            " and infbox_registry_prefix, or set infbox_preset to one without GPUs."
+        )
+    return refusals
 
 
 def gpu_memory(preset: Preset) -> int:
@@ -128,24 +218,39 @@ def unknown(presets: Mapping[str, Preset], wanted: str) -> str:
     return f"There is no preset {wanted}. Set infbox_preset to one of: {', '.join([*near, AUTO])}."
 
 
-def nothing_fits(presets: Mapping[str, Preset], gpus: Gpus) -> str:
+def nothing_fits(
+    presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]], gpus: Gpus
+) -> str:
     """Return the refusal of a host that no preset fits."""
+    open_ones = [name for name in presets if plans[name]["fits"]]
+    if open_ones:
+        return (
+            f"Only presets fit that are not pinned to a revision ({', '.join(open_ones)}). Name one"
+            " by infbox_preset and pin it by infbox_preset_overrides."
+        )
     demands = "; ".join(f"{name} needs {needs(preset)}" for name, preset in presets.items())
     return f"No preset fits: this host has {has(gpus)}, {demands}. Use another host."
 
 
-def idle_cards(presets: Mapping[str, Preset], chosen: str, gpus: Gpus) -> list[str]:
+def idle_cards(
+    presets: Mapping[str, Preset],
+    plans: Mapping[str, Mapping[str, Any]],
+    chosen: str,
+    gpus: Gpus,
+) -> list[str]:
     """Return a note where there are cards and the chosen preset uses none of them."""
     if not gpus or presets[chosen].get("gpus", 0):
         return []
-    demands = "; ".join(
-        f"{name} needs {needs(preset)}" for name, preset in presets.items() if preset.get("gpus", 0)
-    )
+    others = {name: preset for name, preset in presets.items() if preset.get("gpus", 0)}
+    # Broken presets and broken cards must not pass for small ones.
+    broken = [plans[name]["reasons"][0] for name in others if not plans[name]["weights_bytes"]
+              and "config" in presets[name].get("model", {})]  # fmt: skip
+    demands = "; ".join(f"{name} needs {needs(preset)}" for name, preset in others.items())
     note = (
         f"This host has {has(gpus)}, too little for any preset with GPUs ({demands or 'none'})."
         f" It gets the preset {chosen}, which leaves the cards idle."
     )
-    return [note]
+    return [note, *broken]
 
 
 class FilterModule:

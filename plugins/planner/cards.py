@@ -73,7 +73,7 @@ def read_cards(given: Iterable[Mapping[str, Any]]) -> tuple[Card, ...]:
     counts: dict[tuple[str, int], int] = {}
     for entry in given:
         numbers = [entry.get(key) for key in ("memory_mib", "count")]
-        if any(type(number) is not int or number <= 0 for number in numbers):
+        if not all(whole(number) for number in numbers):
             raise PlanError(
                 f"infbox_gpus has {dict(entry)}. Give each card's name, memory_mib and count, both"
                 " whole numbers above 0."
@@ -83,6 +83,11 @@ def read_cards(given: Iterable[Mapping[str, Any]]) -> tuple[Card, ...]:
         counts[key] = counts.get(key, 0) + count
     cards = [Card(name, memory, count) for (name, memory), count in counts.items()]
     return tuple(sorted(cards, key=lambda card: card.memory_mib, reverse=True))
+
+
+def whole(number: Any) -> bool:
+    """Return whether a number is a whole one above 0."""
+    return isinstance(number, int) and not isinstance(number, bool) and number > 0
 
 
 def method_of(quantization: str) -> str:

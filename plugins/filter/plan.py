@@ -1,0 +1,214 @@
+"""The presets that hold for a host, and plans as people and scripts read them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+Preset = Mapping[str, Any]
+Table = Mapping[str, Preset]
+
+# What the contract of playbooks/plan.yml names.
+FIGURES = (
+    "preset",
+    "fits",
+    "reasons",
+    "kv_bytes_per_token",
+    "kv_tokens",
+    "max_model_len",
+    "weights_bytes",
+    "tensor_parallel_size",
+)
+COLUMNS = ("host", "preset", "fits", "weights", "KV a token", "KV tokens", "context", "cards")
+
+# What a preset may say; of `config` everything may be given. Kept beside the code that reads it.
+KNOWN: Mapping[str, Any] = {
+    "description": None,
+    "rank": None,
+    "like": None,
+    "gpus": None,
+    "gpu_memory_mib": None,
+    "host_memory_gb": None,
+    "disk_gb": None,
+    "least_driver": None,
+    "engine_image": None,
+    "tuple": {"vllm": None, "lmcache": None, "cuda": None},
+    "model": dict.fromkeys(
+        ("source", "random_fallback", "repository", "revision", "licence", "weights_bytes",
+         "kv_bytes_per_token", "config")
+    ),
+    "engine": dict.fromkeys(
+        ("device", "max_model_len", "least_model_len", "cpu_kv_cache_gib", "enforce_eager",
+         "tool_call_parser", "reasoning_parser", "start_period", "tensor_parallel_size",
+         "pipeline_parallel_size", "expert_parallel", "gpu_memory_utilization",
+         "max_num_batched_tokens", "max_num_seqs")
+    ),
+    "lmcache": {"l1_size_gb": None, "l2_size_gb": None},
+    "workspace_budget": None,
+}  # fmt: skip
+
+
+def presets_with(presets: Table, more: Any, overrides: Any) -> dict[str, dict[str, Any]]:
+    """Return the presets that hold: the built-in ones, one's own, all of them adjusted.
+
+    Args:
+        presets: the built-in ones.
+        more: one's own by name; each is taken to be like the preset that its `like` names, but for
+            what it says.
+        overrides: what every preset is to say otherwise, such as {engine: {max_model_len: 65536}}.
+
+    Returns:
+        name to preset. What `preset_mistakes` refuses is left out.
+    """
+    table: dict[str, dict[str, Any]] = {name: dict(preset) for name, preset in presets.items()}
+    for name, preset in mapping(more).items():
+        if isinstance(preset, Mapping):
+            base = {**table.get(str(preset.get("like", "")), {})}
+            # Its own rank is above that of what it is like, or it would never be chosen.
+            table[name] = merged({**base, "rank": int(base.get("rank", 0)) + 1}, preset)
+    return {name: merged(preset, mapping(overrides)) for name, preset in table.items()}
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with changes, one level within another."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both and key != "config" else value
+    return result
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """Return a mapping as it is, and anything else as an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def preset_mistakes(presets: Table, more: Any, overrides: Any) -> list[str]:
+    """Refuse what no preset has, by name and with the nearest one that there is.
+
+    Args:
+        presets: the built-in ones.
+        more: one's own.
+        overrides: changes to all of them.
+    """
+    found = []
+    for setting, value in (("infbox_more_presets", more), ("infbox_preset_overrides", overrides)):
+        if not isinstance(value, Mapping):
+            found.append(f"{setting} is {value!r}. Write it as names and values, or leave it out.")
+    for name, preset in mapping(more).items():
+        path = f"infbox_more_presets.{name}"
+        found += list(own_mistakes(path, preset, [*presets, *mapping(more)]))
+        if name in presets:
+            found.append(f"{path} has the name of a preset that there is. Give it another name.")
+    return [*found, *mistakes("infbox_preset_overrides", mapping(overrides), KNOWN)]
+
+
+def own_mistakes(path: str, preset: Any, names: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with one's own preset."""
+    if not isinstance(preset, Mapping):
+        yield f"{path} is {preset!r}. Write it as names and values."
+        return
+    if preset.get("like") not in names:
+        yield f"{path} is like {preset.get('like')!r}. Set its like to one of {', '.join(names)}."
+    yield from mistakes(path, preset, KNOWN)
+
+
+def mistakes(path: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is given and not known, level by level."""
+    for key, value in given.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            mend = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+            yield f"{path}.{key} is nothing that a preset has. {mend}"
+        elif isinstance(known[key], Mapping):
+            if isinstance(value, Mapping):
+                yield from mistakes(f"{path}.{key}", value, known[key])
+            else:
+                yield f"{path}.{key} is {value!r}. Write it as names and values."
+
+
+def host_plan(
+    choice: Mapping[str, Any], wanted: str, mistakes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the plan of a host by the contract.
+
+    Args:
+        choice: from `choose_preset`.
+        wanted: the preset that was asked for.
+        mistakes: what is wrong with the presets themselves.
+
+    Returns:
+        The contract's figures, and notes. What refuses a host beside its cards (memory, disk,
+        driver, an image) counts: then it does not fit either.
+    """
+    plan = choice["plan"] or dict.fromkeys(FIGURES, 0)
+    beside = [*mistakes]
+    beside += [refusal for refusal in choice["refusals"] if not refusal_of_cards(refusal, choice)]
+    return {
+        **{figure: plan[figure] for figure in FIGURES},
+        "preset": choice["name"] or wanted,
+        "fits": bool(plan["fits"]) and not choice["refusals"] and not mistakes,
+        "reasons": [*(plan["reasons"] or []), *beside],
+        "notes": list(choice["notes"]),
+    }
+
+
+def refusal_of_cards(refusal: str, choice: Mapping[str, Any]) -> bool:
+    """Return whether a refusal says what the plan's own reasons say."""
+    return refusal.startswith(f"Preset {choice['name']} does not fit:")
+
+
+def plan_figures(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return plans as the contract has them, without what is for people only."""
+    return {
+        "hosts": {
+            name: {figure: plan[figure] for figure in FIGURES} for name, plan in plans.items()
+        }
+    }
+
+
+def plan_text(plan: Mapping[str, Any], host: str) -> str:
+    """Return a host's plan as text: the verdict, then why, then what to know."""
+    verdict = "fits" if plan["fits"] else "DOES NOT FIT"
+    lines = [f"{host}: {plan['preset']} {verdict}", *(f"- {reason}" for reason in plan["reasons"])]
+    return "\n".join([*lines, *(f"- Note: {note}" for note in plan["notes"])])
+
+
+def plan_table(plans: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the plans of all hosts as a table."""
+    rows = [COLUMNS, *(row(host, plan) for host, plan in plans.items())]
+    widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in rows
+    )
+
+
+def row(host: str, plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a host's line of the table."""
+    return (
+        host,
+        str(plan["preset"]),
+        "yes" if plan["fits"] else "NO",
+        f"{plan['weights_bytes'] / 1e9:.1f} GB",
+        f"{plan['kv_bytes_per_token'] / 1024:g} KiB",
+        f"{plan['kv_tokens']:,}",
+        f"{plan['max_model_len']:,}",
+        str(plan["tensor_parallel_size"]),
+    )
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            "host_plan": host_plan,
+            "plan_figures": plan_figures,
+            "plan_table": plan_table,
+            "plan_text": plan_text,
+            "preset_mistakes": preset_mistakes,
+            "presets_with": presets_with,
+        }

@@ -1,0 +1,161 @@
+"""Presets as the planner's input: what of them is read, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plugins.planner.cards import read_cards
+from plugins.planner.errors import PlanError
+from plugins.planner.memory import GIB, Batch, default_batch
+from plugins.planner.model import Model, read_config
+from plugins.planner.plan import Engine, Host, Plan, plan
+
+GB = 1_000_000_000
+CPU_IMAGE_BYTES = 5 * GB
+GPU_IMAGE_BYTES = 25 * GB
+
+Preset = Mapping[str, Any]
+Gpus = Sequence[Mapping[str, Any]]
+
+
+def plan_preset(name: str, preset: Preset, gpus: Gpus, host: Host | None = None) -> dict[str, Any]:
+    """Plan a preset on cards.
+
+    Args:
+        name: of the preset.
+        preset: of it `model` (repository, config, weights_bytes, kv_bytes_per_token), `engine` and
+            `lmcache` are read.
+        gpus: name, memory_mib and count of the cards.
+        host: main memory and disk, which are judged only where they are known.
+
+    Returns:
+        preset, fits, reasons, notes, kv_bytes_per_token, kv_tokens, max_model_len, weights_bytes,
+        tensor_parallel_size, concurrent_requests (of the longest context), memory_bytes and
+        disk_bytes. What nothing can be planned from does not fit, and its reason says why.
+    """
+    try:
+        return {"preset": name, **as_data(preset_plan(preset, gpus, host))}
+    except PlanError as error:
+        return not_planned(name, f"Preset {name} cannot be planned. {error}")
+
+
+def preset_plan(preset: Preset, gpus: Gpus, host: Host | None = None) -> Plan:
+    """Return the plan of a preset.
+
+    Raises:
+        PlanError: the preset or the cards are not what can be planned.
+    """
+    given = preset["model"]
+    model = preset_model(preset)
+    cards = read_cards(gpus) if preset.get("engine", {}).get("device") != "cpu" else ()
+    weights = given.get("weights_bytes", 0)
+    if isinstance(weights, bool) or not isinstance(weights, int):
+        raise PlanError(f"weights_bytes is {weights!r}. Give the bytes of all weights.")
+    engine = preset_engine(preset, default_batch(cards[0]) if cards else None)
+    return plan(model, weights, engine, cards, host)
+
+
+def preset_model(preset: Preset) -> Model:
+    """Return a preset's model."""
+    given = preset["model"]
+    by_hand = whole(given, "kv_bytes_per_token", 0)
+    return read_config(given["config"], str(given.get("repository", "the model")), by_hand)
+
+
+def preset_engine(preset: Preset, batch: Batch | None = None) -> Engine:
+    """Return how a preset runs its model.
+
+    Args:
+        preset: the preset.
+        batch: the engine's own limits of a step, for those that the preset leaves out.
+
+    Raises:
+        PlanError: a number is absurd.
+    """
+    given, lmcache = preset.get("engine", {}), preset.get("lmcache", {})
+    own = batch or Batch()
+    step = None
+    if "max_num_batched_tokens" in given or "max_num_seqs" in given:
+        step = Batch(
+            whole(given, "max_num_batched_tokens", own.tokens),
+            whole(given, "max_num_seqs", own.requests),
+        )
+    device = given.get("device", "cuda")
+    if device not in ("cpu", "cuda"):
+        raise PlanError(f"engine.device is {device!r}. Give cpu or cuda.")
+    return Engine(
+        device=device,
+        tensor_parallel_size=whole(given, "tensor_parallel_size", 1),
+        pipeline_parallel_size=whole(given, "pipeline_parallel_size", 1),
+        expert_parallel=bool(given.get("expert_parallel", False)),
+        gpu_memory_utilization=real(given, "gpu_memory_utilization", 0.9),
+        cpu_kv_cache_bytes=int(real(given, "cpu_kv_cache_gib", 2) * GIB),
+        max_model_len=whole(given, "max_model_len", 0),
+        least_model_len=whole(given, "least_model_len", 8192),
+        batch=step,
+        enforce_eager=bool(given.get("enforce_eager", False)),
+        l1_bytes=int(real(lmcache, "l1_size_gb", 0) * GB),
+        l2_bytes=int(real(lmcache, "l2_size_gb", 0) * GB),
+        image_bytes=CPU_IMAGE_BYTES if device == "cpu" else GPU_IMAGE_BYTES,
+    )
+
+
+def whole(given: Mapping[str, Any], key: str, default: int) -> int:
+    """Return a whole number of a preset.
+
+    Raises:
+        PlanError: it is none.
+    """
+    value = given.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PlanError(f"{key} is {value!r}. Give a whole number.")
+    return value
+
+
+def real(given: Mapping[str, Any], key: str, default: float) -> float:
+    """Return a number of a preset.
+
+    Raises:
+        PlanError: it is none.
+    """
+    value = given.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PlanError(f"{key} is {value!r}. Give a number.")
+    return float(value)
+
+
+def as_data(planned: Plan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    longest = planned.max_model_len
+    return {
+        "fits": planned.fits,
+        "reasons": list(planned.reasons),
+        "notes": list(planned.notes),
+        "kv_bytes_per_token": planned.kv_bytes_per_token,
+        "kv_tokens": planned.kv_tokens if planned.fits else 0,
+        "max_model_len": longest if planned.fits else 0,
+        "weights_bytes": planned.weights_bytes,
+        "tensor_parallel_size": planned.tensor_parallel_size,
+        "concurrent_requests": planned.concurrent_requests(longest) if planned.fits else 0,
+        "memory_bytes": planned.memory_bytes,
+        "disk_bytes": planned.disk_bytes,
+    }
+
+
+def not_planned(name: str, *reasons: str) -> dict[str, Any]:
+    """Return the plan of what cannot be planned, as plain data."""
+    return {
+        "preset": name,
+        "fits": False,
+        "reasons": list(reasons),
+        "notes": [],
+        "kv_bytes_per_token": 0,
+        "kv_tokens": 0,
+        "max_model_len": 0,
+        "weights_bytes": 0,
+        "tensor_parallel_size": 0,
+        "concurrent_requests": 0,
+        "memory_bytes": 0,
+        "disk_bytes": 0,
+    }
