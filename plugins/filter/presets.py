@@ -97,7 +97,12 @@ def judge(name: str, preset: Preset, gpus: Gpus) -> dict[str, Any]:
         return plan_preset(name, preset, gpus)
     fits = cards_fit(preset, gpus)
     words = f"Preset {name} needs {needs(preset)}, this host has {has(gpus)}."
-    return {**not_planned(name, words), "fits": fits}
+    engine = preset.get("engine", {})
+    said = {
+        "max_model_len": engine.get("max_model_len", 0),
+        "tensor_parallel_size": engine.get("tensor_parallel_size", 1),
+    }
+    return {**not_planned(name, words), **said, "fits": fits}
 
 
 def misfit(

@@ -389,10 +389,10 @@ def engine_refusals(engine: Engine) -> Iterator[str]:
             yield f"{name} is {getattr(engine, name)}. Give a number above 0."
     if engine.max_model_len > LARGEST_CONTEXT:
         yield f"max_model_len is {engine.max_model_len}. Give the tokens of prompt and answer."
-    if not 0 < engine.gpu_memory_utilization <= 1:
+    if not 0 < engine.gpu_memory_utilization < 1:
         yield (
             f"gpu_memory_utilization is {engine.gpu_memory_utilization}. Give a share above 0 and"
-            " up to 1."
+            " below 1."
         )
     if engine.batch and min(engine.batch.tokens, engine.batch.requests) < 1:
         yield f"A step of {engine.batch.tokens} tokens, {engine.batch.requests} requests is none."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # Nobody answers there.
@@ -145,6 +146,46 @@ def test_overrides_and_own_presets_are_planned(tmp_path: Path) -> None:
     assert plans["shorter"]["max_model_len"] == 32768
     assert plans["own"]["preset"] == "mine"
     assert plans["own"]["tensor_parallel_size"] == 4
+
+
+def test_what_is_deployed_is_what_was_planned(tmp_path: Path) -> None:
+    for link in ("group_vars", "roles", "filter_plugins"):
+        (tmp_path / link).symlink_to(ROOT / "playbooks" / link)
+    choice = "preflight_choice"
+    tasks = [
+        {"ansible.builtin.include_role": {"name": "preflight", "tasks_from": "plan"}},
+        {
+            "ansible.builtin.set_fact": {
+                "preflight_preset_name": f"{{{{ {choice}.name }}}}",
+                "preflight_plan": f"{{{{ {choice}.plan }}}}",
+                "model_store_path": "/models/big",
+            }
+        },
+        {
+            "ansible.builtin.include_role": {"name": "vllm"},
+            "vars": {"vllm_staging_dir": str(tmp_path)},
+        },
+    ]
+    play = [{"hosts": "all", "gather_facts": False, "tasks": tasks}]
+    (tmp_path / "play.yml").write_text(json.dumps(play))
+    host = {**HERE, **cards("NVIDIA H200", 143771, 4), "infbox_preset": "prod480"}
+    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"big": host}}}))
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "play.yml", "--inventory", "hosts.yml"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    fragment = yaml.safe_load((tmp_path / "compose/vllm.yml").read_text())
+    command = fragment["services"]["vllm"]["command"]
+    figures = plan(tmp_path, {"big": host})[1]["big"]
+    said = {option: command[command.index(option) + 1] for option in command[3:-1]
+            if option.startswith("--")}  # fmt: skip
+    assert said["--max-model-len"] == str(figures["max_model_len"])
+    assert said["--tensor-parallel-size"] == str(figures["tensor_parallel_size"]) == "4"
+    assert said["--gpu-memory-utilization"] == "0.94"
+    assert said["--max-num-seqs"] == "128"
+    assert said["--kv-cache-dtype"] == "float16"
+    assert "--enable-expert-parallel" in command
 
 
 def test_a_host_without_cards_given_is_looked_at(tmp_path: Path) -> None:
