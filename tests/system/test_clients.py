@@ -263,7 +263,8 @@ def test_a_tool_call_of_anthropic_s_api_goes_round(clients: Clients, warm: float
         messages=MESSAGES,
         tools=[tool],
         tool_choice={"type": "tool", "name": "look_up"},
-        max_tokens=20,
+        max_tokens=40,
+        extra_body={"temperature": 0},
         stream=True,
     )
     blocks = [event.content_block for event in stream if event.type == "content_block_start"]

@@ -69,6 +69,14 @@ def test_a_leading_system_message_of_a_response_follows_the_pack(stack: Stack) -
     assert one == other
 
 
+def test_parts_of_a_leading_system_message_get_one_more_in_front(stack: Stack) -> None:
+    own = {"type": "input_text", "text": BRIEF}
+    stack.post(RESPONSES, model="coder@shop", input=[{"role": "system", "content": [own]}, USER])
+    system, user = stack.engine.seen[0].chat["input"]
+    assert system["content"] == [{"type": "input_text", "text": f"{TEXT}\n"}, own]
+    assert user == USER
+
+
 def test_an_answer_does_not_repeat_the_pack_as_its_instructions(stack: Stack) -> None:
     stack.post(RESPONSES, model="coder@shop", input="Why?", instructions=BRIEF)
     assert "instructions" not in stack.engine.seen[0].chat
@@ -112,6 +120,12 @@ def test_a_header_names_the_workspace_too(stack: Stack, path: str) -> None:
     bodies = [json.loads(seen.body) for seen in stack.engine.seen]
     assert bodies[0] == bodies[1] == bodies[2]
     assert by_header.headers["X-Infbox-Version"] == "1"
+
+
+def test_a_name_may_be_written_in_any_way_that_json_has(stack: Stack) -> None:
+    for name in (b"coder\\u0040shop", b"coder@\\u0073hop"):
+        body = b'{"messages": [], "model": "' + name + b'"}'
+        assert stack.ask("POST", CHAT, body)[1]["X-Infbox-Version"] == "1"
 
 
 def test_a_response_need_not_name_a_model_besides_the_header(stack: Stack) -> None:

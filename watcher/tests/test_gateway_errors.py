@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import http.client
 import json
@@ -188,6 +189,19 @@ def test_any_body_is_read_or_left_alone(body: bytes) -> None:
     assert asked is None or asked.workspace
     with contextlib.suppress(RefusalError):
         named(body, "shop", "coder")
+
+
+def nested(depth: int) -> bytes:
+    return b'{"model": "coder@shop", "messages": [], "x": ' + b"[" * depth + b"]" * depth + b"}"
+
+
+def test_nesting_about_as_deep_as_can_be_read_is_no_failure() -> None:
+    depths = range(1, 200_000)
+    most = bisect.bisect(depths, 0, key=lambda depth: named(nested(depth), "", "coder") is None)
+    for depth in range(most - 60, most + 1):
+        asked = named(nested(depth), "", "coder")
+        with contextlib.suppress(RefusalError):
+            assert asked is None or question(APIS[CHAT], asked, PACK, 1000)
 
 
 def broken(stack: Stack, path: str, model: str = "coder@shop") -> list[bytes]:
