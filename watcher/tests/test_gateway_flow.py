@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import socket
 import time
@@ -17,6 +18,8 @@ from fake_apis import CHAT, MESSAGES, RESPONSES
 from gateway_stack import BODIES, USER, Stack, publish, running
 from infbox.config import Gateway as Settings
 from infbox.gateway import Gateway
+from infbox.questions import Question
+from infbox.relay import _Body
 from serving import ANY, serving, settings_for, until
 
 MEGABYTE = 1_000_000
@@ -73,6 +76,20 @@ def test_a_client_that_reads_slowly_slows_the_engine(tmp_path: Path, model: str)
             answer.read(2 * sent)
             until(lambda: stack.engine.sent * len(event) > sent)
         until(lambda: stack.engine.under_way == 0)
+
+
+@pytest.mark.parametrize("model", ["coder", "coder@shop"])
+def test_what_was_sent_is_forgotten_before_the_answer_ends(stack: Stack, model: str) -> None:
+    stack.engine.delay = 30.0
+    with contextlib.closing(stack.connect()) as connection:
+        body = {"stream": True, "model": model, "messages": [USER]}
+        connection.request("POST", CHAT, json.dumps(body))
+        connection.getresponse().read(10)
+        questions = [thing for thing in gc.get_objects() if isinstance(thing, Question)]
+        bodies = [thing for thing in gc.get_objects() if isinstance(thing, _Body)]
+        assert questions
+        assert [question.parts for question in questions] == [None] * len(questions)
+        assert [body._value for body in bodies] == [[]] * len(bodies)
 
 
 def settled(measure: Callable[[], int]) -> int:
