@@ -139,24 +139,21 @@ def host_plan(
         mistakes: what is wrong with the presets themselves.
 
     Returns:
-        The contract's figures, and notes. What refuses a host beside its cards (memory, disk,
-        driver, an image) counts: then it does not fit either.
+        The contract's figures, and notes. What a host lacks beside its cards (memory, disk, driver)
+        counts: then it does not fit either. What the preset lacks (a revision, an image) is a note.
     """
     plan = choice["plan"] or dict.fromkeys(FIGURES, 0)
-    beside = [*mistakes]
-    beside += [refusal for refusal in choice["refusals"] if not refusal_of_cards(refusal, choice)]
+    pending = choice.get("pending", [])
+    beside = [refusal for refusal in choice["refusals"] if refusal not in pending]
+    # The plan's own reasons say it at length already.
+    told = [why for why in beside if not why.startswith(f"Preset {choice['name']} does not fit:")]
     return {
         **{figure: plan[figure] for figure in FIGURES},
         "preset": choice["name"] or wanted,
-        "fits": bool(plan["fits"]) and not choice["refusals"] and not mistakes,
-        "reasons": [*(plan["reasons"] or []), *beside],
-        "notes": list(choice["notes"]),
+        "fits": bool(plan["fits"]) and not beside and not mistakes,
+        "reasons": [*(plan["reasons"] or []), *mistakes, *told],
+        "notes": [*choice["notes"], *pending],
     }
-
-
-def refusal_of_cards(refusal: str, choice: Mapping[str, Any]) -> bool:
-    """Return whether a refusal says what the plan's own reasons say."""
-    return refusal.startswith(f"Preset {choice['name']} does not fit:")
 
 
 def plan_figures(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def choose_preset(
 
     Returns:
         name ("" where there is none to choose), plan as `plan_preset` has it ({} without a name),
-        refusals: why it cannot be, each with its mend, and notes: what a person should know
-        although the run goes on.
+        refusals: why it cannot be, each with its mend; pending: those of them that say nothing of
+        the host; and notes: what a person should know although the run goes on.
     """
     mistake = card_mistake(gpus)
     if mistake:
@@ -57,14 +57,20 @@ def choose_preset(
         if not name:
             return choice("", {}, [nothing_fits(presets, plans, gpus)])
         notes = idle_cards(presets, plans, name, gpus) + plans[name]["notes"]
-        refusals = other_refusals(name, presets[name], host, missing_images)
-        return choice(name, plans[name], refusals, notes)
+        return choice(
+            name,
+            plans[name],
+            host_refusals(name, presets[name], host),
+            notes,
+            pending(name, presets[name], missing_images),
+        )
     if wanted not in presets:
         return choice("", {}, [unknown(presets, wanted)])
-    refusals = other_refusals(wanted, presets[wanted], host, missing_images)
+    refusals = host_refusals(wanted, presets[wanted], host)
     if not plans[wanted]["fits"]:
         refusals = [misfit(wanted, presets, plans, gpus), *refusals]
-    return choice(wanted, plans[wanted], refusals, plans[wanted]["notes"])
+    rest = pending(wanted, presets[wanted], missing_images)
+    return choice(wanted, plans[wanted], refusals, plans[wanted]["notes"], rest)
 
 
 def card_mistake(gpus: Any) -> str:
@@ -85,10 +91,20 @@ def told(number: Any) -> bool:
 
 
 def choice(
-    name: str, plan: Mapping[str, Any], refusals: Sequence[str], notes: Sequence[str] = ()
+    name: str,
+    plan: Mapping[str, Any],
+    refusals: Sequence[str],
+    notes: Sequence[str] = (),
+    pending: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what was chosen."""
-    return {"name": name, "plan": dict(plan), "refusals": list(refusals), "notes": list(notes)}
+    """Return what was chosen; what is pending refuses too."""
+    return {
+        "name": name,
+        "plan": dict(plan),
+        "refusals": [*refusals, *pending],
+        "pending": list(pending),
+        "notes": list(notes),
+    }
 
 
 def judge(name: str, preset: Preset, gpus: Gpus) -> dict[str, Any]:
@@ -136,11 +152,9 @@ def unpinned(preset: Preset) -> bool:
     return "revision" in preset.get("model", {}) and not preset["model"]["revision"]
 
 
-def other_refusals(
-    name: str, preset: Preset, host: Mapping[str, Any] | None, missing_images: Sequence[str]
-) -> list[str]:
-    """Return what stands in a preset's way beside the cards."""
-    refusals = host_refusals(name, preset, host) if host is not None else []
+def pending(name: str, preset: Preset, missing_images: Sequence[str]) -> list[str]:
+    """Return what a preset itself lacks, whatever the host."""
+    refusals = []
     if unpinned(preset):
         refusals.append(
             f"Preset {name} is not pinned to a revision of {preset['model']['repository']}. Set"
@@ -169,8 +183,10 @@ def cards_fit(preset: Preset, gpus: Gpus) -> bool:
     return large >= int(preset.get("gpus", 0))
 
 
-def host_refusals(name: str, preset: Preset, host: Mapping[str, Any]) -> list[str]:
-    """Return what a host lacks for a preset beside its cards."""
+def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
+    """Return what a host lacks for a preset beside its cards; nothing where nobody looked."""
+    if host is None:
+        return []
     refusals = []
     memory = float(preset.get("host_memory_gb", 0))
     has_memory = host["memory_bytes"] / 1e9

@@ -17,6 +17,10 @@ BLOCK = 16
 LIBRARIES_BYTES = 384 * MIB
 COLLECTIVES_BYTES = GIB
 GRAPH_BYTES_PER_LAYER = 12 * MIB
+# A state is kept twice: the one that grows and the last one that a prefix can be taken up from.
+# Source: vLLM, `MambaSpec.max_memory_usage_bytes`, mode `align`.
+STATES = 2
+
 # Norms, routers and uneven cuts, which every card of a group holds.
 UNSHARED_WEIGHTS = 1.02
 
@@ -55,6 +59,14 @@ class Batch:
 
     tokens: int = 2048
     requests: int = 256
+
+
+def in_flight(batch: Batch, shape: Shape) -> int:
+    """Return the tokens that are computed and not yet settled at most.
+
+    Source: vLLM 0.32, `VllmConfig.max_concurrent_batches`, with asynchronous scheduling.
+    """
+    return (shape.pipeline + 1) * batch.tokens
 
 
 def default_batch(card: Card) -> Batch:
@@ -110,7 +122,7 @@ class KvLayout:
         per_token: bytes for each token of a request, however long it is.
         sliding: (window, bytes for each token of it) for every kind of sliding layers.
         fixed: bytes for a request of any length.
-        slack: tokens of a step, which a sliding window holds beside its own.
+        slack: tokens in flight, which a sliding window holds beside its own.
     """
 
     per_token: int
@@ -153,7 +165,7 @@ def kv_layout(model: Model, shape: Shape, slack: int, *, windows: bool) -> KvLay
     Args:
         model: the model.
         shape: how it is cut; each stage of a pipeline keeps the KV of its own layers.
-        slack: tokens of a step.
+        slack: tokens in flight, from `in_flight`.
         windows: whether sliding layers keep their window only. On a CPU the engine keeps every
             token for them (vLLM, `support_hybrid_kv_cache`).
 
@@ -173,7 +185,7 @@ def kv_layout(model: Model, shape: Shape, slack: int, *, windows: bool) -> KvLay
             for kind in kinds
         )
 
-    states = sum(
+    states = STATES * sum(
         ceil(kind.count / stages) * ceil(kind.state_bytes / shape.tensor)
         for kind in model.only("state")
     )

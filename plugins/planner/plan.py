@@ -15,6 +15,7 @@ from plugins.planner.memory import (
     Shape,
     default_batch,
     growing_bytes_per_token,
+    in_flight,
     kv_layout,
     reserve_per_card,
     weights_per_card,
@@ -228,7 +229,7 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         kv_pool_bytes=max(pool, 0),
         memory_bytes=engine.l1_bytes + GPU_PROCESSES_BYTES + shape.cards * GPU_CARD_PROCESSES_BYTES,
         disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
-        layout=kv_layout(model, shape, batch.tokens, windows=True),
+        layout=kv_layout(model, shape, in_flight(batch, shape), windows=True),
         batch=batch,
     )
     share = f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of {card.memory_mib} MiB)"

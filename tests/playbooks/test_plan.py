@@ -122,8 +122,9 @@ def test_what_is_wrong_is_named_host_by_host(tmp_path: Path) -> None:
         "strange": {**AWAY, **A100, "infbox_preset": "mine", "infbox_more_presets": {
             "mine": {"like": "moe80", "model": {"config": {"model_type": "rwkv9"}}}}},
     }  # fmt: skip
-    _, plans = plan(tmp_path, hosts)
-    assert not any(figures["fits"] for name, figures in plans.items() if name != "open")
+    printed, plans = plan(tmp_path, hosts)
+    assert [name for name, figures in plans.items() if figures["fits"]] == ["open"]
+    assert "Note: Preset dev32 is not pinned" in printed
     words = {name: " ".join(figures["reasons"]) for name, figures in plans.items()}
     assert "There is no preset prod48. Set infbox_preset to one of: prod480" in words["unknown"]
     assert "infbox_gpus is not a list of cards" in words["cards"]

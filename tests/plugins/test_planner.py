@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from plugins.planner import Batch, Card, Engine, Host, Model, PlanError, index_bytes, plan
 from plugins.planner import read_config as read
 from plugins.planner.cards import read_cards
-from plugins.planner.memory import Shape, kv_layout, reserve_per_card, weights_per_card
+from plugins.planner.memory import Shape, in_flight, kv_layout, reserve_per_card, weights_per_card
 from plugins.planner.parallel import shape_refusals, widths
 
 FACTS: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -111,7 +111,7 @@ def test_linear_attention_keeps_a_state_and_not_a_token() -> None:
     known = model("Qwen3-Next-80B-A3B-Instruct")
     layout = kv_layout(known, Shape(), 0, windows=True)
     assert layout.per_token == 12 * 2 * 256 * 2 * 2
-    assert layout.fixed == 36 * (32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2)
+    assert layout.fixed == 2 * 36 * (32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2)
 
 
 def test_kv_heads_are_repeated_where_there_are_more_cards_than_heads() -> None:
@@ -415,6 +415,26 @@ def test_the_engine_on_a_cpu_reports_the_tokens_that_the_planner_says() -> None:
     }  # fmt: skip
     engine = Engine(device="cpu", cpu_kv_cache_bytes=2 * 1024**3, max_model_len=16384)
     assert plan(read(config, "local"), 50_000_000, engine, []).kv_tokens == 524_288
+
+
+@pytest.mark.parametrize(
+    ("name", "pool_gib", "tokens"),
+    [
+        ("Gemma-3-27b-it", 80, 848_975),
+        ("Gemma-2-9b-it", 40, 124_702),
+        ("gpt-oss-20b", 40, 1_692_854),
+        ("Qwen2.5-Coder-32B-Instruct", 24, 98_304),
+        ("DeepSeek-V3", 24, 366_704),
+    ],
+)
+def test_the_engine_reckons_the_same_tokens_for_windows_and_latents(
+    name: str, pool_gib: int, tokens: int
+) -> None:
+    """What vLLM 0.32's `get_kv_cache_capacity` says for these layers, 4,096 tokens in flight."""
+    known = model(name)
+    layout = kv_layout(known, Shape(), in_flight(Batch(), Shape()), windows=True)
+    reckoned = layout.requests(pool_gib * 1024**3, known.context) * known.context
+    assert reckoned == pytest.approx(tokens, rel=0.01)
 
 
 names = st.sampled_from(sorted(FACTS))
