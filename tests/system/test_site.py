@@ -99,6 +99,21 @@ def test_tool_calls_pass_through(site: Site) -> None:
     assert set(json.loads(calls[0].function.arguments)) == {"found"}
 
 
+def test_log_probabilities_are_answered_and_the_engine_lives(site: Site) -> None:
+    answer = site.client.openai.chat.completions.create(
+        model="coder",
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=2,
+        logprobs=True,
+        top_logprobs=2,
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs
+    assert logprobs.content
+    assert len(logprobs.content[0].top_logprobs) == 2
+    assert status_of(site, "/health", key=False) == 200
+
+
 def test_the_model_list_has_the_workspaces(site: Site) -> None:
     names = [model.id for model in site.client.openai.models.list()]
     assert sorted(names) == ["coder", f"coder@{WORKSPACE}"]
