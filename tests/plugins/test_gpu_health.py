@@ -1,0 +1,92 @@
+"""What counts as wrong with a card, and how bad it is."""
+
+from typing import Any
+
+import pytest
+
+from tests.plugins.plugin_files import load
+
+gpu_health = load("filter", "gpu_health").gpu_health
+
+ADDRESS = "0000:18:00.0"
+SOUND = {
+    "address": ADDRESS,
+    "lost": False,
+    "ecc_uncorrected": 0,
+    "row_remap": "",
+    "fabric": "Completed",
+    "throttle": [],
+    "pcie": {"width": 16, "max_width": 16},
+    "persistence": True,
+    "mig": False,
+}
+
+
+def health(
+    *told: dict[str, Any],
+    cards: int = 1,
+    switches: int = 0,
+    xids: tuple[int, ...] = (),
+    inactive: int = 0,
+) -> list[tuple[str, str]]:
+    addresses = [ADDRESS, "0000:19:00.0"][:cards]
+    nvidia = {
+        "cards": [{"address": address} for address in addresses],
+        "switches": [{}] * switches,
+        "xids": [{"address": "0000:18:00", "xid": xid, "message": "text"} for xid in xids],
+    }
+    found = gpu_health(nvidia, {"cards": told}, {"active": 8, "inactive": inactive})
+    return [(each["severity"], each["what"]) for each in found]
+
+
+def test_a_sound_host_has_nothing_to_say() -> None:
+    assert health(SOUND, switches=4) == []
+    assert health(SOUND | {"fabric": ""}) == []
+
+
+def test_a_host_without_cards_has_nothing_to_say() -> None:
+    assert health(cards=0) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "severity", "what"),
+    [
+        ({"lost": True}, "critical", "lost; the host must be rebooted"),
+        ({"ecc_uncorrected": 2}, "critical", "2 uncorrected memory errors"),
+        ({"row_remap": "failure"}, "critical", "failed for good"),
+        ({"row_remap": "pending"}, "warning", "at the next reset"),
+        ({"throttle": ["hw_thermal_slowdown"]}, "warning", "slowed down: hw_thermal_slowdown"),
+        ({"pcie": {"width": 8, "max_width": 16}}, "warning", "PCIe has 8 of 16 lanes"),
+        ({"persistence": False}, "warning", "persistence is off"),
+        ({"mig": True}, "warning", "split by MIG"),
+    ],
+)
+def test_a_card_is_told_by_what_is_wrong(change: dict[str, Any], severity: str, what: str) -> None:
+    ((said, text),) = health(SOUND | change)
+    assert said == severity
+    assert what in text
+
+
+def test_the_fabric_counts_where_there_are_switches() -> None:
+    card = SOUND | {"fabric": "In Progress"}
+    assert health(card) == []
+    ((severity, _),) = health(card, switches=4)
+    assert severity == "critical"
+
+
+def test_a_card_that_the_driver_does_not_tell_of_is_critical() -> None:
+    assert health(SOUND, cards=2) == [
+        ("critical", "on the bus, and the driver does not tell of it")
+    ]
+    assert health()[0][0] == "critical"
+
+
+def test_errors_of_programs_only_warn_and_the_worst_comes_first() -> None:
+    assert health(SOUND, xids=(13, 79, 79)) == [
+        ("critical", "Xid 79 since boot: text"),
+        ("warning", "Xid 13 since boot: text"),
+    ]
+
+
+def test_links_that_are_down_are_counted() -> None:
+    assert health(SOUND, inactive=2) == [("warning", "2 of 10 NVLinks are down")]
