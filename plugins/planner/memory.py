@@ -11,7 +11,10 @@ from plugins.planner.model import FP16_BYTES, FP32_BYTES, Layers, Model
 
 MIB = 1024**2
 GIB = 1024**3
-BLOCK = 16
+# Tokens that a block of KV holds, on a card and in main memory.
+# Source: what vLLM 0.32 chooses, `CacheConfig.DEFAULT_BLOCK_SIZE` and `CpuPlatform`.
+GPU_BLOCK = 16
+CPU_BLOCK = 128
 
 # Estimates, each on the safe side of what engines log at start; no formula is published.
 LIBRARIES_BYTES = 384 * MIB
@@ -123,22 +126,24 @@ class KvLayout:
         sliding: (window, bytes for each token of it) for every kind of sliding layers.
         fixed: bytes for a request of any length.
         slack: tokens in flight, which a sliding window holds beside its own.
+        block: tokens that a block holds.
     """
 
     per_token: int
     sliding: tuple[tuple[int, int], ...] = ()
     fixed: int = 0
     slack: int = 0
+    block: int = GPU_BLOCK
 
     def request_bytes(self, tokens: int) -> int:
         """Return the bytes that a request of so many tokens keeps, in whole blocks.
 
         Source: vLLM, `FullAttentionSpec` and `SlidingWindowSpec.max_admission_blocks_per_request`.
         """
-        total = self.fixed + whole_blocks(tokens) * self.per_token
+        total = self.fixed + whole_blocks(tokens, self.block) * self.per_token
         for window, token_bytes in self.sliding:
             held = min(window - 1 + self.slack, tokens)
-            total += (whole_blocks(held) + BLOCK) * token_bytes
+            total += (whole_blocks(held, self.block) + self.block) * token_bytes
         return total
 
     def longest(self, pool: int, limit: int) -> int:
@@ -154,28 +159,25 @@ class KvLayout:
         return max(pool, 0) / self.request_bytes(tokens) if tokens else 0.0
 
 
-def whole_blocks(tokens: int) -> int:
+def whole_blocks(tokens: int, block: int) -> int:
     """Return tokens rounded up to whole blocks."""
-    return ceil(tokens / BLOCK) * BLOCK
+    return ceil(tokens / block) * block
 
 
-def kv_layout(model: Model, shape: Shape, slack: int, *, windows: bool) -> KvLayout:
+def kv_layout(model: Model, shape: Shape, slack: int, block: int = GPU_BLOCK) -> KvLayout:
     """Return what requests keep on the fullest card.
 
     Args:
         model: the model.
         shape: how it is cut; each stage of a pipeline keeps the KV of its own layers.
         slack: tokens in flight, from `in_flight`.
-        windows: whether sliding layers keep their window only. On a CPU the engine keeps every
-            token for them (vLLM, `support_hybrid_kv_cache`).
+        block: tokens that a block holds.
 
     Returns:
         The layout. Layers of several kinds draw blocks from one pool in groups of equal size, so
         that the last group of a kind is padded (vLLM, `_get_kv_cache_groups_uniform_page_size`).
     """
-    full, sliding = model.only("full"), model.only("sliding") if windows else ()
-    if not windows:
-        full += model.only("sliding")
+    full, sliding = model.only("full"), model.only("sliding")
     group = group_size([*full, *sliding])
     stages = shape.pipeline
 
@@ -194,6 +196,7 @@ def kv_layout(model: Model, shape: Shape, slack: int, *, windows: bool) -> KvLay
         sliding=tuple((kind.window, kept([kind])) for kind in sliding),
         fixed=states,
         slack=slack,
+        block=block,
     )
 
 
@@ -211,11 +214,9 @@ def padded(count: int, group: int) -> int:
     return ceil(count / group) * group
 
 
-def growing_bytes_per_token(model: Model, *, windows: bool = True) -> int:
+def growing_bytes_per_token(model: Model) -> int:
     """Return the FP16 bytes that one more token of a long request takes, on all cards together.
 
-    Only full-attention layers grow with tokens; heads that several cards repeat count once. Without
-    windows, sliding layers grow as well.
+    Only full-attention layers grow with tokens; heads that several cards repeat count once.
     """
-    kinds = model.only("full") + (() if windows else model.only("sliding"))
-    return sum(kind.count * kind.token_bytes() for kind in kinds)
+    return sum(kind.count * kind.token_bytes() for kind in model.only("full"))

@@ -9,6 +9,7 @@ from typing import Literal
 from plugins.planner.cards import Card, capability_notes, capability_refusal
 from plugins.planner.errors import PlanError
 from plugins.planner.memory import (
+    CPU_BLOCK,
     GIB,
     Batch,
     KvLayout,
@@ -169,12 +170,12 @@ def plan(
 
 def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
     """Plan a model in main memory."""
-    layout = kv_layout(model, Shape(), 0, windows=False)
     batch = engine.batch or Batch(2048, 128)
+    layout = kv_layout(model, Shape(), in_flight(batch, Shape()), CPU_BLOCK)
     start = Plan(
         fits=False,
         reasons=(),
-        kv_bytes_per_token=growing_bytes_per_token(model, windows=False),
+        kv_bytes_per_token=growing_bytes_per_token(model),
         weights_bytes=weights_bytes,
         tensor_parallel_size=1,
         kv_pool_bytes=engine.cpu_kv_cache_bytes,
@@ -188,7 +189,7 @@ def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
     )
     if model.only("state"):
         reason = (
-            f"{model.name} keeps states beside KV, which the engine can do on GPUs only."
+            f"{model.name} has linear attention, which the engine can compute on GPUs only."
             " Use a host with GPUs."
         )
         return replace(start, reasons=(reason,))
@@ -229,7 +230,7 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         kv_pool_bytes=max(pool, 0),
         memory_bytes=engine.l1_bytes + GPU_PROCESSES_BYTES + shape.cards * GPU_CARD_PROCESSES_BYTES,
         disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
-        layout=kv_layout(model, shape, in_flight(batch, shape), windows=True),
+        layout=kv_layout(model, shape, in_flight(batch, shape)),
         batch=batch,
     )
     share = f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of {card.memory_mib} MiB)"
