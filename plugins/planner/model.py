@@ -74,6 +74,7 @@ class Model:
         quantization: `quant_method` of the weights; empty for 16 bits.
         weight_block: width of the blocks that share a scale, and so cannot be cut; 0 for none.
         exact: whether the KV was computed, not given by hand.
+        kind: its `model_type`.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Model:
     quantization: str = ""
     weight_block: int = 0
     exact: bool = True
+    kind: str = ""
 
     @property
     def layer_count(self) -> int:
@@ -139,6 +141,7 @@ def read_config(config: Config, name: str, kv_bytes_per_token: int = 0) -> Model
         quantization=quantization(text),
         weight_block=weight_block(text),
         exact=not kv_bytes_per_token,
+        kind=str(text.get("model_type", "")),
     )
 
 

@@ -33,6 +33,8 @@ GPU_CARD_PROCESSES_BYTES = 2_000_000_000
 # Memory of cards that can be bought, in MiB as drivers tell it.
 CARD_SIZES_MIB = (24564, 32607, 46068, 81920, 97887, 143771, 183359)
 MOST_CARDS = 16
+# Source: vLLM 0.32, `_FLOAT16_NOT_SUPPORTED_MODELS`.
+NOT_IN_FP16 = frozenset(("gemma2", "gemma3", "gemma3_text", "glm4"))
 LARGEST_CONTEXT = 100_000_000
 
 
@@ -186,6 +188,7 @@ def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
         disk_bytes=weights_bytes + engine.l2_bytes + engine.image_bytes,
         layout=layout,
         batch=batch,
+        notes=model_notes(model),
     )
     if model.only("state"):
         reason = (
@@ -226,7 +229,7 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
     pool = usable - weights - reserve
     planned = replace(
         start,
-        notes=tuple(capability_notes(card, model.quantization)) + hand_notes(model),
+        notes=tuple(capability_notes(card, model.quantization)) + model_notes(model),
         kv_pool_bytes=max(pool, 0),
         memory_bytes=engine.l1_bytes + GPU_PROCESSES_BYTES + shape.cards * GPU_CARD_PROCESSES_BYTES,
         disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
@@ -374,11 +377,19 @@ def same_cards(model: Model, engine: Engine, card: Card) -> Iterator[Change]:
             yield words, changed, [there]
 
 
-def hand_notes(model: Model) -> tuple[str, ...]:
-    """Say where the KV was not computed."""
-    if model.exact:
-        return ()
-    return (f"KV of {model.name} as given by hand (kv_bytes_per_token), all of it on every card.",)
+def model_notes(model: Model) -> tuple[str, ...]:
+    """Return what a person should know of a model, whatever the host."""
+    notes = []
+    if not model.exact:
+        notes.append(
+            f"KV of {model.name} as given by hand (kv_bytes_per_token), all of it on every card."
+        )
+    if model.kind in NOT_IN_FP16:
+        notes.append(
+            f"The engine refuses {model.name} in FP16. Set vllm_dtype to bfloat16, which takes the"
+            " same memory."
+        )
+    return tuple(notes)
 
 
 def engine_refusals(engine: Engine) -> Iterator[str]:

@@ -218,6 +218,11 @@ def test_windows_let_more_requests_run_at_once() -> None:
     assert verdict.kv_tokens > 3 * verdict.kv_pool_bytes / everything
 
 
+def test_a_model_that_the_engine_refuses_in_fp16_is_noted() -> None:
+    (note,) = planned("Gemma-3-27b-it", Engine(), H200).notes
+    assert note.endswith("Set vllm_dtype to bfloat16, which takes the same memory.")
+
+
 @pytest.mark.parametrize(
     ("name", "fitting"),
     [
