@@ -39,8 +39,9 @@ def choose_preset(
             read. One without `model.config` is judged by its count of cards alone.
         wanted: a name, or `auto`.
         gpus: name, memory_mib and count of the cards.
-        host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known); None where
-            nobody looked.
+        host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known) and
+            coming_driver (installed later where that is too old, "" for none); None where nobody
+            looked.
         missing_images: names of engine images that nobody has.
 
     Returns:
@@ -204,10 +205,11 @@ def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> 
             " to a larger disk."
         )
     least, driver = str(preset.get("least_driver", "")), str(host["driver_version"])
-    if least and driver and version(driver) < version(least):
+    coming = str(host.get("coming_driver", ""))
+    if least and driver and max(version(driver), version(coming)) < version(least):
         refusals.append(
-            f"Preset {name} needs NVIDIA driver {least} or later, this host has {driver}."
-            " Install a later driver."
+            f"Preset {name} needs NVIDIA driver {least} or later, this host has {driver}"
+            f"{f', and {coming} would be installed' if coming else ''}. Install a later driver."
         )
     return refusals
 

@@ -7,6 +7,7 @@ import pytest
 from tests.plugins.plugin_files import load
 
 choose_preset = load("filter", "presets").choose_preset
+host_refusals = load("filter", "presets").host_refusals
 
 PRESETS = {
     "cpu": {"gpus": 0, "host_memory_gb": 8, "disk_gb": 15},
@@ -94,6 +95,14 @@ def test_too_little_disk_is_refused_with_all_numbers() -> None:
 def test_what_infbox_holds_already_counts_as_room() -> None:
     host = {**HOST, "free_bytes": 1e9, "held_bytes": 14e9}
     assert choose_preset(PRESETS, "cpu", [], host)["refusals"] == []
+
+
+def test_an_old_driver_is_no_refusal_where_a_later_one_comes() -> None:
+    host = {**HOST, "driver_version": "570.1"}
+    for coming, refused in (("580.173.02", False), ("575.51", False), ("570.9", True)):
+        refusals = host_refusals("dev48", PRESETS["dev48"], {**host, "coming_driver": coming})
+        assert any("NVIDIA driver" in refusal for refusal in refusals) == refused
+        assert not refused or f"and {coming} would be installed" in refusals[0]
 
 
 @pytest.mark.parametrize(("driver", "refused"), [("575.9", True), ("575.51", False), ("", False)])
