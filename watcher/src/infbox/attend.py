@@ -66,6 +66,7 @@ class Attendant:
         self._service = service
         self._link = link
         self._reports: dict[str, Report] = {}
+        self._telling = threading.Lock()
         self._period = watchdog_seconds() or _PERIOD_SECONDS
         self._beat_at = 0.0
         self._is_working = False
@@ -99,6 +100,12 @@ class Attendant:
             self._is_told_ready = True
             self._link.send(Ready())
         for follower in self._service.followers:
+            self._tell_of(follower)
+
+    def _tell_of(self, follower: Follower) -> None:
+        """Tell how a follower fares, if that is news. For any thread: no report overtakes another,
+        or counters would run backwards."""
+        with self._telling:
             report = _report(follower)
             if report != self._reports.get(follower.workspace):
                 self._reports[follower.workspace] = report._replace(times=())
@@ -116,7 +123,7 @@ class Attendant:
     def _hand_on(self, follower: Follower) -> None:
         """Hand a follower's changes on until it ends."""
         while (change := follower.changes.wait()) is not None:
-            self._link.send(_report(follower))
+            self._tell_of(follower)
             self._link.send(Changed(follower.workspace, *change))
 
 

@@ -125,8 +125,7 @@ class Keyring:
             InputError: there is no such user.
             UnreadyError: a file cannot be written.
         """
-        users = self.users()
-        self._check(user, users)
+        users = self._users_with(user)
         keys = {**self._keys(users), user: _new_key()}
         _write(self._folder / user, f"{keys[user]}\n", _OWNER_ONLY)
         self._serve(_as_json(keys, users))
@@ -139,8 +138,7 @@ class Keyring:
             InputError: there is no such user.
             UnreadyError: a file cannot be written.
         """
-        users = self.users()
-        self._check(user, users)
+        users = self._users_with(user)
         del users[user]
         self._serve(_as_json(self._keys(users), users))
         (self._folder / user).unlink(missing_ok=True)
@@ -148,9 +146,12 @@ class Keyring:
     def _serve(self, served: str) -> None:
         _write(self._digests, served, _GROUP_READS)
 
-    def _check(self, user: str, users: Iterable[str]) -> None:
+    def _users_with(self, user: str) -> dict[str, Limits]:
+        """Return all users, this one among them; raise where it is none."""
+        users = self.users()
         if user not in users:
             raise InputError(f"{user}: no such user: there are {', '.join(users) or 'none'}")
+        return users
 
     def _files(self) -> list[str]:
         if not self._folder.is_dir():

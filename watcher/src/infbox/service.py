@@ -143,7 +143,7 @@ class Service:
         )
 
     def _follower(self, workspace: config_file.Workspace) -> Follower:
-        with _named(workspace.name):
+        with named(workspace.name):
             return Follower(
                 name=workspace.name,
                 root=workspace.path,
@@ -173,7 +173,7 @@ def _control_tokens(config: Config) -> tuple[str, ...]:
         if known["stamp"] == [str(file), *Stamp.of(file.stat())]:
             return tuple(known["control"])
     control = _read_control_tokens(file)
-    with _named("tokenizer"):
+    with named("tokenizer"):
         config.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         stamp = [str(file), *Stamp.of(file.stat())]
         memory.write_text(json.dumps({"stamp": stamp, "control": control}))
@@ -190,8 +190,15 @@ def _read_control_tokens(file: Path) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Say of which workspace an error is that keeps the service from starting."""
+def named(name: str) -> Iterator[None]:
+    """Say of which workspace an error is that keeps the service from starting.
+
+    Args:
+        name: of the workspace.
+
+    Raises:
+        UnreadyError: in place of what the block raised.
+    """
     try:
         yield
     except (OSError, GitError, sqlite3.Error) as error:

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import os
 import queue
 import socket
 import sqlite3
@@ -25,7 +24,7 @@ from starlette.routing import Route
 
 from infbox import cli, index, log, tokens
 from infbox.engine import Engine
-from infbox.errors import InputError, UnreadyError
+from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.git import GitError
 from infbox.index import Reader, is_damage
@@ -36,6 +35,7 @@ from infbox.metrics import WatcherMetrics
 from infbox.notify import watchdog_seconds
 from infbox.packer import Packer
 from infbox.serve import server
+from infbox.service import named
 from infbox.warm import Warmer
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 _RETRY_SECONDS = 5.0
 _ALIVE_SECONDS = 1.0  # between signs of life, at the longest
 _REMEMBERED_TIMES = 10_000
-_PRIVATE_UMASK = 0o027
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
 
 _logger = logging.getLogger("infbox.work")  # whatever this was started as
@@ -434,7 +433,6 @@ def main() -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    os.umask(_PRIVATE_UMASK)
     log.to_stderr()
     link = Link(Connection(options.link))
     with contextlib.suppress(EOFError), socket.socket(fileno=options.listener) as listener:
@@ -451,7 +449,7 @@ def _packers(config: Config) -> dict[str, Packer]:
 
 
 def _packer(config: Config, workspace: Workspace, tokenizer: Tokenizer) -> Packer:
-    try:
+    with named(workspace.name):
         return Packer(
             name=workspace.name,
             model=workspace.model or config.engine.model,
@@ -465,8 +463,6 @@ def _packer(config: Config, workspace: Workspace, tokenizer: Tokenizer) -> Packe
             tokenizer=tokenizer,
             state_dir=config.state_dir,
         )
-    except (OSError, GitError, sqlite3.Error) as error:
-        raise UnreadyError(f"workspaces: {workspace.name}: {error}") from error
 
 
 def _size(file: Path) -> int:
