@@ -28,7 +28,7 @@ class Stage:
     Attributes:
         name: a word or two, also the log's name.
         command: what proves it, run from the root.
-        group: ``lint``, ``unit``, ``lab``, ``roles`` or ``system``.
+        group: ``lint``, ``unit``, ``lab``, ``roles``, ``bootstrap`` or ``system``.
     """
 
     name: str
@@ -52,13 +52,13 @@ STAGES = (
     Stage("unit", ("pytest", "-q", "-n", "2", "-m", "not lab", "tests"), "unit"),
     Stage("unit-watcher", ("pytest", "-q", "-n", "2", "-c", "watcher/pyproject.toml",
                            "watcher/tests"), "unit"),
+    Stage("bootstrap", ("pytest", "-q", "-m", "lab", "tests/bootstrap"), "bootstrap"),
     *(
         Stage(f"role-{file.parent.name}",
               ("molecule", "test", "--scenario-name", file.parent.name), "roles")
         for file in sorted(ROOT.glob("molecule/*/molecule.yml"))
     ),
     Stage("system", ("pytest", "-q", "-m", "lab", "tests/system"), "system"),
-    Stage("bootstrap", ("pytest", "-q", "-m", "lab", "tests/bootstrap"), "system"),
 )  # fmt: skip
 
 
@@ -103,8 +103,8 @@ def say(text: str) -> None:
 def run_groups(groups: Sequence[str]) -> list[bool]:
     """Run the stages of `groups`; what needs the lab waits for it, and is left out without it.
 
-    Lint, unit tests and scenarios run two at a time. The system tests run alone, since they
-    compare times.
+    Lint, unit tests, bootstrap and scenarios run two at a time. The system tests run alone, since
+    they compare times.
     """
 
     def chosen(*names: str) -> list[Stage]:
@@ -114,7 +114,7 @@ def run_groups(groups: Sequence[str]) -> list[bool]:
         results = list(pool.map(run, chosen("lab", "lint", "unit")))
         if not all(results[: len(chosen("lab"))]):
             return results
-        results += pool.map(run, chosen("roles"))
+        results += pool.map(run, chosen("bootstrap", "roles"))
     return results + [run(stage) for stage in chosen("system")]
 
 
@@ -125,7 +125,9 @@ def main() -> int:
     parser.add_argument("--only", choices=("lint", "unit", "roles"), help="one group")
     arguments = parser.parse_args()
     LOGS.mkdir(parents=True, exist_ok=True)
-    groups = ["lint", "unit"] if arguments.fast else ["lint", "unit", "lab", "roles", "system"]
+    groups = ["lint", "unit"]
+    if not arguments.fast:
+        groups += ["lab", "bootstrap", "roles", "system"]
     start = time.monotonic()
     results = run_groups([arguments.only] if arguments.only else groups)
     say(f"{time.monotonic() - start:.0f} s in all")
