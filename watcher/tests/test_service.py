@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, models
 
 from fake_engine import FakeEngine
 from infbox.attend import Attendant
+from infbox.config import check_paths
 from infbox.errors import InputError
 from infbox.link import Link
 from infbox.service import Service
@@ -212,6 +213,28 @@ def test_two_workspaces_do_not_mix(repo: Path, tmp_path: Path) -> None:
         fill(other, {"p.py": "p\n"})
         until(lambda: get_json(f"{url}/status")["workspaces"]["other"]["version"] == 2)
         assert get_json(f"{url}/status")["workspaces"]["shop"]["version"] == 1
+
+
+def test_a_workspace_that_is_not_mounted_yet_holds_up_no_other(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+    fill(repo, {"a.py": "a\n"})
+    later = tmp_path / "later"
+    config = settings_for(tmp_path, "http://127.0.0.1:1", shop=(repo, 5000), later=(later, 5000))
+    check_paths(config)
+    with at_work(config) as url:
+
+        def status(name: str) -> dict[str, Any]:
+            found: dict[str, Any] = get_json(f"{url}/status")["workspaces"][name]
+            return found
+
+        until(lambda: status("shop")["version"])
+        assert "later" in status("later")["error"]
+        assert not status("later")["version"]
+        fill(later, {"l.py": "l\n"})
+        until(lambda: status("later")["files"] == 1 and not status("later")["error"])
+        until(lambda: status("later")["version"])
 
 
 def test_it_tells_systemd_and_ends_soon_when_asked(repo: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def attend(service: Service, listener: socket.socket) -> int:
     with _working(service.config, listener) as (process, link):
         with contextlib.suppress(EOFError):
             Attendant(service, link).run()
-        status = process.wait(_GRACE_SECONDS)
+        status = _ended(process)
     if status < 0:
         _logger.critical(line("stopped-working", signal=-status, mend="systemd starts it again"))
         return 1
@@ -143,11 +143,16 @@ def _working(
         yield process, link
     finally:
         link.close()
-        try:
-            process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _ended(process)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit status of a process that ends by itself soon, or is killed."""
+    try:
+        return process.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _report(follower: Follower) -> Report:

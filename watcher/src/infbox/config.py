@@ -131,11 +131,13 @@ def load(file: Path) -> Config:
 
 
 def check_paths(config: Config) -> None:
-    """Check that every workspace's folder is there and that none lies inside another.
+    """Check that no workspace lies inside another, and that a folder of them is there.
+
+    One that is missing beside others is waited for: what is not mounted must not take the rest away.
 
     Raises:
         InputError: naming a workspace that lies inside another.
-        UnreadyError: naming one that is not there; it may still be mounted.
+        UnreadyError: naming one that is not there, where none is; it may still be mounted.
     """
     for inner in config.workspaces:
         for outer in config.workspaces:
@@ -144,12 +146,12 @@ def check_paths(config: Config) -> None:
                     f"workspaces: {inner.name}: {inner.path} is inside the workspace "
                     f"{outer.name}: keep one of the two"
                 )
-    for workspace in config.workspaces:
-        if not workspace.path.is_dir():
-            raise UnreadyError(
-                f"workspaces: {workspace.name}: {workspace.path} is not a folder: "
-                "make or mount it, or mend the path"
-            )
+    missing = [workspace for workspace in config.workspaces if not workspace.path.is_dir()]
+    if missing and len(missing) == len(config.workspaces):
+        raise UnreadyError(
+            f"workspaces: {missing[0].name}: {missing[0].path} is not a folder: "
+            "make or mount it, or mend the path"
+        )
 
 
 def listen_at(value: str, name: str) -> Listen:
