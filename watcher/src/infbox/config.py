@@ -133,7 +133,7 @@ def load(file: Path) -> Config:
 def check_paths(config: Config) -> None:
     """Check that no workspace lies inside another, and that a folder of them is there.
 
-    One that is missing beside others is waited for: what is not mounted must not take the rest away.
+    One that is missing beside others is waited for: what is not mounted takes nothing else away.
 
     Raises:
         InputError: naming a workspace that lies inside another.
