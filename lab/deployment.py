@@ -21,6 +21,15 @@ WORKSPACES = "/srv/workspaces"
 # What a checkout holds that is no source; a copy for the demo leaves it out.
 NOT_SOURCE = shutil.ignore_patterns(".venv", ".lab", ".cache", "node_modules", "__pycache__")
 
+# Which of the lab's images stands for which of infbox's. Nothing stands for Grafana's.
+IMAGES = {
+    "caddy": "caddy",
+    "engine-cpu": "engine",
+    "prometheus": "monitoring",
+    "node-exporter": "monitoring",
+    "blackbox-exporter": "monitoring",
+    "alertmanager": "monitoring",
+}
 SUMMARY_LINES = 40
 
 T = TypeVar("T")
@@ -52,10 +61,9 @@ def inventory(host: Host, variables: Mapping[str, Any]) -> Path:
         The folder to give to ``ansible-playbook -i``.
     """
     published = json.loads(IMAGES_FILE.read_text())
-    names = {"caddy": "caddy", "engine": "engine-cpu"}
     images = {
-        names[name]: {key: image[key] for key in ("repository", "tag", "digest")}
-        for name, image in published.items()
+        name: {key: published[source][key] for key in ("repository", "tag", "digest")}
+        for name, source in IMAGES.items()
     }
     variables = {
         "ansible_host": host.address,
