@@ -105,6 +105,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_user_limits": {"team": {"concurrent_requests": -1}}},
         'watcher_user_limits has {"concurrent_requests": -1} for team.',
     ),
+    "held_for_less_than_no_time": (
+        [{}],
+        {"watcher_gateway_hold_seconds": -1},
+        "watcher_gateway_hold_seconds is -1.",
+    ),
     "never_to_poll": ([{}], {"watcher_poll_seconds": 0}, "watcher_poll_seconds is 0."),
     "a_user_number_taken": ([{}], {"watcher_uid": 1}, "The user number 1 belongs to daemon"),
     "no_source": (

@@ -15,12 +15,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 import fake_apis
-from serving import serving
+from serving import ANY, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from starlette.requests import Request
+
+    from infbox.config import Listen
 
 METHODS = ["GET", "POST", "PUT", "DELETE", "OPTIONS"]
 
@@ -29,6 +31,9 @@ MALFORMED = (ValueError, RecursionError, AttributeError, TypeError, LookupError)
 
 PATH = "/models/coder"
 """What the engine says it was started with."""
+
+ENDING = {"error": {"message": "cannot schedule new futures after shutdown"}}
+"""What vLLM says once it was told to end, of requests that come after that."""
 
 _NEWLINES = 0x110000  # ids above every character's
 
@@ -94,6 +99,7 @@ class FakeEngine:
     model: str = "coder"
     served: tuple[str, ...] = ("coder",)
     busy: bool = False
+    ending: bool = False
     healthy: bool = True
     encoding: str = ""
     forgets: bool = False
@@ -137,15 +143,16 @@ class FakeEngine:
         return [seen.target for seen in self.seen]
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[FakeEngine]:
-        """Listen on a port of its own until the block is left."""
-        with serving(self.app()) as self.url:
+    def running(self, listen: Listen = ANY) -> Iterator[FakeEngine]:
+        """Listen until the block is left, on a port of its own where none is given."""
+        with serving(self.app(), listen) as self.url:
             yield self
 
     def app(self) -> Starlette:
         return Starlette(
             routes=[
                 Route("/health", self._health),
+                Route("/version", self._version),
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/responses", self._chat, methods=["POST"]),
@@ -182,6 +189,9 @@ class FakeEngine:
     async def _health(self, _request: Request) -> Response:
         return Response(status_code=200 if self.healthy else 503)
 
+    async def _version(self, _request: Request) -> Response:
+        return JSONResponse({"version": "0.0.fake"})
+
     async def _models(self, request: Request) -> Response:
         await self._note(request)
         cards = [
@@ -193,8 +203,8 @@ class FakeEngine:
     async def _chat(self, request: Request) -> Response:
         seen = await self._note(request)
         path = request.url.path
-        if self.busy:
-            return JSONResponse({"error": {"message": "busy"}}, 503)
+        if self.busy or self.ending:
+            return self._unwilling()
         try:
             prompt = fake_apis.prompt_of(path, seen.chat)
         except MALFORMED:
@@ -235,8 +245,8 @@ class FakeEngine:
 
     async def _tokenize(self, request: Request) -> Response:
         asked = (await self._note(request)).chat
-        if self.busy:
-            return JSONResponse({"error": {"message": "busy"}}, 503)
+        if self.busy or self.ending:
+            return self._unwilling()
         if asked.get("model") not in self.served:
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         try:
@@ -277,6 +287,11 @@ class FakeEngine:
         found = {"loaded": 16, "partly": 5}.get(self.prefetch, 0)
         counts = {"found_keys": found, "total_keys": 16}
         return JSONResponse({"request_id": "p1", "status": "completed", **counts})
+
+    def _unwilling(self) -> JSONResponse:
+        if self.ending:
+            return JSONResponse(ENDING, 500)
+        return JSONResponse({"error": {"message": "busy"}}, 503)
 
     async def _whole_answer(self, request: Request, prompt: Sequence[object]) -> Response:
         self.under_way += 1

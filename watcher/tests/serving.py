@@ -23,9 +23,9 @@ ANY = config.Listen("127.0.0.1", 0)
 
 
 @contextlib.contextmanager
-def serving(app: Starlette) -> Iterator[str]:
+def serving(app: Starlette, listen: config.Listen = ANY) -> Iterator[str]:
     """Serve an application until the block is left; give its address."""
-    listener = listening(ANY, "test")
+    listener = listening(listen, "test")
     running = server(app, idle_seconds=5, grace_seconds=1)
     thread = threading.Thread(target=running.run, args=([listener],), daemon=True)
     thread.start()
@@ -64,7 +64,7 @@ def settings_for(tmp_path: Path, engine: str, **workspaces: tuple[Path, int]) ->
         state_dir=tmp_path / "state",
         engine=config.Engine(engine, "coder", None, 100_000),
         watcher=config.Watcher(ANY, 256 * 1024),
-        gateway=config.Gateway(ANY, 100_000),
+        gateway=config.Gateway(ANY, 100_000, hold_seconds=0),
         workspaces=tuple(
             config.Workspace(name, folder, budget) for name, (folder, budget) in workspaces.items()
         ),

@@ -230,9 +230,9 @@ def test_an_engine_that_is_away_is_said_so(tmp_path: Path) -> None:
     config = settings_for(tmp_path, "http://127.0.0.1:1", shop=(tmp_path, 1000))
     with serving(Gateway(config).app) as url:
         away = Stack(FakeEngine(), url)
-        status, _, answer = away.chat(model="coder@shop", messages=[USER])
-        assert status == 502
-        assert answer["error"]["message"] == "the engine does not answer"
+        status, headers, answer = away.chat(model="coder@shop", messages=[USER])
+        assert (status, headers["retry-after"]) == (503, "10")
+        assert answer["error"]["type"] == "EngineAwayError"
         assert away.ask("GET", "/health")[0] == 503
         assert away.ask("GET", "/v1/models")[0] == 502
 

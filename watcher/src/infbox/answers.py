@@ -64,7 +64,7 @@ async def hand_on(
         await outgoing.start(answer.status, headers)
         return await _hand_on_events(answer, api, outgoing)
     is_small = (answer.content_length or _WHOLE_BYTES + 1) <= _WHOLE_BYTES
-    if marks and (is_small or answer.status >= BAD_REQUEST):
+    if answer.status >= BAD_REQUEST or (marks and is_small):
         return await _hand_on_whole(answer, headers, outgoing)
     await outgoing.start(answer.status, headers)
     tail = b""

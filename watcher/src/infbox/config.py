@@ -13,6 +13,8 @@ from infbox.rules import MAX_FILE_BYTES
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUIRED: Any = object()
 _MAX_BODY_BYTES = 32 * 1024 * 1024
+_HOLD_SECONDS = 120
+_HOLD_REQUESTS = 200
 _MAX_PORT = 65535
 POLL_SECONDS = 5
 
@@ -71,10 +73,14 @@ class Gateway:
     Attributes:
         listen: for the API.
         max_body_bytes: of a request; a larger one is answered 413.
+        hold_seconds: that a request waits for an engine which is away; 0 to refuse it at once.
+        hold_requests: how many wait at most.
     """
 
     listen: Listen
     max_body_bytes: int
+    hold_seconds: int = _HOLD_SECONDS
+    hold_requests: int = _HOLD_REQUESTS
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,12 @@ class _Section:
             raise InputError(f"{self.name(key)}: must be larger than 0, not {value}")
         return value
 
+    def at_least_0(self, key: str, default: int) -> int:
+        value = self.take(key, int, default)
+        if value < 0:
+            raise InputError(f"{self.name(key)}: must be 0 or larger, not {value}")
+        return value
+
     def path(self, key: str) -> Path:
         value = Path(self.take(key, str))
         if not value.is_absolute():
@@ -266,6 +278,8 @@ def _gateway(section: _Section) -> Gateway:
     gateway = Gateway(
         listen=section.listen("127.0.0.1:8010"),
         max_body_bytes=section.positive("max_body_bytes", _MAX_BODY_BYTES),
+        hold_seconds=section.at_least_0("hold_seconds", _HOLD_SECONDS),
+        hold_requests=section.positive("hold_requests", _HOLD_REQUESTS),
     )
     section.done()
     return gateway

@@ -24,11 +24,20 @@ from starlette.routing import Mount, Route
 
 from infbox import answers, apis, download, questions, relay
 from infbox.apis import APIS
+from infbox.hold import Hold
 from infbox.log import line
 from infbox.metrics import GatewayMetrics
 from infbox.packs import PackFile
 from infbox.questions import Question
-from infbox.refusals import BAD_GATEWAY, BAD_REQUEST, NOT_FOUND, TOO_LARGE, TOO_MANY, RefusalError
+from infbox.refusals import (
+    BAD_GATEWAY,
+    BAD_REQUEST,
+    NOT_FOUND,
+    TOO_LARGE,
+    TOO_MANY,
+    UNAVAILABLE,
+    RefusalError,
+)
 from infbox.relay import Incoming, Outgoing
 from infbox.serve import listening, server
 
@@ -42,10 +51,12 @@ if TYPE_CHECKING:
     from infbox.config import Config
 
 _CLIENT_IDLE_SECONDS = 180  # longer than Caddy keeps its connections to us
-_GRACE_SECONDS = 20
+_GRACE_SECONDS = 60
 _PRIVATE_UMASK = 0o027
 _SHORT = aiohttp.ClientTimeout(total=5)
 _OK = 200
+_RETRY_AFTER = {TOO_MANY: "1", UNAVAILABLE: "10"}  # seconds
+_SERVER_ERROR = 500
 
 # What vLLM says of a prompt that is longer than its window, on one API or another.
 _TOO_LONG = re.compile("maximum context length|exceeds the max_model_len|maximum model length")
@@ -88,6 +99,10 @@ class Gateway:
         }
         self._under_way: Counter[str] = Counter()
         self._metrics = GatewayMetrics()
+        self._hold = Hold(
+            config.gateway.hold_seconds, config.gateway.hold_requests, self._takes_requests
+        )
+        self._metrics.held.set_function(lambda: self._hold.count)
         self._client: aiohttp.ClientSession
         self.app = Starlette(
             routes=[
@@ -193,8 +208,7 @@ class Gateway:
         """
         try:
             while True:
-                asking = relay.ask(self._client, self._engine, incoming, question.pieces)
-                async with asking as answer:
+                async with await self._ask(incoming, question, began) as answer:
                     too_long = await _too_long(answer, question)
                     if too_long is None:
                         waited = time.monotonic() - began
@@ -213,6 +227,40 @@ class Gateway:
             if not outgoing.status:
                 raise RefusalError(BAD_GATEWAY, "the engine does not answer") from error
             return None
+
+    async def _ask(
+        self, incoming: Incoming, question: Question, began: float
+    ) -> aiohttp.ClientResponse:
+        """Ask vLLM; the request is held while vLLM is away or about to end.
+
+        Only a request that is here as a whole, and that vLLM has not begun. While others are held,
+        it is not tried before them.
+
+        Raises:
+            RefusalError: the request cannot be held any longer.
+        """
+        can_wait = question.parts is not None
+        is_held = can_wait and self._hold.count > 0
+        while True:
+            if is_held:
+                await self._hold.wait(question.size, began + self._hold.seconds)
+            try:
+                answer = await relay.ask(self._client, self._engine, incoming, question.pieces)
+                if not (can_wait and await relay.is_ending(answer)):
+                    return answer
+            except relay.NOT_SENT:
+                if not can_wait:
+                    raise
+            is_held = True
+
+    async def _takes_requests(self) -> bool:
+        asked = {"model": self._model, "prompt": "."}
+        try:
+            url = f"{self._engine}/tokenize"
+            async with self._client.post(url, json=asked, timeout=_SHORT) as answer:
+                return answer.status < _SERVER_ERROR
+        except relay.AWAY:
+            return False
 
     async def _show_health(self, _request: Request) -> Response:
         try:
@@ -351,5 +399,6 @@ async def _refuse(request: Request, refused: Exception) -> Response:
 
 
 def _refusal(path: str, refused: RefusalError) -> JSONResponse:
-    headers = {"retry-after": "1"} if refused.status == TOO_MANY else None
+    seconds = _RETRY_AFTER.get(refused.status)
+    headers = {"retry-after": seconds} if seconds else None
     return JSONResponse(apis.refusal(path, refused.status, str(refused)), refused.status, headers)

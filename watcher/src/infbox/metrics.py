@@ -98,6 +98,11 @@ class GatewayMetrics:
             _LABELS,
             registry=self.registry,
         )
+        self.held = Gauge(
+            "infbox_gateway_held_requests",
+            "Requests that wait for an engine which is away.",
+            registry=self.registry,
+        )
 
     def count(self, usage: Usage | None, workspace: str, user: str) -> None:
         """Count the tokens of a request.

@@ -73,6 +73,11 @@ class Question:
         return pieces[:-1]
 
     @property
+    def size(self) -> int:
+        """Bytes of the body that are this request's alone, the pack being shared."""
+        return sum(map(len, self.parts or [])) + len(self.bare or b"")
+
+    @property
     def marks(self) -> Headers:
         """Headers for the answer that say which pack was used; 0 where there is none yet."""
         if not self.workspace:

@@ -9,12 +9,14 @@ TOO_MANY = 429
 NOT_FOUND = 404
 BAD_REQUEST = 400
 BAD_GATEWAY = 502
+UNAVAILABLE = 503
 
 # As vLLM names them in OpenAI's form, and as Anthropic does in its own.
 _TYPES = {
     NOT_FOUND: "NotFoundError",
     TOO_MANY: "RateLimitError",
     BAD_GATEWAY: "EngineAwayError",
+    UNAVAILABLE: "EngineAwayError",
 }
 _ANTHROPIC_TYPES = {
     BAD_REQUEST: "invalid_request_error",

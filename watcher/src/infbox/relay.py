@@ -41,6 +41,13 @@ _NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 AWAY = (aiohttp.ClientError, asyncio.TimeoutError)
 """What is raised where vLLM does not answer, or breaks off."""
 
+NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""What of it is raised before anything was sent, so that to ask again repeats nothing."""
+
+# vLLM's words for a request that came after it was told to end. It has not begun it.
+_ENDING = b"cannot schedule new futures after shutdown"
+_ENDING_STATUS = 500
+
 
 class TooLargeError(Exception):
     """The request's body is over the limit."""
@@ -225,6 +232,14 @@ def ask(
         data=data,
         allow_redirects=False,
     )
+
+
+async def is_ending(answer: aiohttp.ClientResponse) -> bool:
+    """Return whether vLLM has refused a request since it is about to end.
+
+    While it finishes what is under way, it answers new requests so, and its ``/health`` with 200.
+    """
+    return answer.status == _ENDING_STATUS and _ENDING in await answer.read()
 
 
 def answer_headers(answer: aiohttp.ClientResponse) -> Headers:
