@@ -33,13 +33,15 @@ BODIES: dict[str, dict[str, Any]] = {
 """A question to each API, without its model."""
 
 
-def publish(tmp_path: Path, text: str = TEXT, version: int = 1, **changes: Any) -> None:
+def publish(
+    tmp_path: Path, text: str = TEXT, version: int = 1, workspace: str = "shop", **changes: Any
+) -> None:
     """Publish a pack as the watcher does."""
-    file = tmp_path / "state" / "packs" / "shop" / "pack.json"
+    file = tmp_path / "state" / "packs" / workspace / "pack.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     count = len(text) // len(SECTION)
     pack = {
-        "workspace": "shop",
+        "workspace": workspace,
         "model": "coder",
         "generation": 3,
         "version": version,

@@ -6,8 +6,10 @@ which is told how many he may have.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
+from hmac import compare_digest
 from math import ceil
 from time import time
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from infbox import keys
@@ -39,6 +41,8 @@ ANTHROPIC = "/v1/messages"
 _IDLE_SECONDS = 60  # longer than Caddy keeps its connections to us
 _GRACE_SECONDS = 5
 _BEARER = "bearer "
+_BASIC = "basic "
+_ASK_TO_LOG_IN = 'Basic realm="infbox", charset="UTF-8"'
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
 
@@ -83,6 +87,7 @@ class Authority:
         return Starlette(
             routes=[
                 Route("/authorize", self._authorize),
+                Route("/login", self._log_in),
                 Route("/metrics", self._show_metrics),
             ]
         )
@@ -104,6 +109,20 @@ class Authority:
         self._requests.labels(user.name, "passed").inc()
         most = str(user.limits.concurrent_requests)
         return Response(headers={"x-infbox-user": user.name, "x-infbox-concurrent": most})
+
+    async def _log_in(self, request: Request) -> Response:
+        """Answer 200 with the name of who wants to see the status page, or have a browser ask.
+
+        A browser sends a user's name and key as name and password; a script may send the key as it
+        does elsewhere. Looking is not counted against a user's requests.
+        """
+        name, key = _login(request)
+        user = self._user(key or _key(request))
+        if user is None or (key and not compare_digest(name.encode(), user.name.encode())):
+            self._requests.labels("", "unknown").inc()
+            message = "Log in with a user's name, and with its key as the password.\n"
+            return PlainTextResponse(message, _UNAUTHORIZED, {"www-authenticate": _ASK_TO_LOG_IN})
+        return Response(headers={"x-infbox-user": user.name})
 
     async def _show_metrics(self, _request: Request) -> Response:
         page = generate_latest(self._registry)
@@ -150,6 +169,19 @@ def _key(request: Request) -> str:
     }
     found |= {value.strip() for value in request.headers.getlist("x-api-key")}
     return found.pop() if len(found) == 1 else ""
+
+
+def _login(request: Request) -> tuple[str, str]:
+    """Return the name and the password of a browser's login; both are empty where there is none."""
+    given = request.headers.getlist("authorization")
+    if len(given) != 1 or not given[0].lower().startswith(_BASIC):
+        return "", ""
+    try:
+        pair = base64.b64decode(given[0][len(_BASIC) :].strip(), validate=True).decode()
+    except ValueError:
+        return "", ""
+    name, _, key = pair.partition(":")
+    return name, key
 
 
 def _refusal(request: Request, status: int, message: str, headers: dict[str, str]) -> JSONResponse:

@@ -84,6 +84,25 @@ class Gateway:
 
 
 @dataclass(frozen=True)
+class Status:
+    """What the status page shows beside what the others' sections name.
+
+    Attributes:
+        preset: the name of the preset that is served; empty where there is none.
+        keys: base address of the keys' service; None where there is none.
+        caddy: base address at which Caddy answers without a key; None where there is none.
+        dcgm: base address of DCGM's exporter; None where there is none.
+        disks: folders; the file systems that they lie on are shown.
+    """
+
+    preset: str = ""
+    keys: str | None = None
+    caddy: str | None = None
+    dcgm: str | None = None
+    disks: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
 class Workspace:
     """A source tree to watch.
 
@@ -109,6 +128,7 @@ class Config:
     watcher: Watcher
     gateway: Gateway
     workspaces: tuple[Workspace, ...]
+    status: Status = Status()
 
 
 def load(file: Path) -> Config:
@@ -208,10 +228,10 @@ class _Section:
         return value
 
     def path(self, key: str) -> Path:
-        value = Path(self.take(key, str))
-        if not value.is_absolute():
-            raise InputError(f"{self.name(key)}: must be an absolute path, not {str(value)!r}")
-        return value
+        return _absolute(self.take(key, str), self.name(key))
+
+    def paths(self, key: str) -> tuple[Path, ...]:
+        return tuple(_absolute(value, self.name(key)) for value in self.take(key, list, []))
 
     def listen(self, default: str) -> Listen:
         return listen_at(self.take("listen", str, default), self.name("listen"))
@@ -235,6 +255,13 @@ class _Section:
         return f"{self._place}.{key}" if self._place else key
 
 
+def _absolute(value: object, name: str) -> Path:
+    path = Path(str(value))
+    if not path.is_absolute():
+        raise InputError(f"{name}: must be an absolute path, not {str(value)!r}")
+    return path
+
+
 _NOUNS: dict[type, str] = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
 
 
@@ -246,6 +273,7 @@ def _config(top: _Section) -> Config:
         watcher=_watcher(top.section("watcher", {})),
         gateway=_gateway(top.section("gateway", {})),
         workspaces=_workspaces(top.take("workspaces", list, []), engine.max_model_len),
+        status=_status(top.section("status", {})),
     )
     top.done()
     return config
@@ -283,6 +311,18 @@ def _gateway(section: _Section) -> Gateway:
     )
     section.done()
     return gateway
+
+
+def _status(section: _Section) -> Status:
+    status = Status(
+        preset=section.take("preset", str, ""),
+        keys=section.address("keys", "") or None,
+        caddy=section.address("caddy", "") or None,
+        dcgm=section.address("dcgm", "") or None,
+        disks=section.paths("disks"),
+    )
+    section.done()
+    return status
 
 
 def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:

@@ -24,10 +24,12 @@ from starlette.routing import Mount, Route
 
 from infbox import answers, apis, download, questions, relay
 from infbox.apis import APIS
+from infbox.history import FirstEvent
 from infbox.hold import Hold
 from infbox.log import line
 from infbox.metrics import GatewayMetrics
 from infbox.packs import PackFile
+from infbox.page import Page
 from infbox.questions import Question
 from infbox.refusals import (
     BAD_GATEWAY,
@@ -40,6 +42,7 @@ from infbox.refusals import (
 )
 from infbox.relay import Incoming, Outgoing
 from infbox.serve import listening, server
+from infbox.status import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -77,6 +80,7 @@ def run(config: Config) -> None:
     _logger.info(line("ready", listen=config.gateway.listen, workspaces=len(config.workspaces)))
     gateway = Gateway(config)
     serving = server(gateway.app, idle_seconds=_CLIENT_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)
+    gateway.page.is_ending = lambda: serving.should_exit
     serving.run(sockets=[listener])
 
 
@@ -104,6 +108,8 @@ class Gateway:
         )
         self._metrics.held.set_function(lambda: self._hold.count)
         self._client: aiohttp.ClientSession
+        self._sampler = Sampler(config, self._packs)
+        self.page = Page(self._sampler)
         self.app = Starlette(
             routes=[
                 Route("/health", self._show_health),
@@ -112,6 +118,7 @@ class Gateway:
                 Route("/v1/workspaces", self._list_workspaces),
                 Route("/v1/workspaces/{name}/status", self._show_workspace),
                 Route("/v1/workspaces/{name}/pack", self._show_pack),
+                *self.page.routes(),
                 Mount("/", app=self._pass),
             ],
             exception_handlers={RefusalError: _refuse},
@@ -120,15 +127,16 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        async with relay.session() as self._client:
+        async with relay.session() as self._client, self._sampler.running():
             gc.freeze()  # what is there now stays; looking through it takes 5 ms each time
             yield
             gc.unfreeze()
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request by what vLLM says (an ASGI application)."""
-        incoming, outgoing = Incoming(scope, receive, self._limit), Outgoing(send)
         began = time.monotonic()
+        events = FirstEvent(send, began)
+        incoming, outgoing = Incoming(scope, receive, self._limit), Outgoing(events)
         workspace, user = "", _user_of(incoming)
         async with anyio.create_task_group() as group:
 
@@ -144,6 +152,7 @@ class Gateway:
                     workspace = question.workspace
                     usage = await self._answer(incoming, question, outgoing, began)
                 self._metrics.count(usage, workspace, user)
+                self._sampler.first_tokens.note(time.time(), events.seconds, usage)
             except RefusalError as refused:
                 await outgoing.respond(_refusal(incoming.path, refused))
             except relay.TooLargeError:
