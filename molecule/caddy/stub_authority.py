@@ -6,10 +6,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 PORT = 8012
 USERS = {"sk-infbox-of-alice": "alice", "sk-infbox-of-bob": "bob"}
 HASTY = "sk-infbox-of-somebody-hasty"
+LOGIN = "Basic YWxpY2U6c2staW5mYm94LW9mLWFsaWNl"
 
 
 class Authority(BaseHTTPRequestHandler):
-    """Knows a key as a bearer's or in ``X-Api-Key``, and logs what it was asked."""
+    """Knows a key as a bearer's or in ``X-Api-Key``, a login of alice's, and logs what it was asked."""
 
     protocol_version = "HTTP/1.1"
 
@@ -18,12 +19,21 @@ class Authority(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         print(json.dumps({"path": self.path, "names": sorted(headers)}), flush=True)
         key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        if key in USERS:
+        if self.path == "/login":
+            self.say_who_looks(headers.get("authorization", ""))
+        elif key in USERS:
             self.say(200, {"X-Infbox-User": USERS[key], "X-Infbox-Concurrent": "7"})
         elif key == HASTY:
             self.say(429, {"Retry-After": "9"}, "rate_limit_exceeded")
         else:
             self.say(401, {"WWW-Authenticate": "Bearer"}, "invalid_api_key")
+
+    def say_who_looks(self, login: str) -> None:
+        """Answer a browser's login."""
+        if login == LOGIN:
+            self.say(200, {"X-Infbox-User": "alice"})
+        else:
+            self.say(401, {"WWW-Authenticate": 'Basic realm="infbox"'}, "login")
 
     def say(self, status: int, headers: dict[str, str], code: str = "") -> None:
         """Answer with a status, and an error where there is one."""

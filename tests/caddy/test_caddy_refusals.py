@@ -20,6 +20,15 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown_tls": ({"caddy_tls": "none"}, "value of caddy_tls must be one of: internal, acme"),
     "one_port": ({"caddy_http_port": 443}, "caddy_http_port and caddy_https_port are both 443."),
+    "a_page_at_the_root": (
+        {"caddy_consoles": [{"path": "/", "upstream": "127.0.0.1:3000"}]},
+        "Give each page a path such as /grafana",
+    ),
+    "the_pages_port_is_the_api_s": (
+        {"caddy_consoles_port": 443},
+        "caddy_consoles_port is 443. Give each page",
+    ),
+    "a_page_url": ({"caddy_page_upstream": "http://a:1"}, "Give one ADDRESS:PORT, without scheme"),
     "no_upstream": ({"caddy_upstreams": []}, "List at least one ADDRESS:PORT"),
     "an_authority_url": ({"caddy_authority": "http://a:1"}, "Give one ADDRESS:PORT"),
     "an_upstream_url": ({"caddy_upstreams": ["http://a:1"]}, "without scheme and path"),

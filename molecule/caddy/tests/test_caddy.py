@@ -21,6 +21,7 @@ ROOT_CERTIFICATE = "/var/lib/infbox/caddy/caddy/pki/authorities/local/root.crt"
 AUTHORITY = "stub-authority"
 ALICE, BOB = "sk-infbox-of-alice", "sk-infbox-of-bob"
 HASTY = "sk-infbox-of-somebody-hasty"
+LOGIN = "Basic YWxpY2U6c2staW5mYm94LW9mLWFsaWNl"  # alice and her key
 
 INFERENCE = (
     "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages",
@@ -31,10 +32,13 @@ LISTS = (
     "/v1/models/Qwen/Qwen2.5-Coder", "/v1/models/Qwen%2FQwen2.5-Coder", "/v1/workspaces",
     "/v1/workspaces/shop/status",
 )  # fmt: skip
+PAGE = ("/", "/status", "/status/events", "/status/page.css")
 ALLOWED = [("POST", path) for path in INFERENCE] + [("GET", path) for path in LISTS]
 FORBIDDEN = [
     *(("GET", path) for path in (
-        "/", "/metrics", "/docs", "/openapi.json", "/version", "/load", "/ping", "/status",
+        "/metrics", "/docs", "/openapi.json", "/version", "/load", "/ping",
+        "//", "/index.html", "/status/", "/STATUS", "/status/page.css.map", "/status/../metrics",
+        "/status/..%2fmetrics", "/status//events", "/statusx", "/?x=1",
         "/v1", "/v1/", "/v2/models", "/v1/models/", "/v1/models//coder", "/v1/workspaces/",
         # One path to one server, another one to the next.
         "//metrics", "//v1/models", "/v1//models", "/./v1/models", "/v1/../metrics",
@@ -50,7 +54,7 @@ FORBIDDEN = [
         "/invocations", "/tokenize", "/detokenize", "/reset_prefix_cache", "/sleep",
         "/v1/load_lora_adapter", "/v1/models", "/v1/chat/completions/", "/v1/chat//completions",
         "/v1/chat/../completions", "/v1/Chat/Completions", "/v1/score", "/v1/audio/transcriptions",
-        "/pooling", "/rerank", "/inference/v1/generate", "/health",
+        "/pooling", "/rerank", "/inference/v1/generate", "/health", "/", "/status",
     )),
     *((method, "/v1/chat/completions") for method in ("PUT", "DELETE", "OPTIONS", "HEAD", "post")),
 ]  # fmt: skip
@@ -76,8 +80,8 @@ class Site:
     address: str
     trust: ssl.SSLContext
 
-    def connect(self, name: str | None = "infbox.test") -> ssl.SSLSocket:
-        plain = socket.create_connection((self.address, 443), timeout=20)
+    def connect(self, name: str | None = "infbox.test", port: int = 443) -> ssl.SSLSocket:
+        plain = socket.create_connection((self.address, port), timeout=20)
         return self.trust.wrap_socket(plain, server_hostname=name or self.address)
 
     def ask(
@@ -88,12 +92,13 @@ class Site:
         body: bytes = b"",
         *,
         name: str | None = "infbox.test",
+        port: int = 443,
     ) -> Answer:
         given = {"Host": "infbox.test", "Connection": "close", **(headers or {})}
         if method == "POST" and "Content-Length" not in given:
             given["Content-Length"] = str(len(body))
         head = "".join(f"{key}: {value}\r\n" for key, value in given.items())
-        with self.connect(name) as connection:
+        with self.connect(name, port) as connection:
             connection.sendall(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + body)
             answer = http.client.HTTPResponse(connection, method=method)
             answer.begin()
@@ -134,10 +139,12 @@ def test_the_container_has_no_more_rights_than_it_needs(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("site")
-def test_only_two_ports_are_open_and_no_admin_endpoint(host: Host) -> None:
+def test_only_three_ports_are_open_and_no_admin_endpoint(host: Host) -> None:
     listening = host.check_output("ss --listening --tcp --udp --numeric --processes --no-header")
     ours = {line.split()[4] for line in listening.splitlines() if '"caddy"' in line}
-    assert ours == {"*:80", "*:443"}
+    assert ours == {"*:80", "*:443", "*:8443", "127.0.0.1:2019"}
+    config = "import urllib.request as r; r.urlopen('http://127.0.0.1:2019/config/')"
+    assert "infbox.test" not in host.run("python3 -c %s", config).stdout
 
 
 @pytest.mark.parametrize(("method", "path"), ALLOWED)
@@ -226,6 +233,39 @@ def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
     assert secret not in json.dumps(seen)
 
 
+@pytest.mark.parametrize("path", PAGE)
+def test_the_status_page_asks_a_browser_to_log_in(
+    site: Site, alice: dict[str, str], path: str
+) -> None:
+    for headers in ({}, {"Authorization": "Basic eDp5"}, {"X-Infbox-User": "alice"}):
+        answer = site.ask("GET", path, headers)
+        assert (answer.status, answer.headers["www-authenticate"][:6]) == (401, "Basic ")
+    answer = site.ask("GET", path, {"Authorization": LOGIN, "Cookie": "session=1"})
+    assert (answer.content["port"], answer.content["target"]) == (8010, path)
+    seen = answer.content["headers"]
+    assert seen["x-infbox-user"] == "alice"
+    assert not {"authorization", "cookie"} & seen.keys()
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_login_opens_nothing_but_the_page(site: Site) -> None:
+    for method, path in ALLOWED:
+        assert site.ask(method, path, {"Authorization": LOGIN}, b"{}").status == 401
+
+
+def test_a_page_whose_gateway_is_away_says_so_and_comes_back(host: Host, site: Site) -> None:
+    host.check_output("systemctl stop echo-upstream@8010")
+    try:
+        answer = site.ask("GET", "/", {"Authorization": LOGIN})
+        assert answer.status == 502
+        assert b"systemctl status infbox-gateway" in answer.body
+        assert answer.headers["refresh"] == "5"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    finally:
+        host.check_output("systemctl start echo-upstream@8010")
+    assert wait_for(lambda: site.ask("GET", "/", {"Authorization": LOGIN}).status == 200)
+
+
 def test_health_says_a_status_and_nothing_else(site: Site) -> None:
     answer = site.ask("GET", "/health")
     assert (answer.status, answer.body) == (200, b"")
@@ -267,6 +307,28 @@ def test_a_client_that_sends_no_name_gets_the_first_one_s_certificate(host: Host
 def test_another_name_gets_no_certificate(site: Site) -> None:
     with pytest.raises(ssl.SSLError, match="alert"):
         site.connect("other.test")
+
+
+def test_a_page_is_on_a_port_of_its_own_and_asks_for_a_login_itself(site: Site) -> None:
+    headers = {"Authorization": "Basic bG9naW4=", "X-Infbox-User": "root"}
+    seen = site.ask("GET", "/pages/one?x=1", headers, port=8443)
+    assert (seen.content["port"], seen.content["target"]) == (8000, "/pages/one?x=1")
+    assert seen.content["headers"]["authorization"] == headers["Authorization"]
+    assert seen.headers["x-frame-options"] == "SAMEORIGIN"
+
+
+@pytest.mark.parametrize(("port", "path"), [(443, "/pages/one"), (8443, "/v1/models"), (8443, "/")])
+def test_neither_port_has_what_is_the_other_s(
+    site: Site, alice: dict[str, str], port: int, path: str
+) -> None:
+    answer = site.ask("GET", path, alice, port=port)
+    assert (answer.status, answer.content["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.usefixtures("site")
+def test_metrics_are_on_loopback(host: Host) -> None:
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:2019/metrics').read().decode())"
+    assert "caddy_http_requests_total{" in host.check_output("python3 -c %s", ask)
 
 
 def test_http_redirects_to_https(site: Site) -> None:
