@@ -73,6 +73,7 @@ def inventory(host: Host, variables: Mapping[str, Any]) -> Path:
         "infbox_registry_prefix": REGISTRY_PULL,
         "infbox_registry_insecure": True,
         "infbox_images": images,
+        "infbox_grafana": False,
         "infbox_ca_certificates": [str(path) for path in EXTRA_AUTHORITIES.glob("*.crt")],
         **variables,
     }

@@ -401,14 +401,14 @@ def owners(root: Path, inodes: set[str]) -> dict[str, int]:
 
 
 def in_project(cgroup: str, project: str, run: Run) -> bool:
-    """Return whether a process belongs to a container of a compose project, by its cgroup."""
+    """Return whether a process belongs to a container of the compose project or of a `PROJECT-*`."""
     identifiers = CONTAINER_ID.findall(cgroup)
     if not identifiers:
         return False
     # A host may be a container itself: the innermost one is the last.
     template = '{{index .Config.Labels "com.docker.compose.project"}}'
     label = run(["docker", "container", "inspect", "--format", template, identifiers[-1]])
-    return label is not None and label.strip() == project
+    return label is not None and (label.strip() == project or label.startswith(f"{project}-"))
 
 
 def main() -> None:

@@ -112,7 +112,14 @@ def test_a_unit_of_ours_is_known_by_its_name(
     ],
 )
 @pytest.mark.parametrize(
-    ("project", "ours"), [("infbox\n", True), ("shop\n", False), (None, False)]
+    ("project", "ours"),
+    [
+        ("infbox\n", True),
+        ("infbox-monitoring\n", True),
+        ("infboxes\n", False),
+        ("shop\n", False),
+        (None, False),
+    ],
 )
 def test_a_container_is_ours_by_its_compose_project(
     tmp_path: Path, cgroup: str, project: str | None, ours: bool
