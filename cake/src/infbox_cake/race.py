@@ -1,0 +1,179 @@
+"""The race between computing a prompt from its front and loading it from its back.
+
+After Jin, Liu, Zhang and Mao, "Compute Or Load KV Cache? Why Not Both?" (ICML 2025,
+arXiv 2410.03065). This module only decides; it knows neither vLLM nor LMCache.
+
+Positions are tokens of the prompt, *chunks* are LMCache's pieces of it. ``front`` is how many
+tokens are computed; what is *staged* lies in RAM, ready to be loaded, from ``staged_from`` on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+LEAST_STEP = 128
+"""Tokens: a step with fewer costs nearly as much as one with these."""
+
+FIRST_STEP = 512
+"""Tokens of a step while no speed is known."""
+
+BLOCK = 16
+"""Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
+
+STALL_FACTOR = 4.0
+"""A load that takes so many times what one takes is not waited for any more."""
+
+LEAST_PATIENCE = 0.25
+"""Seconds that a load is waited for at least."""
+
+
+class Average:
+    """An exponentially weighted mean of speeds, the newest the heaviest.
+
+    Args:
+        weight: of a new value, between 0 and 1.
+    """
+
+    def __init__(self, weight: float = 0.3) -> None:
+        self._weight = weight
+        self.value: float | None = None
+        """The mean; None until a value was taken."""
+
+    def take(self, value: float) -> None:
+        """Take a new value into the mean."""
+        before = value if self.value is None else self.value
+        self.value = before + self._weight * (value - before)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Compute so many tokens next."""
+
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Compute nothing for now: loading is about to get there first."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load the chunks from ``first`` until before ``end``; all of them are staged."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Over:
+    """There is nothing to load any more."""
+
+
+Decision = Compute | Wait | Load | Over
+
+
+def run_to_stage(present: bytes, first: int) -> tuple[int, int]:
+    """Return the chunks worth staging: the last unbroken run of those that are stored.
+
+    What lies before a gap is computed; a prefix cache alone could use nothing after it.
+
+    Args:
+        present: for each chunk of the prompt, not 0 where it is stored.
+        first: chunks before this one are computed already.
+
+    Returns:
+        The first chunk of the run and the one after its last; equal where nothing is stored.
+    """
+    end = len(present)
+    while end > first and not present[end - 1]:
+        end -= 1
+    start = end
+    while start > first and present[start - 1]:
+        start -= 1
+    return start, end
+
+
+class Race:
+    """One prompt's race.
+
+    Args:
+        chunk: tokens of a chunk.
+        start: the first chunk that may be loaded.
+        end: the chunk after the last that may be.
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(self, chunk: int, start: int, end: int, now: float) -> None:
+        self._chunk = chunk
+        self._start = start
+        self._end = end
+        self._moved_at = now
+        self.staged_from = end
+        """The first of the chunks that are staged without a gap until the end."""
+        self.is_failed = False
+        """Whether no more will be staged."""
+
+    def staged(self, staged_from: int, is_failed: bool, now: float) -> None:
+        """Take note of how far staging is."""
+        if staged_from < self.staged_from:
+            self.staged_from, self._moved_at = staged_from, now
+        self.is_failed |= is_failed
+
+    def next(
+        self,
+        front: int,
+        prefill: float | None,
+        load: float | None,
+        now: float,
+        is_crowded: bool = False,
+    ) -> Decision:
+        """Decide what to do next.
+
+        Args:
+            front: tokens computed.
+            prefill: tokens computed a second, as measured; None while unknown.
+            load: chunks staged a second, as measured; None while unknown.
+            now: seconds of a monotonic clock.
+            is_crowded: whether answers are being written meanwhile, each of which a step of this
+                prompt holds up.
+        """
+        if front >= self._end * self._chunk:
+            return Over()
+        if front // self._chunk >= self.staged_from:
+            return Load(front // self._chunk, self._end)
+        if self.is_failed and self.staged_from == self._end:
+            return Over()
+        gap = self.staged_from * self._chunk - front
+        return self._before_the_meeting(gap, prefill, load, now, is_crowded=is_crowded)
+
+    def _before_the_meeting(
+        self, gap: int, prefill: float | None, load: float | None, now: float, *, is_crowded: bool
+    ) -> Decision:
+        """Decide while ``gap`` tokens lie between what is computed and what is staged."""
+        if self.is_failed or self.staged_from == self._start or self._is_stalled(load, now):
+            # Nobody comes from the other side any more, or not soon.
+            return Compute(_whole_blocks(gap) if not prefill or not load else gap)
+        if not prefill or not load:
+            return Compute(min(FIRST_STEP, _whole_blocks(gap)))
+        loaded = load * self._chunk
+        if is_crowded and loaded >= prefill:
+            return Wait()
+        # Both move until they meet: the share of the gap that computing closes, as in the paper.
+        computed = gap * prefill / (prefill + loaded)
+        if computed >= LEAST_STEP:
+            # Half of the way only: what the speeds are is known better by then.
+            return Compute(min(_whole_blocks(computed / 2), gap))
+        # Near the meeting a whole chunk has to come, or all that is left of the gap be computed.
+        coming = math.ceil(gap / self._chunk) / load - (now - self._moved_at)
+        return Wait() if coming < max(gap, LEAST_STEP) / prefill else Compute(gap)
+
+    def _is_stalled(self, load: float | None, now: float) -> bool:
+        patience = max(STALL_FACTOR / load if load else 0.0, LEAST_PATIENCE)
+        return now - self._moved_at > patience
+
+
+def _whole_blocks(tokens: float) -> int:
+    """Round up to whole blocks, and to the least step."""
+    return max(math.ceil(tokens / BLOCK) * BLOCK, LEAST_STEP)
