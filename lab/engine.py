@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from lab.settings import STATE
@@ -48,6 +49,18 @@ def ensure_tools() -> None:
               "ssh": "openssh-client", "iptables": "iptables"}  # fmt: skip
     if succeeds(["docker", "info"]):
         del needed["dockerd"], needed["iptables"]
+    ensure_packages(needed)
+
+
+def ensure_packages(needed: Mapping[str, str]) -> None:
+    """Install what is missing on this machine, from the system's packages.
+
+    Args:
+        needed: packages, by a program of theirs.
+
+    Raises:
+        LabError: a program is missing and cannot be installed here.
+    """
     missing = sorted({package for tool, package in needed.items() if not shutil.which(tool)})
     if not missing:
         return

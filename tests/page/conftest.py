@@ -1,0 +1,32 @@
+"""A real Chromium, in front of a real gateway on a host whose other parts are fakes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_host import FakeHost, told
+from playwright.sync_api import Browser, sync_playwright
+
+from lab import engine
+
+CHROMIUM = "/usr/bin/chromium"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, installed where it is missing."""
+    engine.ensure_packages({CHROMIUM: "chromium"})
+    with sync_playwright() as playwright:
+        # Its sandbox wants a user other than root, and namespaces that a container may lack.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[FakeHost]:
+    """A host with three workspaces, one of them with a long name."""
+    names = ("shop", "billing-service-of-the-other-team", "infrastructure")
+    with FakeHost(tmp_path, names).running() as host:
+        host.workspaces["infrastructure"] = told(last_save=None, save_to_warm_seconds=None)
+        yield host

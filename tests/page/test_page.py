@@ -1,0 +1,216 @@
+"""The status page in a real Chromium: how it looks, how it is used, what it shows of trouble."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from fake_host import FakeHost
+from infbox.config import Listen
+from playwright.sync_api import Browser, Page, ViewportSize, expect
+
+from lab.settings import STATE
+
+pytestmark = pytest.mark.lab
+
+PICTURES = STATE / "pages"
+SIZES: dict[str, ViewportSize] = {
+    "phone": {"width": 390, "height": 844},
+    "tablet": {"width": 820, "height": 1180},
+    "desktop": {"width": 1440, "height": 900},
+}
+SOON = 15_000  # milliseconds: two samples, and a try to connect again
+RULES = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
+# What moved without anybody having done anything, as Chromium counts it: 0 is nothing.
+SHIFTS = """
+window.shifted = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.shifted += entry.value;
+}).observe({type: "layout-shift", buffered: true});
+"""
+
+
+class Visit:
+    """A page that is open, and what went wrong in it."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.errors: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda said: self._note(said.type, said.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.add_init_script(SHIFTS)
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.errors.append(text)
+
+    def open(self) -> Page:
+        """Open it, and wait until it shows how things are."""
+        self.page.goto(self.url)
+        self.page.wait_for_selector("body[data-state=shown]")
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Browser, host: FakeHost) -> Iterator[Visit]:
+    """A desktop's visit, in light colours."""
+    with host.gateway() as gateway:
+        page = browser.new_page(viewport=SIZES["desktop"], color_scheme="light")
+        yield Visit(page, gateway.url)
+        page.close()
+
+
+def verdict(page: Page) -> Any:
+    return expect(page.get_by_role("status"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_read_at_every_size_and_in_both_schemes(
+    browser: Browser, host: FakeHost, scheme: Any
+) -> None:
+    with host.gateway() as gateway:
+        page = browser.new_page(viewport=SIZES["desktop"], color_scheme=scheme)
+        visit = Visit(page, gateway.url)
+        visit.open()
+        verdict(page).to_have_text("All is well")
+        look_at_every_size(page, f"{scheme}-well")
+        host.workspaces["shop"] |= {"warm": False, "error": "only 0 of 5633 tokens are cached"}
+        expect(page.locator("#workspaces .error")).to_be_visible(timeout=SOON)
+        host.down("vllm")
+        host.down("watcher")
+        host.lmcache["is_healthy"] = False
+        verdict(page).to_have_text("vLLM, LMCache and Watcher are not well", timeout=SOON)
+        look_at_every_size(page, f"{scheme}-trouble")
+        assert visit.errors == []
+        page.close()
+
+
+def look_at_every_size(page: Page, name: str) -> None:
+    """Take pictures, and have axe look for what cannot be read, reached or understood."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for size, viewport in SIZES.items():
+        page.set_viewport_size(viewport)
+        page.screenshot(path=PICTURES / f"{size}-{name}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+    for size in ("phone", "desktop"):  # what lies between them has the same colours and names
+        page.set_viewport_size(SIZES[size])
+        found = Axe().run(page, options=RULES)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def test_nothing_comes_from_elsewhere(visit: Visit) -> None:
+    visit.open()
+    assert {url.removeprefix(visit.url) for url in visit.asked} == {
+        "/", "/status/page.css", "/status/page.js", "/status/icon.svg", "/status/events",
+    }  # fmt: skip
+
+
+def test_nothing_jumps_when_the_first_answer_and_the_next_ones_come(visit: Visit) -> None:
+    page = visit.open()
+    first = page.text_content("#link-text")
+    expect(page.locator("#link-text")).not_to_have_text(first or "", timeout=SOON)
+    assert page.evaluate("window.shifted") < 0.01
+
+
+def test_it_is_used_with_the_keyboard(host: FakeHost, visit: Visit) -> None:
+    host.down("keys")
+    page = visit.open()
+    reached = []
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        outlined = page.evaluate(
+            "[document.activeElement, document.querySelector('#chart')]"
+            ".some(e => getComputedStyle(e).outlineStyle === 'solid')"
+        )
+        assert outlined, f"nobody sees that {reached[-1]} has the focus"
+    assert reached == ["what-to-do", "minute", "A"]
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#legend-when")).not_to_have_text("Last hour")
+    assert "tokens" in str(page.get_attribute("#minute", "aria-valuetext"))
+    page.keyboard.press("Escape")
+    expect(page.locator("#legend-when")).to_have_text("Last hour")
+
+
+def test_a_part_that_goes_down_is_shown_with_what_to_do_and_comes_back(
+    host: FakeHost, visit: Visit
+) -> None:
+    page = visit.open()
+    verdict(page).to_have_text("All is well")
+    host.down("lmcache")
+    verdict(page).to_have_text("LMCache is not well", timeout=SOON)
+    part = page.locator("#parts li", has_text="LMCache")
+    expect(part).to_contain_text("docker logs --tail 50 infbox-lmcache-1")
+    expect(part).to_contain_text("docs/troubleshooting.md#lmcache-is-down")
+    expect(page.locator("#room")).to_contain_text("disk")
+    host.up("lmcache")
+    verdict(page).to_have_text("All is well", timeout=SOON)
+
+
+def test_what_is_old_says_how_old_it_is(host: FakeHost, visit: Visit) -> None:
+    page = visit.open()
+    host.down("watcher")
+    expect(page.locator("#workspaces-age")).to_contain_text("s ago", timeout=20_000)
+    expect(page.locator("#workspaces")).to_contain_text("413")
+    expect(page.locator("#cache-age")).to_be_empty()
+
+
+def test_it_finds_the_gateway_again_after_a_restart(browser: Browser, host: FakeHost) -> None:
+    page = browser.new_page(viewport=SIZES["phone"])
+    with host.gateway() as gateway:
+        visit = Visit(page, gateway.url)
+        visit.open()
+        address = Listen("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+    verdict(page).to_have_text("No connection", timeout=SOON)
+    expect(page.locator("#verdict-more")).to_contain_text("What is shown is from")
+    expect(page.locator("#workspaces")).to_contain_text("shop")
+    with host.gateway(listen=address):
+        verdict(page).to_have_text("All is well", timeout=SOON)
+        expect(page.locator("#link-text")).to_contain_text("Live", timeout=SOON)
+    page.close()
+
+
+def test_where_too_many_look_on_it_asks_now_and_then(visit: Visit) -> None:
+    visit.page.route("**/status/events", lambda route: route.fulfill(status=503))
+    page = visit.open()
+    verdict(page).to_have_text("All is well")
+    expect(page.locator("#link-text")).to_contain_text("Every 10 s")
+
+
+def test_who_may_no_longer_look_is_told_so(visit: Visit) -> None:
+    for path in ("status", "status/events"):
+        visit.page.route(f"**/{path}", lambda route: route.fulfill(status=401))
+    visit.page.goto(visit.url)
+    expect(visit.page.locator("#verdict-more")).to_contain_text("Your key has ended", timeout=SOON)
+
+
+def test_nobody_is_asked_for_a_page_in_the_background(host: FakeHost, visit: Visit) -> None:
+    page = visit.open()
+    page.evaluate("""
+        Object.defineProperty(document, "hidden", {value: true, configurable: true});
+        document.dispatchEvent(new Event("visibilitychange"));
+    """)
+    time.sleep(2.5)  # the sample that was due already
+    before = host.asked
+    time.sleep(3)
+    assert host.asked == before
+
+
+def test_who_wants_no_motion_gets_none(browser: Browser, host: FakeHost) -> None:
+    with host.gateway() as gateway:
+        for motion, seconds in (("reduce", "0s"), ("no-preference", "0.4s")):
+            page = browser.new_page(reduced_motion=motion)  # type: ignore[arg-type]
+            Visit(page, gateway.url).open()
+            took = page.evaluate(
+                "getComputedStyle(document.querySelector('.fill')).transitionDuration"
+            )
+            assert took == seconds
+            page.close()
