@@ -110,6 +110,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_gateway_hold_seconds": -1},
         "watcher_gateway_hold_seconds is -1.",
     ),
+    "a_disk_that_is_no_folder": ([{}], {"watcher_disks": ["var"]}, 'watcher_disks is ["var"].'),
+    "an_exporter_without_a_scheme": (
+        [{}],
+        {"watcher_dcgm_url": "localhost:9400"},
+        'watcher_dcgm_url is "localhost:9400"',
+    ),
     "never_to_poll": ([{}], {"watcher_poll_seconds": 0}, "watcher_poll_seconds is 0."),
     "a_user_number_taken": ([{}], {"watcher_uid": 1}, "The user number 1 belongs to daemon"),
     "no_source": (

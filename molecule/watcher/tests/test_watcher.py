@@ -196,6 +196,17 @@ def test_the_limits_are_noted_for_the_next_boot(host: Host) -> None:
     assert int(host.check_output("cat /proc/sys/fs/inotify/max_user_watches")) > 0
 
 
+def test_the_gateway_serves_the_status_page_from_within_its_unit(host: Host) -> None:
+    assert "<title>infbox" in get(host, "http://127.0.0.1:8010/")
+    status = json.loads(get(host, "http://127.0.0.1:8010/status"))
+    states = {part["name"]: part["state"] for part in status["parts"]}
+    assert (states["Keys"], states["Watcher"], states["Gateway"]) == ("well",) * 3
+    assert (states["Caddy"], states["vLLM"]) == ("down", "down")
+    assert status["served"]["preset"] == "dev32"
+    assert status["disks"][0]["path"] == "/var/lib/infbox"
+    assert 0 < status["disks"][0]["used"] < status["disks"][0]["size"]
+
+
 def test_the_gateway_stays_while_the_watcher_is_restarted(host: Host) -> None:
     before = show(host, "infbox-gateway", "MainPID")
     host.check_output("systemctl stop infbox-watcher")
