@@ -16,7 +16,7 @@ LEAST_STEP = 128
 """Tokens: a step with fewer costs nearly as much as one with these."""
 
 FIRST_STEP = 512
-"""Tokens of a step while no speed is known."""
+"""Tokens of a step while it is not known how fast they are computed."""
 
 BLOCK = 16
 """Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
@@ -154,9 +154,12 @@ class Race:
         """Decide while ``gap`` tokens lie between what is computed and what is staged."""
         if self.is_failed or self.staged_from == self._start or self._is_stalled(load, now):
             # Nobody comes from the other side any more, or not soon.
-            return Compute(_whole_blocks(gap) if not prefill or not load else gap)
-        if not prefill or not load:
-            return Compute(min(FIRST_STEP, _whole_blocks(gap)))
+            return Compute(gap)
+        if not load:
+            return Wait()
+        if not prefill:
+            is_soon = math.ceil(gap / self._chunk) / load < LEAST_PATIENCE
+            return Wait() if is_soon else Compute(min(FIRST_STEP, gap))
         loaded = load * self._chunk
         if is_crowded and loaded >= prefill:
             return Wait()
