@@ -1,7 +1,12 @@
 """The model_store role on a lab host: a model made, one from a stub of the hub, one given."""
 
+import base64
 import json
+import os
+import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +15,10 @@ from testinfra.host import Host
 MODELS = "/var/lib/infbox/models"
 RANDOM = f"{MODELS}/random-qwen2-0"
 HUB = f"{MODELS}/stub--model-ea3f2471cf1b"
+OTHER_PLACE = f"{MODELS}/stub--other-ea3f2471cf1b"
+FRAGMENT = "/etc/infbox/releases/1/compose/vllm.yml"
+SCENARIO = Path(__file__).resolve().parents[1]
+TOKEN = "the-token"  # noqa: S105
 
 LOAD = """
 import torch, transformers
@@ -88,3 +97,87 @@ def test_the_token_is_for_root_alone_and_nowhere_else(host: Host) -> None:
 def test_nothing_half_done_is_left(host: Host) -> None:
     assert not [name for name in host.file(MODELS).listdir() if name.endswith(".part")]
     assert host.check_output("docker ps --all --quiet") == ""
+
+
+OTHER = {
+    "model_store_from": "hub",
+    "model_store_repository": "stub/other",
+    "model_store_endpoint": "http://127.0.0.1:18999",
+    "model_store_progress_seconds": 1,
+}
+
+
+def operate(entry: str, *more: str, **variables: object) -> tuple[int, str]:
+    """Run an entry point of the role as a person would.
+
+    Returns:
+        The exit status, and all that was to be seen.
+    """
+    command = [
+        "ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], SCENARIO / "operate.yml",
+        "-e", json.dumps({"entry": entry, **variables}), *more,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def test_a_person_sees_how_far_a_download_is_and_nobody_sees_the_token() -> None:
+    status, seen = operate("main", "-vvv", **OTHER, model_store_token=TOKEN)
+    assert status == 0, seen
+    lines = re.findall(r"\(item=model: (.*)\)", seen)
+    assert any(re.fullmatch(r".* MB of 3\.0 MB, \d+ %, .*", line) for line in lines), lines
+    assert lines[-1] == "there"
+    assert TOKEN not in seen
+
+
+def test_damage_is_found_named_and_mended(host: Host) -> None:
+    weights = f"{OTHER_PLACE}/model.safetensors"
+    host.check_output(f"printf X | dd of={weights} bs=1 seek=1000 conv=notrunc status=none")
+    status, seen = operate("verify")
+    assert status != 0
+    assert f"{OTHER_PLACE}: model.safetensors has the SHA-256" in seen
+    assert "infbox_models_repair=true" in seen
+    status, seen = operate("main", **OTHER, model_store_again=True)
+    assert status == 0, seen
+    real = host.file("/srv/hub/stub/other/model.safetensors")
+    assert host.file(weights).sha256sum == real.sha256sum
+
+
+def test_a_folder_of_the_controller_is_copied_and_verified(host: Host, tmp_path: Path) -> None:
+    for name in host.file(HUB).listdir():
+        contents = host.check_output(f"base64 {HUB}/{name}")
+        (tmp_path / name).write_bytes(base64.b64decode(contents))
+    marker = tmp_path / "infbox-model.json"
+    marker.write_text(marker.read_text().replace("stub/model", "stub/copied"))
+    copied = {"model_store_repository": "stub/copied", "model_store_upload": str(tmp_path)}
+    status, seen = operate("main", **OTHER | copied)
+    assert status == 0, seen
+    assert re.search(r"Copy model\.safetensors, 2\.86 MB, \d of 4", seen)
+    copy = host.file(f"{MODELS}/stub--copied-ea3f2471cf1b/model.safetensors")
+    assert copy.sha256sum == host.file(f"{HUB}/model.safetensors").sha256sum
+
+
+def test_another_host_of_the_inventory_is_copied_from(host: Host) -> None:
+    # The same host by another name, with a store of its own.
+    source = {"model_store_from_host": "other", "model_store_repository": "stub/model"}
+    status, seen = operate("main", **OTHER | source, store="/srv/store")
+    assert status == 0, seen
+    copy = host.file("/srv/store/stub--model-ea3f2471cf1b/model.safetensors")
+    assert copy.sha256sum == host.file(f"{HUB}/model.safetensors").sha256sum
+    assert marker(host, "/srv/store/stub--model-ea3f2471cf1b")["source"] == "copy"
+
+
+def test_what_nothing_uses_is_removed_on_request_alone(host: Host) -> None:
+    folder = FRAGMENT.rpartition("/")[0]
+    host.check_output(f"mkdir -p {folder} && echo 'command: [serve, {HUB}]' > {FRAGMENT}")
+    keep = {"model_store_named_in": [FRAGMENT], "model_store_wanted": [RANDOM.rpartition("/")[2]]}
+    status, seen = operate("prune", "--check", **keep)
+    assert status == 0, seen
+    assert "stub--other" in seen
+    assert host.file(OTHER_PLACE).exists
+    status, seen = operate("prune", **keep)
+    assert status == 0, seen
+    there = [name for name in host.file(MODELS).listdir() if not name.startswith(".")]
+    assert sorted(f"{MODELS}/{name}" for name in there) == sorted([HUB, RANDOM])
