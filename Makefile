@@ -50,15 +50,16 @@ molecule: lab ## The molecule scenarios alone; SCENARIO=NAME for one
 system: lab ## The whole-system test alone
 	$(BIN)/pytest tests/system
 
-lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs and documents
+lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documents, dashboards
 	@$(BIN)/python -m tests.run --only lint
 
 bench: $(STAMP) ## Measure the watcher and its packs against floors and peers of the same run
 	@$(BIN)/python bench/watch.py
 	@$(BIN)/python bench/replay.py
 
-docs: $(STAMP) ## Generate the role pages from their specs
+docs: $(STAMP) ## Generate the role pages from their specs, and the dashboards
 	@$(BIN)/python tools/role_docs.py
+	@$(BIN)/python tools/dashboards.py
 
 lock: $(STAMP) ## Pin requirements anew, with hashes
 	cd watcher && $(COMPILE) --python-version 3.10 -o requirements.txt requirements.in

@@ -49,10 +49,13 @@ STAGES = (
     Stage("specs", ("python", "tools/check_specs.py"), "lint"),
     Stage("documents", ("python", "tools/role_docs.py", "--check"), "lint"),
     Stage("addresses", ("python", "tools/check_addresses.py"), "lint"),
+    Stage("dashboards", ("python", "tools/dashboards.py", "--check"), "lint"),
     Stage("unit", ("pytest", "-q", "-n", "2", "-m", "not lab", "tests"), "unit"),
     Stage("unit-watcher", ("pytest", "-q", "-n", "2", "-c", "watcher/pyproject.toml",
                            "watcher/tests"), "unit"),
     Stage("bootstrap", ("pytest", "-q", "-m", "lab", "tests/bootstrap"), "bootstrap"),
+    # Rules are tried with promtool, which the lab's image has.
+    Stage("rules", ("pytest", "-q", "-m", "lab", "tests/monitoring"), "roles"),
     *(
         Stage(f"role-{file.parent.name}",
               ("molecule", "test", "--scenario-name", file.parent.name), "roles")

@@ -1,0 +1,53 @@
+"""Dashboards are current, in Grafana's own form, and every panel says what to do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dashboards
+import pytest
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from tests.monitoring.panels import Panel, panels
+
+FILES = sorted(dashboards.FOLDER.glob("*.json"))
+
+
+def test_they_are_what_the_tool_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["dashboards.py", "--check"])
+    assert dashboards.main() == 0
+
+
+@pytest.mark.parametrize("change", ["broken", "more", "missing"])
+def test_what_was_changed_by_hand_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
+) -> None:
+    monkeypatch.setattr(dashboards, "FOLDER", tmp_path)
+    monkeypatch.setattr(dashboards, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["dashboards.py"])
+    assert dashboards.main() == 0
+    if change == "broken":
+        (tmp_path / "fleet.json").write_text("{")
+    elif change == "more":
+        (tmp_path / "other.json").write_text("{}")
+    else:
+        (tmp_path / "fleet.json").unlink()
+    monkeypatch.setattr("sys.argv", ["dashboards.py", "--check"])
+    assert dashboards.main() == 1
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
+def test_they_are_in_grafana_s_own_form(file: Path) -> None:
+    content: dict[str, Any] = json.loads(file.read_text())
+    board = Dashboard.from_json(content)
+    assert board.uid == f"infbox-{file.stem}"
+    identifiers = [panel["id"] for panel in content["panels"]]
+    assert len(set(identifiers)) == len(identifiers)
+
+
+@pytest.mark.parametrize("panel", panels(), ids=str)
+def test_a_panel_has_a_unit_and_says_what_to_do(panel: Panel) -> None:
+    assert panel.unit
+    assert panel.description.endswith(".")
+    assert 20 < len(panel.description) < 200
+    assert panel.queries
