@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system status logs
+.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill status logs
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,3 +76,12 @@ status: $(STAMP) ## How the hosts are
 
 logs: $(STAMP) ## The last lines of every service; ARGS="-e service=vllm" for one
 	@$(BIN)/ansible-playbook playbooks/logs.yml $(ARGS)
+
+backup: $(STAMP) ## Back the hosts up now; ARGS="-e infbox_backup_check=true" verifies as well
+	@$(BIN)/ansible-playbook playbooks/backup.yml $(ARGS)
+
+restore: $(STAMP) ## Bring the state of hosts back; ARGS=--check says what would be
+	@$(BIN)/ansible-playbook playbooks/restore.yml $(ARGS)
+
+drill: lab ## Lose a lab host and bring it back from its backup; about 10 minutes
+	$(BIN)/pytest tests/backup/test_drill.py
