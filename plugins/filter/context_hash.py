@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ def context_hash(folder: str, *more: str) -> str:
 
     Args:
         folder: the context, on the controller. Names, contents and execute bits count; owners and
-            times do not, which differ from checkout to checkout.
+            times do not, which differ from checkout to checkout. Links are followed, as when the
+            context is copied; what Python compiles beside its sources is left out.
         more: texts that change the result too, such as the target and the arguments.
 
     Returns:
@@ -21,13 +23,22 @@ def context_hash(folder: str, *more: str) -> str:
     """
     digest = hashlib.sha256()
     root = Path(folder)
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+    for path in _files(root):
         executable = bool(path.stat().st_mode & 0o111)
         contents = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(root)}\0{executable}\0{contents}\0".encode())
     for text in more:
         digest.update(f"{hashlib.sha256(text.encode()).hexdigest()}\0".encode())
     return digest.hexdigest()
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(root, followlinks=True)
+        if Path(folder).name != "__pycache__"
+        for name in names
+    )
 
 
 class FilterModule:

@@ -44,7 +44,7 @@ KNOWN: Mapping[str, Any] = {
          "pipeline_parallel_size", "expert_parallel", "gpu_memory_utilization",
          "max_num_batched_tokens", "max_num_seqs")
     ),
-    "lmcache": {"l1_size_gb": None, "l2_size_gb": None},
+    "lmcache": {"l1_size_gb": None, "l2_size_gb": None, "cake": None},
     "workspace_budget": None,
 }  # fmt: skip
 

@@ -36,5 +36,19 @@ def test_each_change_is_another_hash(context: Path) -> None:
     assert len(set(hashes)) == len(hashes)
 
 
+def test_what_a_link_leads_to_counts_and_what_python_compiles_does_not(
+    context: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    package = tmp_path_factory.mktemp("package")
+    (package / "a.py").write_text("1\n")
+    (context / "package").symlink_to(package)
+    before = context_hash(str(context))
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "a.pyc").write_bytes(b"compiled")
+    assert context_hash(str(context)) == before
+    (package / "a.py").write_text("2\n")
+    assert context_hash(str(context)) != before
+
+
 def test_texts_do_not_run_into_each_other(context: Path) -> None:
     assert context_hash(str(context), "ab", "c") != context_hash(str(context), "a", "bc")

@@ -19,8 +19,7 @@ _TURN_SECONDS = 0.05
 
 
 class Store(Protocol):
-    """Where chunks are. A chunk that was brought is kept in RAM until it is released; what `bring`
-    returns only `wait` knows."""
+    """Where chunks are. A chunk that was brought is kept in RAM until it is released."""
 
     def bring(self, chunk: int) -> Any:
         """Begin to bring a chunk to RAM."""

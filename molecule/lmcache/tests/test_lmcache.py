@@ -31,6 +31,30 @@ def test_the_disk_tier_belongs_to_the_engine_alone(host: Host) -> None:
     assert (folder.uid, folder.gid, folder.mode) == (64430, 64430, 0o750)
 
 
+def test_the_disk_tier_is_encrypted_with_a_key_of_the_host(host: Host) -> None:
+    service = compose_service(host)
+    command = service["command"]
+    adapter = json.loads(command[command.index("--l2-adapter") + 1])
+    assert adapter["serde"]["type"] == "aesgcm"
+    mounts = {mount["target"]: mount for mount in service["volumes"]}
+    key = mounts[adapter["serde"]["master_key_path"]]
+    assert key["read_only"] is True
+    file = host.file(key["source"])
+    assert (file.user, file.gid, file.mode) == ("root", 64430, 0o640)
+    assert len(file.content) == 64
+
+
+def test_what_was_written_unencrypted_is_gone(host: Host) -> None:
+    assert host.file("/var/lib/infbox/lmcache/encrypted").is_directory
+    assert not host.file("/var/lib/infbox/lmcache/of-before.data").exists
+
+
+def test_cake_stages_in_the_server(host: Host) -> None:
+    command = compose_service(host)["command"]
+    module = json.loads(command[command.index("--server-module") + 1])
+    assert module["module_path"] == "infbox_cake.on_lmcache"
+
+
 def compose_service(host: Host) -> dict[str, Any]:
     """Return the service as compose reads it."""
     output = host.check_output(

@@ -43,6 +43,12 @@ def test_a_lost_piece_of_cache_is_computed_anew(service: dict[str, Any]) -> None
     assert transfer["kv_connector_extra_config"]["lmcache.mp.port"] == 5555
 
 
+def test_without_cake_vllm_schedules_by_itself(service: dict[str, Any]) -> None:
+    transfer = json.loads(value(service, "--kv-transfer-config"))
+    assert transfer["kv_connector"] == "LMCacheMPConnector"
+    assert "--scheduler-cls" not in service["command"]
+
+
 def test_kv_is_sixteen_bits_wide(service: dict[str, Any]) -> None:
     assert value(service, "--dtype") == "float16"
     assert value(service, "--kv-cache-dtype") == "auto"
