@@ -156,7 +156,7 @@ def engine_image() -> str:
     source = ROOT / "files" / "engine"
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder, "engine")
-        shutil.copytree(source, context)
+        shutil.copytree(source, context, ignore=shutil.ignore_patterns("__pycache__"))
         for authority in EXTRA_AUTHORITIES.glob("*.crt"):
             shutil.copy(authority, context / "ca")
         image = f"infbox-lab/engine:{content_hash(context, base)}"
