@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill status logs
+.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill status models logs
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ lock: $(STAMP) ## Pin requirements anew, with hashes
 
 status: $(STAMP) ## How the hosts are
 	@$(BIN)/ansible-playbook playbooks/status.yml $(ARGS)
+
+models: $(STAMP) ## Bring the models and list them; ARGS="-e infbox_models_verify=true" reads all again
+	@$(BIN)/ansible-playbook playbooks/models.yml $(ARGS)
 
 logs: $(STAMP) ## The last lines of every service; ARGS="-e service=vllm" for one
 	@$(BIN)/ansible-playbook playbooks/logs.yml $(ARGS)
