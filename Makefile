@@ -71,8 +71,10 @@ lock: $(STAMP) ## Pin requirements anew, with hashes
 	  $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu) \
 	  -o requirements-cpu.txt requirements-cpu.in
 
-status: $(STAMP) ## How the hosts are
-	@$(BIN)/ansible-playbook playbooks/status.yml $(ARGS)
+status: $(STAMP) ## How the hosts are; JSON=1 for scripts
+	@$(if $(JSON),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
+	$(BIN)/ansible-playbook playbooks/status.yml $(ARGS) \
+	$(if $(JSON),-e infbox_status_output="$$out" >&2; code=$$?; cat "$$out"; exit $$code)
 
 models: $(STAMP) ## Bring the models and list them; ARGS="-e infbox_models_verify=true" reads all again
 	@$(BIN)/ansible-playbook playbooks/models.yml $(ARGS)

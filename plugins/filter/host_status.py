@@ -1,0 +1,255 @@
+"""How hosts are, from what each tells and from what only its host knows: as text and as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+COLUMNS = (
+    "host",
+    "how it is",
+    "preset",
+    "release",
+    "warm",
+    "running",
+    "from cache",
+    "first of all",
+)
+UNREACHABLE = "It cannot be reached."
+LINKS = ("live", "current")
+UNITS = ("infbox-keys", "infbox-gateway", "infbox-watcher")
+AGES = ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"))
+KILO = 1000
+LARGE_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def host_status(
+    told: Mapping[str, Any] | None,
+    links: Sequence[str],
+    containers: Sequence[str],
+    units: Sequence[str],
+) -> dict[str, Any]:
+    """Return how a host is.
+
+    Args:
+        told: what the gateway's /status answered; None or empty where it did not.
+        links: where `live` and `current` point; empty where there is no release.
+        containers: a line each: name, a tab, what Docker says of it.
+        units: what systemd says of each of ours, in the order of `UNITS`.
+
+    Returns:
+        `well`, `problems` in words, `release`, `containers` and `units` by name, and `status`, the
+        gateway's own words, or None.
+    """
+    releases = [link.rpartition("/")[2] for link in links]
+    running = dict(line.split("\t", 1) for line in containers if "\t" in line)
+    host = {
+        "release": releases[0] if releases else None,
+        "release_passed": len(releases) == len(LINKS) and len(set(releases)) == 1,
+        "containers": running,
+        "units": dict(zip(UNITS, [*units, *["missing"] * len(UNITS)], strict=False)),
+        "status": told if told and "parts" in told else None,
+    }
+    problems = list(_problems(host))
+    return {"well": not problems, "problems": problems, **host}
+
+
+def hosts_status(
+    names: Sequence[str], variables: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Return how all hosts are, by name; one that was not looked at cannot be reached.
+
+    Args:
+        names: of the hosts.
+        variables: of each; `status_of_host` is what `host_status` returned.
+    """
+    away: dict[str, Any] = {
+        "well": False,
+        "problems": [UNREACHABLE],
+        "release": None,
+        "release_passed": False,
+        "containers": {},
+        "units": {},
+        "status": None,
+    }
+    return {name: variables[name].get("status_of_host", away) for name in names}
+
+
+def status_text(host: Mapping[str, Any], name: str) -> str:
+    """Return how a host is as a block of text: the verdict, what is wrong, what there is.
+
+    Args:
+        host: as `host_status` returns it.
+        name: of the host.
+    """
+    lines = [f"{name}: {'well' if host['well'] else 'NOT WELL'}"]
+    lines += [f"- {problem}" for problem in host["problems"]]
+    lines += [_line(head, text) for head, text in _facts(host)]
+    return "\n".join(lines)
+
+
+def status_table(hosts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how all hosts are, a line each."""
+    rows = [COLUMNS, *(_row(name, host) for name, host in hosts.items())]
+    widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in rows
+    )
+
+
+def status_figures(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how all hosts are, for scripts."""
+    return {"well": all(host["well"] for host in hosts.values()), "hosts": dict(hosts)}
+
+
+def _problems(host: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong: what the host itself knows first."""
+    if not host["release"]:
+        yield "There is no release yet: run site.yml."
+    elif not host["release_passed"]:
+        yield f"Release {host['release']} has not passed its health gate."
+    for name, said in host["containers"].items():
+        if "(healthy)" not in said:
+            yield f"The container {name} is not healthy: {said}."
+    for name, state in host["units"].items():
+        if state != "active":
+            yield f"The unit {name} is {state}: journalctl -u {name}"
+    if host["status"]:
+        yield from _told_problems(host["status"])
+    else:
+        yield "The gateway does not tell how things are: systemctl status infbox-gateway"
+
+
+def _told_problems(told: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the gateway found."""
+    for part in told["parts"]:
+        if part["state"] in ("ill", "down"):
+            yield f"{part['name']} is not well. {part['detail']} {part['look']} ({part['see']})"
+    for workspace in told["workspaces"]:
+        if workspace["state"] not in ("warm", "warming"):
+            why = f": {workspace['error']}" if workspace["error"] else ""
+            yield f"The workspace {workspace['name']} is {_warmth(workspace)}{why}."
+
+
+def _facts(host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what there is, as pairs of a heading and a text."""
+    told = host["status"]
+    if told:
+        yield from _served(told)
+    if host["release"]:
+        yield "release", host["release"] + ("" if host["release_passed"] else ", not passed yet")
+    for name, said in host["containers"].items():
+        yield "container", f"{name:<24} {said}"
+    for name, state in host["units"].items():
+        yield "unit", f"{name:<24} {state}"
+    if told:
+        yield from _work(told)
+
+
+def _served(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    served, engine = told["served"], told["engine"]
+    words = [served["model"], served["preset"], served["engine"]]
+    yield "serves", ", ".join([*filter(None, words), f"{served['max_model_len']:,} tokens"])
+    if engine.get("running") is not None:
+        usage = engine.get("kv_usage") or 0
+        asked = f"{engine['running']:.0f} running, {engine['waiting'] or 0:.0f} waiting"
+        yield "requests", f"{asked}, {usage:.0%} of the KV cache in use"
+    for part in told["parts"]:
+        yield "part", f"{part['name']:<24} {part['state']}"
+
+
+def _work(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for workspace in told["workspaces"]:
+        words = [_warmth(workspace)]
+        if workspace["files"] is not None:
+            words.append(f"{workspace['files']:,} files")
+        words.append(f"{workspace['tokens']:,} of {workspace['budget']:,} tokens")
+        if workspace["last_save"]:
+            words.append(f"saved {_ago(told['at'] - workspace['last_save'])}")
+        if workspace["saves"] and workspace["recomputed_share"] is not None:
+            words.append(f"{workspace['recomputed_share']:.1%} recomputed a save")
+        yield "workspace", f"{workspace['name']:<24} {', '.join(words)}"
+    if sum(told["cache"]["tokens"]):
+        yield "last hour", _tokens(told)
+    for name, spread in told["first_token"].items():
+        if spread["count"]:
+            text = f"{spread['median']:.2f} s, median of {spread['count']} {name} answers"
+            yield "first token", text
+    rooms = [(disk["path"], disk) for disk in told["disks"]]
+    rooms += [(f"LMCache's {store['name']}", store) for store in told["stores"].get("stores", [])]
+    for name, room in rooms:
+        share = room["used"] / room["size"] if room["size"] else 0
+        yield "room", f"{name:<24} {_large(room['used'])} of {_large(room['size'])}, {share:.0%}"
+    for card in (told["gpus"] or {}).get("gpus", []):
+        used = card.get("memory_used_mib", 0) / 1024
+        size = used + card.get("memory_free_mib", 0) / 1024
+        busy = f"{card.get('utilisation', 0):.0f} % busy"
+        yield "card", f"{card['gpu']} {card['name']:<22} {used:.1f} of {size:.1f} GiB, {busy}"
+
+
+def _tokens(told: Mapping[str, Any]) -> str:
+    tokens = told["cache"]["tokens"]
+    whole = sum(tokens)
+    names = ("from the engine's cache", "from LMCache", "computed")
+    shares = [f"{count / whole:.0%} {name}" for count, name in zip(tokens, names, strict=True)]
+    return f"{whole:,.0f} prompt tokens: {', '.join(shares)}"
+
+
+def _row(name: str, host: Mapping[str, Any]) -> tuple[str, ...]:
+    told = host["status"]
+    problem = (host["problems"] or [""])[0]
+    state = "well" if host["well"] else "NOT WELL"
+    if told is None:
+        return (name, state, "-", host["release"] or "-", "-", "-", "-", problem)
+    warm = sum(workspace["state"] == "warm" for workspace in told["workspaces"])
+    running = told["engine"].get("running")
+    tokens = told["cache"]["tokens"]
+    return (
+        name,
+        state,
+        told["served"]["preset"] or "-",
+        host["release"] or "-",
+        f"{warm} of {len(told['workspaces'])}",
+        "-" if running is None else f"{running:.0f}",
+        f"{sum(tokens[:2]) / sum(tokens):.0%}" if sum(tokens) else "-",
+        problem,
+    )
+
+
+def _warmth(workspace: Mapping[str, Any]) -> str:
+    words = {"warm": "warm", "warming": "being warmed", "cold": "NOT WARM"}
+    return words.get(workspace["state"], "not known to be warm")
+
+
+def _ago(seconds: float) -> str:
+    for limit, unit, name in AGES:
+        if seconds < limit:
+            return f"{max(seconds, 0) / unit:.0f} {name} ago"
+    return f"{seconds / 86400:.0f} days ago"
+
+
+def _large(value: float) -> str:
+    for unit in LARGE_UNITS[:-1]:
+        if value < KILO:
+            return f"{value:.0f} {unit}"
+        value /= KILO
+    return f"{value:.1f} {LARGE_UNITS[-1]}"
+
+
+def _line(head: str, text: str) -> str:
+    return f"{head:<12} {text}"
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            "host_status": host_status,
+            "hosts_status": hosts_status,
+            "status_figures": status_figures,
+            "status_table": status_table,
+            "status_text": status_text,
+        }

@@ -1,0 +1,84 @@
+"""How hosts are, as people and scripts read it, from what a real gateway tells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_host import FakeHost, told
+
+from tests.plugins.plugin_files import load
+
+RUNNING = [f"infbox-{name}-1\tUp 2 hours (healthy)" for name in ("vllm", "lmcache", "caddy")]
+LINKS = ["/etc/infbox/releases/7", "/etc/infbox/releases/7"]
+ACTIVE = ["active"] * 3
+
+plugin = load("filter", "host_status")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(tmp_path)
+
+
+def answer(host: FakeHost, *away: str) -> Any:
+    """What the gateway of a host answers while some parts are away."""
+    with host.running():
+        for part in away:
+            host.down(part)
+        with host.gateway() as gateway:
+            return json.loads(gateway.ask("GET", "/status")[2])
+
+
+def test_a_host_that_is_well_says_what_it_serves(host: FakeHost) -> None:
+    found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE)
+    text = plugin.status_text(found, "one")
+    assert text.splitlines()[0] == "one: well"
+    assert "serves       coder, dev32, vLLM 0.0.fake, 100,000 tokens" in text
+    assert "warm, 413 files, 100 of 6,000 tokens, saved 48 s ago" in text
+    assert "release      7" in text
+    assert "card         0 NVIDIA H100 80GB HBM3" in text
+
+
+def test_each_trouble_is_named_with_what_to_do(host: FakeHost) -> None:
+    host.workspaces["shop"] = told(warm=False, error="the tree is gone")
+    found = plugin.host_status(
+        answer(host, "lmcache"), [LINKS[0], "/etc/infbox/releases/6"],
+        [*RUNNING[:2], "infbox-caddy-1\tRestarting (1) 3 seconds ago"],
+        ["active", "active", "failed"],
+    )  # fmt: skip
+    text = "\n".join(found["problems"])
+    for words in (
+        "Release 7 has not passed its health gate.",
+        "The container infbox-caddy-1 is not healthy: Restarting (1) 3 seconds ago.",
+        "The unit infbox-watcher is failed: journalctl -u infbox-watcher",
+        "LMCache is not well. It does not answer. docker logs --tail 50 infbox-lmcache-1",
+        "The workspace shop is NOT WARM: the tree is gone.",
+    ):
+        assert words in text
+    assert plugin.status_text(found, "one").startswith("one: NOT WELL\n- Release 7")
+
+
+@pytest.mark.parametrize("told", [None, {}, {"detail": "Not Found"}])
+def test_a_gateway_that_tells_nothing_is_a_trouble(told: Any) -> None:
+    found = plugin.host_status(told, LINKS, RUNNING, ACTIVE)
+    assert found["well"] is False
+    assert found["status"] is None
+    assert "The gateway does not tell" in plugin.status_text(found, "one")
+
+
+def test_a_host_without_anything_is_not_well() -> None:
+    found = plugin.host_status({}, [], [], [])
+    assert found["problems"][0] == "There is no release yet: run site.yml."
+    assert found["units"]["infbox-watcher"] == "missing"
+
+
+def test_a_host_that_was_not_reached_is_in_the_table_and_the_figures(host: FakeHost) -> None:
+    well = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE)
+    hosts = plugin.hosts_status(["one", "two"], {"one": {"status_of_host": well}, "two": {}})
+    table = plugin.status_table(hosts).splitlines()
+    assert table[1].split() == ["one", "well", "dev32", "7", "1", "of", "1", "2", "-"]
+    assert table[2].endswith("It cannot be reached.")
+    figures = plugin.status_figures(hosts)
+    assert figures["well"] is False
+    assert json.loads(json.dumps(figures))["hosts"]["two"]["problems"] == ["It cannot be reached."]
