@@ -362,13 +362,6 @@ KV_CACHE = Page(
                     "{{host}} disk": value("lmcache_mp_l2_usage_bytes"),
                 },
             ),
-            Panel(
-                "How long blocks of the cards lay idle before they were thrown out",
-                units.Seconds,
-                "Seconds: KV is thrown out that is asked for again soon; see KV of the cards in "
-                "use.",
-                {"{{host}}": mean("lmcache_mp_l0_block_idle_before_evict_seconds")},
-            ),
         ),
         "Traffic": (
             Panel(

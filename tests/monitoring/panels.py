@@ -57,3 +57,14 @@ def metric_names(query: str) -> set[str]:
     without_groups = re.sub(r"\b(?:by|on)\s*\([^)]*\)", "", without_labels)
     words = set(re.findall(r"(?<![\w.$])[A-Za-z_][\w:]*", re.sub(r"\[[^]]*\]", "", without_groups)))
     return words - WORDS
+
+
+def card_metrics() -> set[str]:
+    """Return what the DCGM exporter tells, by our recorded exposition."""
+    text = (ROOT / "tests/monitoring/dcgm.prom").read_text()
+    return set(re.findall(r"^(DCGM_\w+)\{", text, re.MULTILINE))
+
+
+def is_of_cards(query: str) -> bool:
+    """Return whether a query can only be answered on a host with cards."""
+    return any(name.startswith("DCGM_") for name in metric_names(query))
