@@ -60,7 +60,7 @@ def test_only_caddy_and_ssh_listen_beyond_loopback(site: Site) -> None:
     listeners = site.ssh("ss --no-header --listening --tcp --numeric").splitlines()
     addresses = {line.split()[3] for line in listeners}
     beyond = {a for a in addresses if not a.startswith(("127.", "[::1]"))}
-    assert {a.rpartition(":")[2] for a in beyond} <= {"22", "80", "443"}, beyond
+    assert {a.rpartition(":")[2] for a in beyond} <= {"22", "80", "443", "8443"}, beyond
 
 
 def test_a_chat_is_answered(site: Site) -> None:
