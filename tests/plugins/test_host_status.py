@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_host import FakeHost, told
 
-from tests.plugins.plugin_files import load
+from tests.plugins.plugin_files import ROOT, load
 
 RUNNING = [f"infbox-{name}-1\tUp 2 hours (healthy)" for name in ("vllm", "lmcache", "caddy")]
 LINKS = ["/etc/infbox/releases/7", "/etc/infbox/releases/7"]
@@ -82,3 +82,13 @@ def test_a_host_that_was_not_reached_is_in_the_table_and_the_figures(host: FakeH
     figures = plugin.status_figures(hosts)
     assert figures["well"] is False
     assert json.loads(json.dumps(figures))["hosts"]["two"]["problems"] == ["It cannot be reached."]
+
+
+def test_each_part_leads_to_a_heading_that_there_is(host: FakeHost) -> None:
+    told = answer(host, "vllm", "lmcache", "watcher", "keys", "caddy", "dcgm")
+    sees = {part["see"] for part in told["parts"] if part["see"]}
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    titles = [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
+    headings = {f"docs/troubleshooting.md#{title.lower().replace(' ', '-')}" for title in titles}
+    assert len(sees) == 6
+    assert sees <= headings
