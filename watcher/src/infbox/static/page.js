@@ -301,14 +301,14 @@ function listenToChart() {
 // --- Bars ----------------------------------------------------------------------------------------
 
 function makeBar() {
-  const row = element("div", { class: "row" }, element("dt"), element("dd"));
-  return element("div", {}, row, element("span", { class: "more" }), element("div", { class: "track", "aria-hidden": "true" }, element("div", { class: "fill" })));
+  const track = element("dd", { class: "track", "aria-hidden": "true" }, element("div", { class: "fill" }));
+  return element("div", {}, element("dt"), element("dd"), element("dd", { class: "more" }), track);
 }
 
 function fillBar(item, { name, value, more, part, state, kind }) {
-  const [row, extra, track] = item.children;
-  write(row.firstElementChild, name);
-  write(row.lastElementChild, value);
+  const [title, worth, extra, track] = item.children;
+  write(title, name);
+  write(worth, value);
   write(extra, more ?? "");
   const fill = track.firstElementChild;
   fill.className = `fill ${kind ?? ""}`;
@@ -383,9 +383,10 @@ function take(next, isLive) {
 
 function follow() {
   leave();
+  if (document.hidden) return; // nobody looks: nobody need be asked
   source = new EventSource("/status/events");
   source.onmessage = (event) => take(JSON.parse(event.data), true);
-  source.onerror = () => { if (source?.readyState === EventSource.CLOSED) ask(); };
+  source.onerror = () => ask(source.readyState === EventSource.CLOSED);
   retry = setTimeout(checkSilence, SILENT_SECONDS * 1000);
 }
 
@@ -396,20 +397,19 @@ function leave() {
 }
 
 function checkSilence() {
-  if (performance.now() - received > SILENT_SECONDS * 1000) return ask();
+  if (performance.now() - received > SILENT_SECONDS * 1000) return ask(false);
   retry = setTimeout(checkSilence, 1000);
 }
 
-/** Ask once, to learn why there are no events, and try again later. */
-async function ask() {
+/** Ask once, to learn why there are no events, and try again: later, where they were refused. */
+async function ask(isRefused) {
   leave();
-  const was = lost;
   pause = Math.min(LONGEST_PAUSE_MS, Math.max(1000, pause * 2));
   try {
     const answer = await fetch("/status", { signal: AbortSignal.timeout(5000) });
     if (answer.ok) {
       take(await answer.json(), false);
-      pause = was ? 0 : LONGEST_PAUSE_MS; // it is back, or only too many look on
+      pause = isRefused ? LONGEST_PAUSE_MS : 1000; // too many look on
     } else {
       lose(answer.status === 401 ? "Your key has ended. Load the page again and log in." : `The gateway does not answer (status ${answer.status}).`);
     }
@@ -433,7 +433,4 @@ function tick() {
 listenToChart();
 follow();
 setInterval(tick, 1000);
-document.addEventListener("visibilitychange", () => { // nobody looks: nobody need be asked
-  if (document.hidden) leave();
-  else follow();
-});
+document.addEventListener("visibilitychange", follow);
