@@ -16,6 +16,8 @@ from lab.shell import LabError
 pytestmark = pytest.mark.lab
 
 LOST, FRESH = "backup-lost", "backup-fresh"
+# On a file system of this machine, which outlives the hosts.
+BACKUPS = f"{WORKSPACES}/.drill-backup"
 PASSWORD = "what-opens-the-backups-of-the-drill"  # noqa: S105  # of the lab
 DIGESTS = (
     "sha256sum /etc/infbox/secrets/api-keys/team /etc/infbox/keys/users.json"
@@ -37,8 +39,7 @@ def make() -> Iterator[Make]:
         host = hosts.create(name, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"])
         settings = {
             "infbox_workspaces": [{"name": "drill", "path": f"{WORKSPACES}/{tree.name}"}],
-            # On a file system of this machine, which outlives the hosts.
-            "infbox_backup": {"target": f"{WORKSPACES}/.drill-backup", "password": PASSWORD},
+            "infbox_backup": {"target": BACKUPS, "password": PASSWORD},
             "infbox_site_addresses": [host.address, "infbox.test"],
         }
         return host, inventory(host, settings)
@@ -87,3 +88,4 @@ def test_a_lost_host_comes_back_with_its_keys(make: Make) -> None:
     with pytest.raises(LabError, match="with newer state than any backup"):
         play(restore, "drill-refused")
     assert known.ask().text == answer.text
+    ssh(fresh, f"rm -rf {BACKUPS}")

@@ -1,5 +1,6 @@
 """A lab host with the whole stack on it, made by the same `site.yml` that a user runs."""
 
+import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from lab.shell import LabError
 
 HOST = "system"
 WORKSPACE = "infbox"
+# On a file system of this machine, another than the host's. A run that is cut off leaves it there.
+BACKUPS = f"{WORKSPACES}/.{HOST}-backup"
+BACKUP_PASSWORD = "what-opens-the-backups-of-the-lab"  # noqa: S105
 DIAGNOSTICS = (
     "systemctl --failed --no-legend; "
     "journalctl --no-pager --lines 30 --unit 'infbox-*'; "
@@ -70,7 +74,8 @@ def site() -> Generator[Site]:
     tree = copy_tree(ROOT, f"{HOST}-{WORKSPACE}")
     host = hosts.create(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"])
     workspaces = [{"name": WORKSPACE, "path": f"{WORKSPACES}/{tree.name}"}]
-    folder = inventory(host, {"infbox_workspaces": workspaces})
+    backup = {"target": BACKUPS, "password": BACKUP_PASSWORD}
+    folder = inventory(host, {"infbox_workspaces": workspaces, "infbox_backup": backup})
     try:
         output = play(["site.yml", "-i", folder], "system-site")
         client = Client(endpoint(host), WORKSPACE)
@@ -80,7 +85,16 @@ def site() -> Generator[Site]:
         print(ssh(host, DIAGNOSTICS))
         raise
     finally:
+        # By the host, whose root owns it.
+        with contextlib.suppress(LabError):
+            ssh(host, f"rm -rf {BACKUPS}")
         hosts.remove(HOST)
+
+
+@pytest.fixture(scope="session")
+def second_run(site: Site) -> str:
+    """What `site.yml` prints when there is nothing to do, with all that Ansible can tell."""
+    return play(["site.yml", "-i", site.inventory, "-vvvv"], "system-site-again")
 
 
 @pytest.hookimpl(wrapper=True)
