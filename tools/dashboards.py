@@ -34,6 +34,7 @@ TOKENS = "suffix: tokens"
 TOKENS_PER_SECOND = "suffix: tokens/s"
 HOST = 'host=~"$host"'
 FAILED = HOST + ',status=~"5.."'
+CADDY = "caddy_http_request_duration_seconds_count"
 IDLE = HOST + ',mode="idle"'
 
 
@@ -214,12 +215,12 @@ SERVING = Page(
             ),
             Panel(
                 "Answers of Caddy by code",
-                units.RequestsPerSecond,
-                "502 and 503: who is behind it is away; see Fleet.",
+                units.PercentUnit,
+                "More of 502 and 503: who is behind it is away; see Fleet.",
                 {
-                    "{{host}} {{code}}": total(
-                        "caddy_http_request_duration_seconds_count", "host, code"
-                    )
+                    # Each handler counts a request of its own, so only shares tell something.
+                    "{{host}} {{code}}": f"{total(CADDY, 'host, code')} / on (host) group_left () "
+                    f"({total(CADDY)} > 0)"
                 },
             ),
             Panel(
