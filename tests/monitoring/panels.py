@@ -11,8 +11,8 @@ FOLDER = ROOT / "files" / "dashboards"
 # What PromQL has of its own in these dashboards; a name before a bracket or a brace is a metric's,
 # unless it is one of these.
 WORDS = {
-    "and", "avg", "by", "count", "group_left", "histogram_quantile", "increase", "on", "or", "predict_linear",
-    "rate", "sum", "time", "vector", "offset", "changes", "le", "for",
+    "and", "avg", "by", "count", "histogram_quantile", "increase", "on", "or", "predict_linear",
+    "rate", "sum", "time", "vector", "offset", "changes", "le", "for", "group_left",
 }  # fmt: skip
 
 
