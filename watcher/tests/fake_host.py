@@ -31,9 +31,11 @@ GIB = 1024**3
 
 LMCACHE = {
     "is_healthy": True,
-    "l1_usage": [5 * GIB, 48 * GIB],
-    "l2_eviction_controller": {
-        "adapters": [{"total_bytes_used": 61 * GIB, "total_capacity_bytes": 400 * GIB}]
+    "storage_manager": {
+        "l1_usage": [5 * GIB, 48 * GIB],
+        "l2_eviction_controller": {
+            "adapters": [{"total_bytes_used": 61 * GIB, "total_capacity_bytes": 400 * GIB}]
+        },
     },
 }
 

@@ -247,7 +247,7 @@ def test_the_page_takes_nothing_from_elsewhere(gateway: Stack, path: str) -> Non
 
 
 def test_a_part_that_tells_nonsense_stops_no_sample(host: FakeHost, gateway: Stack) -> None:
-    host.lmcache["l1_usage"] = "nonsense"
+    host.lmcache["storage_manager"] = "nonsense"
     host.workspaces["shop"] = {"files": {}, "warm": "yes"}
     with following(gateway) as stream:
         feed = events(stream)

@@ -251,9 +251,10 @@ def _exposed(answer: Answer, names: Any) -> Exposition:
 
 def _stores(told: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return LMCache's memory and disk, as the status has them."""
-    used, size = told["l1_usage"]
+    manager = told["storage_manager"]
+    used, size = manager["l1_usage"]
     stores = [{"name": "memory", "used": int(used), "size": int(size)}]
-    controller = told.get("l2_eviction_controller") or {}
+    controller = manager.get("l2_eviction_controller") or {}
     stores += [
         {
             "name": "disk",
