@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -224,15 +225,11 @@ def test_there_is_room_for_so_many_and_no_more(gateway: Stack) -> None:
         assert status(gateway)["well"] is True
 
 
-def test_who_looks_does_not_hold_up_the_end_of_the_gateway(host: FakeHost) -> None:
-    with contextlib.ExitStack() as viewer:
-        with host.gateway() as gateway:
-            stream = viewer.enter_context(following(gateway))
-            next(events(stream))
-            began = time.monotonic()
-            gateway.end()
-            assert stream.read() is not None
-        assert time.monotonic() - began < 5
+def test_who_looks_does_not_hold_up_the_end_of_the_gateway(gateway: GatewayStack) -> None:
+    with following(gateway) as stream:
+        next(events(stream))
+        gateway.end()
+        assert len(list(islice(events(stream), 5))) < 5
 
 
 @pytest.mark.parametrize("path", ["/", "/status/page.css", "/status/page.js", "/status/icon.svg"])
