@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill status models logs
+.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill status models logs restart rollback
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -90,3 +90,9 @@ restore: $(STAMP) ## Bring the state of hosts back; ARGS=--check says what would
 
 drill: lab ## Lose a lab host and bring it back from its backup; about 10 minutes
 	$(BIN)/pytest tests/backup/test_drill.py
+
+restart: $(STAMP) ## Restart all services; ARGS="-e service=vllm" for one
+	@$(BIN)/ansible-playbook playbooks/restart.yml $(ARGS)
+
+rollback: $(STAMP) ## Go back to the release before; ARGS="-e release=N" for another
+	@$(BIN)/ansible-playbook playbooks/rollback.yml $(ARGS)

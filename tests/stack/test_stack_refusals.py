@@ -11,7 +11,8 @@ GATE = {"name": "answers", "url": "http://127.0.0.1/"}
 CASES: dict[str, tuple[dict[str, Any], str]] = {
     "no_service": ({"stack_services": []}, "List at least one service"),
     "a_service_twice": ({"stack_services": ["a", "a"]}, "each once"),
-    "a_folder_of_ours": ({"stack_services": ["compose"]}, "compose is not a service's name"),
+    "a_folder_of_ours": ({"stack_services": ["compose"]}, "compose and host are not"),
+    "the_host": ({"stack_services": ["host"]}, "compose and host are not"),
     "a_path": ({"stack_services": ["../a"]}, 'stack_services is ["../a"]'),
     "a_project_in_capitals": ({"stack_project": "Infbox"}, 'stack_project is "Infbox"'),
     "no_release_kept": ({"stack_keep_releases": 0}, "stack_keep_releases is 0"),

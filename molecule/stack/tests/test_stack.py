@@ -35,6 +35,13 @@ def test_a_second_run_changes_nothing(host: Host) -> None:
     assert started(host) == before
 
 
+def test_without_an_earlier_release_there_is_nothing_to_go_back_to(host: Host) -> None:
+    done = go_back()
+    assert done.returncode != 0
+    assert "There is no release before 1 to go back to." in flat(done)
+    assert release(host, "live") == 1
+
+
 def test_a_fragment_that_compose_refuses_changes_nothing(host: Host) -> None:
     before = started(host)
     done = deploy(host, {**FIRST, "two": {**FIRST["two"], "image": "[not, an, image]"}})
@@ -45,8 +52,12 @@ def test_a_fragment_that_compose_refuses_changes_nothing(host: Host) -> None:
 
 def test_a_release_that_fails_the_gate_does_not_stay(host: Host) -> None:
     before = started(host)
+    change_the_host(host, "broken")
     done = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "broken", "status": 500}})
     assert done.returncode != 0
+    assert "; services of the host changed as well." in flat(done)
+    assert on_the_host(host) == ("first", "first")
+    assert host.file("/etc/three.conf").mode == 0o640
     assert "Release 2 failed: the gate's request two answers" in flat(done)
     assert "Release 1 serves again." in flat(done)
     assert answer(host, 9102) == "first"
@@ -68,9 +79,12 @@ def test_a_container_that_crashes_shows_its_log_long_before_the_timeout(host: Ho
 
 def test_a_mended_run_restarts_only_the_container_that_changed(host: Host) -> None:
     before = started(host)
+    change_the_host(host, "second")
     done = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "second"}}, "--diff")
     assert done.returncode == 0, done.stdout
-    assert "Release 2 replaces release 1; containers made anew or removed: two." in flat(done)
+    assert "Release 2 replaces release 1; containers made anew or removed: two; services" in flat(
+        done
+    )
     assert '+  respond \\"second\\" 200' in done.stdout
     assert answer(host, 9102) == "second"
     after = started(host)
@@ -84,23 +98,80 @@ def test_an_old_release_that_a_container_still_mounts_is_kept(host: Host) -> Non
     assert "/releases/1/one" in host.check_output(f"cat /proc/{pid(host, 'one')}/mountinfo")
 
 
+def test_a_release_whose_image_is_gone_is_refused(host: Host) -> None:
+    fragment = "/etc/infbox/releases/1/compose/two.yml"
+    host.check_output(f"sed -i.kept 's/image: .*/image: gone:1/' {fragment}")
+    done = go_back("--extra-vars=stack_back_to=1")
+    host.check_output(f"mv {fragment}.kept {fragment}")
+    assert done.returncode != 0
+    assert "Release 1 cannot come back, since what it runs is gone: gone:1." in flat(done)
+    assert (release(host, "live"), answer(host, 9102)) == (2, "second")
+
+
+def test_check_mode_lists_the_releases_and_changes_nothing(host: Host) -> None:
+    done = go_back("--check")
+    assert done.returncode == 0, done.stdout
+    assert "release 1 differs in two, the services of the host" in flat(done)
+    assert "release 2 current" in flat(done)
+    assert "Release 1 would come back in place of release 2." in flat(done)
+    assert (release(host, "live"), answer(host, 9102)) == (2, "second")
+
+
+def test_the_current_release_and_one_that_never_was_are_refused() -> None:
+    for number, words in ((2, "Release 2 is the current one"), (9, "There is no release 9 that")):
+        done = go_back(f"--extra-vars=stack_back_to={number}")
+        assert done.returncode != 0
+        assert f"{words}" in flat(done)
+        assert "There are 1 to go back to." in flat(done)
+
+
+def test_a_release_that_fails_on_its_way_back_leaves_what_was(host: Host) -> None:
+    gate = [{"name": "nobody answers", "url": "http://127.0.0.1:9109/"}]
+    done = go_back(f"--extra-vars={json.dumps({'stack_gate': gate})}")
+    assert done.returncode != 0
+    assert "Release 3 failed: the gate's request nobody answers" in flat(done)
+    assert "Release 2 serves again." in flat(done)
+    assert (release(host, "live"), answer(host, 9102)) == (2, "second")
+    assert on_the_host(host) == ("second", "second")
+
+
+def test_going_back_brings_the_release_before_with_the_services_of_the_host(host: Host) -> None:
+    before = started(host)
+    done = go_back()
+    assert done.returncode == 0, done.stdout
+    assert (release(host, "live"), release(host, "current")) == (3, 3)
+    assert answer(host, 9102) == "first"
+    assert on_the_host(host) == ("first", "first")
+    assert started(host)["one"] == before["one"]
+
+
+def test_a_restart_restarts_what_was_named_and_asks_the_gate(host: Host) -> None:
+    before = started(host)
+    done = other("restart", "--extra-vars={stack_restart: [two]}")
+    assert done.returncode == 0, done.stdout
+    after = started(host)
+    assert after["one"] == before["one"]
+    assert after["two"] != before["two"]
+    assert answer(host, 9102) == "first"
+
+
 def test_an_interrupted_run_is_noticed_and_resolved(host: Host) -> None:
     host.check_output(
-        "cp -a /etc/infbox/staging /etc/infbox/releases/3 && "
-        "ln -sfn /etc/infbox/releases/3 /etc/infbox/live"
+        "cp -a /etc/infbox/staging /etc/infbox/releases/4 && "
+        "ln -sfn /etc/infbox/releases/4 /etc/infbox/live"
     )
     services = {"two": {"port": 9102, "answer": "third"}}
     done = deploy(host, services, {"stack_services": ["two"], "stack_gate": []})
     assert done.returncode == 0, done.stdout
-    assert "release 3 is live, yet the one that passed its health gate last is 2" in flat(done)
+    assert "release 4 is live, yet the one that passed its health gate last is 3" in flat(done)
     assert answer(host, 9102) == "third"
-    assert (release(host, "live"), release(host, "current")) == (4, 4)
-    assert host.file("/etc/infbox/releases").listdir() == ["4"]
+    assert (release(host, "live"), release(host, "current")) == (5, 5)
+    assert host.file("/etc/infbox/releases").listdir() == ["5"]
 
 
 def test_a_service_that_was_taken_off_is_gone(host: Host) -> None:
     assert sorted(started(host)) == ["two"]
-    assert sorted(host.file("/etc/infbox/staging").listdir()) == ["compose", "two"]
+    assert sorted(host.file("/etc/infbox/staging").listdir()) == ["compose", "host", "two"]
     assert host.file("/etc/infbox/staging/compose").listdir() == ["two.yml"]
 
 
@@ -137,7 +208,21 @@ def deploy(host: Host, services: Services, *more: str | Services) -> Done:
         "python3 -c %s %s %s", render, images["caddy"]["reference"], json.dumps(services)
     )
     words = [word if isinstance(word, str) else f"--extra-vars={json.dumps(word)}" for word in more]
-    playbook = SCENARIO.parent / "shared/converge.yml"
+    return play(SCENARIO.parent / "shared/converge.yml", *words)
+
+
+def go_back(*words: str) -> Done:
+    """Go back to an earlier release."""
+    return other("rollback", *words)
+
+
+def other(tasks: str, *words: str) -> Done:
+    """Run other tasks of the role than those of a run."""
+    return play(SCENARIO / "other.yml", f"--extra-vars=tasks={tasks}", *words)
+
+
+def play(playbook: Path, *words: str) -> Done:
+    """Run a playbook against the host."""
     return subprocess.run(
         [Path(sys.executable).with_name("ansible-playbook"), playbook,
          f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}", *words],
@@ -146,6 +231,16 @@ def deploy(host: Host, services: Services, *more: str | Services) -> Done:
              "ANSIBLE_GATHERING": "explicit"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
+
+
+def change_the_host(host: Host, text: str) -> None:
+    """Do to the service of the host what its own role would."""
+    host.check_output(f"echo {text} >/etc/three.conf && systemctl restart three")
+
+
+def on_the_host(host: Host) -> tuple[str, str]:
+    """Return what the service of the host would run by, and what it does run by."""
+    return host.check_output("cat /etc/three.conf"), host.check_output("cat /run/three")
 
 
 def flat(done: Done) -> str:
