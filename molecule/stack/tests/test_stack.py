@@ -117,12 +117,13 @@ def test_check_mode_lists_the_releases_and_changes_nothing(host: Host) -> None:
     assert (release(host, "live"), answer(host, 9102)) == (2, "second")
 
 
-def test_the_current_release_and_one_that_never_was_are_refused() -> None:
+def test_the_current_release_and_one_that_never_was_are_refused(host: Host) -> None:
     for number, words in ((2, "Release 2 is the current one"), (9, "There is no release 9 that")):
         done = go_back(f"--extra-vars=stack_back_to={number}")
         assert done.returncode != 0
-        assert f"{words}" in flat(done)
+        assert words in flat(done)
         assert "There are 1 to go back to." in flat(done)
+    assert release(host, "live") == 2
 
 
 def test_a_release_that_fails_on_its_way_back_leaves_what_was(host: Host) -> None:
@@ -218,7 +219,7 @@ def go_back(*words: str) -> Done:
 
 def other(tasks: str, *words: str) -> Done:
     """Run other tasks of the role than those of a run."""
-    return play(SCENARIO / "other.yml", f"--extra-vars=tasks={tasks}", *words)
+    return play(SCENARIO / "other.yml", f"--extra-vars=which={tasks}", *words)
 
 
 def play(playbook: Path, *words: str) -> Done:
