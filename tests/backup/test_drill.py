@@ -1,4 +1,4 @@
-"""A host is lost, and another one comes back from its backup: `make drill`, about ten minutes."""
+"""A host is lost, and another one comes back from its backup: `make drill`, two deployments."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
