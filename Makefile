@@ -88,7 +88,7 @@ backup: $(STAMP) ## Back the hosts up now; ARGS="-e infbox_backup_check=true" ve
 restore: $(STAMP) ## Bring the state of hosts back; ARGS=--check says what would be
 	@$(BIN)/ansible-playbook playbooks/restore.yml $(ARGS)
 
-drill: lab ## Lose a lab host and bring it back from its backup; about 10 minutes
+drill: lab ## Lose a lab host and bring it back from its backup
 	$(BIN)/pytest tests/backup/test_drill.py
 
 restart: $(STAMP) ## Restart all services; ARGS="-e service=vllm" for one
