@@ -10,7 +10,7 @@ LOGIN = "Basic YWxpY2U6c2staW5mYm94LW9mLWFsaWNl"
 
 
 class Authority(BaseHTTPRequestHandler):
-    """Knows a key as a bearer's or in ``X-Api-Key``, a login of alice's, and logs what it was asked."""
+    """Knows a key as a bearer's or in ``X-Api-Key`` and alice's login; logs what it was asked."""
 
     protocol_version = "HTTP/1.1"
 

@@ -401,7 +401,7 @@ def owners(root: Path, inodes: set[str]) -> dict[str, int]:
 
 
 def in_project(cgroup: str, project: str, run: Run) -> bool:
-    """Return whether a process belongs to a container of the compose project or of a `PROJECT-*`."""
+    """Return whether a process is of a container of the compose project, or of a `PROJECT-*`."""
     identifiers = CONTAINER_ID.findall(cgroup)
     if not identifiers:
         return False

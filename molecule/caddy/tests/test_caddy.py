@@ -234,9 +234,7 @@ def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
 
 
 @pytest.mark.parametrize("path", PAGE)
-def test_the_status_page_asks_a_browser_to_log_in(
-    site: Site, alice: dict[str, str], path: str
-) -> None:
+def test_the_status_page_asks_a_browser_to_log_in(site: Site, path: str) -> None:
     for headers in ({}, {"Authorization": "Basic eDp5"}, {"X-Infbox-User": "alice"}):
         answer = site.ask("GET", path, headers)
         assert (answer.status, answer.headers["www-authenticate"][:6]) == (401, "Basic ")

@@ -114,8 +114,8 @@ def operate(entry: str, *more: str, **variables: object) -> tuple[int, str]:
         The exit status, and all that was to be seen.
     """
     command = [
-        "ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], SCENARIO / "operate.yml",
-        "-e", json.dumps({"entry": entry, **variables}), *more,
+        "ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"],
+        str(SCENARIO / "operate.yml"), "-e", json.dumps({"entry": entry, **variables}), *more,
     ]  # fmt: skip
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

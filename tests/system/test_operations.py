@@ -1,0 +1,93 @@
+"""Operations on a deployed host, while somebody asks all the time."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import openai
+import pytest
+
+from lab.deployment import play
+from lab.shell import LabError
+from tests.system.conftest import Site
+
+pytestmark = pytest.mark.lab
+
+HELD = 5  # seconds, in which no engine starts
+
+
+@dataclass
+class Stream:
+    """Questions through Caddy, one after the other.
+
+    Attributes:
+        answered: how many were.
+        longest: seconds that one took at most.
+        failures: what went wrong.
+    """
+
+    answered: int = 0
+    longest: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    def run(self, site: Site, done: threading.Event) -> None:
+        """Ask until told to end."""
+        while not done.is_set():
+            began = time.monotonic()
+            try:
+                for _ in site.client.openai.completions.create(
+                    model="coder", prompt="def ", max_tokens=8, stream=True
+                ):
+                    pass
+                self.answered += 1
+            except openai.APIError as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+            self.longest = max(self.longest, time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def asked_all_the_time(site: Site) -> Iterator[Stream]:
+    """Ask until the block is left, and then fail where a question did."""
+    stream, done = Stream(), threading.Event()
+    asking = threading.Thread(target=stream.run, args=(site, done))
+    asking.start()
+    try:
+        yield stream
+    finally:
+        done.set()
+        asking.join()
+    print(f"{stream.answered} answered, the longest after {stream.longest:.0f} s")
+    assert stream.failures == []
+
+
+def test_a_restart_loses_no_request(site: Site) -> None:
+    with asked_all_the_time(site) as stream:
+        before = started(site)
+        said = play(
+            ["playbooks/restart.yml", "-i", site.inventory, "-e", "service=vllm"], "restart"
+        )
+        answered = stream.answered
+        wait_for_answers(stream, answered + 3)
+    assert stream.answered >= answered + 3
+    assert stream.longest > HELD, "nobody asked while the engine was away"
+    assert started(site) != before
+    assert "restarted vllm; completes prompts again after" in said
+
+
+def test_a_service_that_there_is_not_is_refused_by_name(site: Site) -> None:
+    with pytest.raises(LabError, match="There is no service engine"):
+        play(["playbooks/restart.yml", "-i", site.inventory, "-e", "service=engine"], "restart")
+
+
+def started(site: Site) -> str:
+    """Return when the engine's container was started."""
+    return site.ssh("docker inspect --format '{{.State.StartedAt}}' infbox-vllm-1")
+
+
+def wait_for_answers(stream: Stream, count: int) -> None:
+    """Wait until so many questions were answered, or one failed."""
+    ends = time.monotonic() + 120
+    while stream.answered < count and not stream.failures and time.monotonic() < ends:
+        time.sleep(0.1)
