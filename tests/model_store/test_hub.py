@@ -301,12 +301,15 @@ def test_a_disk_that_fills_up_keeps_what_came(
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", place.parent], check=True)
     try:
         hub.troubles.hold_at = SIZE // 2
-        filler = place.parent / "filler"
+        filler, partial = place.parent / "filler", staging(place) / f"{WEIGHTS}.partial"
 
         def fill() -> None:
             hub.troubles.held.wait()
+            while not partial.exists() or not partial.stat().st_size:
+                time.sleep(0.01)
+            # More than the whole disk, so that it is full whatever came by then.
             with pytest.raises(OSError, match="No space left"):
-                filler.write_bytes(bytes(3_000_000))
+                filler.write_bytes(bytes(4 * 1024 * 1024))
             hub.troubles.go_on.set()
 
         filling = threading.Thread(target=fill)
@@ -314,7 +317,7 @@ def test_a_disk_that_fills_up_keeps_what_came(
         with pytest.raises(ModelError, match=r"is full at .* Make room there and run again"):
             fetch("--workers", "1")
         filling.join()
-        assert (staging(place) / f"{WEIGHTS}.partial").stat().st_size > 0
+        assert partial.stat().st_size > 0
         filler.unlink()
         fetch()
         assert same(place, model)
