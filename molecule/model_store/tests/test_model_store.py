@@ -127,7 +127,7 @@ def test_a_person_sees_how_far_a_download_is_and_nobody_sees_the_token() -> None
     status, seen = operate("main", "-vvv", **OTHER, model_store_token=TOKEN)
     assert status == 0, seen
     lines = re.findall(r"\(item=model: (.*)\)", seen)
-    assert any(re.fullmatch(r".* MB of 3\.0 MB, \d+ %, .*", line) for line in lines), lines
+    assert any(re.fullmatch(r".* [kM]B of 3\.0 MB, \d+ %, .*", line) for line in lines), lines
     assert lines[-1] == "there"
     assert TOKEN not in seen
 
