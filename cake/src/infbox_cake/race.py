@@ -18,6 +18,9 @@ LEAST_STEP = 128
 FIRST_STEP = 512
 """Tokens of a step while it is not known how fast they are computed."""
 
+FIRST_PATIENCE = 2.0
+"""Seconds: what is loaded sooner is waited for while the speed of computing is not known."""
+
 BLOCK = 16
 """Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
 
@@ -158,7 +161,7 @@ class Race:
         if not load:
             return Wait()
         if not prefill:
-            is_soon = math.ceil(gap / self._chunk) / load < LEAST_PATIENCE
+            is_soon = math.ceil(gap / self._chunk) / load < FIRST_PATIENCE
             return Wait() if is_soon else Compute(min(FIRST_STEP, gap))
         loaded = load * self._chunk
         if is_crowded and loaded >= prefill:
