@@ -61,13 +61,14 @@ def test_a_load_that_does_not_come_is_waited_for_no_longer() -> None:
 def test_the_first_load_of_all_is_waited_for_to_know_its_speed() -> None:
     race = Race(CHUNK, 0, 62, now=0.0)
     assert race.next(0, PREFILL, None, now=0.0) == Wait()
-    assert race.next(0, PREFILL, None, now=0.3) == Compute(62 * CHUNK)
+    assert race.next(0, PREFILL, None, now=1.1) == Compute(62 * CHUNK)
 
 
 def test_a_first_step_finds_out_how_fast_computing_is() -> None:
     race = Race(CHUNK, 0, 62, now=0.0)
-    assert race.next(0, None, 10.0, now=0.0) == Compute(512)
-    assert race.next(0, None, 300.0, now=0.0) == Wait()
+    assert race.next(0, None, 10.0, now=0.2) == Wait()
+    race.staged(55, False, now=1.0)
+    assert race.next(0, None, 10.0, now=1.1) == Compute(512)
 
 
 def test_what_is_staged_is_loaded_once_it_is_reached() -> None:

@@ -18,8 +18,9 @@ LEAST_STEP = 128
 FIRST_STEP = 512
 """Tokens of a step while it is not known how fast they are computed."""
 
-FIRST_PATIENCE = 2.0
-"""Seconds: what is loaded sooner is waited for while the speed of computing is not known."""
+FIRST_PATIENCE = 1.0
+"""Seconds: so long loading goes ahead while it is not known how fast either is. The first chunk after
+a start takes far longer than those that follow."""
 
 BLOCK = 16
 """Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
@@ -112,7 +113,7 @@ class Race:
         self._chunk = chunk
         self._start = start
         self._end = end
-        self._moved_at = now
+        self._began_at = self._moved_at = now
         self.staged_from = end
         """The first of the chunks that are staged without a gap until the end."""
         self.is_failed = False
@@ -161,8 +162,8 @@ class Race:
         if not load:
             return Wait()
         if not prefill:
-            is_soon = math.ceil(gap / self._chunk) / load < FIRST_PATIENCE
-            return Wait() if is_soon else Compute(min(FIRST_STEP, gap))
+            is_early = now - self._began_at < FIRST_PATIENCE
+            return Wait() if is_early else Compute(min(FIRST_STEP, gap))
         loaded = load * self._chunk
         if is_crowded and loaded >= prefill:
             return Wait()
@@ -176,7 +177,7 @@ class Race:
         return Wait() if coming < max(gap, LEAST_STEP) / prefill else Compute(gap)
 
     def _is_stalled(self, load: float | None, now: float) -> bool:
-        patience = max(STALL_FACTOR / load if load else 0.0, LEAST_PATIENCE)
+        patience = max(STALL_FACTOR / load, LEAST_PATIENCE) if load else FIRST_PATIENCE
         return now - self._moved_at > patience
 
 
