@@ -19,8 +19,8 @@ FIRST_STEP = 512
 """Tokens of a step while it is not known how fast they are computed."""
 
 FIRST_PATIENCE = 1.0
-"""Seconds: so long loading goes ahead while it is not known how fast either is. The first chunk after
-a start takes far longer than those that follow."""
+"""Seconds: so long loading goes ahead while it is not known how fast either is. After a start the
+first chunk takes far longer than those that follow."""
 
 BLOCK = 16
 """Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
