@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
-    from infbox.config import Config
+    from infbox.config import Config, Workspace
     from infbox.packs import PackFile
 
 WATCHED_SECONDS = 2.0
@@ -195,7 +195,7 @@ class Sampler:
     def _compose(self, now: float) -> dict[str, Any]:
         config = self._config
         parts = [part.shown() for part in self._parts.values()]
-        workspaces = [self._workspace(workspace.name, now) for workspace in config.workspaces]
+        workspaces = [self._workspace(workspace, now) for workspace in config.workspaces]
         return {
             "at": now,
             "host": socket.gethostname(),
@@ -227,26 +227,25 @@ class Sampler:
         at, facts = self._facts.get(name, (None, {}))
         return {"at": at, **facts}
 
-    def _workspace(self, name: str, now: float) -> dict[str, Any]:
-        at, facts = self._facts.get("watcher", (None, {}))
-        told = facts.get("workspaces", {}).get(name, {})
+    def _workspace(self, workspace: Workspace, now: float) -> dict[str, Any]:
+        name, watcher = workspace.name, self._told("watcher")
+        told = watcher.get("workspaces", {}).get(name, {})
         pack = self._packs[name].current()
         tokens = pack.tokens if pack else 0
         recomputed, saves = self._work[name].total(now) or (0.0, 0.0)
-        budget = next(w.budget for w in self._config.workspaces if w.name == name)
         return {
             "name": name,
             "state": self._warmth(name, told, now),
             "files": told.get("files"),
             "tokens": tokens,
-            "budget": budget,
+            "budget": workspace.budget,
             "last_save": told.get("last_save"),
             "save_to_warm_seconds": told.get("save_to_warm_seconds"),
             "saves": int(saves),
             "recomputed_tokens": int(recomputed),
             "recomputed_share": recomputed / (saves * tokens) if saves and tokens else None,
             "error": told.get("error"),
-            "at": at,
+            "at": watcher["at"],
         }
 
     def _warmth(self, name: str, told: Mapping[str, Any], now: float) -> str:
