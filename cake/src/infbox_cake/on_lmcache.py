@@ -206,7 +206,7 @@ class CakeModule:
         asked = msgspec.msgpack.decode(payload, type=wire.Status)
         prompt = self._prompts.get(asked.request)
         if prompt is None:
-            return msgspec.msgpack.encode(wire.Staged(1 << 30, True, self._rate.value))
+            return msgspec.msgpack.encode(wire.Staged(wire.ALL, True, self._rate.value))
         prompt.asked_at = time.monotonic()
         return msgspec.msgpack.encode(wire.Staged(*prompt.staged(), self._rate.value))
 
@@ -247,7 +247,7 @@ class CakeModule:
             with self._lock:
                 prompt = self._prompts.pop(name, None)
             if prompt:
-                prompt.release_until(1 << 30)
+                prompt.release_until(wire.ALL)
 
 
 def _bits(cells: Bitmap) -> list[bool]:

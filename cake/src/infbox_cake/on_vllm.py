@@ -133,7 +133,7 @@ class CakeConnector(LMCacheMPConnector):
         """Forget the request; see vLLM's base class."""
         prompt = self.prompts.pop(request.request_id, None)
         if prompt and prompt.race:
-            self._release(request.request_id, 1 << 30)
+            self._release(request.request_id, wire.ALL)
         return super().request_finished(request, block_ids)
 
     def decide(
@@ -158,7 +158,7 @@ class CakeConnector(LMCacheMPConnector):
     def leave(self, prompt: Prompt, request_id: str) -> None:
         """Load nothing for a prompt any more."""
         prompt.race = None
-        self._release(request_id, 1 << 30)
+        self._release(request_id, wire.ALL)
 
     @property
     def _chunk(self) -> int:

@@ -9,6 +9,9 @@ import msgspec
 
 LOOK, STAGE, STATUS, RELEASE = "cake.look", "cake.stage", "cake.status", "cake.release"
 
+ALL = 1 << 30
+"""More chunks than any prompt has."""
+
 
 class Look(msgspec.Struct):
     """Asks which chunks of a prompt are stored.
