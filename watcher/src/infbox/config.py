@@ -75,12 +75,15 @@ class Gateway:
         max_body_bytes: of a request; a larger one is answered 413.
         hold_seconds: that a request waits for an engine which is away; 0 to refuse it at once.
         hold_requests: how many wait at most.
+        traces: base address of a collector that takes OpenTelemetry's traces over HTTP; None to
+            make none.
     """
 
     listen: Listen
     max_body_bytes: int
     hold_seconds: int = _HOLD_SECONDS
     hold_requests: int = _HOLD_REQUESTS
+    traces: str | None = None
 
 
 @dataclass(frozen=True)
@@ -308,6 +311,7 @@ def _gateway(section: _Section) -> Gateway:
         max_body_bytes=section.positive("max_body_bytes", _MAX_BODY_BYTES),
         hold_seconds=section.at_least_0("hold_seconds", _HOLD_SECONDS),
         hold_requests=section.positive("hold_requests", _HOLD_REQUESTS),
+        traces=section.address("traces", "") or None,
     )
     section.done()
     return gateway
