@@ -105,6 +105,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_user_limits": {"team": {"concurrent_requests": -1}}},
         'watcher_user_limits has {"concurrent_requests": -1} for team.',
     ),
+    "traces_with_a_path": (
+        [{}],
+        {"watcher_traces_url": "http://collector:4318/v1/traces"},
+        "Give http://HOST:PORT, without a path",
+    ),
     "held_for_less_than_no_time": (
         [{}],
         {"watcher_gateway_hold_seconds": -1},

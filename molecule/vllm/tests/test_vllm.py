@@ -49,6 +49,11 @@ def test_without_cake_vllm_schedules_by_itself(service: dict[str, Any]) -> None:
     assert "--scheduler-cls" not in service["command"]
 
 
+def test_traces_go_over_http_as_the_gateways_do(service: dict[str, Any]) -> None:
+    assert value(service, "--otlp-traces-endpoint") == "http://192.0.2.1:4318/v1/traces"
+    assert service["environment"]["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+
+
 def test_kv_is_sixteen_bits_wide(service: dict[str, Any]) -> None:
     assert value(service, "--dtype") == "float16"
     assert value(service, "--kv-cache-dtype") == "auto"
