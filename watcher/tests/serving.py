@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,12 @@ def serving(app: Starlette, listen: config.Listen = ANY) -> Iterator[str]:
         running.should_exit = True
         thread.join()
         listener.close()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:

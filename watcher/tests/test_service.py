@@ -29,7 +29,7 @@ from infbox.errors import InputError
 from infbox.link import Link
 from infbox.service import Service
 from infbox.work import Work
-from serving import get_json, get_text, serving, settings_for, until
+from serving import free_port, get_json, get_text, serving, settings_for, until
 from trees import fill
 
 if TYPE_CHECKING:
@@ -306,9 +306,3 @@ def test_a_tokenizer_is_read_before_ready_only_when_it_is_new(
     file.write_text("{}")
     with pytest.raises(InputError, match="no tokenizer"):
         Service(config)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

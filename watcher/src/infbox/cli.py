@@ -1,4 +1,4 @@
-"""The commands infbox-watch, infbox-gateway and infbox-keys."""
+"""The commands infbox-watch, infbox-gateway, infbox-keys and infbox-signin."""
 
 from __future__ import annotations
 
@@ -104,6 +104,16 @@ def keys(arguments: Sequence[str] | None = None) -> int:
     revoke.add_argument("user", metavar="USER")
     revoke.set_defaults(command=_revoke_key)
     return exit_status("infbox-keys", parser.parse_args(arguments))
+
+
+def signin(arguments: Sequence[str] | None = None) -> int:
+    """Run ``infbox-signin``; arguments and status as for ``watch``."""
+    parser = _parser("infbox-signin", "Let people in whom an OpenID Connect provider knows.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _add_run(commands, "sign people in and out, until stopped", _run_signin)
+    run.add_argument("--secret", metavar="FILE", type=Path, required=True,
+                     help="holds the client's secret")  # fmt: skip
+    return exit_status("infbox-signin", parser.parse_args(arguments))
 
 
 def exit_status(program: str, options: argparse.Namespace) -> int:
@@ -217,6 +227,20 @@ def _serve_keys(options: argparse.Namespace) -> None:
     authority.run(options.digests, config.listen_at(options.listen, "--listen"))
 
 
+def _run_signin(options: argparse.Namespace) -> None:
+    from infbox import config
+    from infbox import signin as door
+
+    log.to_stderr()
+    try:
+        secret = options.secret.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{options.secret}: cannot be read: give the client's secret") from error
+    if not secret:
+        raise InputError(f"{options.secret}: is empty: give the client's secret")
+    door.run(config.load_sign_in(options.config), secret)
+
+
 def _apply_keys(options: argparse.Namespace) -> None:
     from infbox.keys import limits_from
 
@@ -290,10 +314,11 @@ def _add_run(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     text: str,
     command: Callable[[argparse.Namespace], None],
-) -> None:
+) -> argparse.ArgumentParser:
     parser = commands.add_parser("run", help=text)
     parser.add_argument("--config", metavar="FILE", type=Path, required=True)
     parser.set_defaults(command=command)
+    return parser
 
 
 def _positive(text: str) -> int:

@@ -1,14 +1,17 @@
-"""The configuration that the watcher and the gateway share."""
+"""The configuration that the watcher and the gateway share, and that of the sign-in."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from infbox.errors import InputError, UnreadyError
 from infbox.rules import MAX_FILE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUIRED: Any = object()
@@ -16,6 +19,11 @@ _MAX_BODY_BYTES = 32 * 1024 * 1024
 _HOLD_SECONDS = 120
 _HOLD_REQUESTS = 200
 _MAX_PORT = 65535
+_SCOPES = ["openid", "profile", "email"]
+# TLS says who answers; on loopback nobody else can.
+_SAFE_URL = re.compile(
+    r"https://[^/\s?#]+(?:/[^\s?#]*)?|http://(?:localhost|127\.0\.0\.1)(?::\d+)?(?:/[^\s?#]*)?"
+)
 POLL_SECONDS = 5
 
 T = TypeVar("T")
@@ -123,6 +131,35 @@ class Workspace:
 
 
 @dataclass(frozen=True)
+class SignIn:
+    """How people sign in.
+
+    Attributes:
+        listen: where Caddy asks.
+        origin: of the status page and of the sign-in, as a browser names it.
+        consoles: further pages: their paths, with the origin of each.
+        issuer: the provider, exactly as it calls itself.
+        client_id: by which the provider knows us.
+        scopes: that the provider is asked for.
+        groups_claim: the claim that is compared with the groups.
+        groups: whose members are let in.
+        session_seconds: that a session lasts at most.
+        idle_seconds: after which a session that is not used has ended.
+    """
+
+    listen: Listen
+    origin: str
+    consoles: dict[str, str]
+    issuer: str
+    client_id: str
+    scopes: tuple[str, ...]
+    groups_claim: str
+    groups: frozenset[str]
+    session_seconds: int
+    idle_seconds: int
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole file. Workspaces are in the order of the file."""
 
@@ -143,6 +180,20 @@ def load(file: Path) -> Config:
     Raises:
         InputError: it cannot be read, or a value in it cannot be used.
     """
+    return _load(file, _config)
+
+
+def load_sign_in(file: Path) -> SignIn:
+    """Read the configuration of the sign-in; arguments and errors as for ``load``."""
+    return _load(file, _sign_in)
+
+
+def is_safe_url(value: object) -> bool:
+    """Say whether a value is an address that secrets may be sent to: over TLS, or on loopback."""
+    return isinstance(value, str) and _SAFE_URL.fullmatch(value) is not None
+
+
+def _load(file: Path, read: Callable[[_Section], T]) -> T:
     import yaml  # noqa: PLC0415  # what else is in this module is used without it
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C takes a tenth of the time
@@ -154,7 +205,7 @@ def load(file: Path) -> Config:
         reason = " ".join(str(error).split())
         raise InputError(f"{file}: not valid YAML: {reason}") from error
     try:
-        return _config(_Section(content, ""))
+        return read(_Section(content, ""))
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 
@@ -235,6 +286,18 @@ class _Section:
 
     def paths(self, key: str) -> tuple[Path, ...]:
         return tuple(_absolute(value, self.name(key)) for value in self.take(key, list, []))
+
+    def texts(self, key: str, default: list[str] = _REQUIRED) -> list[str]:
+        values = self.take(key, list, default)
+        if not values or not all(isinstance(value, str) and value for value in values):
+            raise InputError(f"{self.name(key)}: must be a list of texts, and not empty")
+        return values
+
+    def safe_url(self, key: str) -> str:
+        value = self.take(key, str)
+        if not is_safe_url(value):
+            raise InputError(f"{self.name(key)}: must be https://HOST, not {value!r}")
+        return value
 
     def listen(self, default: str) -> Listen:
         return listen_at(self.take("listen", str, default), self.name("listen"))
@@ -327,6 +390,24 @@ def _status(section: _Section) -> Status:
     )
     section.done()
     return status
+
+
+def _sign_in(section: _Section) -> SignIn:
+    consoles = section.take("consoles", dict, {})
+    settings = SignIn(
+        listen=section.listen("127.0.0.1:8013"),
+        origin=section.address("origin"),
+        consoles={str(path): str(origin) for path, origin in consoles.items()},
+        issuer=section.safe_url("issuer"),
+        client_id=section.take("client_id", str),
+        scopes=tuple(section.texts("scopes", _SCOPES)),
+        groups_claim=section.take("groups_claim", str, "groups"),
+        groups=frozenset(section.texts("groups")),
+        session_seconds=section.positive("session_hours", 12) * 3600,
+        idle_seconds=section.positive("idle_minutes", 60) * 60,
+    )
+    section.done()
+    return settings
 
 
 def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:
