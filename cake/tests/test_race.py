@@ -1,7 +1,16 @@
 """Who meets where: the race simulated with constant speeds, and its decisions one by one."""
 
 import pytest
-from infbox_cake.race import Average, Compute, Load, Over, Race, Wait, run_to_stage
+from infbox_cake.race import (
+    FIRST_STEP,
+    Average,
+    Compute,
+    Load,
+    Over,
+    Race,
+    Wait,
+    run_to_stage,
+)
 
 CHUNK = 256
 PREFILL = 1700.0  # tokens a second
@@ -55,13 +64,13 @@ def test_what_is_nearly_there_is_waited_for() -> None:
 def test_a_load_that_does_not_come_is_waited_for_no_longer() -> None:
     race = Race(CHUNK, 0, 8, now=0.0)
     assert race.next(0, PREFILL, 200.0, now=0.2) == Wait()
-    assert race.next(0, PREFILL, 200.0, now=0.3) == Compute(8 * CHUNK)
+    assert race.next(0, PREFILL, 200.0, now=0.3) == Compute(FIRST_STEP)
 
 
 def test_the_first_load_of_all_is_waited_for_to_know_its_speed() -> None:
     race = Race(CHUNK, 0, 62, now=0.0)
     assert race.next(0, PREFILL, None, now=0.0) == Wait()
-    assert race.next(0, PREFILL, None, now=1.1) == Compute(62 * CHUNK)
+    assert race.next(0, PREFILL, None, now=1.1) == Compute(FIRST_STEP)
 
 
 def test_a_first_step_finds_out_how_fast_computing_is() -> None:

@@ -103,3 +103,17 @@ def test_what_lay_in_ram_tells_nothing_of_the_disk() -> None:
     stager.start()
     stager.join(5)
     assert rate.value is None
+
+
+def test_chunks_that_come_in_bursts_tell_the_speed_of_all_of_them() -> None:
+    disk, rate = FakeDisk(), Average(weight=1)
+    stager = Stager(disk, 0, 4, frozenset(), rate)
+    began = time.monotonic()
+    stager.start()
+    for _ in range(2):
+        time.sleep(0.1)
+        disk.let(2)
+    stager.join(5)
+    assert rate.value is not None
+    assert rate.value <= 4 / 0.2
+    assert rate.value >= 4 / (time.monotonic() - began)

@@ -16,7 +16,7 @@ LEAST_STEP = 128
 """Tokens: a step with fewer costs nearly as much as one with these."""
 
 FIRST_STEP = 512
-"""Tokens of a step while it is not known how fast they are computed."""
+"""Tokens of a step while it is not known how fast they are computed, or whether a load comes."""
 
 FIRST_PATIENCE = 1.0
 """Seconds: so long loading goes ahead while it is not known how fast either is. After a start the
@@ -156,9 +156,12 @@ class Race:
         self, gap: int, prefill: float | None, load: float | None, now: float, *, is_crowded: bool
     ) -> Decision:
         """Decide while ``gap`` tokens lie between what is computed and what is staged."""
-        if self.is_failed or self.staged_from == self._start or self._is_stalled(load, now):
-            # Nobody comes from the other side any more, or not soon.
+        if self.is_failed or self.staged_from == self._start:
+            # Nobody comes from the other side any more.
             return Compute(gap)
+        if self._is_stalled(load, now):
+            # Not soon, at least; a short step, since it may come yet.
+            return Compute(min(FIRST_STEP, gap))
         if not load:
             return Wait()
         if not prefill:

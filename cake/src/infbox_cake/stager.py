@@ -54,6 +54,8 @@ class Stager(threading.Thread):
         self._lock = threading.Lock()
         self._is_wanted = True
         self._staged_from = end
+        self._read = 0
+        self._began_at = time.monotonic()
         self.is_over = False
         """Whether no more will be staged."""
 
@@ -64,12 +66,12 @@ class Stager(threading.Thread):
 
     def run(self) -> None:
         """Stage until all is, a chunk cannot be had, or nobody wants more."""
-        waiting: deque[tuple[int, Any, float]] = deque()
+        waiting: deque[tuple[int, Any]] = deque()
         following = self._end - 1
         try:
             while self._is_wanted and self._staged_from > self._start_chunk:
                 while len(waiting) < AT_ONCE and following >= self._start_chunk:
-                    waiting.append((following, self._store.bring(following), time.monotonic()))
+                    waiting.append((following, self._store.bring(following)))
                     following -= 1
                 if not self._take(waiting):
                     return
@@ -85,20 +87,27 @@ class Stager(threading.Thread):
                 self._store.release(chunk)
             self._staged_from = max(self._staged_from, min(until, self._end))
 
-    def _take(self, waiting: deque[tuple[int, Any, float]]) -> bool:
+    def _take(self, waiting: deque[tuple[int, Any]]) -> bool:
         """Wait for the next chunk; return False when it cannot be had."""
-        chunk, handle, began = waiting[0]
+        chunk, handle = waiting[0]
         there = self._store.wait(handle, _TURN_SECONDS)
         if there is None:
             return True
         waiting.popleft()
         if not there:
             return False
-        if chunk not in self._in_ram:
-            took = time.monotonic() - began
-            self._rate.take(AT_ONCE / took if waiting else 1 / took)
+        self._measure(chunk)
         self._keep(chunk)
         return True
+
+    def _measure(self, chunk: int) -> None:
+        """Take the speed since the beginning: chunks come in bursts, two of them at nearly once."""
+        if chunk in self._in_ram:
+            # What was in RAM before took no time; what is read is timed from here on.
+            self._began_at = time.monotonic() if not self._read else self._began_at
+            return
+        self._read += 1
+        self._rate.take(self._read / (time.monotonic() - self._began_at))
 
     def _keep(self, chunk: int) -> None:
         with self._lock:
@@ -107,9 +116,9 @@ class Stager(threading.Thread):
             else:
                 self._store.release(chunk)
 
-    def _drain(self, waiting: deque[tuple[int, Any, float]]) -> None:
+    def _drain(self, waiting: deque[tuple[int, Any]]) -> None:
         """Release what comes although nobody wants it any more."""
-        for chunk, handle, _ in waiting:
+        for chunk, handle in waiting:
             while (there := self._store.wait(handle, _TURN_SECONDS)) is None:
                 pass
             if there:
