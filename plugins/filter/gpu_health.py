@@ -1,20 +1,27 @@
-"""What is wrong with a host's NVIDIA cards, and how bad it is."""
+"""What is wrong with a host's NVIDIA cards, how bad it is, and all of it as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Finding = dict[str, str]
 Card = Mapping[str, Any]
+Links = Sequence[Mapping[str, int]]
 
 # The driver's errors after which a card does not compute rightly or at all: uncorrectable memory, a
 # row that could not be replaced, NVLink, fallen off the bus, uncontained memory, firmware silent.
 BROKEN = frozenset({48, 64, 74, 79, 95, 119})
 
+COLUMNS = ("card", "name", "MiB", "ECC", "Xid", "PCIe", "NVLink", "bandwidth", "state")
+BANDWIDTH = "memory_bandwidth"
+
 
 def gpu_health(
-    nvidia: Mapping[str, Any], driver: Mapping[str, Any], links: Mapping[str, int]
+    nvidia: Mapping[str, Any],
+    driver: Mapping[str, Any],
+    links: Links,
+    diagnosed: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
     """Say what is wrong with a host's cards.
 
@@ -22,6 +29,7 @@ def gpu_health(
         nvidia: what `infbox_host_info` saw on the bus and in the kernel.
         driver: what `nvidia_smi_details` read.
         links: what `nvlinks` counted.
+        diagnosed: what `dcgm_diag` read; None where no diagnostics ran.
 
     Returns:
         card (its address, or "host"), severity ("critical" or "warning") and what, the worst first.
@@ -39,9 +47,8 @@ def gpu_health(
     for card in driver["cards"]:
         found += card_health(card, fabric=bool(nvidia["switches"]))
     found += xid_health(nvidia["xids"])
-    if links["inactive"]:
-        total = links["active"] + links["inactive"]
-        found.append(finding("host", "warning", f"{links['inactive']} of {total} NVLinks are down"))
+    found += link_health(driver["cards"], links)
+    found += diagnosed_health(driver["cards"], diagnosed) if diagnosed is not None else []
     return sorted(found, key=lambda each: (each["severity"], each["card"]))
 
 
@@ -79,6 +86,7 @@ def card_health(card: Card, *, fabric: bool) -> Iterable[Finding]:
         ),
         (bool(card["throttle"]), "warning", f"slowed down: {', '.join(card['throttle'])}"),
         (
+            # The generation falls by itself while a card idles; the width does not.
             0 < pcie["width"] < pcie["max_width"],
             "warning",
             f"PCIe has {pcie['width']} of {pcie['max_width']} lanes",
@@ -102,9 +110,93 @@ def xid_health(xids: Iterable[Mapping[str, Any]]) -> list[Finding]:
     ]
 
 
+def link_health(cards: Sequence[Card], links: Links) -> list[Finding]:
+    """Return which cards have NVLinks that are down."""
+    return [
+        finding(
+            card["address"],
+            "warning",
+            f"{of['inactive']} of {of['active'] + of['inactive']} NVLinks are down",
+        )
+        for card, of in zip(cards, links, strict=False)
+        if of["inactive"]
+    ]
+
+
+def diagnosed_health(cards: Sequence[Card], diagnosed: Mapping[str, Any]) -> Iterator[Finding]:
+    """Return what DCGM's diagnostics found."""
+    if diagnosed["error"]:
+        yield finding("host", "critical", f"DCGM's diagnostics: {diagnosed['error']}")
+    for result in diagnosed["results"]:
+        if result["severity"]:
+            where = address_of(cards, result["card"])
+            said = "; ".join(result["messages"]) or result["status"]
+            yield finding(where, result["severity"], f"DCGM's test {result['test']}: {said}")
+
+
+def address_of(cards: Sequence[Card], number: int) -> str:
+    """Return the address of the card that the driver and DCGM know by a number."""
+    return str(cards[number]["address"]) if 0 <= number < len(cards) else "host"
+
+
+def gpu_table(
+    driver: Mapping[str, Any],
+    xids: Sequence[Mapping[str, Any]],
+    links: Links,
+    findings: Sequence[Finding],
+    diagnosed: Mapping[str, Any] | None = None,
+) -> str:
+    """Return a line a card.
+
+    Args:
+        driver: what `nvidia_smi_details` read.
+        xids: the driver's errors since boot, as `infbox_host_info` has them.
+        links: what `nvlinks` counted.
+        findings: what `gpu_health` said.
+        diagnosed: what `dcgm_diag` read; None where no diagnostics ran.
+    """
+    padded = [*links, *({"active": 0, "inactive": 0} for _ in driver["cards"][len(links) :])]
+    rows = [COLUMNS]
+    for number, (card, of) in enumerate(zip(driver["cards"], padded, strict=False)):
+        seen = sorted({each["xid"] for each in xids if card["address"].startswith(each["address"])})
+        rows.append(
+            (
+                card["address"],
+                card["name"],
+                f"{card['used_mib']}/{card['memory_mib']}",
+                f"{card['ecc_uncorrected']} errors" if card["ecc"] else "off",
+                ",".join(map(str, seen)) or "none",
+                f"{card['pcie']['generation']}x{card['pcie']['width']}",
+                f"{of['active']}/{of['active'] + of['inactive']}",
+                bandwidth(number, diagnosed),
+                worst(findings, card["address"]),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def bandwidth(number: int, diagnosed: Mapping[str, Any] | None) -> str:
+    """Return how DCGM's test of the memory's bandwidth went on a card, "-" where it did not run."""
+    for result in (diagnosed or {"results": []})["results"]:
+        if (result["test"], result["card"]) == (BANDWIDTH, number):
+            return str(result["status"])
+    return "-"
+
+
+def worst(findings: Sequence[Finding], address: str) -> str:
+    """Return how a card is by the worst that was found, which comes first."""
+    # The kernel's log has addresses without the function.
+    of_card = (each["severity"] for each in findings if address.startswith(each["card"]))
+    return next(of_card, "well")
+
+
 class FilterModule:
     """What Ansible looks for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"gpu_health": gpu_health}
+        return {"gpu_health": gpu_health, "gpu_table": gpu_table}

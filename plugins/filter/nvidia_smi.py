@@ -139,18 +139,21 @@ def throttle(card: ET.Element) -> list[str]:
     return found
 
 
-def nvlinks(status: str) -> dict[str, int]:
-    """Count the NVLinks of all cards in what `nvidia-smi nvlink --status` prints.
+def nvlinks(status: str) -> list[dict[str, int]]:
+    """Count the NVLinks of each card in what `nvidia-smi nvlink --status` prints.
 
     Args:
-        status: its lines, such as "Link 0: 26.562 GB/s" and "Link 1: <inactive>".
+        status: its lines, such as "GPU 0: NAME", "Link 0: 26.562 GB/s" and "Link 1: <inactive>".
 
     Returns:
-        active and inactive.
+        active and inactive of each card, in the driver's order.
     """
-    links = re.findall(r"^\s*Link \d+: *(.+)$", status, re.MULTILINE)
-    inactive = sum("inactive" in link.lower() for link in links)
-    return {"active": len(links) - inactive, "inactive": inactive}
+    counts = []
+    for card in re.split(r"^GPU \d+:", status, flags=re.MULTILINE)[1:]:
+        links = re.findall(r"^\s*Link \d+: *(.+)$", card, re.MULTILINE)
+        inactive = sum("inactive" in link.lower() for link in links)
+        counts.append({"active": len(links) - inactive, "inactive": inactive})
+    return counts
 
 
 def text(element: ET.Element, path: str) -> str:

@@ -6,17 +6,22 @@ import pytest
 
 from tests.plugins.plugin_files import load
 
-gpu_health = load("filter", "gpu_health").gpu_health
+module = load("filter", "gpu_health")
+gpu_health = module.gpu_health
 
 ADDRESS = "0000:18:00.0"
 SOUND = {
     "address": ADDRESS,
+    "name": "NVIDIA H100 80GB HBM3",
+    "memory_mib": 81559,
+    "used_mib": 0,
     "lost": False,
+    "ecc": True,
     "ecc_uncorrected": 0,
     "row_remap": "",
     "fabric": "Completed",
     "throttle": [],
-    "pcie": {"width": 16, "max_width": 16},
+    "pcie": {"generation": 5, "width": 16, "max_width": 16},
     "persistence": True,
     "mig": False,
 }
@@ -28,6 +33,7 @@ def health(
     switches: int = 0,
     xids: tuple[int, ...] = (),
     inactive: int = 0,
+    diagnosed: dict[str, Any] | None = None,
 ) -> list[tuple[str, str]]:
     addresses = [ADDRESS, "0000:19:00.0"][:cards]
     nvidia = {
@@ -35,7 +41,8 @@ def health(
         "switches": [{}] * switches,
         "xids": [{"address": "0000:18:00", "xid": xid, "message": "text"} for xid in xids],
     }
-    found = gpu_health(nvidia, {"cards": told}, {"active": 8, "inactive": inactive})
+    links = [{"active": 8, "inactive": inactive}] * len(told)
+    found = gpu_health(nvidia, {"cards": told}, links, diagnosed)
     return [(each["severity"], each["what"]) for each in found]
 
 
@@ -90,3 +97,48 @@ def test_errors_of_programs_only_warn_and_the_worst_comes_first() -> None:
 
 def test_links_that_are_down_are_counted() -> None:
     assert health(SOUND, inactive=2) == [("warning", "2 of 10 NVLinks are down")]
+
+
+def test_what_the_diagnostics_found_is_told_of_its_card() -> None:
+    results = [
+        {"test": "pcie", "card": 0, "status": "pass", "severity": "", "messages": []},
+        {
+            "test": "memory",
+            "card": 0,
+            "status": "fail",
+            "severity": "critical",
+            "messages": ["DBE"],
+        },
+        {"test": "software", "card": -1, "status": "fail", "severity": "warning", "messages": []},
+    ]
+    diagnosed = {"error": "", "results": results}
+    assert health(SOUND, diagnosed=diagnosed) == [
+        ("critical", "DCGM's test memory: DBE"),
+        ("warning", "DCGM's test software: fail"),
+    ]
+
+
+def test_diagnostics_that_did_not_run_through_are_critical() -> None:
+    (found,) = health(SOUND, diagnosed={"error": "not one test ran", "results": []})
+    assert found == ("critical", "DCGM's diagnostics: not one test ran")
+
+
+def test_the_table_has_a_line_a_card_with_the_worst_of_each() -> None:
+    second = SOUND | {"address": "0000:19:00.0", "ecc": False}
+    xids = [{"address": "0000:19:00", "xid": 79}, {"address": "0000:19:00", "xid": 13}]
+    findings = [
+        {"card": "0000:19:00", "severity": "critical", "what": "Xid 79"},
+        {"card": "0000:19:00.0", "severity": "warning", "what": "slow"},
+    ]
+    links = [{"active": 18, "inactive": 0}]
+    ran = {"test": "memory_bandwidth", "card": 0, "status": "pass", "severity": "", "messages": []}
+    table = module.gpu_table(
+        {"cards": [SOUND, second]}, xids, links, findings, {"error": "", "results": [ran]}
+    )
+    assert [line.split() for line in table.splitlines()] == [
+        ["card", "name", "MiB", "ECC", "Xid", "PCIe", "NVLink", "bandwidth", "state"],
+        [ADDRESS, "NVIDIA", "H100", "80GB", "HBM3", "0/81559", "0", "errors", "none", "5x16",
+         "18/18", "pass", "well"],
+        ["0000:19:00.0", "NVIDIA", "H100", "80GB", "HBM3", "0/81559", "off", "13,79", "5x16",
+         "0/0", "-", "critical"],
+    ]  # fmt: skip

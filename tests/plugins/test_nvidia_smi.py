@@ -1,4 +1,10 @@
-"""Reading `nvidia-smi -q -x`. The fixtures are written for these tests and hold facts only."""
+"""Reading `nvidia-smi -q -x`.
+
+nvidia_smi/ has what real cards told, with where that was captured. What stands below is composed.
+"""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +14,8 @@ nvidia_smi = load("filter", "nvidia_smi")
 nvidia_smi_cards = nvidia_smi.nvidia_smi_cards
 nvidia_smi_details = nvidia_smi.nvidia_smi_details
 nvlinks = nvidia_smi.nvlinks
+
+CAPTURED = Path(__file__).parent / "nvidia_smi"
 
 
 def log(*cards: str, driver: str = "580.95.05") -> str:
@@ -178,10 +186,75 @@ def test_no_output_has_no_details() -> None:
     assert nvidia_smi_details("") == {"driver_version": "", "cuda_version": "", "cards": []}
 
 
-def test_links_are_counted_over_all_cards() -> None:
+def test_links_are_counted_of_each_card() -> None:
     status = (
         "GPU 0: NVIDIA H100 (UUID: GPU-0)\n\t Link 0: 26.562 GB/s\n\t Link 1: 26.562 GB/s\n"
         "GPU 1: NVIDIA H100 (UUID: GPU-1)\n\t Link 0: 26.562 GB/s\n\t Link 1: <inactive>\n"
     )
-    assert nvlinks(status) == {"active": 3, "inactive": 1}
-    assert nvlinks("") == {"active": 0, "inactive": 0}
+    assert nvlinks(status) == [{"active": 2, "inactive": 0}, {"active": 1, "inactive": 1}]
+    assert nvlinks("") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "split"),
+    [
+        ("h100-power-brake", [("NVIDIA H100 80GB HBM3", 81559, 2)], []),
+        ("rtx-4090", [("NVIDIA GeForce RTX 4090", 24564, 2)], []),
+        ("rtx-a6000", [("NVIDIA RTX A6000", 46068, 2)], []),
+        ("a100-mig", [], ["NVIDIA A100-SXM4-40GB"]),
+        ("tesla-p100", [("Tesla P100-PCIE-16GB", 16384, 1)], []),
+    ],
+)
+def test_captured_cards_are_counted(
+    name: str, gpus: list[tuple[str, int, int]], split: list[str]
+) -> None:
+    seen = nvidia_smi_cards((CAPTURED / f"{name}.xml").read_text())
+    assert [tuple(entry.values()) for entry in seen["gpus"]] == gpus
+    assert seen["split"] == split
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "told"),
+    [
+        (
+            "h100-power-brake",
+            1,
+            {
+                "address": "0000:3b:00.0",
+                "architecture": "Hopper",
+                "throttle": ["hw_slowdown", "hw_power_brake_slowdown"],
+                "fabric": "Completed",
+                "ecc": True,
+                "persistence": True,
+                "mig": False,
+            },
+        ),
+        (
+            "rtx-4090",
+            1,
+            {
+                "address": "0000:23:00.0",
+                "used_mib": 21608,
+                # A card that reaches its power limit does its best.
+                "throttle": [],
+                "ecc": False,
+                "ecc_uncorrected": 0,
+                "fabric": "",
+                "row_remap": "",
+            },
+        ),
+        (
+            "rtx-a6000",
+            0,
+            {
+                "ecc": True,
+                "pcie": {"generation": 1, "max_generation": 4, "width": 16, "max_width": 16},
+            },
+        ),
+        ("a100-mig", 0, {"mig": True, "persistence": False, "memory_mib": 40960, "used_mib": 38}),
+        ("tesla-p100", 0, {"ecc": True, "ecc_uncorrected": 0, "row_remap": "", "lost": False}),
+    ],
+)
+def test_captured_cards_are_told_in_detail(name: str, number: int, told: dict[str, Any]) -> None:
+    card = nvidia_smi_details((CAPTURED / f"{name}.xml").read_text())["cards"][number]
+    assert {key: card[key] for key in told} == told

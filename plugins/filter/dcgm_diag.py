@@ -1,0 +1,97 @@
+"""What DCGM's diagnostics found on a host's cards, from the output of `dcgmi diag --json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+Result = dict[str, Any]
+
+# The names of the document's root since DCGM 4, and before it.
+ROOTS = ("DCGM Diagnostic", "DCGM GPU Diagnostic")
+
+# What DCGM calls severities, where a card can go on: it is to be watched, or its settings are to be
+# changed. All others, and those without one, need somebody to look before work goes on.
+BEARABLE = frozenset({1, 5})
+
+
+def dcgm_diag(text: str) -> dict[str, Any]:
+    """Read what `dcgmi diag --json` printed.
+
+    Args:
+        text: its output; what stands before the document is passed over.
+
+    Returns:
+        version of DCGM ("" where not told), error ("" where the diagnostics ran through) and
+        results: test, card (DCGM's number, which is the driver's; -1 for the host), status ("pass",
+        "fail", "warn" or "skip"), severity ("" for none, "warning" or "critical") and messages.
+    """
+    start = text.find("{")
+    try:
+        document = json.loads(text[start:]) if start >= 0 else {}
+    except ValueError:
+        document = {}
+    root = next((document[name] for name in ROOTS if name in document), None)
+    if not isinstance(root, Mapping):
+        said = " ".join(text.split())[:200]
+        return {"version": "", "error": f"no result came ({said or 'nothing'})", "results": []}
+    version = document.get("metadata", {}).get("version") or root.get("version", "")
+    results = list(read_results(root))
+    error = str(root.get("runtime_error") or "")
+    if not results and not error:
+        error = "not one test ran"
+    return {"version": str(version), "error": error, "results": results}
+
+
+def read_results(root: Mapping[str, Any]) -> Iterator[Result]:
+    """Return each test's result of each card."""
+    for category in root.get("test_categories") or []:
+        for test in category.get("tests") or []:
+            # DCGM 3 puts a null after some tests.
+            for result in (test or {}).get("results") or []:
+                for card in cards_of(result):
+                    yield judged(str(test["name"]), card, result)
+
+
+def cards_of(result: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of the cards that a result is about, -1 for the host."""
+    if "gpu_ids" in result:
+        return [int(number) for number in str(result["gpu_ids"]).split(",") if number.strip()]
+    of_card = result.get("entity_group", "GPU") == "GPU"
+    return [int(result.get("entity_id", -1)) if of_card else -1]
+
+
+def judged(test: str, card: int, result: Mapping[str, Any]) -> Result:
+    """Return a result with how bad it is."""
+    status = str(result.get("status", "")).lower().removesuffix("ped")
+    warnings = warnings_of(result)
+    found = {
+        "test": test,
+        "card": card,
+        "status": status,
+        "messages": [str(each.get("warning", "")) for each in warnings],
+        "severity": "",
+    }
+    if status == "warn":
+        found["severity"] = "warning"
+    elif status not in {"pass", "skip"}:
+        told = {each.get("error_severity") for each in warnings}
+        found["severity"] = "warning" if told and told <= BEARABLE else "critical"
+    return found
+
+
+def warnings_of(result: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what a result warns of, as DCGM 4 does; older ones give one text, or a list."""
+    given = result.get("warnings") or []
+    if isinstance(given, str):
+        given = [given]
+    return [each if isinstance(each, Mapping) else {"warning": each} for each in given]
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"dcgm_diag": dcgm_diag}
