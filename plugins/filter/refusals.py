@@ -84,6 +84,38 @@ def gpu_refusals(
     return refusals
 
 
+def process_refusals(
+    processes: Iterable[Mapping[str, Any]],
+    told: Iterable[Mapping[str, Any]],
+    preset: str,
+    gpus: int,
+) -> list[str]:
+    """Refuse cards that somebody else's program uses: the engine takes their memory whole.
+
+    Args:
+        processes: who uses a card, as `infbox_host_info` found them.
+        told: the cards as `nvidia_smi_details` has them, with the memory that each process holds.
+        preset: the preset that the host gets.
+        gpus: how many cards it uses.
+    """
+    if not gpus:
+        return []
+    held: dict[int, int] = {}
+    for card in told:
+        for process in card["processes"]:
+            held[process["pid"]] = held.get(process["pid"], 0) + process["memory_mib"]
+    refusals = []
+    for process in processes:
+        if not process["ours"]:
+            memory = held.get(process["pid"], 0)
+            does = f"holds {memory} MiB of" if memory else "uses"
+            refusals.append(
+                f"{holder_of(process)} {does} the cards that preset {preset} needs. End it, or wait"
+                " for it; or set infbox_preset to cpu."
+            )
+    return refusals
+
+
 def whole_number(value: Any) -> bool:
     """Return whether a value is a positive whole number."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
@@ -317,6 +349,7 @@ class FilterModule:
             "workspace_paths": workspace_paths,
             "workspace_refusals": workspace_refusals,
             "port_refusals": port_refusals,
+            "process_refusals": process_refusals,
             "model_refusals": model_refusals,
             "system_refusals": system_refusals,
             "user_refusals": user_refusals,

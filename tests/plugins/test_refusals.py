@@ -307,3 +307,21 @@ class TestUsers:
         user = {"name": "infbox", "uid": 64430, "owner": None, "named": 1000}
         (refusal,) = refusals.user_refusals([user])
         assert refusal.startswith("There is a user infbox with uid 1000, ours needs 64430.")
+
+
+def test_somebody_elses_program_on_a_card_is_named_with_what_it_holds() -> None:
+    processes = [
+        {"pid": 31, "process": "train.py", "unit": "jobs.service", "ours": False},
+        {"pid": 32, "process": "vllm", "unit": "", "ours": True},
+        {"pid": 33, "process": "jupyter", "unit": "", "ours": False},
+    ]
+    told = [
+        {"processes": [{"pid": 31, "memory_mib": 20000}, {"pid": 32, "memory_mib": 50000}]},
+        {"processes": [{"pid": 31, "memory_mib": 1000}, {"pid": 33, "memory_mib": 0}]},
+    ]
+    first, second = refusals.process_refusals(processes, told, "dev48", 2)
+    assert first.startswith(
+        "train.py (pid 31, jobs.service) holds 21000 MiB of the cards that preset dev48 needs. End"
+    )
+    assert second.startswith("jupyter (pid 33) uses the cards that preset dev48 needs.")
+    assert refusals.process_refusals(processes, told, "cpu", 0) == []
