@@ -61,6 +61,7 @@ STAGES = (
               ("molecule", "test", "--scenario-name", file.parent.name), "roles")
         for file in sorted(ROOT.glob("molecule/*/molecule.yml"))
     ),
+    Stage("sign-in", ("pytest", "-q", "-m", "lab", "tests/caddy"), "roles"),
     Stage("page", ("pytest", "-q", "-m", "lab", "tests/page"), "roles"),
     Stage("system", ("pytest", "-q", "-m", "lab", "tests/system"), "system"),
 )  # fmt: skip

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 WORKSPACE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+# As OpenID Connect wants it; on loopback nobody else can answer.
+ISSUER = re.compile(r"(https://[^/\s?#]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^\s?#]*)?")
 
 
 def setting_refusals(
@@ -205,6 +207,54 @@ def nested(places: Sequence[tuple[str, str]]) -> list[str]:
     return refusals
 
 
+def sign_in_refusals(oidc: Mapping[str, Any]) -> list[str]:
+    """Refuse a sign-in that could let nobody in, or everybody.
+
+    Args:
+        oidc: the settings of infbox_oidc_*, by the rest of their names; empty for none.
+    """
+    if not oidc.get("issuer"):
+        return [
+            f"infbox_oidc_{name} is set, and infbox_oidc_issuer is not. Set that too, or remove it."
+            for name in ("client_id", "client_secret", "groups")
+            if oidc.get(name)
+        ]
+    refusals = []
+    if not ISSUER.fullmatch(str(oidc["issuer"])):
+        refusals.append(
+            f"infbox_oidc_issuer is {oidc['issuer']}. Write it as the provider names itself, from"
+            " https:// on, without a question mark."
+        )
+    for name, what in (("client_id", "the id"), ("client_secret", "the secret")):
+        if not isinstance(oidc[name], str) or not oidc[name].strip():
+            refusals.append(
+                f"infbox_oidc_{name} is not set. Give {what} of the client that the provider has"
+                " for this host."
+            )
+    if not is_texts(oidc["groups"]):
+        refusals.append(
+            "infbox_oidc_groups names no group. List those whose members may see the pages."
+        )
+    if not is_texts(oidc["scopes"]) or "openid" not in oidc["scopes"]:
+        refusals.append("infbox_oidc_scopes lacks openid. List it, and what else tells the groups.")
+    hours, minutes = oidc["session_hours"], oidc["idle_minutes"]
+    if not whole_number(hours) or not whole_number(minutes) or minutes > hours * 60:
+        refusals.append(
+            f"infbox_oidc_session_hours is {hours} and infbox_oidc_idle_minutes is {minutes}. Give"
+            " whole numbers, and no more minutes than the hours have."
+        )
+    return refusals
+
+
+def is_texts(values: Any) -> bool:
+    """Return whether a value is a list of texts, and not empty."""
+    return (
+        isinstance(values, list)
+        and len(values) > 0
+        and all(isinstance(value, str) and value for value in values)
+    )
+
+
 def port_refusals(
     ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, Any]]
 ) -> list[str]:
@@ -348,6 +398,7 @@ class FilterModule:
             "gpu_refusals": gpu_refusals,
             "workspace_paths": workspace_paths,
             "workspace_refusals": workspace_refusals,
+            "sign_in_refusals": sign_in_refusals,
             "port_refusals": port_refusals,
             "process_refusals": process_refusals,
             "model_refusals": model_refusals,

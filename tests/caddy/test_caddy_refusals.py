@@ -29,6 +29,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         "caddy_consoles_port is 443. Give each page",
     ),
     "a_page_url": ({"caddy_page_upstream": "http://a:1"}, "Give one ADDRESS:PORT, without scheme"),
+    "a_sign_in_url": ({"caddy_sign_in": "http://a:1"}, 'caddy_sign_in is "http://a:1".'),
+    "a_page_that_asks_nobody": (
+        {"caddy_consoles": [{"path": "/grafana", "upstream": "127.0.0.1:3000", "sign_in": True}]},
+        'caddy_sign_in is "". Give one ADDRESS:PORT',
+    ),
     "no_upstream": ({"caddy_upstreams": []}, "List at least one ADDRESS:PORT"),
     "an_authority_url": ({"caddy_authority": "http://a:1"}, "Give one ADDRESS:PORT"),
     "an_upstream_url": ({"caddy_upstreams": ["http://a:1"]}, "without scheme and path"),

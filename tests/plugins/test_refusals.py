@@ -288,6 +288,42 @@ class TestSystem:
         assert refusal.startswith("This host does not run systemd")
 
 
+class TestSignIn:
+    GOOD: ClassVar[dict[str, Any]] = {
+        "issuer": "https://sso.example.org/realms/team", "client_id": "infbox",
+        "client_secret": "s", "groups": ["coders"], "scopes": ["openid"],
+        "session_hours": 12, "idle_minutes": 60,
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("issuer", ["https://a.example/", "http://127.0.0.1:9400", ""])
+    def test_one_that_is_whole_passes_and_so_does_none(self, issuer: str) -> None:
+        assert refusals.sign_in_refusals({**self.GOOD, "issuer": "https://a.example"}) == []
+        assert refusals.sign_in_refusals({**self.GOOD, "issuer": issuer} if issuer else {}) == []
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"issuer": ""}, "infbox_oidc_client_id is set, and infbox_oidc_issuer is not."),
+            ({"issuer": "http://sso.example.org"}, "infbox_oidc_issuer is http://sso.example.org."),
+            ({"issuer": "https://a.example?x=1"}, "infbox_oidc_issuer is https://a.example?x=1."),
+            ({"issuer": "sso.example.org"}, "Write it as the provider names itself, from https://"),
+            ({"client_id": ""}, "infbox_oidc_client_id is not set. Give the id of the client"),
+            ({"client_secret": " "}, "infbox_oidc_client_secret is not set. Give the secret"),
+            ({"groups": []}, "infbox_oidc_groups names no group."),
+            ({"groups": "coders"}, "infbox_oidc_groups names no group."),
+            ({"groups": [""]}, "infbox_oidc_groups names no group."),
+            ({"scopes": ["email"]}, "infbox_oidc_scopes lacks openid."),
+            ({"session_hours": 0}, "infbox_oidc_session_hours is 0"),
+            ({"idle_minutes": "many"}, "infbox_oidc_idle_minutes is many. Give whole numbers"),
+            ({"session_hours": 1, "idle_minutes": 61}, "no more minutes than the hours have."),
+        ],
+    )
+    def test_what_would_let_in_nobody_or_everybody_is_refused(
+        self, changes: dict[str, Any], said: str
+    ) -> None:
+        assert said in refusals.sign_in_refusals({**self.GOOD, **changes})[0]
+
+
 class TestUsers:
     @pytest.mark.parametrize(
         ("owner", "named"), [(None, None), ("infbox", 64430)], ids=["nobody", "ours"]

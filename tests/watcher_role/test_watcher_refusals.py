@@ -35,6 +35,14 @@ def workspace(folder: Path, **changes: Any) -> dict[str, Any]:
     return {"name": "shop", "path": str(folder / "open"), "budget": 1000, **changes}
 
 
+SIGN_IN = {
+    "watcher_sign_in_issuer": "https://sso.example.org/",
+    "watcher_sign_in_client_id": "infbox",
+    "watcher_sign_in_client_secret": "secret",
+    "watcher_sign_in_groups": ["coders"],
+    "watcher_sign_in_origin": "https://gpu1.example.org",
+}
+
 CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "a_name_twice": ([{}, {}], {}, 'watcher_workspaces has the names "shop", "shop".'),
     "a_name_with_a_slash": ([{"name": "a/b"}], {}, 'has the names "a/b"'),
@@ -120,6 +128,26 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         [{}],
         {"watcher_dcgm_url": "localhost:9400"},
         'watcher_dcgm_url is "localhost:9400"',
+    ),
+    "an_issuer_without_tls": (
+        [{}],
+        {**SIGN_IN, "watcher_sign_in_issuer": "http://sso.example.org"},
+        "watcher_sign_in_issuer is http://sso.example.org, and it or what goes with it",
+    ),
+    "a_sign_in_without_a_group": (
+        [{}],
+        {**SIGN_IN, "watcher_sign_in_groups": []},
+        "at least one group in watcher_sign_in_groups",
+    ),
+    "a_sign_in_without_a_secret": (
+        [{}],
+        {**SIGN_IN, "watcher_sign_in_client_secret": ""},
+        "watcher_sign_in_client_id and _client_secret",
+    ),
+    "a_session_that_is_idle_for_longer_than_it_lasts": (
+        [{}],
+        {**SIGN_IN, "watcher_sign_in_idle_minutes": 721},
+        "watcher_sign_in_session_hours is 12 and watcher_sign_in_idle_minutes is 721.",
     ),
     "never_to_poll": ([{}], {"watcher_poll_seconds": 0}, "watcher_poll_seconds is 0."),
     "a_user_number_taken": ([{}], {"watcher_uid": 1}, "The user number 1 belongs to daemon"),

@@ -104,6 +104,7 @@ class Status:
         caddy: base address at which Caddy answers without a key; None where there is none.
         dcgm: base address of DCGM's exporter; None where there is none.
         disks: folders; the file systems that they lie on are shown.
+        sign_in: whether people sign in, and so can sign out.
     """
 
     preset: str = ""
@@ -111,6 +112,7 @@ class Status:
     caddy: str | None = None
     dcgm: str | None = None
     disks: tuple[Path, ...] = ()
+    sign_in: bool = False
 
 
 @dataclass(frozen=True)
@@ -328,7 +330,13 @@ def _absolute(value: object, name: str) -> Path:
     return path
 
 
-_NOUNS: dict[type, str] = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
+_NOUNS: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    dict: "a mapping",
+    list: "a list",
+    bool: "true or false",
+}
 
 
 def _config(top: _Section) -> Config:
@@ -387,6 +395,7 @@ def _status(section: _Section) -> Status:
         caddy=section.address("caddy", "") or None,
         dcgm=section.address("dcgm", "") or None,
         disks=section.paths("disks"),
+        sign_in=section.take("sign_in", bool, False),
     )
     section.done()
     return status

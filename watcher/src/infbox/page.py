@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ _HEADERS = {
 _NOT_KEPT = {"cache-control": "no-store"}
 _BUSY = 503
 _RECONNECT_MS = 2000
+_LONGEST_SECONDS = 60.0
+"""Whoever looks on for longer is let in anew, so that a login that has ended ends the page."""
 
 
 class Page:
@@ -44,10 +47,12 @@ class Page:
 
     Args:
         sampler: knows the status.
+        longest: seconds that one answer of events goes on; a browser then asks for the next.
     """
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Sampler, longest: float = _LONGEST_SECONDS) -> None:
         self._sampler = sampler
+        self._longest = longest
         self.is_ending: Callable[[], bool] = lambda: False
         """Whether the gateway is about to end, and with it all that follow."""
 
@@ -73,7 +78,10 @@ class Page:
 
     async def _events(self) -> AsyncIterator[bytes]:
         yield b"retry: %d\n\n" % _RECONNECT_MS
-        async for status in self._sampler.follow(self.is_ending):
+        ends = time.monotonic() + self._longest
+        async for status in self._sampler.follow(
+            lambda: self.is_ending() or time.monotonic() >= ends
+        ):
             yield _event(status)
 
 

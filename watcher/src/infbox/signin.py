@@ -90,6 +90,7 @@ def run(settings: SignIn, secret: str) -> None:
     Raises:
         InputError: the address cannot be had.
     """
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
     listener = listening(settings.listen, "listen")
     _logger.info(line("ready", listen=settings.listen, issuer=settings.issuer))
     sessions = Sessions(settings.session_seconds, settings.idle_seconds)

@@ -199,6 +199,7 @@ class Sampler:
         return {
             "at": now,
             "host": socket.gethostname(),
+            "sign_in": config.status.sign_in,
             "well": all(part["state"] not in (ILL, DOWN) for part in parts)
             and all(workspace["state"] in ("warm", "warming") for workspace in workspaces),
             "served": {

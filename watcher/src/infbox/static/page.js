@@ -18,6 +18,8 @@ const CONSEQUENCES = [
   ["GPU metrics", "Questions are answered; nothing is known of the cards."],
 ];
 
+const LOGGED_OUT = "Your key has ended, or you are signed out. Load the page again.";
+
 const byId = (id) => document.getElementById(id);
 const count = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
@@ -90,6 +92,7 @@ function show() {
   document.body.dataset.state = "shown";
   document.title = status.well && !lost ? `infbox ${status.host}` : `! infbox ${status.host}`;
   write(byId("host"), status.host);
+  byId("sign-out").hidden = !status.sign_in;
   showServed();
   showWorkspaces();
   showChart();
@@ -408,10 +411,10 @@ async function ask(isRefused) {
   try {
     const answer = await fetch("/status", { signal: AbortSignal.timeout(5000) });
     if (answer.ok) {
-      take(await answer.json(), false);
+      take(await answer.json(), !isRefused);
       pause = isRefused ? LONGEST_PAUSE_MS : 1000; // too many look on
     } else {
-      lose(answer.status === 401 ? "Your key has ended. Load the page again and log in." : `The gateway does not answer (status ${answer.status}).`);
+      lose(answer.status === 401 ? LOGGED_OUT : `The gateway does not answer (status ${answer.status}).`);
     }
   } catch {
     lose("The host does not answer, or the network in between is down.");
