@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,11 @@ def copy_tree(source: Path, name: str) -> Path:
 
 
 def play(
-    arguments: Sequence[str | Path], log: str, tell: Callable[[str], None] | None = None
+    arguments: Sequence[str | Path],
+    log: str,
+    tell: Callable[[str], None] | None = None,
+    *,
+    cut_off: float | None = None,
 ) -> str:
     """Run ansible-playbook from the root of the repository.
 
@@ -111,6 +116,7 @@ def play(
         arguments: of ansible-playbook.
         log: name of the log below ``.lab/logs``.
         tell: given the name of each task as it begins.
+        cut_off: seconds after which it is killed, as a lost connection or a closed laptop would.
 
     Returns:
         All it printed.
@@ -132,6 +138,9 @@ def play(
         text=True,
     )
     lines = []
+    killer = threading.Timer(cut_off or 0, process.kill)
+    if cut_off:
+        killer.start()
     with path.open("w") as file:
         for line in process.stdout or ():
             lines.append(line)
@@ -139,6 +148,7 @@ def play(
             file.flush()
             if tell and line.startswith("TASK ["):
                 tell(line.removeprefix("TASK [").rpartition("]")[0])
+    killer.cancel()
     if process.wait():
         end = "".join(lines[-SUMMARY_LINES:])
         raise LabError(f"ansible-playbook failed; the end of {path}:\n{end}")

@@ -21,6 +21,22 @@ WORKSPACE = "infbox"
 BACKUPS = f"{WORKSPACES}/.{HOST}-backup"
 # Made anew: the workspace is a copy of this checkout, where no secret may be found.
 BACKUP_PASSWORD = secrets.token_urlsafe(24)
+# What a host is: packages, users, units, rules of the firewall, and files that last. Left out is
+# what changes by itself, or tells of what was done: caches, logs, lists of apt and systemd.
+LEFT_OUT = (
+    "/dev", "/proc", "/root", "/run", "/srv/workspaces", "/sys", "/tmp",  # noqa: S108
+    "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/var/log",
+    "/var/tmp",  # noqa: S108
+)  # fmt: skip
+LOOK = rf"""
+dpkg-query --show --showformat='package ${{Package}} ${{db:Status-Abbrev}}\n'
+sed 's/^/user /' /etc/passwd /etc/group
+systemctl list-unit-files --no-legend --no-pager | awk '{{print "unit", $1, $2}}'
+{{ iptables-save; ip6tables-save; }} 2> /dev/null | grep --extended-regexp '^(-A|:.* DROP)' |
+  sed 's/^/rule /'
+ip -oneline link show type bridge | awk '{{print "bridge", $2}}'
+find / -xdev \( -path {" -o -path ".join(LEFT_OUT)} \) -prune -o -printf 'file %p\n'
+"""
 DIAGNOSTICS = (
     "systemctl --failed --no-legend; "
     "journalctl --no-pager --lines 30 --unit 'infbox-*'; "
@@ -38,6 +54,7 @@ class Site:
         tree: the workspace, as this machine sees it.
         client: asks it questions.
         output: what the first run of `site.yml` printed.
+        before: what the bare host was, a line for each thing.
     """
 
     host: Host
@@ -45,6 +62,7 @@ class Site:
     tree: Path
     client: Client
     output: str
+    before: frozenset[str]
 
     def ssh(self, command: str) -> str:
         """Run a command on the host and return its output."""
@@ -69,6 +87,11 @@ class Site:
         return sum(float(line.rpartition(" ")[2]) for line in samples)
 
 
+def look(host: Host) -> frozenset[str]:
+    """Return what a host is, a line for each thing."""
+    return frozenset(ssh(host, LOOK).splitlines())
+
+
 @pytest.fixture(scope="session")
 def site() -> Generator[Site]:
     """Deploy the whole stack onto a bare host; remove it afterwards."""
@@ -78,11 +101,12 @@ def site() -> Generator[Site]:
     workspaces = [{"name": WORKSPACE, "path": f"{WORKSPACES}/{tree.name}"}]
     backup = {"target": BACKUPS, "password": BACKUP_PASSWORD}
     folder = inventory(host, {"infbox_workspaces": workspaces, "infbox_backup": backup})
+    before = look(host)
     try:
         output = play(["site.yml", "-i", folder], "system-site")
         client = Client(endpoint(host), WORKSPACE)
         client.wait_until_warm()
-        yield Site(host, folder, tree, client, output)
+        yield Site(host, folder, tree, client, output, before)
     except LabError:
         print(ssh(host, DIAGNOSTICS))
         raise

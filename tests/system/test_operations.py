@@ -76,9 +76,37 @@ def test_a_restart_loses_no_request(site: Site) -> None:
     assert "restarted vllm; completes prompts again after" in said
 
 
+def test_an_upgrade_and_the_way_back_lose_no_request(site: Site) -> None:
+    first = current(site)
+    caddy = site.ssh("docker inspect --format '{{.Created}}' infbox-caddy-1")
+    with asked_all_the_time(site) as stream:
+        # As another version with other options would, this has the engine made anew.
+        said = play(
+            ["playbooks/upgrade.yml", "-i", site.inventory, "-e", "vllm_max_num_seqs=96"], "upgrade"
+        )
+        second = current(site)
+        assert f"release {second} serves, {first} did before" in said
+        assert "--max-num-seqs 96" in arguments(site)
+        play(["playbooks/rollback.yml", "-i", site.inventory], "rollback")
+        assert "--max-num-seqs 96" not in arguments(site)
+        wait_for_answers(stream, stream.answered + 3)
+    assert current(site) == second + 1
+    assert site.ssh("docker inspect --format '{{.Created}}' infbox-caddy-1") == caddy
+
+
 def test_a_service_that_there_is_not_is_refused_by_name(site: Site) -> None:
     with pytest.raises(LabError, match="There is no service engine"):
         play(["playbooks/restart.yml", "-i", site.inventory, "-e", "service=engine"], "restart")
+
+
+def current(site: Site) -> int:
+    """Return the number of the release that serves."""
+    return int(site.ssh("readlink /etc/infbox/current").rpartition("/")[2])
+
+
+def arguments(site: Site) -> str:
+    """Return the engine's command line."""
+    return site.ssh("docker inspect --format '{{.Args}}' infbox-vllm-1")
 
 
 def started(site: Site) -> str:
