@@ -3,15 +3,12 @@
 The tests follow each other: each finds the host as the one before left it.
 """
 
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from testinfra.host import Host
 
-from tests.rerun import ROOT, converge
+from tests.rerun import converge
 
 NVIDIA = ("nvidia-driver-cuda", "nvidia-kernel-open-dkms", "libcuda1", "nvidia-fabricmanager")
 UBUNTU = (
@@ -77,37 +74,15 @@ def test_the_services_run(host: Host) -> None:
         assert host.service(name).is_running and host.service(name).is_enabled
 
 
-def check_cards(host: Host, folder: Path, *options: str) -> tuple[int, str]:
-    """Run playbooks/gpu_check.yml, which asks the group of a real inventory, against the host."""
-    name = host.backend.hostname
-    (folder / "group.yml").write_text(f"inference: {{hosts: {{{name}: {{}}}}}}\n")
-    done = subprocess.run(
-        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"],
-         "--inventory", folder / "group.yml", ROOT / "playbooks" / "gpu_check.yml", *options],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return done.returncode, " ".join(done.stdout.split())
-
-
-def test_a_check_of_the_cards_tells_what_is_worth_a_look_and_what_is_broken(
-    host: Host, tmp_path: Path
+def test_somebody_elses_program_keeps_its_card_and_a_full_disk_is_named_beside_it(
+    host: Host,
 ) -> None:
-    status, said = check_cards(host, tmp_path)
-    assert status == 0
-    assert "0000:01:00.0: persistence is off" in said  # the stub tells of none
-    assert check_cards(host, tmp_path, "--extra-vars=gpu_check_strict=true")[0] != 0
-    host.check_output("sed -i 1d /opt/stub/cards")
-    status, said = check_cards(host, tmp_path)
-    host.check_output("sed -i p /opt/stub/cards")
-    assert status != 0
-    assert "critical 0000:01:00.0: on the bus, and the driver does not tell of it" in said
-
-
-def test_somebody_elses_program_keeps_its_card(host: Host) -> None:
     pid = host.check_output("sleep 300 > /dev/null 2>&1 & echo $! | tee /opt/stub/processes")
-    status, said = converge(nvidia_driver_version="590.48.01")
+    status, said = converge(nvidia_driver_version="590.48.01", nvidia_driver_disk_gb=1e6)
     host.check_output(f"kill {pid}; rm /opt/stub/processes")
     assert status != 0
+    assert "changed=0" in said
+    assert "Building the driver's modules needs 1e+06 GB in /var/lib/dkms, where" in said
     assert f"Another program uses a card: sleep (pid {pid})" in said
     assert versions(host) == {"580.95.05"}
 

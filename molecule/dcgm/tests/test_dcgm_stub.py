@@ -1,0 +1,150 @@
+"""The dcgm role and playbooks/gpu_check.yml, with stubs of the cards and of NVIDIA's packages.
+
+The tests follow each other: each finds the host as the one before left it.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+from tests.rerun import ROOT, converge
+
+FOLDER = "/run/nvidia-dcgm"
+
+
+@pytest.fixture(autouse=True)
+def journal(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        print(host.run("journalctl --unit nvidia-dcgm -n 30; dpkg --list 'datacenter*'").stdout)
+
+
+def packages(host: Host) -> dict[str, str]:
+    shown = "dpkg-query --show --showformat='${db:Status-Abbrev}${Package} ${Version}\n'"
+    lines = [line.split() for line in host.check_output(f"{shown} 'datacenter*'").splitlines()]
+    return {name.rpartition("-")[2]: version for status, name, version in lines if "i" in status}
+
+
+def check_cards(host: Host, folder: Path, **variables: Any) -> tuple[int, str]:
+    """Run playbooks/gpu_check.yml, which asks the group of a real inventory, against the host."""
+    (folder / "group.yml").write_text(f"inference: {{hosts: {{{host.backend.hostname}: {{}}}}}}\n")
+    done = subprocess.run(
+        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"],
+         "--inventory", folder / "group.yml", ROOT / "playbooks" / "gpu_check.yml",
+         "--extra-vars", json.dumps(variables)],
+        capture_output=True, text=True, check=False, cwd=folder,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "true"},
+    )  # fmt: skip
+    return done.returncode, " ".join(done.stdout.split())
+
+
+def diagnosis(host: Host, level: int, test: str, status: str) -> None:
+    """Have the stub of dcgmi say at a level how a test went on the second card."""
+    results = [
+        {"entity_group": "GPU", "entity_group_id": 1, "entity_id": card, "status": said}
+        for card, said in enumerate(("Pass", status))
+    ]
+    category = {"category": "Hardware", "tests": [{"name": test, "results": results}]}
+    document = {
+        "DCGM Diagnostic": {"test_categories": [category]},
+        "metadata": {"version": "4.5.2"},
+    }
+    host.check_output(f"cat > /opt/stub/diag-{level}.json <<'END'\n{json.dumps(document)}\nEND")
+
+
+def test_the_diagnostics_for_the_drivers_cuda_are_there_in_one_version_and_held(host: Host) -> None:
+    assert packages(host) == {"core": "1:4.5.2-1", "cuda13": "1:4.5.2-1"}
+    held = set(host.check_output("apt-mark showhold").split())
+    assert held >= {f"datacenter-gpu-manager-4-{part}" for part in ("core", "cuda13")}
+
+
+def test_an_upgrade_takes_neither_it_nor_what_the_distribution_has_from_there(host: Host) -> None:
+    planned = host.check_output("apt-get --simulate dist-upgrade")
+    assert "Inst datacenter-gpu-manager" not in planned
+    assert "Inst hostname" not in planned
+
+
+def test_it_runs_on_boot_on_a_socket_of_roots_alone(host: Host) -> None:
+    assert host.service("nvidia-dcgm").is_running and host.service("nvidia-dcgm").is_enabled
+    assert host.file(f"{FOLDER}/socket").is_socket
+    assert host.file(FOLDER).mode == 0o700
+
+
+def test_what_is_worth_a_look_fails_where_that_is_asked_for(host: Host, tmp_path: Path) -> None:
+    status, said = check_cards(host, tmp_path, gpu_check_strict=True)
+    assert status == 2
+    assert "0000:01:00.0: persistence is off" in said  # the stub tells of none
+    assert "are not well (warning)" in said
+
+
+def test_a_card_that_dcgm_finds_broken_is_told_with_the_test_that_it_failed(
+    host: Host, tmp_path: Path
+) -> None:
+    diagnosis(host, 3, "memory_bandwidth", "Fail")
+    status, said = check_cards(host, tmp_path, gpu_check_level=3, gpu_check_output="cards.json")
+    assert status == 2
+    assert "DCGM 4.5.2 at level 3" in said
+    assert "critical 0000:01:00.0: DCGM's test memory_bandwidth: fail" in said
+    written = json.loads((tmp_path / "cards.json").read_text())["hosts"][host.backend.hostname]
+    assert written["state"] == "critical"
+    assert [each["status"] for each in written["diagnosed"]["results"]] == ["pass", "fail"]
+
+
+def test_a_card_in_use_is_tested_without_load_alone(host: Host, tmp_path: Path) -> None:
+    pid = host.check_output("sleep 300 > /dev/null 2>&1 & echo $! | tee /opt/stub/processes")
+    deep, refused = check_cards(host, tmp_path, gpu_check_level=2)
+    diagnosis(host, 1, "software", "Pass")
+    quick, said = check_cards(host, tmp_path, gpu_check_level=1)
+    host.check_output(f"kill {pid}; rm /opt/stub/processes")
+    assert deep == 2
+    assert f"for themselves, and sleep (pid {pid}) uses one." in refused
+    assert quick == 0, said
+    assert "DCGM 4.5.2 at level 1" in said
+
+
+def test_diagnostics_without_dcgm_are_refused(host: Host, tmp_path: Path) -> None:
+    host.check_output("systemctl stop nvidia-dcgm")
+    status, said = check_cards(host, tmp_path, gpu_check_level=1)
+    host.check_output("systemctl start nvidia-dcgm")
+    assert status == 2
+    assert "DCGM does not run on infbox-dcgm" in said
+
+
+def test_a_version_that_apt_does_not_know_is_refused_with_those_it_knows() -> None:
+    status, said = converge(dcgm_version="4.5.9")
+    assert status != 0
+    assert "apt knows no version 4.5.9 of datacenter-gpu-manager-4-core (there is: 1:4.5.3" in said
+
+
+def test_an_upgrade_that_was_interrupted_is_gone_on_with_and_follows_the_drivers_cuda(
+    host: Host,
+) -> None:
+    host.check_output("echo 12.9 > /opt/stub/cuda && touch /opt/stub/interrupt")
+    assert converge(dcgm_version="4.5.3")[0] != 0
+    host.check_output("rm /opt/stub/interrupt")
+    status, said = converge(dcgm_version="4.5.3")
+    assert status == 0, said
+    assert packages(host) == {"core": "1:4.5.3-1", "cuda12": "1:4.5.3-1"}
+    assert host.service("nvidia-dcgm").is_running
+
+
+def test_a_downgrade_is_refused() -> None:
+    status, said = converge()
+    assert status != 0
+    assert "DCGM is installed in version 4.5.3, later than dcgm_version (4.5.2)" in said
+
+
+def test_without_a_card_nothing_is_done_and_one_line_says_so(host: Host) -> None:
+    host.check_output("umount /sys/bus/pci/devices")
+    status, said = converge(dcgm_version="nonsense")
+    host.check_output("stub-gpu")
+    assert status == 0
+    assert "has no NVIDIA card: no DCGM is installed." in said
+    assert "changed=0" in said
