@@ -147,7 +147,8 @@ def rendered(folder: Path, ports: dict[str, int]) -> Path:
     }  # fmt: skip
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["caddy"]}
     (folder / "play.yml").write_text(json.dumps([{**play, "vars": variables}]))
-    command = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", folder / "play.yml"]
+    play_file = str(folder / "play.yml")
+    command = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", play_file]
     own = {"ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "HOME": str(folder)}
     subprocess.run(command, check=True, env={**os.environ, **own})
     return folder / "staging/caddy"

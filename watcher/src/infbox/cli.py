@@ -235,7 +235,8 @@ def _run_signin(options: argparse.Namespace) -> None:
     try:
         secret = options.secret.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        raise InputError(f"{options.secret}: cannot be read: give the client's secret") from error
+        reason = getattr(error, "strerror", None) or "is no text"
+        raise InputError(f"{options.secret}: {reason}: give the client's secret") from error
     if not secret:
         raise InputError(f"{options.secret}: is empty: give the client's secret")
     door.run(config.load_sign_in(options.config), secret)

@@ -1,0 +1,1 @@
+"""How many hosts for how many developers, by simulation: `python -m bench.scale`."""

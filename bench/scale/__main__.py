@@ -1,0 +1,98 @@
+"""Simulate fleets of many sizes, print how they do, and draw it: `make simulate`."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .costs import ACTIVE, Costs, Work, preset_costs
+from .fleet import HOUR, POLICIES, Fleet
+from .plots import draw
+
+HOSTS = (1, 2, 5, 10, 20, 50, 100, 300, 1000)
+DEVELOPERS = (10, 100, 1000, 10_000)
+# Of each fleet: so many questions, and for so long.
+QUESTIONS = 4000
+SECONDS = 150.0
+FOLDER = Path(__file__).parents[2] / "docs/scale"
+
+Row = dict[str, Any]
+
+
+def simulate(costs: Costs, work: Work, hosts: int, policy: str, questions: int) -> Row:
+    """Simulate one fleet; return what is told of it."""
+    least = int(SECONDS * work.developers * work.questions / HOUR)
+    result = Fleet(costs, work, hosts, policy).run(max(questions, least))
+    return {
+        "policy": policy,
+        "developers": work.developers,
+        "hosts": hosts,
+        "overloaded": result.is_overloaded,
+        "ttft_p50": result.percentile(50),
+        "ttft_p95": result.percentile(95),
+        "ttft_p99": result.percentile(99),
+        "hit_share": result.hit_share,
+        "ram_gb": result.ram_bytes / 1e9,
+        "disk_gb": result.disk_bytes / 1e9,
+        "use": result.use,
+        "busiest": result.busiest,
+    }
+
+
+def grid(names: Sequence[str], questions: int) -> list[Row]:
+    """Simulate all fleets, and tell how far it is."""
+    points = [
+        (name, developers, hosts, policy)
+        for name in names
+        for developers in DEVELOPERS
+        for hosts in HOSTS
+        for policy in POLICIES
+    ]
+    rows = []
+    began = time.monotonic()
+    costs = {name: preset_costs(name) for name in names}
+    for done, (name, developers, hosts, policy) in enumerate(points, start=1):
+        work = Work(developers)
+        row = simulate(costs[name], work, hosts, policy, questions)
+        rows.append({"preset": name, **row})
+        if done % 12 == 0 or done == len(points):
+            left = (time.monotonic() - began) / done * (len(points) - done)
+            print(f"{done} of {len(points)}, about {left:.0f} s left", file=sys.stderr, flush=True)
+    return rows
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print a table."""
+    print("preset   developers  hosts  policy    p50 s   p95 s   p99 s   hit  GB moved", end="")
+    print("   use  busiest")
+    for row in rows:
+        times = "  ".join(f"{row[f'ttft_p{share}']:6.2f}" for share in (50, 95, 99))
+        print(
+            f"{row['preset']:8} {row['developers']:10} {row['hosts']:6}  {row['policy']:8}"
+            f"{times}  {row['hit_share']:4.0%}  {row['ram_gb'] + row['disk_gb']:8.2f}"
+            f"  {row['use']:4.0%}  {row['busiest']:5.0%}"
+            f"{'  overloaded' if row['overloaded'] else ''}"
+        )
+
+
+def main() -> int:
+    """Run the grid."""
+    parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
+    parser.add_argument("--preset", choices=sorted(ACTIVE), action="append")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each fleet, at least")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there")
+    parser.add_argument("--plots", metavar="DIR", type=Path, default=FOLDER)
+    arguments = parser.parse_args()
+    rows = grid(arguments.preset or sorted(ACTIVE), arguments.questions)
+    show(rows)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    draw(rows, arguments.plots)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
