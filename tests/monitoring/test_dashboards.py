@@ -6,6 +6,8 @@ from typing import Any
 
 import dashboards
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.monitoring.panels import Panel, panels
@@ -36,13 +38,32 @@ def test_what_was_changed_by_hand_is_found(
     assert dashboards.main() == 1
 
 
+def read_back(content: dict[str, Any]) -> Any:
+    """Return what is left of a dashboard once it was read into the types of Grafana's schema."""
+    register_default_plugins()
+    return without_empty(json.loads(json.dumps(Dashboard.from_json(content), cls=JSONEncoder)))
+
+
+def without_empty(value: Any) -> Any:
+    """Return the same without empty objects, which say nothing."""
+    if isinstance(value, dict):
+        return {key: without_empty(inner) for key, inner in value.items() if inner != {}}
+    return [without_empty(inner) for inner in value] if isinstance(value, list) else value
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.stem))
 def test_they_are_in_grafana_s_own_form(file: Path) -> None:
     content: dict[str, Any] = json.loads(file.read_text())
-    board = Dashboard.from_json(content)
-    assert board.uid == f"infbox-{file.stem}"
+    assert read_back(content) == without_empty(content)
+    assert content["uid"] == f"infbox-{file.stem}"
     identifiers = [panel["id"] for panel in content["panels"]]
     assert len(set(identifiers)) == len(identifiers)
+
+
+def test_what_grafana_s_schema_does_not_know_is_found() -> None:
+    content: dict[str, Any] = json.loads(FILES[0].read_text())
+    content["panels"][1]["fieldConfig"]["defaults"]["unitt"] = "s"
+    assert read_back(content) != without_empty(content)
 
 
 @pytest.mark.parametrize("panel", panels(), ids=str)
