@@ -50,7 +50,7 @@ molecule: lab ## The molecule scenarios alone; SCENARIO=NAME for one
 system: lab ## The whole-system test alone
 	$(BIN)/pytest tests/system
 
-lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documents, dashboards
+lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documents, dashboards, alerts
 	@$(BIN)/python -m tests.run --only lint
 
 bench: $(STAMP) ## Measure the watcher and its packs against floors and peers of the same run

@@ -50,6 +50,7 @@ STAGES = (
     Stage("documents", ("python", "tools/role_docs.py", "--check"), "lint"),
     Stage("addresses", ("python", "tools/check_addresses.py"), "lint"),
     Stage("dashboards", ("python", "tools/dashboards.py", "--check"), "lint"),
+    Stage("alerts", ("python", "tools/check_alerts.py"), "lint"),
     Stage("unit", ("pytest", "-q", "-n", "2", "-m", "not lab", "tests", "cake/tests"), "unit"),
     Stage("unit-watcher", ("pytest", "-q", "-n", "2", "-c", "watcher/pyproject.toml",
                            "watcher/tests"), "unit"),

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import promql
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.builders import prometheus, stat, timeseries
 from grafana_foundation_sdk.builders.common import ReduceDataOptions, VizLegendOptions
@@ -375,16 +376,29 @@ KV_CACHE = Page(
                 },
             ),
             Panel(
-                "Chunks written to disk",
+                "Chunks to and from disk",
                 COUNTS_PER_SECOND,
-                "Fewer than what RAM gets, for long: the disk is too slow or full.",
-                {"{{host}}": total("lmcache_mp_l2_store_completed_objects_chunks_total")},
+                "Fewer written than RAM gets, for long: the disk is too slow or full. Many "
+                "read: RAM is too small for what people ask about.",
+                {
+                    "{{host}} read": total("lmcache_mp_l2_prefetch_load_completed_chunks_total"),
+                    "{{host}} written": total("lmcache_mp_l2_store_completed_objects_chunks_total"),
+                },
             ),
             Panel(
-                "Throughput of writing to disk",
+                "Throughput of the disk",
                 units.GigabytesPerSecond,
-                "Far below what the disk can: something else writes; see disks on GPU and host.",
-                {"{{host}}": mean("lmcache_mp_l2_store_throughput_GB_per_second")},
+                "Far below what the disk can: something else uses it; see disks on GPU and host.",
+                {
+                    "{{host}} read": mean("lmcache_mp_l2_load_throughput_GB_per_second"),
+                    "{{host}} written": mean("lmcache_mp_l2_store_throughput_GB_per_second"),
+                },
+            ),
+            Panel(
+                "Chunks thrown out of LMCache's RAM",
+                COUNTS_PER_SECOND,
+                "As many as are written, and as many read from disk: give l1_size_gb more.",
+                {"{{host}}": total("lmcache_mp_l1_evicted_chunks_total")},
             ),
         ),
     },
@@ -750,6 +764,10 @@ def drawn(panel: Panel) -> stat.Panel | timeseries.Panel:
     result = result.title(panel.title).description(panel.description).unit(panel.unit)
     result = result.datasource(SOURCE).span(WIDTH).height(HEIGHT)
     for index, (legend_format, expression) in enumerate(panel.queries.items()):
+        try:
+            promql.metric_names(expression)
+        except ValueError as error:
+            raise SystemExit(f"{panel.title}: {error}: {expression}") from error
         query = prometheus.Dataquery().expr(expression).legend_format(legend_format)
         result = result.with_target(query.ref_id(chr(ord("A") + index)))
     return result
