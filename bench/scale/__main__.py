@@ -4,11 +4,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .costs import ACTIVE, Costs, Work, preset_costs
+from .costs import ACTIVE, GB, Costs, Work, preset_costs
 from .fleet import HOUR, POLICIES, Fleet
 from .plots import draw
 
@@ -17,7 +18,6 @@ DEVELOPERS = (10, 100, 1000, 10_000)
 # Of each fleet: so many questions, and for so long.
 QUESTIONS = 4000
 SECONDS = 150.0
-FOLDER = Path(__file__).parents[2] / "docs/scale"
 
 Row = dict[str, Any]
 
@@ -42,18 +42,17 @@ def simulate(costs: Costs, work: Work, hosts: int, policy: str, questions: int) 
     }
 
 
-def grid(names: Sequence[str], questions: int) -> list[Row]:
-    """Simulate all fleets, and tell how far it is."""
+def grid(costs: Mapping[str, Costs], questions: int) -> list[Row]:
+    """Simulate all fleets of these presets, and tell how far it is."""
     points = [
         (name, developers, hosts, policy)
-        for name in names
+        for name in costs
         for developers in DEVELOPERS
         for hosts in HOSTS
         for policy in POLICIES
     ]
     rows = []
     began = time.monotonic()
-    costs = {name: preset_costs(name) for name in names}
     for done, (name, developers, hosts, policy) in enumerate(points, start=1):
         work = Work(developers)
         row = simulate(costs[name], work, hosts, policy, questions)
@@ -69,13 +68,13 @@ def show(rows: Sequence[Row]) -> None:
     print("preset   developers  hosts  policy    p50 s   p95 s   p99 s   hit  GB moved", end="")
     print("   use  busiest")
     for row in rows:
+        fleet = f"{row['preset']:8} {row['developers']:10} {row['hosts']:6}  {row['policy']:8}"
         times = "  ".join(f"{row[f'ttft_p{share}']:6.2f}" for share in (50, 95, 99))
-        print(
-            f"{row['preset']:8} {row['developers']:10} {row['hosts']:6}  {row['policy']:8}"
+        told = (
             f"{times}  {row['hit_share']:4.0%}  {row['ram_gb'] + row['disk_gb']:8.2f}"
-            f"  {row['use']:4.0%}  {row['busiest']:5.0%}"
-            f"{'  overloaded' if row['overloaded'] else ''}"
+            f"  {row['use']:4.0%}  {row['busiest']:7.0%}"
         )
+        print(fleet, "  more than can be answered" if row["overloaded"] else told, sep="")
 
 
 def main() -> int:
@@ -83,14 +82,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("--preset", choices=sorted(ACTIVE), action="append")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each fleet, at least")
+    parser.add_argument(
+        "--ram-gb", type=float, help="for KV on each host, in place of the preset's"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows there")
-    parser.add_argument("--plots", metavar="DIR", type=Path, default=FOLDER)
+    parser.add_argument("--plots", metavar="DIR", type=Path, help="draw them there")
     arguments = parser.parse_args()
-    rows = grid(arguments.preset or sorted(ACTIVE), arguments.questions)
+    costs = {name: preset_costs(name) for name in arguments.preset or sorted(ACTIVE)}
+    if arguments.ram_gb:
+        costs = {name: replace(of, ram_bytes=arguments.ram_gb * GB) for name, of in costs.items()}
+    rows = grid(costs, arguments.questions)
     show(rows)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    draw(rows, arguments.plots)
+    if arguments.plots:
+        draw(rows, arguments.plots)
     return 0
 
 

@@ -23,6 +23,7 @@ SETTLING = 0.2  # of the questions, which are not counted
 # Beyond either, what is asked is more than can be answered, or nearly so.
 MOST_LOST = 0.05
 MOST_USE = 0.97
+MOST_WAITING = 100  # questions, for each host
 
 Step = Generator[Any, Any, None]
 
@@ -39,6 +40,7 @@ class Result:
         use: share of the time that engines worked, the mean of all.
         busiest: the same, of the host with the most to do.
         lost: share of questions not answered at the end.
+        gave_up: whether so many waited that it was not simulated to its end.
     """
 
     ttft: np.ndarray[Any, np.dtype[np.float64]]
@@ -48,11 +50,12 @@ class Result:
     use: float
     busiest: float
     lost: float
+    gave_up: bool
 
     @property
     def is_overloaded(self) -> bool:
         """Whether what was asked was more than could be answered."""
-        return self.lost > MOST_LOST or self.use > MOST_USE
+        return self.gave_up or self.lost > MOST_LOST or self.use > MOST_USE
 
     def percentile(self, share: float) -> float:
         """Return the seconds within which this share (0 to 100) of the answers began."""
@@ -150,6 +153,7 @@ class Fleet:
         self._numbered = range(work.workspaces)
         self._written = np.zeros(work.workspaces)
         self.in_flight = 0
+        self._is_full = self.env.event()
         self.order = preferences(work.workspaces, hosts) if policy == "affinity" else None
 
     def run(self, questions: int) -> Result:
@@ -161,12 +165,13 @@ class Fleet:
         self.env.process(self._arrivals(a_second, self._ask))
         if work.saves:
             self.env.process(self._arrivals(work.developers * work.saves / HOUR, self._save))
-        self.env.run(until=seconds * SETTLING)
+        self._run_until(seconds * SETTLING)
         self.counts = counts = Counts()
         for host in self.hosts:
             host.busy = 0.0
-        self.env.run(until=seconds)
-        counted = seconds * (1 - SETTLING)
+        began = self.env.now
+        self._run_until(seconds)
+        counted = max(self.env.now - began, 1e-9)
         use = np.array([host.busy for host in self.hosts]) / counted
         answered = max(len(counts.ttft), 1)
         return Result(
@@ -177,7 +182,14 @@ class Fleet:
             use=float(use.mean()),
             busiest=float(use.max()),
             lost=max(0.0, 1 - len(counts.ttft) / max(counts.asked, 1)),
+            gave_up=self._is_full.triggered,
         )
+
+    def _run_until(self, seconds: float) -> None:
+        """Go on until then, or until too many wait."""
+        end = self.env.timeout(max(0.0, seconds - self.env.now))
+        if not self._is_full.triggered:
+            self.env.run(until=end | self._is_full)
 
     def choose(self, workspace: int) -> Host:
         """Return who answers a question about a workspace."""
@@ -198,6 +210,8 @@ class Fleet:
 
     def _ask(self, workspace: int) -> None:
         self.env.process(self._answer(self.choose(workspace), workspace, self.counts))
+        if self.in_flight > MOST_WAITING * len(self.hosts) and not self._is_full.triggered:
+            self._is_full.succeed()
 
     def _save(self, workspace: int) -> None:
         self._written[workspace] += self._work.tail_tokens

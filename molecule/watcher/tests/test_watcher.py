@@ -15,7 +15,9 @@ import yaml
 from testinfra.host import Host
 
 SCENARIO = Path(__file__).resolve().parent.parent
-UNITS = ("infbox-watcher", "infbox-gateway", "infbox-keys")
+UNITS = ("infbox-watcher", "infbox-gateway", "infbox-keys", "infbox-signin")
+SIGN_IN = ("/etc/infbox/sign-in.yml", "/etc/systemd/system/infbox-signin.service")
+CLIENT = "/etc/infbox/sign-in/client-secret"
 STATE = "/var/lib/infbox/watcher"
 KEYS = "/etc/infbox/secrets/api-keys"
 DIGESTS = "/etc/infbox/keys/users.json"
@@ -101,7 +103,7 @@ def test_the_gateway_lists_the_workspaces(host: Host) -> None:
 def test_none_listens_beyond_loopback(host: Host) -> None:
     listening = host.check_output("ss --listening --tcp --numeric --no-header")
     ours = {line.split()[3] for line in listening.splitlines() if ":80" in line}
-    assert ours == {"127.0.0.1:8010", "127.0.0.1:8011", "127.0.0.1:8012"}
+    assert ours == {f"127.0.0.1:{port}" for port in (8010, 8011, 8012, 8013)}
 
 
 def test_keys_are_root_s_and_what_serves_knows_only_their_digests(host: Host) -> None:
@@ -142,6 +144,38 @@ def test_a_user_taken_off_the_list_is_refused(host: Host) -> None:
     assert authorize(host, known["bob"]) == "200 bob 0"
     assert show(host, "infbox-keys", "MainPID") == pid
     assert converge({}).returncode == 0  # as the other tests expect it
+
+
+def test_the_sign_in_alone_has_its_client_s_secret(host: Host) -> None:
+    assert modes(host, CLIENT) == "600 infbox infbox"
+    assert modes(host, "/etc/infbox/sign-in") == "750 root infbox"
+    assert modes(host, SIGN_IN[0]) == "640 root infbox"
+    secret = host.check_output(f"cat {CLIENT}")
+    assert inside(host, "infbox-signin", f"cat {CLIENT}").strip() == secret
+    for unit in UNITS[:3]:
+        assert "ermission denied" in inside(host, unit, f"cat {CLIENT}")
+    told = host.run("grep -rlF %s /proc/*/cmdline /proc/*/environ /etc/systemd", secret).stdout
+    assert told == ""
+
+
+def test_the_sign_in_answers_and_says_that_its_provider_is_away(host: Host) -> None:
+    ask = "import sys,urllib.request as r,urllib.error as e\ntry: a=r.urlopen(sys.argv[1])\n"
+    ask += "except e.HTTPError as error: a=error\nprint(a.status, a.read().decode())"
+    said = host.check_output("python3 -c %s http://127.0.0.1:8013/sign-in", ask)
+    assert said.startswith("503 ")
+    assert "The provider is away" in said
+    assert host.check_output("python3 -c %s http://127.0.0.1:8013/check", ask).startswith("401 ")
+
+
+def test_a_sign_in_that_is_switched_off_is_gone(host: Host) -> None:
+    pid = show(host, "infbox-keys", "MainPID")
+    assert converge({"watcher_sign_in_issuer": ""}).returncode == 0
+    assert show(host, "infbox-signin", "LoadState") == "not-found"
+    for path in (*SIGN_IN, CLIENT):
+        assert not host.file(path).exists
+    assert show(host, "infbox-keys", "MainPID") == pid
+    assert converge({}).returncode == 0  # as the other tests expect it
+    assert host.service("infbox-signin").is_running
 
 
 def test_the_watcher_sees_the_trees_and_nothing_else_of_people(host: Host) -> None:
