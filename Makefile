@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill chaos status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill chaos airgap bundle status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -88,11 +88,17 @@ backup: $(STAMP) ## Back the hosts up now; ARGS="-e infbox_backup_check=true" ve
 restore: $(STAMP) ## Bring the state of hosts back; ARGS=--check says what would be
 	@$(BIN)/ansible-playbook playbooks/restore.yml $(ARGS)
 
+airgap: lab ## Deploy a lab host that has no way out from a bundle
+	$(BIN)/pytest -s tests/airgap
+
 chaos: lab ## Make faults on a lab host under load, and print what a user sees of each (half an hour)
 	$(BIN)/pytest -s tests/chaos
 
 drill: lab ## Lose a lab host and bring it back from its backup
 	$(BIN)/pytest tests/backup/test_drill.py
+
+bundle: $(STAMP) ## Collect what hosts without a way out need; ARGS="--limit HOST -e bundle=/FOLDER"
+	@$(BIN)/ansible-playbook playbooks/bundle.yml $(ARGS)
 
 restart: $(STAMP) ## Restart all services; ARGS="-e service=vllm" for one
 	@$(BIN)/ansible-playbook playbooks/restart.yml $(ARGS)

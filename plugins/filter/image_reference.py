@@ -19,9 +19,48 @@ def image_reference(image: Mapping[str, str], prefix: str = "") -> str:
     return f"{prefix or registry}{image['repository']}:{image['tag']}{digest}"
 
 
+def image_sources(
+    images: Mapping[str, Mapping[str, str]],
+    prefix: str,
+    bundle: Mapping[str, Any],
+    archives: str,
+    build_context: str,
+) -> dict[str, dict[str, str]]:
+    """Return how each image comes to a host, as entries of the images role's list.
+
+    Args:
+        images: by name, as for `image_reference`; one with a `build_target` can be built.
+        prefix: as there. With one all are pulled.
+        bundle: what `bundle.json` says; empty without a bundle. With one all of its are loaded.
+        archives: folder on the host with the bundle's images.
+        build_context: folder on the controller of those that are built.
+    """
+    if bundle:
+        return {
+            name: {"name": name, "source": "load", "archive": f"{archives}/{name}.tar", **there}
+            for name, there in bundle["images"].items()
+        }
+    return {
+        name: {
+            "name": name,
+            "reference": image_reference(image, prefix),
+            **(
+                {
+                    "source": "build",
+                    "build_context": build_context,
+                    "build_target": image["build_target"],
+                }
+                if "build_target" in image and not prefix
+                else {"source": "pull"}
+            ),
+        }
+        for name, image in images.items()
+    }
+
+
 class FilterModule:
     """What Ansible looks for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"image_reference": image_reference}
+        return {"image_reference": image_reference, "image_sources": image_sources}

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 import openai
 import pytest
 
-from lab.deployment import play
+from lab.deployment import play, wait_for
 from lab.shell import LabError
 from tests.system.conftest import Site
 
 pytestmark = pytest.mark.lab
 
 HELD = 5  # seconds, in which no engine starts
+OTHER_MODEL = "/srv/other-model"
+VLLM_METRICS = "http://127.0.0.1:8000/metrics"
+WARM_SHARE = 0.9
 
 
 @dataclass
@@ -76,19 +79,27 @@ def test_a_restart_loses_no_request(site: Site) -> None:
     assert "restarted vllm; completes prompts again after" in said
 
 
-def test_an_upgrade_and_the_way_back_lose_no_request(site: Site) -> None:
+def test_an_upgrade_to_another_model_and_the_way_back_lose_no_request(site: Site) -> None:
+    tokens = site.client.wait_until_warm()["tokens"]
     first = current(site)
     caddy = site.ssh("docker inspect --format '{{.Created}}' infbox-caddy-1")
+    # The same weights under another name: nobody can tell the KV of the two apart by looking at it.
+    site.ssh(f"cp --archive $(ls --directory /var/lib/infbox/models/*/ | head -1) {OTHER_MODEL}")
     with asked_all_the_time(site) as stream:
-        # As another version with other options would, this has the engine made anew.
         said = play(
-            ["playbooks/upgrade.yml", "-i", site.inventory, "-e", "vllm_max_num_seqs=96"], "upgrade"
-        )
+            ["playbooks/upgrade.yml", "-i", site.inventory,
+             "-e", f"infbox_model_path={OTHER_MODEL}"],
+            "upgrade",
+        )  # fmt: skip
         second = current(site)
         assert f"release {second} serves, {first} did before" in said
-        assert "--max-num-seqs 96" in arguments(site)
+        assert OTHER_MODEL in mounts(site)
+        wait_for("the pack being warm", lambda: is_cached(site, tokens), 120)
+        assert loaded_tokens(site) == 0, "KV of one model was served for another"
         play(["playbooks/rollback.yml", "-i", site.inventory], "rollback")
-        assert "--max-num-seqs 96" not in arguments(site)
+        assert OTHER_MODEL not in mounts(site)
+        wait_for("the pack being warm", lambda: is_cached(site, tokens), 120)
+        assert loaded_tokens(site) >= WARM_SHARE * tokens, "the KV of the first one was not kept"
         wait_for_answers(stream, stream.answered + 3)
     assert current(site) == second + 1
     assert site.ssh("docker inspect --format '{{.Created}}' infbox-caddy-1") == caddy
@@ -104,9 +115,19 @@ def current(site: Site) -> int:
     return int(site.ssh("readlink /etc/infbox/current").rpartition("/")[2])
 
 
-def arguments(site: Site) -> str:
-    """Return the engine's command line."""
-    return site.ssh("docker inspect --format '{{.Args}}' infbox-vllm-1")
+def mounts(site: Site) -> str:
+    """Return what the engine's container has mounted."""
+    return site.ssh("docker inspect --format '{{json .Mounts}}' infbox-vllm-1")
+
+
+def loaded_tokens(site: Site) -> float:
+    """Return how many tokens the engine has loaded from LMCache since it was started."""
+    return site.metric(VLLM_METRICS, "vllm:external_prefix_cache_hits_total")
+
+
+def is_cached(site: Site, tokens: int) -> bool | None:
+    """Return True once a question finds a pack of so many tokens in the cache."""
+    return site.client.ask().cached_tokens >= WARM_SHARE * tokens or None
 
 
 def started(site: Site) -> str:
