@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill chaos airgap bundle status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill chaos airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -70,6 +70,10 @@ lock: $(STAMP) ## Pin requirements anew, with hashes
 	  --python-platform x86_64-manylinux_2_28 --excludes excludes-cpu.txt \
 	  $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu) \
 	  -o requirements-cpu.txt requirements-cpu.in
+
+profile: $(STAMP) ## Where the time of site.yml goes, by task and by role
+	@ANSIBLE_CALLBACKS_ENABLED=ansible.posix.profile_tasks,ansible.posix.profile_roles \
+	$(BIN)/ansible-playbook site.yml $(ARGS)
 
 status: $(STAMP) ## How the hosts are; JSON=1 for scripts
 	@$(if $(JSON),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
