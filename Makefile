@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench docs lock lab molecule system backup restore drill chaos airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documen
 bench: $(STAMP) ## Measure the watcher and its packs against floors and peers of the same run
 	@$(BIN)/python bench/watch.py
 	@$(BIN)/python bench/replay.py
+
+simulate: $(STAMP) ## How many hosts for how many developers: simulate and draw docs/scale.md's plots
+	@$(BIN)/python -m bench.scale --plots docs/scale $(ARGS)
 
 docs: $(STAMP) ## Generate the role pages from their specs, and the dashboards
 	@$(BIN)/python tools/role_docs.py

@@ -22,14 +22,11 @@ SECONDS = 150.0
 Row = dict[str, Any]
 
 
-def simulate(costs: Costs, work: Work, hosts: int, policy: str, questions: int) -> Row:
+def simulate(fleet: Fleet, work: Work, questions: int) -> Row:
     """Simulate one fleet; return what is told of it."""
     least = int(SECONDS * work.developers * work.questions / HOUR)
-    result = Fleet(costs, work, hosts, policy).run(max(questions, least))
+    result = fleet.run(max(questions, least))
     return {
-        "policy": policy,
-        "developers": work.developers,
-        "hosts": hosts,
         "overloaded": result.is_overloaded,
         "ttft_p50": result.percentile(50),
         "ttft_p95": result.percentile(95),
@@ -42,7 +39,7 @@ def simulate(costs: Costs, work: Work, hosts: int, policy: str, questions: int) 
     }
 
 
-def grid(costs: Mapping[str, Costs], questions: int) -> list[Row]:
+def grid(costs: Mapping[str, Costs], questions: int, patience: int | None) -> list[Row]:
     """Simulate all fleets of these presets, and tell how far it is."""
     points = [
         (name, developers, hosts, policy)
@@ -55,8 +52,9 @@ def grid(costs: Mapping[str, Costs], questions: int) -> list[Row]:
     began = time.monotonic()
     for done, (name, developers, hosts, policy) in enumerate(points, start=1):
         work = Work(developers)
-        row = simulate(costs[name], work, hosts, policy, questions)
-        rows.append({"preset": name, **row})
+        fleet = Fleet(costs[name], work, hosts, policy, patience=patience)
+        point = {"preset": name, "developers": developers, "hosts": hosts, "policy": policy}
+        rows.append({**point, **simulate(fleet, work, questions)})
         if done % 12 == 0 or done == len(points):
             left = (time.monotonic() - began) / done * (len(points) - done)
             print(f"{done} of {len(points)}, about {left:.0f} s left", file=sys.stderr, flush=True)
@@ -82,6 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("--preset", choices=sorted(ACTIVE), action="append")
     parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each fleet, at least")
+    parser.add_argument("--patience", type=int, help="questions that wait before they go elsewhere")
     parser.add_argument(
         "--ram-gb", type=float, help="for KV on each host, in place of the preset's"
     )
@@ -91,7 +90,7 @@ def main() -> int:
     costs = {name: preset_costs(name) for name in arguments.preset or sorted(ACTIVE)}
     if arguments.ram_gb:
         costs = {name: replace(of, ram_bytes=arguments.ram_gb * GB) for name, of in costs.items()}
-    rows = grid(costs, arguments.questions)
+    rows = grid(costs, arguments.questions, arguments.patience)
     show(rows)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")

@@ -60,6 +60,15 @@ class Costs:
         """Bytes of a workspace's KV."""
         return self.pack_tokens * self.kv_bytes
 
+    @property
+    def pack_seconds(self) -> float:
+        """What computing a pack takes."""
+        return self.pack_tokens / self.prefill
+
+    def question_seconds(self, work: Work) -> float:
+        """Return what a question takes whose pack is there, its answer included."""
+        return work.question_tokens / self.prefill + work.answer_tokens / self.decode
+
 
 @dataclass(frozen=True)
 class Work:

@@ -18,7 +18,6 @@ HOUR = 3600.0
 POLICIES = ("affinity", "least", "random")
 QUESTION, WARM_UP = 0, 1  # priorities: people go first
 BOUND = 1.25
-LEAST_BOUND = 4
 SETTLING = 0.2  # of the questions, which are not counted
 # Beyond either, what is asked is more than can be answered, or nearly so.
 MOST_LOST = 0.05
@@ -136,10 +135,21 @@ class Fleet:
         hosts: their number.
         policy: one of `POLICIES`: by workspace with bounded load, to the host with the fewest
             questions waiting, or to any.
+        patience: questions that may wait at a preferred host however few the others have; as many
+            as take as long as computing the pack anew elsewhere, unless given.
         seed: of all that is left to chance.
     """
 
-    def __init__(self, costs: Costs, work: Work, hosts: int, policy: str, seed: int = 1) -> None:
+    def __init__(
+        self,
+        costs: Costs,
+        work: Work,
+        hosts: int,
+        policy: str,
+        *,
+        patience: int | None = None,
+        seed: int = 1,
+    ) -> None:
         self.env = simpy.Environment()
         self.hosts = [Host(self.env, costs) for _ in range(hosts)]
         self.counts = Counts()
@@ -153,6 +163,7 @@ class Fleet:
         self._numbered = range(work.workspaces)
         self._written = np.zeros(work.workspaces)
         self.in_flight = 0
+        self.patience = patience or ceil(costs.pack_seconds / costs.question_seconds(work))
         self._is_full = self.env.event()
         self.order = preferences(work.workspaces, hosts) if policy == "affinity" else None
 
@@ -198,7 +209,7 @@ class Fleet:
         if self.order is None:
             fewest = min(host.waiting for host in self.hosts)
             return self._random.choice([host for host in self.hosts if host.waiting == fewest])
-        bound = max(LEAST_BOUND, ceil(BOUND * (self.in_flight + 1) / len(self.hosts)))
+        bound = max(self.patience, ceil(BOUND * (self.in_flight + 1) / len(self.hosts)))
         preferred = (self.hosts[number] for number in self.order[workspace])
         return next(host for host in preferred if host.waiting < bound)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scale.costs import Costs, Work, preset_costs
-from scale.fleet import BOUND, LEAST_BOUND, Cache, Fleet, Host, preferences
+from scale.fleet import BOUND, Cache, Fleet, Host, preferences
 
 # A host that reads 1,000 tokens a second, and has room for all packs.
 COSTS = Costs(prefill=1000, decode=1e12, kv_bytes=1, pack_tokens=10_000, card_bytes=1e12,
@@ -25,7 +25,7 @@ def test_one_that_reads_at_a_constant_speed_lets_wait_as_m_d_1(load: float, host
     # At random over hosts, each has a Poisson stream of its own.
     service = load * hosts
     asked = work(question_tokens=round(1000 * service))
-    result = Fleet(COSTS, asked, hosts, "random").run(25_000)
+    result = Fleet(COSTS, asked, hosts, "random").run(15_000)
     waiting = load * service / (2 * (1 - load))
     assert result.ttft.mean() == pytest.approx(service + waiting, rel=0.06)
     assert result.use == pytest.approx(load, rel=0.03)
@@ -46,16 +46,16 @@ def test_without_room_everything_is_computed() -> None:
 @pytest.mark.parametrize("room", [10, 30])
 def test_of_packs_that_are_all_alike_those_hit_that_have_room(room: int) -> None:
     costs = replace(COSTS, card_bytes=room * 10_000, prefill=1e6)
-    asked = work(per_workspace=2, question_tokens=0)  # 50 workspaces
-    result = Fleet(costs, asked, 1, "random").run(20_000)
+    asked = work(per_workspace=2, question_tokens=1)  # 50 workspaces
+    result = Fleet(costs, asked, 1, "random").run(8_000)
     assert result.hit_share == pytest.approx(room / 50, rel=0.04)
 
 
 def test_what_a_host_missed_is_what_was_written_since_it_was_asked() -> None:
     # Gaps between questions about a workspace at a host are exponential.
-    asked = work(saves=36, tail_tokens=500, question_tokens=0)
+    asked = work(saves=36, tail_tokens=500, question_tokens=1)
     hosts = 5
-    result = Fleet(replace(COSTS, prefill=1e6), asked, hosts, "random").run(30_000)
+    result = Fleet(replace(COSTS, prefill=1e6), asked, hosts, "random").run(12_000)
     written, gaps = 1 / asked.workspaces * 500, asked.workspaces * hosts  # tokens a second, seconds
     missed = written * gaps * (1 - exp(-10_000 / (written * gaps)))
     assert 1 - result.hit_share == pytest.approx(missed / 10_000, rel=0.05)
@@ -71,7 +71,7 @@ def test_a_tail_is_computed_before_anybody_asks_where_it_is_known_who_will_be_as
 
 def test_what_comes_from_ram_and_disk_takes_its_time_and_is_counted() -> None:
     costs = replace(COSTS, card_bytes=0, ram_bytes=1e6, ram_speed=1e4, prefill=1e9)
-    alone = work(developers=20, questions=1, question_tokens=0)
+    alone = work(developers=20, questions=1, question_tokens=1)
     result = Fleet(costs, alone, 1, "affinity").run(200)
     assert result.ram_bytes == pytest.approx(10_000)
     assert result.percentile(50) == pytest.approx(1.0, abs=0.01)
@@ -110,8 +110,11 @@ def test_no_host_is_given_more_than_its_bound_and_the_preferred_has_it_until_the
         given.append(fleet.choose(0))
         given[-1].waiting += 1
         fleet.in_flight += 1
-    assert given[:LEAST_BOUND] == [given[0]] * LEAST_BOUND
-    assert max(host.waiting for host in fleet.hosts) <= BOUND * 100 / 10 + 1
+    assert given[: fleet.patience] == [given[0]] * fleet.patience
+    # 10 s for a pack, 0.7 s for a question.
+    assert fleet.patience == 15
+    assert max(host.waiting for host in fleet.hosts) <= max(fleet.patience, BOUND * 100 / 10 + 1)
+    assert sum(host.waiting for host in fleet.hosts) == 100
 
 
 def test_a_cache_gives_up_what_was_used_longest_ago() -> None:
