@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from testinfra.host import Host
 
-from tests.rerun import converge
+from tests.rerun import ROOT, converge
 
 SPEC = "/var/run/cdi/nvidia.yaml"
 LOG = "/opt/stub/nvidia-ctk.log"
@@ -30,8 +30,14 @@ def journal(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def engine(host: Host) -> Iterator[str]:
-    run = "docker run --detach --init=false --name engine --device nvidia.com/gpu=all"
-    yield host.check_output(f"{run} stub/engine:1 /bin/sleep 600")
+    """Run a container that is given the cards by the very lines that give them to vLLM."""
+    template = (ROOT / "roles/vllm/templates/compose.yml.j2").read_text()
+    reservation = template.split("{% if vllm_device == 'cuda' %}\n")[1].split("{% endif %}")[0]
+    service = "container_name: engine\n    image: stub/engine:1\n    command: [/bin/sleep, '600']"
+    file = f"services:\n  engine:\n    {service}\n{reservation}"
+    host.check_output(f"cat > /root/engine.yml <<'END'\n{file}\nEND")
+    host.check_output("docker compose --file /root/engine.yml up --detach")
+    yield "engine"
     host.check_output("docker rm --force engine")
 
 
