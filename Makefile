@@ -48,7 +48,7 @@ molecule: lab ## The molecule scenarios alone; SCENARIO=NAME for one
 	$(if $(SCENARIO),$(BIN)/molecule test --scenario-name $(SCENARIO),$(BIN)/python -m tests.run --only roles)
 
 system: lab ## The whole-system test alone
-	$(BIN)/pytest tests/system
+	$(BIN)/pytest -m "lab and not long" tests/system
 
 lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documents, dashboards, alerts
 	@$(BIN)/python -m tests.run --only lint
@@ -96,10 +96,10 @@ restore: $(STAMP) ## Bring the state of hosts back; ARGS=--check says what would
 	@$(BIN)/ansible-playbook playbooks/restore.yml $(ARGS)
 
 airgap: lab ## Deploy a lab host that has no way out from a bundle
-	$(BIN)/pytest -s tests/airgap
+	$(BIN)/pytest -s tests/system/test_airgap.py
 
 chaos: lab ## Make faults on a lab host under load, and print what a user sees of each (half an hour)
-	$(BIN)/pytest -s tests/chaos
+	$(BIN)/pytest -s tests/system/test_chaos.py
 
 drill: lab ## Lose a lab host and bring it back from its backup
 	$(BIN)/pytest tests/backup/test_drill.py

@@ -23,7 +23,7 @@ from lab.deployment import play, wait_for
 from lab.shell import LabError
 from tests.system.conftest import Site
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 TABLE = Path(__file__).parents[2] / ".lab" / "chaos.md"
 HEAD = (

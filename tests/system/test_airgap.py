@@ -14,7 +14,7 @@ from lab.settings import ROOT, STATE
 from lab.shell import LabError
 from tests.system.conftest import WORKSPACE, Site
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 HOST = "airgap"
 # The network of lab hosts is the only one that is left; nothing but this machine is there.
