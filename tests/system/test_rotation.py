@@ -1,0 +1,78 @@
+"""Other secrets on a deployed host, one kind after the other; long, so `make rotation` runs it."""
+
+import json
+from pathlib import Path
+
+import openai
+import pytest
+
+from lab.deployment import play
+from lab.shell import LabError
+from tests.system.conftest import BACKUP_PASSWORD, Site
+from tests.system.test_operations import asked_all_the_time, wait_for_answers
+
+pytestmark = [pytest.mark.lab, pytest.mark.long]
+
+SECRETS = "/etc/infbox/secrets"
+PAGES = (
+    "curl --silent --insecure --output /dev/null --write-out '%{{http_code}}'"
+    " --user admin:$(cat {}) https://127.0.0.1:8443/prometheus/-/healthy"
+)
+
+
+def rotate(site: Site, kind: str, *arguments: str | Path) -> str:
+    """Run the playbook for one kind of secret."""
+    return play(
+        ["playbooks/rotate_secrets.yml", "-i", site.inventory, "-e", f"secret={kind}", *arguments],
+        f"rotate-{kind}",
+    )
+
+
+def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(site: Site) -> None:
+    with pytest.raises(LabError, match="Give -e secret= with one of"):
+        rotate(site, "keys")
+
+
+def test_users_get_other_keys_and_theirs_until_now_end(site: Site) -> None:
+    before = site.client.openai
+    rotate(site, "users")
+    with pytest.raises(openai.AuthenticationError):
+        before.models.list()
+    assert before.with_options(api_key=site.ssh(f"cat {SECRETS}/api-keys/team")).models.list()
+    # Back to the one that the other tests hold.
+    site.ssh(f"printf %s {before.api_key} > {SECRETS}/api-keys/team")
+    site.ssh("echo '{\"team\": {}}' | /opt/infbox/watcher/venv/bin/infbox-keys apply")
+
+
+def test_the_pages_of_monitoring_open_with_the_new_password_alone(site: Site) -> None:
+    password = f"{SECRETS}/monitoring/password"
+    site.ssh(f"(umask 077; cp {password} /root/before)")
+    assert site.ssh(PAGES.format("/root/before")) == "200"
+    rotate(site, "monitoring")
+    assert site.ssh(PAGES.format(password)) == "200"
+    assert site.ssh(PAGES.format("/root/before")) == "401"
+
+
+def test_a_password_of_the_inventory_is_changed_by_whoever_keeps_it(
+    site: Site, tmp_path: Path
+) -> None:
+    with pytest.raises(LabError, match="Put the new one into a vault as new_password"):
+        rotate(site, "backup")
+    for password in ("another-one-for-the-backups", BACKUP_PASSWORD):
+        file = tmp_path / "vault.json"
+        file.write_text(json.dumps({"new_password": password}))
+        said = rotate(site, "backup", "-e", f"@{file}")
+        assert password not in said
+        assert site.ssh(f"cat {SECRETS}/backup/password") == password
+        site.ssh("/opt/infbox/backup/infbox-backup restic snapshots")
+
+
+def test_the_kv_on_disk_gets_another_key_and_no_request_is_lost(site: Site) -> None:
+    before = site.ssh("sha256sum /etc/infbox/lmcache/l2.key")
+    text = site.client.ask(cold=True).text
+    with asked_all_the_time(site) as stream:
+        rotate(site, "kv")
+        wait_for_answers(stream, stream.answered + 3)
+    assert site.ssh("sha256sum /etc/infbox/lmcache/l2.key") != before
+    site.client.wait_until_warm()
+    assert site.client.ask().text == text
