@@ -87,14 +87,18 @@ class Client:
 
     def prompt(self, tokenizer: Tokenizer) -> str:
         """Return a question's prompt as vLLM saw it, from the token ids it reports itself."""
+        return str(tokenizer.decode(self.prompt_ids(), skip_special_tokens=False))
+
+    def prompt_ids(self) -> list[int]:
+        """Return the token ids of a question's prompt, as vLLM reports them."""
         answer = self.openai.chat.completions.create(
             model=f"{self.model}@{self.workspace}",
             messages=[{"role": "user", "content": QUESTION}],
             max_tokens=1,
             extra_body={"return_token_ids": True},
         )
-        ids = (answer.model_extra or {})["prompt_token_ids"]
-        return str(tokenizer.decode(ids, skip_special_tokens=False))
+        ids: list[int] = (answer.model_extra or {})["prompt_token_ids"]
+        return ids
 
     def status(self) -> dict[str, Any]:
         """Return what gateway and watcher say of the workspace."""

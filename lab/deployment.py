@@ -51,12 +51,13 @@ class Endpoint:
     authority: Path
 
 
-def inventory(host: Host, variables: Mapping[str, Any]) -> Path:
+def inventory(host: Host, variables: Mapping[str, Any], group: str = "inference") -> Path:
     """Write the inventory of one lab host.
 
     Args:
         host: the host.
         variables: further `infbox_*` variables.
+        group: that it belongs to.
 
     Returns:
         The folder to give to ``ansible-playbook -i``.
@@ -79,7 +80,7 @@ def inventory(host: Host, variables: Mapping[str, Any]) -> Path:
         **variables,
     }
     # The host's own variables, so that several such inventories can be given to one run.
-    content = {"inference": {"hosts": {host.instance: variables}}}
+    content = {group: {"hosts": {host.instance: variables}}}
     folder = STATE / "inventory" / host.instance
     folder.mkdir(parents=True, exist_ok=True)
     # JSON is YAML, and needs no library here.

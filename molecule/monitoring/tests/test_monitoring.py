@@ -40,13 +40,14 @@ def up(host: Host) -> None:
     assert done.rc == 0, done.stderr + host.run(f"{COMPOSE} logs").stdout
 
 
-def ask(host: Host, url: str, *, login: bool = True) -> str:
-    """Return what an address answers, or the number of its refusal."""
-    password = host.file(f"{SECRETS}/password").content_string.strip()
-    basic = base64.b64encode(f"admin:{password}".encode()).decode()
-    return str(
-        host.check_output("python3 -c %s %s %s", ASK, url, f"Basic {basic}" if login else "")
-    )
+def ask(host: Host, url: str, login: str = "admin") -> str:
+    """Return what an address answers, or the number of its refusal; without a login where none."""
+    header = ""
+    if login:
+        file = {"admin": "password", "fleet": "fleet-password"}[login]
+        password = host.file(f"{SECRETS}/{file}").content_string.strip()
+        header = f"Basic {base64.b64encode(f'{login}:{password}'.encode()).decode()}"
+    return str(host.check_output("python3 -c %s %s %s", ASK, url, header))
 
 
 def series(host: Host, query: str) -> list[dict[str, Any]]:
@@ -62,12 +63,24 @@ def series(host: Host, query: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("url", [f"{PROMETHEUS}/api/v1/targets", f"{ALERTMANAGER}/api/v2/alerts"])
 def test_nobody_is_let_in_without_the_login(host: Host, url: str) -> None:
-    assert ask(host, url, login=False) == "401"
+    assert ask(host, url, login="") == "401"
     json.loads(ask(host, url))
 
 
+def test_whoever_watches_over_the_fleet_reads_prometheus_and_nothing_else(host: Host) -> None:
+    series(host, "up")
+    page = ask(host, f"{PROMETHEUS}/federate?match[]=up", login="fleet")
+    assert 'up{job="node",host="lab"' in page
+    assert ask(host, f"{ALERTMANAGER}/api/v2/alerts", login="fleet") == "401"
+
+
+def test_a_host_of_the_fleet_that_does_not_answer_is_told(host: Host) -> None:
+    assert series(host, 'up{job="fleet",host="gone"} == 0')
+
+
 def test_secrets_are_the_services_own_and_nowhere_else(host: Host) -> None:
-    names = ("password", "web.yml", "webhook-url", "mail-password")
+    names = ("password", "fleet-password", "web.yml", "alertmanager-web.yml", "webhook-url")
+    names = (*names, "mail-password", "fleet/gone.password")
     for name in names:
         file = host.file(f"{SECRETS}/{name}")
         assert (file.uid, file.gid, file.mode) == (64432, 64432, 0o600)
@@ -76,7 +89,7 @@ def test_secrets_are_the_services_own_and_nowhere_else(host: Host) -> None:
     assert len(password) == 32
     inspected = host.check_output("docker inspect $(docker ps --quiet)")
     rendered = host.check_output(f"cat $(find {STAGING} -type f)")
-    for secret in (password, "hook-with-a-secret", "a-mail-password"):
+    for secret in (password, "hook-with-a-secret", "a-mail-password", "a-fleet-password"):
         assert secret not in inspected
         assert secret not in rendered
 
@@ -119,6 +132,18 @@ def test_units_and_disks_of_the_host_are_seen_from_the_container(host: Host) -> 
 def test_a_probe_tells_what_an_answer_holds(host: Host) -> None:
     assert series(host, 'probe_success{probe="itself"} == 1')
     assert series(host, 'probe_success{probe="refusing"} == 0')
+
+
+def test_a_probe_sends_what_it_is_given(host: Host) -> None:
+    module = yaml.safe_load(host.file(f"{STAGING}/blackbox-exporter/blackbox.yml").content_string)
+    http = module["modules"]["posting"]["http"]
+    assert (http["method"], json.loads(http["body"])) == ("POST", {"max_tokens": 1})
+
+
+def test_nothing_is_collected_that_was_not_asked_for(host: Host) -> None:
+    found = series(host, "node_scrape_collector_success")
+    names = {"cpu", "diskstats", "filesystem", "meminfo", "netdev", "systemd", "textfile"}
+    assert {one["metric"]["collector"] for one in found} == names
 
 
 def test_the_rules_are_loaded_and_sound(host: Host) -> None:
