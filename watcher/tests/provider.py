@@ -65,12 +65,14 @@ class Liar:
     Attributes:
         change: of the claims, before they are signed anew by a key of the liar's.
         header: of the token.
+        userinfo: whose it is said to be, where it is not of whom it was asked about.
         publishes_key: whether the provider names that key for its own.
         token: replaces the token, whatever it was.
     """
 
     change: Callable[[dict[str, Any]], None] = lambda _claims: None
     header: dict[str, Any] = field(default_factory=lambda: {"alg": "RS256", "kid": "liar"})
+    userinfo: str = ""
     publishes_key: bool = True
     token: Callable[[str], str] | None = None
     issuer: str = ""
@@ -103,6 +105,9 @@ class Liar:
             response = Response.from_app(honest, environ)
             if environ["PATH_INFO"] == "/jwks" and self.publishes_key:
                 response.set_data(json.dumps({"keys": [self._key.as_dict(private=False)]}))
+            if environ["PATH_INFO"] == "/userinfo" and self.userinfo:
+                told = {"sub": self.userinfo, "groups": ["coders"]}
+                response.set_data(json.dumps(told))
             if environ["PATH_INFO"] == "/oauth2/token" and response.status_code == 200:
                 self.authorization = environ.get("HTTP_AUTHORIZATION", "")
                 self.asked = dict(parse_qsl(body.decode()))

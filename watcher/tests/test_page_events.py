@@ -9,7 +9,6 @@ from typing import Any, cast
 from starlette.applications import Starlette
 
 from infbox.page import Page
-from infbox.status import Sampler
 from serving import get_text, serving
 
 
@@ -26,6 +25,6 @@ class Told:
 
 
 def test_events_end_so_that_whoever_looks_on_is_let_in_anew() -> None:
-    page = Page(cast("Sampler", Told()), longest=0.2)
+    page = Page(cast("Any", Told()), longest=0.2)
     with serving(Starlette(routes=page.routes())) as url:
         assert get_text(f"{url}/status/events").count("data: {}") > 3  # and it came to an end

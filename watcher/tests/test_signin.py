@@ -90,6 +90,7 @@ def lying() -> Iterator[Liar]:
 @pytest.fixture
 def liar(lying: Liar) -> Liar:
     lying.change, lying.token, lying.publishes_key = lambda _: None, None, True
+    lying.userinfo = ""
     return lying
 
 
@@ -269,6 +270,7 @@ def test_the_liar_is_believed_while_it_does_not_lie(liar: Liar) -> None:
 
 LIES: dict[str, Any] = {
     "another_audience": lambda claims: claims.update(aud="other"),
+    "another_audience_by_us": lambda claims: claims.update(aud="other", azp="infbox"),
     "several_audiences": lambda claims: claims.update(aud=["infbox", "other"], azp="other"),
     "another_issuer": lambda claims: claims.update(iss="https://other.example.org"),
     "no_nonce": lambda claims: claims.pop("nonce"),
@@ -285,6 +287,22 @@ def test_a_token_for_somebody_else_or_another_time_is_refused(liar: Liar, lie: s
     liar.change = LIES[lie]
     page = through(liar)
     assert (page.status, "cannot be believed" in page.text) == (400, True)
+
+
+def test_userinfo_of_somebody_else_puts_nobody_into_a_group(liar: Liar) -> None:
+    know(liar.issuer, "bob", preferred_username="bob")
+    liar.userinfo = "alice"
+    page = through(liar, "bob")
+    assert (page.status, "cannot be believed" in page.text) == (400, True)
+    liar.userinfo = "bob"
+    assert through(liar, "bob").status == 303
+
+
+def test_an_answer_that_names_another_provider_is_refused(site: Site) -> None:
+    for issuer, status in (("https://other.example.org", 400), (site.settings.issuer, 303)):
+        browser = site.browser()
+        target = browser.at_provider(browser.get("/sign-in").headers["location"], "alice")
+        assert browser.get(changed(target, iss=issuer)).status == status
 
 
 def test_a_token_that_has_expired_is_refused() -> None:
