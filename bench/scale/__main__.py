@@ -13,7 +13,7 @@ from .costs import ACTIVE, GB, Costs, Work, preset_costs
 from .fleet import HOUR, POLICIES, Fleet
 from .plots import draw
 
-HOSTS = (1, 2, 5, 10, 20, 50, 100, 300, 1000)
+HOSTS = (1, 2, 5, 10, 20, 30, 50, 100, 300, 1000)
 DEVELOPERS = (10, 100, 1000, 10_000)
 # Of each fleet: so many questions, and for so long.
 QUESTIONS = 4000
