@@ -110,14 +110,16 @@ def play(
     tell: Callable[[str], None] | None = None,
     *,
     cut_off: float | None = None,
+    checkout: Path = ROOT,
 ) -> str:
-    """Run ansible-playbook from the root of the repository.
+    """Run ansible-playbook from the root of a checkout.
 
     Args:
         arguments: of ansible-playbook.
         log: name of the log below ``.lab/logs``.
         tell: given the name of each task as it begins.
         cut_off: seconds after which it is killed, as a lost connection or a closed laptop would.
+        checkout: the checkout, this one unless given.
 
     Returns:
         All it printed.
@@ -127,11 +129,14 @@ def play(
     """
     path = STATE / "logs" / f"{log}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(checkout / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
     command = [Path(sys.executable).with_name("ansible-playbook"), *arguments]
     process = subprocess.Popen(
         [str(word) for word in command],
-        cwd=ROOT,
+        cwd=checkout,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
