@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -190,6 +191,18 @@ def test_who_may_no_longer_look_is_told_so(visit: Visit) -> None:
         visit.page.route(f"**/{path}", lambda route: route.fulfill(status=401))
     visit.page.goto(visit.url)
     expect(visit.page.locator("#verdict-more")).to_contain_text("Your key has ended", timeout=SOON)
+
+
+def test_whoever_has_signed_in_can_sign_out(browser: Browser, host: FakeHost, visit: Visit) -> None:
+    link = visit.open().get_by_role("link", name="Sign out")
+    expect(link).to_be_hidden()  # there is nothing to sign out from
+    settings = host.settings()
+    signs_in = replace(settings, status=replace(settings.status, sign_in=True))
+    with host.gateway(signs_in) as gateway:
+        page = browser.new_page()
+        page.goto(gateway.url)
+        expect(page.get_by_role("link", name="Sign out")).to_have_attribute("href", "/sign-out")
+        page.close()
 
 
 def test_nobody_is_asked_for_a_page_in_the_background(host: FakeHost, visit: Visit) -> None:
