@@ -305,8 +305,8 @@ class Door:
         self._note("away", reason=error)
         return _page(
             "The provider is away",
-            "<p>Who you are is known to a provider that does not answer now. The model is not "
-            "touched by it, and an API key still opens the status page to a script.</p>"
+            "<p>What knows who you are does not answer now. The model goes on without it, and an "
+            "API key still opens the status page to a script.</p>"
             f"<p>{_link('Try again', target)}</p>",
             _UNAVAILABLE,
         )
