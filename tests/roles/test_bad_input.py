@@ -17,7 +17,7 @@ from tests.plugins.plugin_files import ROOT
 
 # Stubs of `docker`: an Engine that is older than any that can be had here, and one that will do.
 OLD_DOCKER = '#!/bin/sh\n[ "$1" = info ] && echo 19.03.15 && exit 0\nexit 1\n'
-GOOD_DOCKER = '#!/bin/sh\n[ "$1" = info ] && echo 26.1.5 || echo 2.26.1\n'
+GOOD_DOCKER = '#!/bin/sh\n[ "$1" = info ] && echo "26.1.5|/var/lib/docker|3" || echo 2.26.1\n'
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "preflight, all at once": (
@@ -42,6 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "docker, no compose": ("docker", {}),
+    "docker, containers left behind": ("docker", {"docker_data_root": "/srv/docker"}),
     "docker, no authority": ("docker", {"docker_ca_certificates": ["/etc/os-release"]}),
     "images, no digest": ("images", {"source": "pull"}),
     "images, no context": ("images", {"source": "build", "build_context": "/no/such/folder"}),
@@ -73,6 +74,7 @@ WORDS = [
     ("preflight, too few cards", "needs 8 GPUs of 80000 MiB, this host has 4 of 81920 MiB (A100)."),
     ("preflight, too few cards", "Set infbox_preset to one that fits (cpu)."),
     ("docker, no compose", "Docker Engine 19.03.15 answers without Compose 2.18 or later (none)."),
+    ("docker, containers left behind", "Docker keeps 3 containers in /var/lib/docker, and with"),
     ("docker, no authority", "names /etc/os-release, which holds no certificate. Give PEM files"),
     ("images, no digest", "Image it has no digest: no-such-image:1. Add @sha256:"),
     ("images, no context", "Image it has no Dockerfile in /no/such/folder. Set its build_context"),
