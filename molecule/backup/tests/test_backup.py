@@ -201,6 +201,21 @@ def test_a_repository_without_its_password_is_refused(host: Host) -> None:
     assert not host.file("/srv/no-secrets/password").exists
 
 
+def test_another_password_opens_the_repository_and_the_one_until_now_does_not(host: Host) -> None:
+    before = host.check_output(f"cat {SECRETS}/password")
+    host.check_output(f"(umask 077; cp {SECRETS}/password /root/before)")
+    snapshots = host.check_output(f"{PROGRAM} restic snapshots --json")
+    assert json.loads(host.check_output(f"{PROGRAM} rotate < /dev/null")) == {"password": "made"}
+    assert host.check_output(f"cat {SECRETS}/password") != before
+    assert host.check_output(f"{PROGRAM} restic snapshots --json") == snapshots
+    said = host.run(f"{PROGRAM} restic snapshots --password-file /root/before")
+    assert "wrong password" in said.stderr
+    # Back to the scenario's own.
+    host.check_output(f"{PROGRAM} rotate < /root/before")
+    assert host.check_output(f"cat {SECRETS}/password") == before
+    assert len(json.loads(host.check_output(f"{PROGRAM} restic key list --json"))) == 1
+
+
 def test_hosts_may_share_a_repository(host: Host) -> None:
     before = plan(host)["snapshot"]
     other = "--host other --tag infbox /etc/hostname"

@@ -22,7 +22,7 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -397,6 +397,42 @@ def apply(
             write(path, text)
         State(settings).begin()
     return {"changed": changed or created, "created": created, "password": origin}
+
+
+def rotate(settings: Settings, given: str) -> dict[str, str]:
+    """Give the repository another password; the one until now opens it no more.
+
+    At no moment does the file of the password hold one that does not open it. An interrupted
+    rotation is taken up by the next one.
+
+    Args:
+        settings: name the repository.
+        given: the new password; empty for one that is made here.
+
+    Returns:
+        ``password``: ``given`` or ``made``.
+
+    Raises:
+        BackupError: the repository cannot be reached or opened; it opens as before.
+    """
+    now = Restic(settings)
+    file = now.access.password
+    fresh = file.with_name("password.new")
+    if given or not fresh.exists():
+        write(fresh, (given or secrets.token_urlsafe(32)) + "\n")
+    then = Restic(settings, replace(now.access, password=fresh))
+    keys = json.loads(now.run("key", "list", "--json").stdout)
+    leaving = next(key["id"] for key in keys if key["current"])
+    if not opens(then):
+        now.run("key", "add", f"--new-password-file={fresh}")
+    fresh.rename(file)
+    now.run("key", "remove", leaving)
+    return {"password": "given" if given else "made"}
+
+
+def opens(repository: Restic) -> bool:
+    """Return whether the password opens the repository."""
+    return repository.ask("--no-cache", "cat", "config", timeout=OPEN_TIMEOUT).returncode == 0
 
 
 def choose_password(given: str, file: Path) -> tuple[str, str]:
@@ -926,6 +962,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("apply", help="take settings and secrets as JSON on standard input")
     one.add_argument("--dry-run", action="store_true", help="change nothing")
     one.add_argument("--existing", action="store_true", help="make no repository")
+    commands.add_parser("rotate", help="take another password on standard input; empty makes one")
     commands.add_parser("run", help="back up now; the unit infbox-backup does")
     commands.add_parser("check", help="verify the repository; the unit infbox-backup-check does")
     one = commands.add_parser("failed", help="note a failure; the units do")
@@ -958,6 +995,7 @@ def act(arguments: argparse.Namespace) -> object:
         command = repository.command(*arguments.words)
         os.execvpe("restic", command, repository.environment())  # noqa: S606  # no shell is wanted
     actions: dict[str, Callable[[], object]] = {
+        "rotate": lambda: rotate(settings, sys.stdin.read().strip()),
         "run": lambda: run(settings),
         "check": lambda: check(settings),
         "failed": lambda: failed(settings, arguments.job),
