@@ -1,4 +1,4 @@
-"""The docker role on a bare lab host."""
+"""The docker role on a bare lab host, from a stub of Docker's repository. The Engine is real."""
 
 import json
 from collections.abc import Iterator
@@ -39,10 +39,17 @@ def test_a_container_goes_on_while_the_engine_restarts(host: Host) -> None:
     host.check_output("docker rm --force stays")
 
 
+def test_it_came_from_dockers_own_signed_repository_in_the_version_asked_for(host: Host) -> None:
+    assert host.package("docker-ce").version == "5:28.0.4-1"
+    source = host.file("/etc/apt/sources.list.d/docker.sources").content_string
+    assert "Signed-By:" in source
+
+
 def test_upgrades_leave_the_engine_alone(host: Host) -> None:
-    assert {"docker.io", "containerd"} <= set(host.check_output("apt-mark showhold").split())
+    held = set(host.check_output("apt-mark showhold").split())
+    assert {"docker-ce", "containerd.io", "containerd"} <= held
     planned = host.check_output("apt-get --simulate --quiet dist-upgrade")
-    assert "Inst docker.io" not in planned
+    assert "Inst docker" not in planned
 
 
 def test_the_engine_starts_on_boot(host: Host) -> None:
@@ -60,6 +67,10 @@ def test_the_running_engine_has_the_settings(host: Host) -> None:
     assert seen["LoggingDriver"] == "json-file"
     assert seen["LiveRestoreEnabled"] is True
     assert seen["DefaultAddressPools"] == [{"Base": "10.97.0.0/16", "Size": 24}]
+    assert seen["DockerRootDir"] == "/var/lib/docker/engine"
+    assert seen["RegistryConfig"]["Mirrors"] == ["https://mirror.example/"]
+    assert seen["HttpsProxy"] == "http://proxy.example:3128"
+    assert seen["NoProxy"] == "10.213.77.2"
     registries = seen["RegistryConfig"]["IndexConfigs"]
     assert any(":5000" in name and not entry["Secure"] for name, entry in registries.items())
 
@@ -88,3 +99,11 @@ def test_an_authority_that_is_not_given_any_more_is_gone(host: Host) -> None:
 
 def test_what_the_modules_need_is_there(host: Host) -> None:
     assert host.run("python3 -c 'import requests'").rc == 0
+
+
+def test_what_is_published_is_guarded_before_docker_starts(host: Host) -> None:
+    guard = host.service("infbox-docker-guard")
+    assert guard.is_running and guard.is_enabled
+    assert "docker.service" in host.check_output(
+        "systemctl show --property=Before infbox-docker-guard"
+    )
