@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos upgrade-test rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos upgrade-test fleet rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -103,6 +103,9 @@ chaos: lab ## Make faults on a lab host under load, and print what a user sees o
 
 upgrade-test: lab ## Bring a lab host from the last tag to this checkout
 	$(BIN)/pytest -s tests/system/test_upgrade.py
+
+fleet: lab ## Have one lab host watch over another
+	$(BIN)/pytest -s -m long tests/system/test_monitoring.py
 
 rotation: lab ## Give a lab host other secrets, one kind after the other
 	$(BIN)/pytest -s tests/system/test_rotation.py

@@ -172,6 +172,7 @@ def watching(site: Site) -> Iterator[Host]:
         hosts.remove(WATCHING)
 
 
+@pytest.mark.long
 def test_one_host_watches_over_another(site: Site, watching: Host) -> None:
     here = f'host="{site.host.instance}"'
     queries = [f'up{{job="fleet",{here}}} == 1', f'up{{job="vllm",{here}}} == 1']
@@ -182,6 +183,7 @@ def test_one_host_watches_over_another(site: Site, watching: Host) -> None:
     assert left == []
 
 
+@pytest.mark.long
 def test_who_watches_has_pages_with_a_login_and_no_api(watching: Host) -> None:
     running = ssh(watching, "docker ps --format '{{.Names}}'").split()
     services = ("blackbox-exporter", "caddy", "node-exporter", "prometheus")

@@ -79,9 +79,10 @@ def test_a_host_of_the_fleet_that_does_not_answer_is_told(host: Host) -> None:
 
 
 def test_secrets_are_the_services_own_and_nowhere_else(host: Host) -> None:
-    names = ("password", "fleet-password", "web.yml", "alertmanager-web.yml", "webhook-url")
-    names = (*names, "mail-password", "fleet/gone.password")
-    for name in names:
+    for name in (
+        "password", "fleet-password", "web.yml", "alertmanager-web.yml", "webhook-url",
+        "mail-password", "fleet/gone.password",
+    ):  # fmt: skip
         file = host.file(f"{SECRETS}/{name}")
         assert (file.uid, file.gid, file.mode) == (64432, 64432, 0o600)
     assert host.file("/etc/infbox/secrets").mode == 0o700
