@@ -65,6 +65,8 @@ def asked_all_the_time(site: Site) -> Iterator[Stream]:
     assert stream.failures == []
 
 
+# Stops the engine as the upgrade below does, so it need not be seen with every change.
+@pytest.mark.long
 def test_a_restart_loses_no_request(site: Site) -> None:
     with asked_all_the_time(site) as stream:
         before = started(site)
