@@ -156,7 +156,7 @@ def test_without_monitoring_everything_serves_as_before(site: Site) -> None:
         assert answer.text
         assert answer.cached_tokens
     finally:
-        site.ssh(f"{project} start --wait")
+        site.ssh(f"{project} start")
 
 
 @pytest.fixture(scope="module")
