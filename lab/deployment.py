@@ -116,7 +116,7 @@ def play(
 
     Args:
         arguments: of ansible-playbook.
-        log: name of the log below ``.lab/logs``.
+        log: name of the log below ``.lab/logs``, where each line begins with its second.
         tell: given the name of each task as it begins.
         cut_off: seconds after which it is killed, as a lost connection or a closed laptop would.
         checkout: the checkout, this one unless given.
@@ -144,13 +144,14 @@ def play(
         text=True,
     )
     lines = []
+    began = time.monotonic()
     killer = threading.Timer(cut_off or 0, process.kill)
     if cut_off:
         killer.start()
     with path.open("w") as file:
         for line in process.stdout or ():
             lines.append(line)
-            file.write(line)
+            file.write(f"{time.monotonic() - began:6.1f} {line}")
             file.flush()
             if tell and line.startswith("TASK ["):
                 tell(line.removeprefix("TASK [").rpartition("]")[0])

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from infbox import keys
 from infbox.errors import InputError
 from infbox.log import line
-from infbox.serve import listening, server
+from infbox.serve import lasting, server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def run(file: Path, listen: Listen) -> None:
     Raises:
         InputError: the address cannot be had.
     """
-    listener = listening(listen, "--listen")
+    listener = lasting(listen, "--listen")
     _logger.info(line("ready", listen=listen))
     app = Authority(file).app()
     serving = server(app, idle_seconds=_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)

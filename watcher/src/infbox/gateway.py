@@ -41,7 +41,7 @@ from infbox.refusals import (
     RefusalError,
 )
 from infbox.relay import Incoming, Outgoing
-from infbox.serve import listening, server
+from infbox.serve import lasting, server
 from infbox.status import Sampler
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(config: Config) -> None:
         InputError: its address cannot be had.
     """
     os.umask(_PRIVATE_UMASK)
-    listener = listening(config.gateway.listen, "gateway.listen")
+    listener = lasting(config.gateway.listen, "gateway.listen")
     _logger.info(line("ready", listen=config.gateway.listen, workspaces=len(config.workspaces)))
     gateway = Gateway(config)
     serving = server(gateway.app, idle_seconds=_CLIENT_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)

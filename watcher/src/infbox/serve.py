@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from infbox import notify
 from infbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +34,29 @@ def listening(listen: Listen, field: str) -> socket.socket:
         raise InputError(
             f"{field}: {listen}: {error.strerror}: free the port, or give another"
         ) from error
+
+
+def lasting(listen: Listen, field: str) -> socket.socket:
+    """Return a socket that listens and goes on to do so while the service is restarted.
+
+    Nobody who asks in that second is refused: a proxy that was could have sent half a question.
+
+    Args:
+        listen: where.
+        field: of the configuration, for the message.
+
+    Raises:
+        InputError: the address cannot be had.
+    """
+    kept = notify.stored()
+    if kept and kept.getsockname()[:2] == (listen.host, listen.port):
+        return kept
+    if kept:
+        kept.close()
+        notify.forget()
+    listener = listening(listen, field)
+    notify.store(listener)
+    return listener
 
 
 def server(app: Starlette, *, idle_seconds: int, grace_seconds: int) -> uvicorn.Server:

@@ -30,7 +30,7 @@ from starlette.routing import Route
 
 from infbox.log import line
 from infbox.oidc import AwayError, Provider, RefusedError
-from infbox.serve import listening, server
+from infbox.serve import lasting, server
 from infbox.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def run(settings: SignIn, secret: str) -> None:
         InputError: the address cannot be had.
     """
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
-    listener = listening(settings.listen, "listen")
+    listener = lasting(settings.listen, "listen")
     _logger.info(line("ready", listen=settings.listen, issuer=settings.issuer))
     sessions = Sessions(settings.session_seconds, settings.idle_seconds)
     door = Door(settings, Provider(settings, secret), sessions)
