@@ -106,6 +106,7 @@ def test_an_upgrade_to_another_model_and_the_way_back_lose_no_request(site: Site
         wait_for("the pack being warm", lambda: is_cached(site, tokens), 120)
         assert loaded_tokens(site) >= WARM_SHARE * tokens, "the KV of the first one was not kept"
         wait_for_answers(stream, stream.answered + 3)
+    site.ssh(f"rm --recursive {OTHER_MODEL}")
     assert current(site) == second + 1
     assert site.ssh("docker inspect --format '{{.Created}}' infbox-caddy-1") == caddy
 

@@ -11,6 +11,7 @@ from tests.system.conftest import Site, look
 pytestmark = pytest.mark.lab
 
 UNINSTALL = "playbooks/uninstall.yml"
+SHOWN = 100  # of the things that should not be there
 # Made or changed by programs of the system itself, whoever runs them.
 BY_THEMSELVES = (
     "file /etc/.pwd.lock",
@@ -39,5 +40,6 @@ def test_the_host_is_left_as_it_was_found(site: Site) -> None:
     )  # fmt: skip
     after = look(site.host)
     appeared = {thing for thing in after - site.before if thing not in BY_THEMSELVES}
-    assert appeared == set()
-    assert site.before - after == set()
+    assert not appeared, "\n".join(sorted(appeared)[:SHOWN])
+    gone = site.before - after
+    assert not gone, "\n".join(sorted(gone)[:SHOWN])
