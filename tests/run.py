@@ -1,8 +1,8 @@
 """Run everything that proves the project, and say how it went.
 
-Each stage writes to `.lab/logs/test-STAGE.log`; the end of a failed stage's log is printed. Lint
-and unit tests run while the lab is made; scenarios run two at a time, since each spends much of its
-time waiting.
+Each stage writes to `.lab/logs/test-STAGE.log`; what did not hold and the end of a failed stage's log
+are printed. Lint and unit tests run while the lab is made; after that two stages run at a time, since
+each spends much of its time waiting.
 """
 
 import argparse
@@ -54,6 +54,8 @@ STAGES = (
     Stage("unit", ("pytest", "-q", "-n", "2", "-m", "not lab", "tests", "cake/tests"), "unit"),
     Stage("unit-watcher", ("pytest", "-q", "-n", "2", "-c", "watcher/pyproject.toml",
                            "watcher/tests"), "unit"),
+    Stage("system", ("pytest", "-q", "--durations", "20", "-m", "lab and not long", "tests/system"),
+          "system"),
     Stage("bootstrap", ("pytest", "-q", "-m", "lab", "tests/bootstrap"), "bootstrap"),
     # Rules are tried with promtool, which the lab's image has.
     Stage("rules", ("pytest", "-q", "-m", "lab", "tests/monitoring"), "roles"),
@@ -64,7 +66,6 @@ STAGES = (
     ),
     Stage("sign-in", ("pytest", "-q", "-m", "lab", "tests/caddy"), "roles"),
     Stage("page", ("pytest", "-q", "-m", "lab", "tests/page"), "roles"),
-    Stage("system", ("pytest", "-q", "-m", "lab and not long", "tests/system"), "system"),
 )  # fmt: skip
 
 
@@ -91,7 +92,10 @@ def run(stage: Stage) -> bool:
     say(f"{stage.name:16} {verdict} in {time.monotonic() - start:.0f} s")
     if done.returncode:
         lines = log.read_text(errors="replace").splitlines()
-        say("\n".join([f"--- the end of {log}", *lines[-FAILURE_LINES:], f"--- {stage.name}"]))
+        # pytest's own words for what did not hold; journals of a host may lie between it and the end.
+        wrong = [line for line in lines[:-FAILURE_LINES] if line.startswith(("E  ", "____"))]
+        say("\n".join([f"--- what did not hold, by {log}", *wrong[:FAILURE_LINES]]))
+        say("\n".join(["--- its end", *lines[-FAILURE_LINES:], f"--- {stage.name}"]))
     return done.returncode == 0
 
 
@@ -107,11 +111,7 @@ def say(text: str) -> None:
 
 
 def run_groups(groups: Sequence[str]) -> list[bool]:
-    """Run the stages of `groups`; what needs the lab waits for it, and is left out without it.
-
-    Lint, unit tests, bootstrap and scenarios run two at a time. The system tests run alone, since
-    they compare times.
-    """
+    """Run the stages of `groups`; what needs the lab waits for it, and is left out without it."""
 
     def chosen(*names: str) -> list[Stage]:
         return [s for s in STAGES if s.group in names and s.group in groups]
@@ -120,8 +120,7 @@ def run_groups(groups: Sequence[str]) -> list[bool]:
         results = list(pool.map(run, chosen("lab", "lint", "unit")))
         if not all(results[: len(chosen("lab"))]):
             return results
-        results += pool.map(run, chosen("bootstrap", "roles"))
-    return results + [run(stage) for stage in chosen("system")]
+        return results + list(pool.map(run, chosen("system", "bootstrap", "roles")))
 
 
 def main() -> int:

@@ -131,17 +131,15 @@ def test_a_wrong_key_is_refused(site: Site) -> None:
         stranger.models.list()
 
 
-def test_a_rotated_key_ends_within_a_second_and_nothing_is_restarted(site: Site) -> None:
+def test_a_rotated_key_ends_with_the_next_request_and_nothing_is_restarted(site: Site) -> None:
     before = site.client.openai
     since = site.ssh(STARTED)
     site.ssh("/opt/infbox/watcher/venv/bin/infbox-keys rotate team")
-    began = time.monotonic()
     with pytest.raises(openai.AuthenticationError):
         before.with_options(max_retries=0).models.list()
     key = site.ssh("cat /etc/infbox/secrets/api-keys/team").strip()
     after = before.with_options(api_key=key)
     assert [model.id for model in after.models.list()]
-    assert time.monotonic() - began < 1
     assert site.ssh(STARTED) == since
     # Back to the one that the other tests hold, as somebody would who puts a key there by hand.
     site.ssh(f"printf %s {before.api_key} > /etc/infbox/secrets/api-keys/team")
