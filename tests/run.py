@@ -1,8 +1,8 @@
 """Run everything that proves the project, and say how it went.
 
-Each stage writes to `.lab/logs/test-STAGE.log`; what did not hold and the end of a failed stage's log
-are printed. Lint and unit tests run while the lab is made; after that two stages run at a time, since
-each spends much of its time waiting.
+Each stage writes to `.lab/logs/test-STAGE.log`; what did not hold, and the end of the log, is printed
+of a failed one. Lint and unit tests run while the lab is made; after that two stages run at a time,
+since each spends much of its time waiting.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def run(stage: Stage) -> bool:
     say(f"{stage.name:16} {verdict} in {time.monotonic() - start:.0f} s")
     if done.returncode:
         lines = log.read_text(errors="replace").splitlines()
-        # pytest's own words for what did not hold; journals of a host may lie between it and the end.
+        # pytest's own words for it; journals of a host may lie between them and the end.
         wrong = [line for line in lines[:-FAILURE_LINES] if line.startswith(("E  ", "____"))]
         say("\n".join([f"--- what did not hold, by {log}", *wrong[:FAILURE_LINES]]))
         say("\n".join(["--- its end", *lines[-FAILURE_LINES:], f"--- {stage.name}"]))
