@@ -1,8 +1,8 @@
 """Run everything that proves the project, and say how it went.
 
-Each stage writes to `.lab/logs/test-STAGE.log`; what did not hold, and the end of the log, is printed
-of a failed one. Lint and unit tests run while the lab is made; after that two stages run at a time,
-since each spends much of its time waiting.
+Each stage writes to `.lab/logs/test-STAGE.log`; of a failed one, what did not hold and the log's
+end are printed. Lint and unit tests run while the lab is made; after that two stages run at a
+time, since each spends much of its time waiting.
 """
 
 import argparse
