@@ -75,6 +75,7 @@ NVSWITCH = "0x0680"
 XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+),?(.*)")
 
 TCP_LISTEN = "0A"
+SYSTEMD = 1  # its process
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -362,11 +363,18 @@ def process(root: Path, pid: int, project: str, run: Run) -> dict[str, Any]:
     """
     cgroup = read(root / f"proc/{pid}/cgroup") if pid else ""
     unit = (re.findall(r"([^/\n]+\.service)$", cgroup, re.MULTILINE) or [""])[-1]
+    is_ours = unit.startswith(f"{project}-") or in_project(cgroup, project, run)
     return {
         "process": read(root / f"proc/{pid}/comm").strip() if pid else "",
         "unit": unit,
-        "ours": unit.startswith(f"{project}-") or in_project(cgroup, project, run),
+        "ours": is_ours or (pid == SYSTEMD and keeps_ours(project, run)),
     }
+
+
+def keeps_ours(project: str, run: Run) -> bool:
+    """Return whether systemd keeps a socket of a `PROJECT-*` that is being restarted."""
+    told = run(["systemctl", "show", "--property=NFileDescriptorStore", f"{project}-*.service"])
+    return bool(re.search("=[1-9]", told or ""))
 
 
 def secure_boot(root: Path) -> bool:
@@ -387,7 +395,10 @@ def is_loopback(address: str) -> bool:
 
 
 def owners(root: Path, inodes: set[str]) -> dict[str, int]:
-    """Return the process that holds each socket, by inode."""
+    """Return the process that holds each socket, by inode.
+
+    systemd, which keeps sockets for others, is named only where nobody else holds one.
+    """
     found: dict[str, int] = {}
     for fd in (root / "proc").glob("[0-9]*/fd/*"):
         try:
@@ -396,7 +407,7 @@ def owners(root: Path, inodes: set[str]) -> dict[str, int]:
             continue
         inode = link.removeprefix("socket:[").removesuffix("]")
         if inode in inodes:
-            found.setdefault(inode, int(fd.parts[-3]))
+            found[inode] = max(found.get(inode, SYSTEMD), int(fd.parts[-3]))
     return found
 
 

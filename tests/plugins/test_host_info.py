@@ -69,18 +69,21 @@ def test_a_free_port_has_no_listener(port: int) -> None:
     assert host_info.listeners(Path("/"), [port + 1], "infbox", never) == []
 
 
-def listener_in(root: Path, cgroup: str, run: object = never) -> dict[str, object]:
-    """Return what is said of a process in a cgroup that listens on port 8000 of 127.0.0.1."""
+def listener_in(
+    root: Path, cgroup: str, run: object = never, pids: Sequence[int] = (42,)
+) -> dict[str, object]:
+    """Return what is said of processes that hold port 8000 of 127.0.0.1, the last in a cgroup."""
     write(
         root / "proc/net/tcp",
         "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout"
         " inode\n   0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0"
         "        0 4711 1\n",
     )
-    write(root / "proc/42/comm", "python3\n")
-    write(root / "proc/42/cgroup", cgroup)
-    (root / "proc/42/fd").mkdir()
-    (root / "proc/42/fd/3").symlink_to("socket:[4711]")
+    for pid in pids:
+        write(root / f"proc/{pid}/comm", "systemd\n" if pid == 1 else "python3\n")
+        write(root / f"proc/{pid}/cgroup", cgroup if pid == pids[-1] else "0::/init.scope\n")
+        (root / f"proc/{pid}/fd").mkdir()
+        (root / f"proc/{pid}/fd/3").symlink_to("socket:[4711]")
     (found,) = host_info.listeners(root, [8000], "infbox", run)
     assert isinstance(found, dict)
     return found
@@ -102,6 +105,27 @@ def test_a_unit_of_ours_is_known_by_its_name(
 ) -> None:
     found = listener_in(tmp_path, cgroup)
     assert (found["unit"], found["ours"]) == (unit, ours)
+
+
+def test_a_socket_that_systemd_keeps_for_a_service_is_the_service_s(tmp_path: Path) -> None:
+    found = listener_in(tmp_path, "0::/system.slice/infbox-gateway.service\n", pids=(1, 42))
+    assert (found["pid"], found["unit"], found["ours"]) == (42, "infbox-gateway.service", True)
+
+
+@pytest.mark.parametrize(
+    ("told", "ours"),
+    [
+        ("NFileDescriptorStore=0\n\nNFileDescriptorStore=1\n", True),
+        ("NFileDescriptorStore=0\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_socket_that_systemd_alone_holds_is_ours_while_a_unit_of_ours_is_restarted(
+    tmp_path: Path, told: str | None, ours: bool
+) -> None:
+    found = listener_in(tmp_path, "0::/init.scope\n", lambda _: told, pids=(1,))
+    assert (found["process"], found["ours"]) == ("systemd", ours)
 
 
 @pytest.mark.parametrize(

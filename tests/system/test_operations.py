@@ -68,6 +68,16 @@ def asked_all_the_time(site: Site) -> Iterator[Stream]:
     assert stream.failures == []
 
 
+@contextlib.contextmanager
+def other_model(site: Site) -> Iterator[None]:
+    """Have the same weights under another name: nobody can tell the KV of the two by its look."""
+    site.ssh(f"cp --archive $(ls --directory /var/lib/infbox/models/*/ | head -1) {OTHER_MODEL}")
+    try:
+        yield
+    finally:
+        site.ssh(f"rm --recursive {OTHER_MODEL}")
+
+
 # Stops the engine as the upgrade below does, so it need not be seen with every change.
 @pytest.mark.long
 def test_a_restart_loses_no_request(site: Site) -> None:
@@ -88,9 +98,7 @@ def test_an_upgrade_to_another_model_and_the_way_back_lose_no_request(site: Site
     tokens = site.client.wait_until_warm()["tokens"]
     first = current(site)
     caddy = site.ssh("docker inspect --format '{{.Created}}' infbox-caddy-1")
-    # The same weights under another name: nobody can tell the KV of the two apart by looking at it.
-    site.ssh(f"cp --archive $(ls --directory /var/lib/infbox/models/*/ | head -1) {OTHER_MODEL}")
-    with asked_all_the_time(site) as stream:
+    with other_model(site), asked_all_the_time(site) as stream:
         said = play(
             ["playbooks/upgrade.yml", "-i", site.inventory,
              "-e", f"infbox_model_path={OTHER_MODEL}"],
@@ -106,7 +114,6 @@ def test_an_upgrade_to_another_model_and_the_way_back_lose_no_request(site: Site
         wait_for("the pack being warm", lambda: is_cached(site, tokens), 120)
         assert loaded_tokens(site) >= WARM_SHARE * tokens, "the KV of the first one was not kept"
         wait_for_answers(stream, stream.answered + 3)
-    site.ssh(f"rm --recursive {OTHER_MODEL}")
     assert current(site) == second + 1
     assert site.ssh("docker inspect --format '{{.Created}}' infbox-caddy-1") == caddy
 
