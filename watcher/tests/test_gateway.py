@@ -234,7 +234,7 @@ def test_an_engine_that_is_away_is_said_so(tmp_path: Path) -> None:
         assert (status, headers["retry-after"]) == (503, "10")
         assert answer["error"]["type"] == "EngineAwayError"
         assert away.ask("GET", "/health")[0] == 503
-        assert away.ask("GET", "/v1/models")[0] == 502
+        assert away.ask("GET", "/v1/models")[0] == 503
 
 
 def test_health_is_that_of_the_engine(stack: Stack) -> None:

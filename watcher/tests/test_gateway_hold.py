@@ -81,6 +81,16 @@ def test_a_request_waits_for_the_engine_and_is_asked_once(
         assert held(stack) == 0
 
 
+def test_the_list_of_models_waits_for_the_engine(tmp_path: Path, place: Listen) -> None:
+    with gateway(tmp_path, place) as stack, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(stack.ask, "GET", "/v1/models")
+        until(lambda: held(stack) == 1)
+        with stack.engine.running(place):
+            status, _, listed = asked.result(10)
+    assert status == 200
+    assert [card["id"] for card in json.loads(listed)["data"]] == ["coder", "coder@shop"]
+
+
 def test_those_that_came_first_go_first(tmp_path: Path, place: Listen) -> None:
     with gateway(tmp_path, place) as stack, asking(stack, 4) as answers:
         with stack.engine.running(place):

@@ -286,15 +286,21 @@ class Gateway:
         return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def _list_models(self, request: Request) -> Response:
-        """Return vLLM's list, with those ``@`` names that it does not list itself."""
+        """Return vLLM's list, with those ``@`` names that it does not list itself.
+
+        Held like a question while vLLM is away: clients ask for it when they start.
+        """
         headers = {"authorization": request.headers.get("authorization", "")}
-        try:
-            url = f"{self._engine}/v1/models"
-            async with self._client.get(url, headers=headers, timeout=_SHORT) as answer:
-                body = await answer.read()
-                status, kind = answer.status, answer.headers.get("content-type")
-        except relay.AWAY as error:
-            raise RefusalError(BAD_GATEWAY, "the engine does not answer") from error
+        deadline = time.monotonic() + self._hold.seconds
+        while True:
+            try:
+                url = f"{self._engine}/v1/models"
+                async with self._client.get(url, headers=headers, timeout=_SHORT) as answer:
+                    body = await answer.read()
+                    status, kind = answer.status, answer.headers.get("content-type")
+                break
+            except relay.AWAY:
+                await self._hold.wait(0, deadline)
         models = questions.parsed(body) or {}
         if status != _OK or not isinstance(models.get("data"), list):
             return Response(body, status, media_type=kind)
