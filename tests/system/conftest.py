@@ -68,6 +68,18 @@ class Site:
         """Run a command on the host and return its output."""
         return ssh(self.host, command)
 
+    def fetch(self, url: str) -> str:
+        """Return a page of a part that listens on the host's loopback.
+
+        Raises:
+            LabError: there is none.
+        """
+        fetch = (
+            "import sys, urllib.request as r;"
+            " print(r.urlopen(sys.argv[1], timeout=5).read().decode())"
+        )
+        return self.ssh(f"python3 -c '{fetch}' {url}")
+
     def metric(self, url: str, name: str, label: str = "") -> float:
         """Return the sum of a metric's samples on the host.
 
@@ -76,11 +88,9 @@ class Site:
             name: of the metric, without labels.
             label: text that the labels must hold.
         """
-        fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
-        page = self.ssh(f"python3 -c '{fetch}' {url}")
         samples = [
             line
-            for line in page.splitlines()
+            for line in self.fetch(url).splitlines()
             if line.split("{")[0].split(" ")[0] == name and label in line
         ]
         assert samples, f"{name} is not among the metrics of {url}"

@@ -10,6 +10,7 @@ and a power cut that loses what was not synced.
 """
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -180,10 +181,10 @@ def table() -> Iterator[list[str]]:
 def well(site: Site, right: str) -> bool | None:
     """Return True once every part is well, the pack is warm and the answer is the right one."""
     with contextlib.suppress(LabError, openai.APIError):
-        parts = site.ssh("curl --silent --fail --max-time 5 http://127.0.0.1:8010/status")
+        is_well = json.loads(site.fetch("http://127.0.0.1:8010/status"))["well"]
         answer = site.client.ask()
-        with_pack = answer.prompt_tokens > FEW_TOKENS
-        return (with_pack and answer.text == right and '"down"' not in parts) or None
+        has_pack = answer.prompt_tokens > FEW_TOKENS
+        return (is_well and has_pack and answer.text == right) or None
     return None
 
 
