@@ -8,7 +8,7 @@ import pytest
 
 from lab.deployment import play
 from lab.shell import LabError
-from tests.system.conftest import BACKUP_PASSWORD, Site
+from tests.system.conftest import BACKUP_PASSWORD, BACKUPS, Site
 from tests.system.test_operations import asked_all_the_time, wait_for_answers
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
@@ -70,9 +70,12 @@ def test_a_password_of_the_inventory_is_changed_by_whoever_keeps_it(
 ) -> None:
     with pytest.raises(LabError, match="Put the new one into a vault as new_password"):
         rotate(site, "backup")
-    for password in ("another-one-for-the-backups", BACKUP_PASSWORD):
+    other = "another-one-for-the-backups"
+    for before, password in ((BACKUP_PASSWORD, other), (other, BACKUP_PASSWORD)):
+        # What the inventory says has to open the repository when the run begins.
+        says = {"infbox_backup": {"target": BACKUPS, "password": before}, "new_password": password}
         file = tmp_path / "vault.json"
-        file.write_text(json.dumps({"new_password": password}))
+        file.write_text(json.dumps(says))
         said = rotate(site, "backup", "-e", f"@{file}")
         assert password not in said
         assert site.ssh(f"cat {SECRETS}/backup/password") == password
