@@ -1,4 +1,4 @@
-"""The commands infbox-watch, infbox-gateway, infbox-keys and infbox-signin."""
+"""The commands infbox-watch, infbox-gateway, infbox-keys, infbox-signin and infbox-remotes."""
 
 from __future__ import annotations
 
@@ -114,6 +114,14 @@ def signin(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--secret", metavar="FILE", type=Path, required=True,
                      help="holds the client's secret")  # fmt: skip
     return exit_status("infbox-signin", parser.parse_args(arguments))
+
+
+def remotes(arguments: Sequence[str] | None = None) -> int:
+    """Run ``infbox-remotes``; arguments and status as for ``watch``."""
+    parser = _parser("infbox-remotes", "Keep work trees where git remotes are.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands, "follow what a configuration names, until stopped", _run_remotes)
+    return exit_status("infbox-remotes", parser.parse_args(arguments))
 
 
 def exit_status(program: str, options: argparse.Namespace) -> int:
@@ -240,6 +248,14 @@ def _run_signin(options: argparse.Namespace) -> None:
     if not secret:
         raise InputError(f"{options.secret}: is empty: give the client's secret")
     door.run(config.load_sign_in(options.config), secret)
+
+
+def _run_remotes(options: argparse.Namespace) -> None:
+    from infbox import config
+    from infbox import remotes as service
+
+    log.to_stderr()
+    service.run(config.load_remotes(options.config))
 
 
 def _apply_keys(options: argparse.Namespace) -> None:
