@@ -154,7 +154,7 @@ def test_without_a_ref_the_default_branch_is_followed_wherever_it_goes(
 
 
 def test_a_tag_is_followed_to_its_commit_and_a_branch_comes_before_it(
-    host: Host, work: Work
+    host: Host, place: Forge, work: Work
 ) -> None:
     commit = git(work.folder, "rev-parse", "HEAD").decode().strip()
     git(work.folder, "tag", "-a", "v1", "-m", "one")
@@ -163,7 +163,9 @@ def test_a_tag_is_followed_to_its_commit_and_a_branch_comes_before_it(
     checkout = host.checkout(work.url, ref="v1")
     checkout.poll()
     assert checkout.commit == commit
+    place.asked.clear()
     assert not checkout.poll()
+    assert len(place.asked) == 2
     git(work.folder, "push", "--quiet", "origin", "HEAD:refs/heads/v1")
     checkout.poll()
     assert checkout.commit == other
@@ -406,24 +408,27 @@ def test_what_somebody_changed_in_the_tree_is_put_right(host: Host, work: Work) 
     assert files(place) == {"a.py": "1\n", "sub/b.py": "2\n"}
 
 
-@pytest.mark.parametrize("damage", ["no .git", "empty HEAD", "empty ref", "empty objects", "index"])
+@pytest.mark.parametrize(
+    "damage", ["no .git", "empty HEAD", "empty ref", "empty objects", "a blob", "index"]
+)
 def test_a_damaged_repository_is_fetched_anew_and_right_files_stay(
     host: Host, work: Work, damage: str
 ) -> None:
     host.checkout(work.url).poll()
     place = host.folder / "shop"
-    fill(place, {"a.py": "damaged\n"})
     git_folder = place / ".git"
     if damage == "no .git":
         shutil.rmtree(git_folder)
-    elif damage == "empty objects":
+    elif damage in ("empty objects", "a blob"):
+        blob = git(work.folder, "rev-parse", "HEAD:a.py").decode()
         for path in (git_folder / "objects").rglob("*"):
-            if path.is_file():
+            if path.is_file() and (damage != "a blob" or path.name == blob[2:].strip()):
                 path.chmod(0o600)
                 path.write_bytes(b"")
     else:
         name = {"empty HEAD": "HEAD", "empty ref": "refs/infbox/fetched", "index": "index"}[damage]
         (git_folder / name).write_bytes(b"junk" if damage == "index" else b"")
+    fill(place, {"a.py": "damaged\n"})
     checkout = host.checkout(work.url)
     with watching(place) as told:
         for _ in range(4):

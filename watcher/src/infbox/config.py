@@ -31,7 +31,7 @@ _REMOTE_URL = re.compile(
     rf"(?:ssh://(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?{_HOST}|https://{_HOST}"
     r"|http://(?:localhost|127\.0\.0\.1)(?::[0-9]+)?)/[^\s?#\\]+"
 )
-_SHORT_URL = re.compile(r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?!/)(\S+)")
+_SHORT_URL = re.compile(r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)")
 # What git takes for a ref, less what nobody uses and a shell or a pattern would see something in.
 _REF = re.compile(
     r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
@@ -534,7 +534,7 @@ def _check_remote_url(name: str, url: str) -> None:
     if short:
         raise InputError(f"{name}: {url}: write it as ssh://{short[1]}/{short[2]}")
     if not _REMOTE_URL.fullmatch(url):
-        raise InputError(f"{name}: {url!r}: must be ssh://USER@HOST/PATH or https://HOST/PATH")
+        raise InputError(f"{name}: must be ssh://USER@HOST/PATH or https://HOST/PATH")
 
 
 def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:
