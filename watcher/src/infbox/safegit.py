@@ -136,7 +136,7 @@ class SafeGit:
         """
         settings = {**_SETTINGS, **self._own_settings()}
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-        self.step = ""
+        self.step, self._said_at = "", time.monotonic()
         process = subprocess.Popen(
             ["git", *options, *arguments],
             cwd=folder,
