@@ -56,6 +56,13 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     _add_tokenizer(pack)
     pack.set_defaults(command=_pack)
 
+    copy = commands.add_parser("mirror", help="copy what may leave this machine, to be carried on")
+    copy.add_argument("folder", metavar="DIR", type=Path)
+    copy.add_argument("target", metavar="TO", type=Path)
+    copy.add_argument("--every", metavar="SECONDS", type=_positive,
+                      help="do it again and again, until stopped")  # fmt: skip
+    copy.set_defaults(command=_mirror)
+
     past = commands.add_parser("replay", help="say what each way to pack would have cost")
     past.add_argument("repository", metavar="REPO", type=Path)
     past.add_argument("--commits", metavar="N", type=_positive, default=100)
@@ -191,6 +198,27 @@ def _pack(options: argparse.Namespace) -> None:
         "budget": options.budget,
     }
     print(json.dumps(stats))
+
+
+def _mirror(options: argparse.Namespace) -> None:
+    import time
+
+    from infbox.mirror import mirror, prepare
+
+    _tree(options.folder)
+    prepare(options.folder, options.target)
+    while True:
+        tree = _tree(options.folder)  # anew each time, so that rules of now hold
+        try:
+            change = mirror(tree, options.target)
+        finally:
+            tree.close()
+        if change.written or change.removed or not options.every:
+            counts = (f"{number} {name}" for name, number in change._asdict().items())
+            print(", ".join(counts), flush=True)
+        if not options.every:
+            return
+        time.sleep(options.every)
 
 
 def _replay(options: argparse.Namespace) -> None:
