@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -461,6 +462,31 @@ def test_a_stop_ends_git_in_the_middle(host: Host, place: Forge) -> None:
     stop.set()
     thread.join(10)
     assert len(ended) == 1
+
+
+def test_a_long_fetch_tells_the_journal_how_far_it_is(
+    host: Host, place: Forge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("infbox.safegit._SAY_SECONDS", 0.2)
+    caplog.set_level("INFO")
+    many = {f"many__{number}_txt": os.urandom(30_000).hex() for number in range(60)}
+    work = place.repository("shop", **many)
+    checkout = host.checkout(work.url)
+    place.pace = 0.02
+    checkout.poll()
+    said = [text for text in caplog.messages if text.startswith("progress workspace=shop step=")]
+    assert any("Receiving objects" in text for text in said)
+    assert checkout.step == ""
+
+
+def test_a_remote_that_never_answers_is_given_up(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infbox.checkout._ASK_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        checkout = host.checkout(f"http://127.0.0.1:{silent.getsockname()[1]}/shop.git")
+        with pytest.raises(FollowError, match="git said nothing for 1 s and was ended"):
+            checkout.poll()
 
 
 # A full disk

@@ -55,6 +55,8 @@ _SETTINGS = {
     "fetch.fsckObjects": "true",
     "fetch.recurseSubmodules": "false",
     "submodule.recurse": "false",
+    # Each push leaves some loose objects, and what falls out of the history with them.
+    "gc.auto": "500",
     "gc.autoDetach": "false",
     "gc.autoPackLimit": "20",
     "gc.bigPackThreshold": "512m",
