@@ -151,6 +151,8 @@ def workspace_refusals(
     places: list[tuple[str, str]] = []
     for number, workspace in enumerate(workspaces, start=1):
         name, path = str(workspace.get("name") or ""), str(workspace.get("path") or "")
+        if "git" in workspace:  # it has no path until it was fetched
+            path = path or "its git remote"
         if not name or not path:
             lacking = "name" if not name else "path"
             refusals.append(f"Workspace {name or number} has no {lacking}. Give it one.")
@@ -165,28 +167,40 @@ def workspace_refusals(
                 f"Two workspaces are named {name}: {names[name]} and {path}. Rename one."
             )
         names.setdefault(name, path)
-        if not path.startswith("/"):
-            refusals.append(
-                f"The path of workspace {name} is relative: {path}. Write the absolute path."
-            )
-            continue
-        seen = paths[path]
-        if not seen["exists"]:
-            refusals.append(
+        if "git" not in workspace:
+            refusals += path_refusals(name, path, paths, reader)
+            if path.startswith("/"):
+                places.append((name, paths[path]["real"]))
+    return refusals + nested(places)
+
+
+def path_refusals(
+    name: str,
+    path: str,
+    paths: Mapping[str, Mapping[str, Any]],
+    reader: Mapping[str, Any] | None,
+) -> list[str]:
+    """Refuse a path at which there is no tree that can be read; arguments as above."""
+    if not path.startswith("/"):
+        return [f"The path of workspace {name} is relative: {path}. Write the absolute path."]
+    seen = paths[path]
+    if not seen["exists"]:
+        return [
+            (
                 f"The path of workspace {name} is not there: {path}. Put the source tree there, or"
                 " correct the path."
             )
-        elif not seen["is_dir"]:
-            refusals.append(
-                f"The path of workspace {name} is not a directory: {path}. Name the folder."
-            )
-        elif reader and not seen["readable"]:
-            refusals.append(
+        ]
+    if not seen["is_dir"]:
+        return [f"The path of workspace {name} is not a directory: {path}. Name the folder."]
+    if reader and not seen["readable"]:
+        return [
+            (
                 f"The user {reader['name']} may not read the workspace {name}: {path} has mode"
                 f" {seen['mode']} and group {seen['group']}. {reader['mend']}."
             )
-        places.append((name, seen["real"]))
-    return refusals + nested(places)
+        ]
+    return []
 
 
 def nested(places: Sequence[tuple[str, str]]) -> list[str]:

@@ -34,6 +34,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"caddy_consoles": [{"path": "/grafana", "upstream": "127.0.0.1:3000", "sign_in": True}]},
         'caddy_sign_in is "". Give one ADDRESS:PORT',
     ),
+    "a_hooks_url": ({"caddy_hooks": "http://a:1"}, 'caddy_hooks is "http://a:1".'),
     "no_upstream": ({"caddy_upstreams": []}, "List at least one ADDRESS:PORT"),
     "an_authority_url": ({"caddy_authority": "http://a:1"}, "Give one ADDRESS:PORT"),
     "an_upstream_url": ({"caddy_upstreams": ["http://a:1"]}, "without scheme and path"),

@@ -131,8 +131,8 @@ def configured(folder: Path, ports: dict[str, int], url: str, consoles: str, iss
     return folder / "sign-in.yml"
 
 
-def rendered(folder: Path, ports: dict[str, int]) -> Path:
-    """Have the role render its Caddyfile; return the folder that has it."""
+def rendered(folder: Path, ports: dict[str, int], **more: str) -> Path:
+    """Have the role render its Caddyfile, by more variables too; return the folder that has it."""
     page, console = (f"127.0.0.1:{ports[name]}" for name in ("page", "console"))
     variables: dict[str, Any] = {
         "caddy_image": "caddy", "caddy_staging_dir": str(folder / "staging"),
@@ -143,7 +143,7 @@ def rendered(folder: Path, ports: dict[str, int]) -> Path:
         "caddy_sign_in": f"127.0.0.1:{ports['signin']}",
         "caddy_consoles": [{"path": "/grafana", "upstream": console, "sign_in": True},
                            {"path": "/prometheus", "upstream": console}],
-        "ansible_python_interpreter": sys.executable,
+        "ansible_python_interpreter": sys.executable, **more,
     }  # fmt: skip
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["caddy"]}
     (folder / "play.yml").write_text(json.dumps([{**play, "vars": variables}]))

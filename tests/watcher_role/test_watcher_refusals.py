@@ -43,6 +43,14 @@ SIGN_IN = {
     "watcher_sign_in_origin": "https://gpu1.example.org",
 }
 
+REMOTES = "/var/lib/infbox/workspaces"
+FOLLOWED = {"path": f"{REMOTES}/shop"}
+
+
+def followed(url: str, **changes: Any) -> dict[str, Any]:
+    return {"watcher_remotes": [{"name": "shop", "url": url, **changes}]}
+
+
 CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "a_name_twice": ([{}, {}], {}, 'watcher_workspaces has the names "shop", "shop".'),
     "a_name_with_a_slash": ([{"name": "a/b"}], {}, 'has the names "a/b"'),
@@ -148,6 +156,34 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         [{}],
         {**SIGN_IN, "watcher_sign_in_idle_minutes": 721},
         "watcher_sign_in_session_hours is 12 and watcher_sign_in_idle_minutes is 721.",
+    ),
+    "a_remote_of_no_workspace": (
+        [{"name": "other"}],
+        followed("https://forge.example/shop.git"),
+        f"Give a workspace of this name whose path is {REMOTES}/shop",
+    ),
+    "a_remote_with_a_password": (
+        [FOLLOWED],
+        followed("https://me:pa55@forge.example/shop.git"),
+        "watcher_remotes has shop, and it cannot be followed.",
+    ),
+    "a_remote_that_is_polled_all_the_time": (
+        [FOLLOWED],
+        followed("https://forge.example/shop.git", every=1),
+        "`every` from 5 on",
+    ),
+    "a_remote_over_ssh_without_a_key": (
+        [FOLLOWED],
+        followed("ssh://git@forge.example/shop.git"),
+        "watcher_remotes_secrets.shop.key or watcher_remotes_known_hosts is empty.",
+    ),
+    "a_remote_over_ssh_to_a_host_that_nobody_knows": (
+        [FOLLOWED],
+        {
+            **followed("ssh://git@forge.example/shop.git"),
+            "watcher_remotes_secrets": {"shop": {"key": "x"}},
+        },
+        "ssh-keyscan forge.example, once their fingerprints",
     ),
     "never_to_poll": ([{}], {"watcher_poll_seconds": 0}, "watcher_poll_seconds is 0."),
     "a_user_number_taken": ([{}], {"watcher_uid": 1}, "The user number 1 belongs to daemon"),

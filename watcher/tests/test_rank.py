@@ -53,6 +53,16 @@ def test_a_git_history_gives_heats_below_the_folder(repo: Path) -> None:
     assert set(heats_from_git(repo / "sub")) == {"in side.py"}
 
 
+def test_where_a_shallow_history_was_cut_off_no_file_was_edited(tmp_path: Path, repo: Path) -> None:
+    for number in range(4):
+        fill(repo, {f"{number}.py": "1\n"})
+        commit(repo)
+    for depth, hot in {1: set(), 3: {"2.py", "3.py"}}.items():
+        clone = tmp_path / f"clone-{depth}"
+        git(tmp_path, "clone", "--quiet", f"--depth={depth}", f"file://{repo}", str(clone))
+        assert set(heats_from_git(clone)) == hot
+
+
 def test_without_a_history_nothing_is_hot(tmp_path: Path, repo: Path) -> None:
     assert heats_from_git(repo) == {}
     assert heats_from_git(tmp_path) == {}

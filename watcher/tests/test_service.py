@@ -23,8 +23,10 @@ import yaml
 from tokenizers import Tokenizer, models
 
 from fake_engine import FakeEngine
+from forge import forge
 from infbox.attend import Attendant
-from infbox.config import check_paths
+from infbox.checkout import Checkout
+from infbox.config import Remote, check_paths
 from infbox.errors import InputError
 from infbox.link import Link
 from infbox.service import Service
@@ -306,3 +308,31 @@ def test_a_tokenizer_is_read_before_ready_only_when_it_is_new(
     file.write_text("{}")
     with pytest.raises(InputError, match="no tokenizer"):
         Service(config)
+
+
+def test_a_checkout_of_a_remote_is_followed_from_its_first_poll_on(tmp_path: Path) -> None:
+    """Beside another tree, while nothing is there yet; its history tells what is edited often."""
+    (tmp_path / "forge").mkdir()
+    for name in ("checkouts", "secrets", "other"):
+        (tmp_path / name).mkdir()
+    with forge(tmp_path / "forge") as place:
+        work = place.repository(often_py="0\n", once_py="0\n")
+        for number in range(3):
+            work.push(often_py=f"often {number}\n")
+        remote = Remote("shop", work.url)
+        checkout = Checkout(remote, tmp_path / "checkouts", tmp_path / "secrets")
+        trees = {"shop": (checkout.place, 20_000), "other": (tmp_path / "other", 20_000)}
+        config = settings_for(tmp_path, "http://127.0.0.1:1", **trees)
+        with at_work(config) as url:
+            running = Running(tmp_path / "checkouts", url)
+            assert running.status["error"]
+            checkout.poll()
+            until(lambda: running.status["error"] is None and running.status["version"] > 0, 30)
+            assert "often 2" in running.pack["text"]
+            index = tmp_path / "state/index/shop.db"
+            with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+                heats = dict(database.execute("SELECT path, heat FROM files").fetchall())
+            assert heats[b"often.py"] > 2 > heats[b"once.py"]
+            work.push(once_py="pushed\n")
+            checkout.poll()
+            until(lambda: "pushed" in running.pack["text"])

@@ -16,6 +16,8 @@ from testinfra.host import Host
 
 SCENARIO = Path(__file__).resolve().parent.parent
 UNITS = ("infbox-watcher", "infbox-gateway", "infbox-keys", "infbox-signin")
+REMOTES = "infbox-remotes"
+FOLLOWED = "/var/lib/infbox/workspaces/followed"
 SIGN_IN = ("/etc/infbox/sign-in.yml", "/etc/systemd/system/infbox-signin.service")
 CLIENT = "/etc/infbox/sign-in/client-secret"
 STATE = "/var/lib/infbox/watcher"
@@ -32,7 +34,7 @@ def _journal(host: Host) -> Iterator[None]:
     print(host.run("journalctl --no-pager --output=cat --lines=60 --unit=infbox-*").stdout)
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, REMOTES])
 def test_the_services_run_and_start_at_boot(host: Host, unit: str) -> None:
     service = host.service(unit)
     assert service.is_running
@@ -48,7 +50,7 @@ def test_they_run_as_the_infbox_user(host: Host, unit: str) -> None:
     assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, REMOTES])
 def test_systemd_finds_little_to_harden(host: Host, unit: str) -> None:
     verdict = host.check_output(f"systemd-analyze security --no-pager {unit} | tail -1")
     score = re.search(r"exposure level for .*: ([0-9.]+)", verdict)
@@ -58,7 +60,7 @@ def test_systemd_finds_little_to_harden(host: Host, unit: str) -> None:
 
 def test_the_trees_are_followed_without_an_engine(host: Host) -> None:
     workspaces = status(host)["workspaces"]
-    assert sorted(workspaces) == ["next", "notes", "part", "shop", "tools"]
+    assert sorted(workspaces) == ["followed", "next", "notes", "part", "shop", "tools"]
     for workspace in workspaces.values():
         assert workspace["error"] is None
         assert workspace["unwatched_folders"] == workspace["polled_folders"] == 0
@@ -68,7 +70,7 @@ def test_the_trees_are_followed_without_an_engine(host: Host) -> None:
 def test_a_tree_has_the_files_that_git_knows(host: Host) -> None:
     # The rules of `part` lie above it, the repository of `next` beside it.
     files = {name: seen["files"] for name, seen in status(host)["workspaces"].items()}
-    assert files == {"shop": 2, "tools": 2, "notes": 2, "next": 2, "part": 1}
+    assert files == {"shop": 2, "tools": 2, "notes": 2, "next": 2, "part": 1, "followed": 1}
 
 
 def test_the_configuration_has_what_was_set(host: Host) -> None:
@@ -103,7 +105,7 @@ def test_the_gateway_lists_the_workspaces(host: Host) -> None:
 def test_none_listens_beyond_loopback(host: Host) -> None:
     listening = host.check_output("ss --listening --tcp --numeric --no-header")
     ours = {line.split()[3] for line in listening.splitlines() if ":80" in line}
-    assert ours == {f"127.0.0.1:{port}" for port in (8010, 8011, 8012, 8013)}
+    assert ours == {f"127.0.0.1:{port}" for port in (8010, 8011, 8012, 8013, 8014)}
 
 
 def test_keys_are_root_s_and_what_serves_knows_only_their_digests(host: Host) -> None:
@@ -177,6 +179,57 @@ def test_a_sign_in_that_is_switched_off_is_gone(host: Host) -> None:
     assert show(host, "infbox-keys", "MainPID") == pid
     assert converge({}).returncode == 0  # as the other tests expect it
     assert host.service("infbox-signin").is_running
+
+
+def test_what_follows_remotes_has_a_user_of_its_own_and_may_nothing_else(host: Host) -> None:
+    told = host.check_output(f"cat /proc/{show(host, REMOTES, 'MainPID')}/status")
+    assert re.search(r"^Uid:\t64433\t64433\t64433\t64433$", told, re.MULTILINE)
+    assert re.search(r"^CapEff:\t0+$", told, re.MULTILINE)
+    for folder in ("/etc", "/usr", STATE, "/srv/tools", "/home"):
+        said = inside(host, REMOTES, f"touch {folder}/new", root=True)
+        assert "Read-only file system" in said
+    assert modes(host, FOLLOWED) == "2750 infbox-remotes infbox"
+    assert modes(host, f"{FOLLOWED}/pushed.py") == "640 infbox-remotes infbox"
+    assert modes(host, "/etc/infbox/remotes/followed/key") == "400 infbox-remotes infbox-remotes"
+    for unit in UNITS:
+        assert "ermission denied" in inside(host, unit, "cat /etc/infbox/remotes/followed/key")
+
+
+def test_what_is_pushed_is_in_the_pack(host: Host) -> None:
+    assert "def pushed" in pack(host, "followed")["text"]
+    push(host, "polled")
+    assert wait_for(lambda: "polled" in pack(host, "followed")["text"], 30)
+
+
+def test_a_forge_that_calls_is_answered_if_it_knows_the_secret(host: Host) -> None:
+    script = (
+        "import sys, urllib.request as r, urllib.error as e\n"
+        "call = r.Request('http://127.0.0.1:8014/hooks/git/followed', b'{}',"
+        " {'X-Gitlab-Token': sys.argv[1]})\n"
+        "try: print(r.urlopen(call, timeout=5).status)\n"
+        "except e.HTTPError as error: print(error.code)\n"
+    )
+    assert host.check_output("python3 -c %s a-secret-of-the-webhook", script) == "202"
+    assert host.check_output("python3 -c %s another", script) == "401"
+
+
+def test_a_kill_in_the_middle_is_made_good(host: Host) -> None:
+    host.check_output(f"touch {FOLLOWED}/.git/index.lock && systemctl kill -s KILL {REMOTES}")
+    push(host, "after_the_kill")
+    assert wait_for(lambda: "after_the_kill" in pack(host, "followed")["text"], 40)
+
+
+def test_remotes_that_are_followed_no_more_are_gone(host: Host) -> None:
+    given = yaml.safe_load(host.check_output("cat /etc/infbox/watcher.yml"))["workspaces"]
+    rest = [workspace for workspace in given if workspace["name"] != "followed"]
+    none = {"watcher_remotes": [], "watcher_workspaces": rest}
+    assert converge(none).returncode == 0
+    assert show(host, REMOTES, "LoadState") == "not-found"
+    for path in ("/etc/infbox/remotes.yml", "/etc/infbox/remotes", "/var/lib/infbox/workspaces"):
+        assert not host.file(path).exists
+    assert not host.user("infbox-remotes").exists
+    assert converge({}).returncode == 0  # as the other tests expect it
+    assert host.service(REMOTES).is_running
 
 
 def test_the_watcher_sees_the_trees_and_nothing_else_of_people(host: Host) -> None:
@@ -356,6 +409,16 @@ def test_a_workspace_that_is_not_readable_is_named(host: Host) -> None:
     host.check_output("chmod 750 /srv/tools")
     assert done.returncode != 0
     assert "The watcher may not read the workspace tools: /srv/tools has mode 0700" in flat(done)
+
+
+def push(host: Host, name: str) -> None:
+    """Push a file whose name is in its text."""
+    host.check_output(
+        "su git -s /bin/sh -c %s",
+        f"cd /srv/forge/work && echo '# {name}' > {name}.py && git add . && "
+        "git -c user.name=dev -c user.email=dev@example.org commit --quiet -m more && "
+        "git push --quiet ../demo.git main",
+    )
 
 
 def converge(variables: dict[str, Any]) -> Done:

@@ -1,4 +1,4 @@
-"""The commands infbox-watch, infbox-gateway, infbox-keys and infbox-signin."""
+"""The commands infbox-watch, infbox-gateway, infbox-keys, infbox-signin and infbox-remotes."""
 
 from __future__ import annotations
 
@@ -55,6 +55,13 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     pack.add_argument("--stats", action="store_true", help="print JSON about it instead")
     _add_tokenizer(pack)
     pack.set_defaults(command=_pack)
+
+    copy = commands.add_parser("mirror", help="copy what may leave this machine, to be carried on")
+    copy.add_argument("folder", metavar="DIR", type=Path)
+    copy.add_argument("target", metavar="TO", type=Path)
+    copy.add_argument("--every", metavar="SECONDS", type=_positive,
+                      help="do it again and again, until stopped")  # fmt: skip
+    copy.set_defaults(command=_mirror)
 
     past = commands.add_parser("replay", help="say what each way to pack would have cost")
     past.add_argument("repository", metavar="REPO", type=Path)
@@ -114,6 +121,14 @@ def signin(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--secret", metavar="FILE", type=Path, required=True,
                      help="holds the client's secret")  # fmt: skip
     return exit_status("infbox-signin", parser.parse_args(arguments))
+
+
+def remotes(arguments: Sequence[str] | None = None) -> int:
+    """Run ``infbox-remotes``; arguments and status as for ``watch``."""
+    parser = _parser("infbox-remotes", "Keep work trees where git remotes are.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands, "follow what a configuration names, until stopped", _run_remotes)
+    return exit_status("infbox-remotes", parser.parse_args(arguments))
 
 
 def exit_status(program: str, options: argparse.Namespace) -> int:
@@ -185,6 +200,27 @@ def _pack(options: argparse.Namespace) -> None:
     print(json.dumps(stats))
 
 
+def _mirror(options: argparse.Namespace) -> None:
+    import time
+
+    from infbox.mirror import mirror, prepare
+
+    _tree(options.folder)
+    prepare(options.folder, options.target)
+    while True:
+        tree = _tree(options.folder)  # anew each time, so that rules of now hold
+        try:
+            change = mirror(tree, options.target)
+        finally:
+            tree.close()
+        if change.written or change.removed or not options.every:
+            counts = (f"{number} {name}" for name, number in change._asdict().items())
+            print(", ".join(counts), flush=True)
+        if not options.every:
+            return
+        time.sleep(options.every)
+
+
 def _replay(options: argparse.Namespace) -> None:
     from infbox import tokens
     from infbox.replay import replay
@@ -240,6 +276,14 @@ def _run_signin(options: argparse.Namespace) -> None:
     if not secret:
         raise InputError(f"{options.secret}: is empty: give the client's secret")
     door.run(config.load_sign_in(options.config), secret)
+
+
+def _run_remotes(options: argparse.Namespace) -> None:
+    from infbox import config
+    from infbox import remotes as service
+
+    log.to_stderr()
+    service.run(config.load_remotes(options.config))
 
 
 def _apply_keys(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The configuration that the watcher and the gateway share, and that of the sign-in."""
+"""The configuration that the watcher and the gateway share, and those of sign-in and remotes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,21 @@ _SAFE_URL = re.compile(
     r"https://[^/\s?#]+(?:/[^\s?#]*)?|http://(?:localhost|127\.0\.0\.1)(?::\d+)?(?:/[^\s?#]*)?"
 )
 POLL_SECONDS = 5
+
+_HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
+_REMOTE_URL = re.compile(
+    rf"(?:ssh://(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?{_HOST}|https://{_HOST}"
+    r"|http://(?:localhost|127\.0\.0\.1)(?::[0-9]+)?)/[^\s?#\\]+"
+)
+_SHORT_URL = re.compile(r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)")
+# What git takes for a ref, less what nobody uses and a shell or a pattern would see something in.
+_REF = re.compile(
+    r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
+)
+_EVERY_SECONDS = 60
+_LEAST_EVERY = 5
+_DEPTH = 100
+_KEEP_FREE_MB = 2048
 
 T = TypeVar("T")
 
@@ -162,6 +177,45 @@ class SignIn:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A git remote that is followed.
+
+    Attributes:
+        name: of the workspace.
+        url: of the repository, without a password.
+        ref: a branch, a tag, or the full name of a ref; empty for the remote's default branch,
+            whichever that is.
+        every: seconds between polls.
+        depth: commits of history to fetch: a new index learns from them what is edited often.
+    """
+
+    name: str
+    url: str
+    ref: str = ""
+    every: int = _EVERY_SECONDS
+    depth: int = _DEPTH
+
+
+@dataclass(frozen=True)
+class Remotes:
+    """How git remotes are followed.
+
+    Attributes:
+        listen: for the forges' calls, /status and /metrics.
+        folder: in which the work trees lie, by name.
+        secrets: ``known_hosts``, and by name ``NAME/key``, ``NAME/token``, ``NAME/webhook``.
+        keep_free: bytes of the disk that are left to others.
+        remotes: in the order of the file.
+    """
+
+    listen: Listen
+    folder: Path
+    secrets: Path
+    keep_free: int
+    remotes: tuple[Remote, ...]
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole file. Workspaces are in the order of the file."""
 
@@ -188,6 +242,11 @@ def load(file: Path) -> Config:
 def load_sign_in(file: Path) -> SignIn:
     """Read the configuration of the sign-in; arguments and errors as for ``load``."""
     return _load(file, _sign_in)
+
+
+def load_remotes(file: Path) -> Remotes:
+    """Read the configuration of the remotes; arguments and errors as for ``load``."""
+    return _load(file, _remotes)
 
 
 def is_safe_url(value: object) -> bool:
@@ -417,6 +476,65 @@ def _sign_in(section: _Section) -> SignIn:
     )
     section.done()
     return settings
+
+
+def _remotes(section: _Section) -> Remotes:
+    settings = Remotes(
+        listen=section.listen("127.0.0.1:8014"),
+        folder=section.path("folder"),
+        secrets=section.path("secrets"),
+        keep_free=section.at_least_0("keep_free_mb", _KEEP_FREE_MB) * 1_000_000,
+        remotes=tuple(
+            _remote(_Section(item, f"remotes[{number}]"))
+            for number, item in enumerate(section.take("remotes", list))
+        ),
+    )
+    section.done()
+    names = [remote.name for remote in settings.remotes]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"remotes: {name} is there twice: rename one")
+    return settings
+
+
+def _remote(section: _Section) -> Remote:
+    remote = Remote(
+        name=section.take("name", str),
+        url=section.take("url", str),
+        ref=section.take("ref", str, ""),
+        every=section.positive("every", _EVERY_SECONDS),
+        depth=section.positive("depth", _DEPTH),
+    )
+    section.done()
+    if not _NAME.fullmatch(remote.name):
+        raise InputError(
+            f"{section.name('name')}: {remote.name!r}: use letters, digits, '.', '_', '-'"
+        )
+    _check_remote_url(section.name("url"), remote.url)
+    if remote.ref and (".." in remote.ref or not _REF.fullmatch(remote.ref)):
+        raise InputError(f"{section.name('ref')}: {remote.ref!r}: give a branch or a tag")
+    if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", remote.ref):
+        raise InputError(
+            f"{section.name('ref')}: {remote.ref} is a commit, which never changes: give a branch "
+            "or a tag"
+        )
+    if remote.every < _LEAST_EVERY:
+        raise InputError(
+            f"{section.name('every')}: {remote.every}: give at least {_LEAST_EVERY} seconds"
+        )
+    return remote
+
+
+def _check_remote_url(name: str, url: str) -> None:
+    """Refuse what is no address over SSH or TLS; what it says is not repeated where it may be a
+    secret."""
+    if re.match(r"https?://[^/]*@|ssh://[^/]*:[^/]*@", url):
+        raise InputError(f"{name}: has a user or a password in it: give a token in its own file")
+    short = _SHORT_URL.fullmatch(url)
+    if short:
+        raise InputError(f"{name}: {url}: write it as ssh://{short[1]}/{short[2]}")
+    if not _REMOTE_URL.fullmatch(url):
+        raise InputError(f"{name}: must be ssh://USER@HOST/PATH or https://HOST/PATH")
 
 
 def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:

@@ -113,7 +113,10 @@ def heats_from_git(root: Path, commit: str = "HEAD") -> dict[str, float]:
     """
     command = ["log", "-z", "--name-only", "--relative", "--format=%x01", "--no-renames"]
     try:
-        log = git.run(root, *command, f"--max-count={HISTORY_COMMITS}", commit)
+        cut = _cut_off(root)
+        log = git.run(
+            root, *command, f"--max-count={HISTORY_COMMITS}", "--stdin", commit, given=cut
+        )
     except git.GitError:
         return {}
     newest_first = (
@@ -121,3 +124,13 @@ def heats_from_git(root: Path, commit: str = "HEAD") -> dict[str, float]:
         for entry in log.split(b"\x01")
     )
     return heats_of(itertools.chain.from_iterable(reversed(list(newest_first))))
+
+
+def _cut_off(root: Path) -> bytes:
+    """Return what leaves out the commits at which a shallow history was cut off: to git each of
+    them adds every file there is, which nobody did."""
+    file = root / os.fsdecode(git.run(root, "rev-parse", "--git-path", "shallow")[:-1])
+    try:
+        return b"".join(b"^%s\n" % commit for commit in file.read_bytes().split())
+    except OSError:
+        return b""
