@@ -18,7 +18,7 @@ SECRETS = "/etc/infbox/secrets"
 OPEN_PAGES = """
 import base64, pathlib, ssl, sys, urllib.error, urllib.request as r
 login = base64.b64encode(b"admin:" + pathlib.Path(sys.argv[1]).read_bytes().strip()).decode()
-page = r.Request("https://127.0.0.1:8443/prometheus/-/healthy")
+page = r.Request(f"https://{sys.argv[2]}:8443/prometheus/-/healthy")
 page.add_header("Authorization", f"Basic {login}")
 try:
     print(r.urlopen(page, timeout=10, context=ssl._create_unverified_context()).status)
@@ -29,7 +29,7 @@ except urllib.error.HTTPError as error:
 
 def opened(site: Site, file: str) -> str:
     """Return the status that the pages of monitoring answer a password with."""
-    return site.ssh(f"python3 - {file} <<'END'\n{OPEN_PAGES}\nEND")
+    return site.ssh(f"python3 - {file} {site.host.address} <<'END'\n{OPEN_PAGES}\nEND")
 
 
 def rotate(site: Site, kind: str, *arguments: str | Path) -> str:
