@@ -77,7 +77,7 @@ def test_replicas_are_there_where_they_are_named(tmp_path: Path) -> None:
 WRONG = [
     ({"replicas": {"host": "gpu1"}}, "replicas.balancer: missing"),
     ({"replicas": {"balancer": "http://a:1"}}, "replicas.host: missing"),
-    ({"replicas": {"balancer": "http://a:1", "host": "g\n1"}}, "replicas.host: 'g\\n1': use"),
+    ({"replicas": {"balancer": "http://a:1", "host": "g 1"}}, "replicas.host: 'g 1': use"),
     ({"replicas": {"balancer": "http://a:1", "host": "g", "x": 1}}, "replicas.x: unknown"),
     ({"state_dir": None}, "state_dir: missing"),
     ({"state_dir": "relative"}, "state_dir: must be an absolute path"),
