@@ -42,7 +42,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"caddy_replicas": ["https://a:8444", "b:8444"]},
         'caddy_replicas is ["https://a:8444", "b:8444"], with caddy_replicas_port 8444',
     ),
-    "the_replicas_port_is_the_pages_s": ({"caddy_replicas_port": 8443}, "nothing else of Caddy has"),
+    "the_replicas_port_is_the_pages_s": (
+        {"caddy_replicas_port": 8443},
+        "nothing else of Caddy has",
+    ),
     "no_request_for_a_replica": ({"caddy_replicas_requests": 0}, "_requests 0. List"),
     "an_upstream_url": ({"caddy_upstreams": ["http://a:1"]}, "without scheme and path"),
 }
