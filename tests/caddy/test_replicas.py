@@ -27,6 +27,7 @@ import pytest
 import yaml
 from fake_engine import FakeEngine
 from gateway_stack import publish
+from infbox.homes import route
 from infbox.keys import Keyring, Limits
 from serving import free_port
 
@@ -158,6 +159,13 @@ class Fleet:
         """Return who answers for each workspace."""
         return {workspace: self.where(workspace, at) for workspace in WORKSPACES}
 
+    def home(self, workspace: str, at: int) -> str:
+        """Return who would answer, as a watcher finds out."""
+        balancer = f"http://127.0.0.1:{self.hosts[at].ports['balancer']}/ready"
+        answer = httpx2.get(balancer, headers={"X-Infbox-Route": route(workspace)})
+        assert answer.status_code == 200
+        return answer.headers["x-infbox-host"]
+
     def metric(self, name: str) -> Counter[str]:
         """Return the samples of a gateways' metric by their labels, summed over all hosts."""
         found: Counter[str] = Counter()
@@ -285,6 +293,7 @@ def test_a_workspace_is_always_answered_by_the_same_host_whoever_is_asked(fleet:
     workspace, home = next(iter(homes.items()))
     prompt = json.dumps(fleet.host(home).engine.chats[0].chat)
     assert f"{home} has tree" in prompt
+    assert fleet.home(workspace, at=1) == fleet.home(workspace, at=2) == home
     header = fleet.ask(at=1, headers={"X-Infbox-Workspace": workspace})
     assert header.headers["x-infbox-host"] == home
 
@@ -383,8 +392,8 @@ def test_a_client_can_choose_neither_the_host_nor_the_user(fleet: Fleet) -> None
     workspace = next(w for w, home in fleet.homes().items() if home != "gpu1")
     home = fleet.homes()[workspace]
     forged = {"X-Infbox-Routed": "1", "X-Infbox-User": "root", "X-Infbox-Concurrent": "1"}
-    for route in ("", "another"):
-        answer = fleet.ask(workspace, headers={**forged, "X-Infbox-Route": route})
+    for chosen in ("", "another"):
+        answer = fleet.ask(workspace, headers={**forged, "X-Infbox-Route": chosen})
         assert answer.headers["x-infbox-host"] == home
     assert "root" not in str(fleet.metric("infbox_gateway_requests"))
 

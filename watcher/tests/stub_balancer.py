@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from infbox.homes import route
 from serving import serving
 
 if TYPE_CHECKING:
@@ -75,3 +76,19 @@ class StubBalancer:
 
         kept = {n: v for n, v in answer.headers.items() if n.lower() not in OF_ONE_HOP}
         return StreamingResponse(chunks(), answer.status, kept)
+
+
+class StubHomes:
+    """Only says of each workspace who answers."""
+
+    def __init__(self) -> None:
+        self.homes = {"shop": "here", "web": "there"}
+        self.status = 200
+
+    def app(self) -> Starlette:
+        return Starlette(routes=[Route("/ready", self._tell)])
+
+    async def _tell(self, request: Request) -> Response:
+        routes = {route(name): host for name, host in self.homes.items()}
+        host = routes[request.headers["x-infbox-route"]]
+        return Response(status_code=self.status, headers={"x-infbox-host": host})

@@ -14,12 +14,11 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import aiohttp
 
-from infbox import answers, relay
+from infbox import answers, homes, relay
 from infbox.apis import APIS
 from infbox.log import line
 from infbox.refusals import BAD_GATEWAY, BAD_REQUEST, UNAVAILABLE, RefusalError
@@ -30,15 +29,11 @@ if TYPE_CHECKING:
     from infbox.metrics import GatewayMetrics
     from infbox.relay import Headers, Incoming, LateOutgoing
 
-HOST = b"x-infbox-host"
-"""Of an answer: who gave it."""
-
-ROUTE = b"x-infbox-route"
-"""Of a request: what the balancer goes by."""
-
 ROUTED = b"x-infbox-routed"
-"""Of a request: it is where it is to be answered. Caddy says so, and believes nobody else."""
+"""Header of a request that is where it is to be answered; Caddy takes it from clients."""
 
+_HOST = homes.HOST.lower().encode()
+_ROUTE = homes.ROUTE.lower().encode()
 _LIMIT = b"x-infbox-concurrent"
 _SHORT = aiohttp.ClientTimeout(total=8)  # longer than a gateway waits for its engine
 _OK = 200
@@ -59,14 +54,6 @@ def is_routed(incoming: Incoming) -> bool:
 def can_go(incoming: Incoming) -> bool:
     """Return whether a request may be answered by any host: it is a question of one of the APIs."""
     return incoming.method == "POST" and incoming.path in APIS
-
-
-def route(workspace: str) -> str:
-    """Return what the balancer goes by for a workspace.
-
-    Names are often alike but for their ends, of which Caddy 2.6 makes hashes that are alike too.
-    """
-    return sha256(workspace.encode()).hexdigest()
 
 
 @dataclass
@@ -97,7 +84,7 @@ class Balanced:
     """
 
     def __init__(self, settings: Replicas, metrics: GatewayMetrics) -> None:
-        self.marks = [(HOST, settings.host.encode())]
+        self.marks = [(_HOST, settings.host.encode())]
         """Headers of this host's own answers."""
         self._balancer = settings.balancer
         self._metrics = metrics
@@ -156,7 +143,7 @@ class Balanced:
         handover.is_out = True
         try:
             async with await relay.ask(client, self._balancer, incoming, pieces, headers) as answer:
-                host = answer.headers.get(HOST.decode(), "")
+                host = answer.headers.get(homes.HOST, "")
                 if host or answer.status not in _OF_PROXIES:
                     self._metrics.handed_over.labels(handover.workspace, host).inc()
                     await answers.hand_on(answer, [], APIS[incoming.path], outgoing)
@@ -181,5 +168,5 @@ def _headers(headers: Headers, workspace: str) -> Headers:
 
     How many requests a user has under way was looked at here, and is not counted twice.
     """
-    kept = [(name, value) for name, value in headers if name not in (ROUTE, _LIMIT)]
-    return [*kept, (ROUTE, route(workspace).encode())] if workspace else kept
+    kept = [(name, value) for name, value in headers if name not in (_ROUTE, _LIMIT)]
+    return [*kept, (_ROUTE, homes.route(workspace).encode())] if workspace else kept
