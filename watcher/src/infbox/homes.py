@@ -45,7 +45,7 @@ def route(workspace: str) -> str:
 
 
 class Homes:
-    """Knows which workspaces are at home here. None is before the first look; where nobody tells, all.
+    """Knows which workspaces are at home here: none before the first look; all, where nobody tells.
 
     Args:
         session: to ask with.
