@@ -117,7 +117,8 @@ def unreachable_replicas(tries: Iterable[Mapping[str, Any]], host: str, port: in
         name, address = tried["item"]["host"], tried["item"]["address"]
         refusals.append(
             f"{host} does not reach the replica {name} at port {port} of {address}: {reason}. Let"
-            f" them through to each other there, or correct infbox_replica_address of {name}."
+            f" them through to each other there, correct infbox_replica_address of {name}, or take"
+            " it out of the inventory while it is away."
         )
     return refusals
 
