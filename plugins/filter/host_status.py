@@ -127,7 +127,7 @@ def _told_problems(told: Mapping[str, Any]) -> Iterator[str]:
         if part["state"] in ("ill", "down"):
             yield f"{part['name']} is not well. {part['detail']} {part['look']} ({part['see']})"
     for workspace in told["workspaces"]:
-        if workspace["state"] not in ("warm", "warming"):
+        if workspace["state"] not in ("warm", "warming", "elsewhere"):
             why = f": {workspace['error']}" if workspace["error"] else ""
             yield f"The workspace {workspace['name']} is {_warmth(workspace)}{why}."
 
@@ -218,7 +218,12 @@ def _row(name: str, host: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _warmth(workspace: Mapping[str, Any]) -> str:
-    words = {"warm": "warm", "warming": "being warmed", "cold": "NOT WARM"}
+    words = {
+        "warm": "warm",
+        "warming": "being warmed",
+        "cold": "NOT WARM",
+        "elsewhere": "warm on another replica",
+    }
     return words.get(workspace["state"], "not known to be warm")
 
 

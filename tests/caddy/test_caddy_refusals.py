@@ -37,6 +37,17 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a_hooks_url": ({"caddy_hooks": "http://a:1"}, 'caddy_hooks is "http://a:1".'),
     "no_upstream": ({"caddy_upstreams": []}, "List at least one ADDRESS:PORT"),
     "an_authority_url": ({"caddy_authority": "http://a:1"}, "Give one ADDRESS:PORT"),
+    "one_replica": ({"caddy_replicas": ["a:8444"]}, "two at least or none"),
+    "a_replica_twice": ({"caddy_replicas": ["a:8444", "a:8444"]}, "List each host once"),
+    "a_replica_url": (
+        {"caddy_replicas": ["https://a:8444", "b:8444"]},
+        'caddy_replicas is ["https://a:8444", "b:8444"], with caddy_replicas_port 8444',
+    ),
+    "the_replicas_port_is_the_pages_s": (
+        {"caddy_replicas_port": 8443},
+        "nothing else of Caddy has",
+    ),
+    "no_request_for_a_replica": ({"caddy_replicas_requests": 0}, "_requests 0. List"),
     "an_upstream_url": ({"caddy_upstreams": ["http://a:1"]}, "without scheme and path"),
 }
 

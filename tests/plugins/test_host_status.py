@@ -73,6 +73,14 @@ def test_a_host_without_anything_is_not_well() -> None:
     assert found["units"]["infbox-watcher"] == "missing"
 
 
+def test_a_workspace_of_another_replica_is_no_trouble(host: FakeHost) -> None:
+    host.workspaces["shop"]["warm"] = False
+    host.workspaces["shop"]["elsewhere"] = True
+    found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE)
+    assert found["well"] is True
+    assert "warm on another replica" in plugin.status_text(found, "one")
+
+
 def test_a_host_that_was_not_reached_is_in_the_table_and_the_figures(host: FakeHost) -> None:
     well = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE)
     hosts = plugin.hosts_status(["one", "two"], {"one": {"status_of_host": well}, "two": {}})

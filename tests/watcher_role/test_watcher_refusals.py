@@ -60,6 +60,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_engine_max_model_len": 4096},
         "a budget of 5000 tokens. The path must be absolute",
     ),
+    "a_balancer_with_a_path": (
+        [{}],
+        {"watcher_replicas_balancer": "http://127.0.0.1:8015/x"},
+        'watcher_replicas_balancer is "http://127.0.0.1:8015/x" and watcher_replicas_host is',
+    ),
     "a_relative_path": ([{"path": "shop"}], {}, 'has the path "shop"'),
     "a_path_with_a_space": ([{"path": "/srv/my shop"}], {}, 'has the path "/srv/my shop"'),
     "no_folder": ([{"path": "{}/missing"}], {}, "The workspace shop is no folder: {}/missing."),

@@ -106,6 +106,7 @@ class FakeEngine:
     tells_cached_tokens: bool = True
     delay: float = 0.0
     breaks_off: bool = False
+    breaks_first: bool = False
     breaks_within: bytes = b""
     breaks_whole: bool = False
     event: bytes = b""
@@ -321,6 +322,8 @@ class FakeEngine:
     async def _events(self, path: str, prompt: str) -> AsyncIterator[bytes]:
         self.under_way += 1
         try:
+            if self.breaks_first:
+                raise RuntimeError("the test asked for it")
             for number in range(self.events):
                 yield self.event or fake_apis.event(path, number)
                 self.sent += 1

@@ -67,7 +67,18 @@ workspaces:
     assert loaded.workspaces[0].path == Path("/srv/shop")
 
 
+def test_replicas_are_there_where_they_are_named(tmp_path: Path) -> None:
+    replicas = {"balancer": "http://127.0.0.1:8015", "host": "gpu1"}
+    loaded = load(tmp_path, {**valid(tmp_path), "replicas": replicas})
+    assert loaded.replicas == config.Replicas("http://127.0.0.1:8015", "gpu1")
+    assert load(tmp_path, valid(tmp_path)).replicas is None
+
+
 WRONG = [
+    ({"replicas": {"host": "gpu1"}}, "replicas.balancer: missing"),
+    ({"replicas": {"balancer": "http://a:1"}}, "replicas.host: missing"),
+    ({"replicas": {"balancer": "http://a:1", "host": "g 1"}}, "replicas.host: 'g 1': use"),
+    ({"replicas": {"balancer": "http://a:1", "host": "g", "x": 1}}, "replicas.x: unknown"),
     ({"state_dir": None}, "state_dir: missing"),
     ({"state_dir": "relative"}, "state_dir: must be an absolute path"),
     ({"engine": "x"}, "engine: must be a mapping"),

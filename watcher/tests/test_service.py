@@ -26,12 +26,13 @@ from fake_engine import FakeEngine
 from forge import forge
 from infbox.attend import Attendant
 from infbox.checkout import Checkout
-from infbox.config import Remote, check_paths
+from infbox.config import Remote, Replicas, check_paths
 from infbox.errors import InputError
 from infbox.link import Link
 from infbox.service import Service
 from infbox.work import Work
 from serving import free_port, get_json, get_text, serving, settings_for, until
+from stub_balancer import StubHomes
 from trees import fill
 
 if TYPE_CHECKING:
@@ -97,6 +98,23 @@ def watching(
         running = Running(root, url)
         until(lambda: running.status["version"] > 0)
         yield running
+
+
+def test_what_another_host_answers_for_is_packed_and_not_warmed(repo: Path) -> None:
+    fill(repo, {"a.py": "first\n"})
+    stub = StubHomes()
+    stub.homes = {"shop": "there"}
+    with FakeEngine().running() as engine, serving(stub.app()) as balancer:
+        config = settings_for(repo.parent, engine.url, shop=(repo, 20_000))
+        config = replace(config, replicas=Replicas(balancer, "here"))
+        with at_work(config) as url:
+            running = Running(repo, url)
+            until(lambda: running.status["version"] > 0 and running.status["elsewhere"])
+            assert "first" in running.pack["text"]
+            assert engine.warm_ups == []
+            stub.homes = {"shop": "here"}
+            until(lambda: running.status["warm"], 20)
+            assert running.status["elsewhere"] is False
 
 
 def test_the_last_save_is_one_that_is_published(

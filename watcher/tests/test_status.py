@@ -165,6 +165,16 @@ def test_a_workspace_is_warm_or_why_it_is_not(host: FakeHost, gateway: Stack) ->
     assert shown["well"] is False
 
 
+def test_a_workspace_that_another_host_answers_for_is_well_without_being_warm(
+    host: FakeHost,
+) -> None:
+    host.workspaces["shop"] = told(warm=False, elsewhere=True)
+    with host.gateway() as gateway:
+        now = status(gateway)
+    assert now["workspaces"][0]["state"] == "elsewhere"
+    assert now["well"] is True
+
+
 def test_tokens_are_counted_by_where_their_kv_came_from(host: FakeHost, gateway: Stack) -> None:
     assert status(gateway)["cache"]["tokens"] == [0, 0, 0]
     host.engine.tokens = [900.0, 60.0, 40.0]

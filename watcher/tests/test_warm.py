@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import generate_latest
 
 from fake_engine import FakeEngine, TemplateRefusalError, encode, render, split, turns
 from infbox import prompt
@@ -49,10 +50,14 @@ def question(pack: Pack, messages: list[prompt.Message], engine: FakeEngine) -> 
 
 
 @contextlib.asynccontextmanager
-async def warming(url: str, pace: Pace = FAST, lmcache: str = "") -> AsyncIterator[Warmer]:
+async def warming(
+    url: str, pace: Pace = FAST, lmcache: str = "", is_here: Callable[[], bool] | None = None
+) -> AsyncIterator[Warmer]:
     async with aiohttp.ClientSession() as session:
         cache = LMCache(session, lmcache, longest=0.3) if lmcache else None
-        warmer = Warmer("shop", Engine(session, url), WatcherMetrics(), pace, cache)
+        warmer = Warmer(
+            "shop", Engine(session, url), WatcherMetrics(), pace, cache, is_here=is_here
+        )
         task = asyncio.create_task(warmer.run())
         try:
             yield warmer
@@ -693,3 +698,30 @@ def test_what_was_loaded_from_disk_is_asked_for_in_one_piece() -> None:
 
     assert len(run(scenario, prefetch="loaded").warm_ups) == 2
     assert len(run(scenario, prefetch="partly").warm_ups) > 3
+
+
+# ---- several hosts
+
+
+def test_what_is_asked_of_another_host_is_not_warmed_until_it_comes_here() -> None:
+    home = False
+
+    async def scenario(engine: FakeEngine) -> None:
+        nonlocal home
+        async with warming(engine.url, is_here=lambda: home) as warmer:
+            adopted: list[int] = []
+            warmer.offer(PACK)
+            warmer.prepare(replace(PACK, generation=2), lambda: adopted.append(2))
+            await come(lambda: adopted)  # nobody waits for what is not warmed
+            assert warmer.is_elsewhere
+            assert engine.warm_ups == []
+            assert "infbox_pack_warm{" not in generate_latest(warmer._metrics.registry).decode()
+            home = True
+            await come(lambda: warmer.warmth.version == 1)
+            assert counted(warmer, "pack_warm") == 1
+            home = False
+            await come(lambda: warmer.is_elsewhere)
+            assert warmer.warmth.version is None
+            assert "infbox_pack_warm{" not in generate_latest(warmer._metrics.registry).decode()
+
+    run(scenario)

@@ -45,7 +45,8 @@ async def hand_on(
     """Hand an answer on as it comes, or at once where it is whole and small.
 
     An answer that vLLM breaks off ends in the API's error event where it is a stream of events,
-    else in a connection that is closed early: never in what looks whole.
+    else in a connection that is closed early: never in what looks whole. Of one that had not begun
+    to go to the client nothing goes there.
 
     Args:
         answer: of vLLM.
@@ -57,7 +58,7 @@ async def hand_on(
         What it cost; None where it does not say.
 
     Raises:
-        aiohttp.ClientError: vLLM broke off what is no stream of events.
+        aiohttp.ClientError: vLLM broke off what is no stream of events, or had not begun.
     """
     headers = [*relay.answer_headers(answer), *marks]
     if answer.content_type == "text/event-stream":
@@ -100,7 +101,7 @@ async def _hand_on_events(
                 await outgoing.write(whole)
                 tail = _end(tail, whole)
     except aiohttp.ClientError:
-        if events.is_torn:
+        if events.is_torn or not outgoing.status:
             raise
         await outgoing.write(api.broken_off(tail))
     else:

@@ -148,6 +148,19 @@ class Workspace:
 
 
 @dataclass(frozen=True)
+class Replicas:
+    """Hosts that serve the same model and the same workspaces.
+
+    Attributes:
+        balancer: base address of what hands a request to one of them.
+        host: the name of this one among them.
+    """
+
+    balancer: str
+    host: str
+
+
+@dataclass(frozen=True)
 class SignIn:
     """How people sign in.
 
@@ -217,7 +230,7 @@ class Remotes:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole file. Workspaces are in the order of the file."""
+    """The whole file. Workspaces are in the order of the file; without replicas there are none."""
 
     state_dir: Path
     engine: Engine
@@ -225,6 +238,7 @@ class Config:
     gateway: Gateway
     workspaces: tuple[Workspace, ...]
     status: Status = Status()
+    replicas: Replicas | None = None
 
 
 def load(file: Path) -> Config:
@@ -320,6 +334,10 @@ class _Section:
             raise InputError(f"{place or 'the file'}: must be a mapping of keys to values")
         self._content: dict[object, object] = dict(content)
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._content
+
     def take(self, key: str, kind: type[T], default: T = _REQUIRED) -> T:
         value = self._content.pop(key, None)
         if value is None:
@@ -407,6 +425,7 @@ def _config(top: _Section) -> Config:
         gateway=_gateway(top.section("gateway", {})),
         workspaces=_workspaces(top.take("workspaces", list, []), engine.max_model_len),
         status=_status(top.section("status", {})),
+        replicas=_replicas(top.section("replicas", {})),
     )
     top.done()
     return config
@@ -445,6 +464,18 @@ def _gateway(section: _Section) -> Gateway:
     )
     section.done()
     return gateway
+
+
+def _replicas(section: _Section) -> Replicas | None:
+    if section.is_empty:
+        return None
+    replicas = Replicas(section.address("balancer"), section.take("host", str))
+    section.done()
+    if not _NAME.fullmatch(replicas.host):
+        raise InputError(
+            f"{section.name('host')}: {replicas.host!r}: use letters, digits, '.', '_', '-'"
+        )
+    return replicas
 
 
 def _status(section: _Section) -> Status:

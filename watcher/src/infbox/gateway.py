@@ -2,6 +2,8 @@
 
 ``MODEL@WORKSPACE``, or the header ``X-Infbox-Workspace``, asks for a pack on the paths of
 ``apis.APIS``. On others the name goes to vLLM as it is, which knows it and answers without a pack.
+
+Where there are replicas, questions on those paths first go to the host that ``replicas`` finds.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import re
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -22,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from infbox import answers, apis, download, questions, relay
+from infbox import answers, apis, download, questions, relay, replicas
 from infbox.apis import APIS
 from infbox.history import FirstEvent
 from infbox.hold import Hold
@@ -40,7 +43,8 @@ from infbox.refusals import (
     UNAVAILABLE,
     RefusalError,
 )
-from infbox.relay import Incoming, Outgoing
+from infbox.relay import Incoming, LateOutgoing, Outgoing
+from infbox.replicas import Balanced, Handover
 from infbox.serve import lasting, server
 from infbox.status import Sampler
 
@@ -61,6 +65,9 @@ _SHORT = aiohttp.ClientTimeout(total=5)
 _OK = 200
 _RETRY_AFTER = {TOO_MANY: "1", UNAVAILABLE: "10"}  # seconds
 _SERVER_ERROR = 500
+_NOT_ANSWERED = (BAD_GATEWAY, UNAVAILABLE)
+_SLOW_SECONDS = 4  # nobody that is away takes so long to say nothing
+_BUSY_SECONDS = 30  # that an engine may be busy before it counts as away
 
 # What vLLM says of a prompt that is longer than its window, on one API or another.
 _TOO_LONG = re.compile("maximum context length|exceeds the max_model_len|maximum model length")
@@ -85,6 +92,41 @@ def run(config: Config) -> None:
     serving.run(sockets=[listener])
 
 
+@dataclass
+class _Exchange:
+    """A request and its answer.
+
+    Attributes:
+        incoming: the request.
+        outgoing: the answer.
+        events: notes when it began.
+        began: monotonic time at which the request arrived, in seconds.
+        user: whose key it came with.
+        is_counted: whether it is counted as under way where it came from.
+        handover: where it goes to a replica; None where it is answered here.
+        own_workspace: that it names, where it is answered here.
+    """
+
+    incoming: Incoming
+    outgoing: Outgoing
+    events: FirstEvent
+    began: float
+    user: str
+    is_counted: bool = False
+    handover: Handover | None = None
+    own_workspace: str = ""
+
+    @property
+    def workspace(self) -> str:
+        """The workspace that the request names; empty where it names none."""
+        return self.handover.workspace if self.handover else self.own_workspace
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a replica has it, which then counts it."""
+        return self.handover is not None and self.handover.is_out
+
+
 class Gateway:
     """The gateway of one configuration; ``app`` is the ASGI application.
 
@@ -104,8 +146,12 @@ class Gateway:
         }
         self._under_way: Counter[str] = Counter()
         self._metrics = GatewayMetrics()
+        self._balanced = Balanced(config.replicas, self._metrics) if config.replicas else None
+        self._ready_at = float("-inf")
         self._hold = Hold(
-            config.gateway.hold_seconds, config.gateway.hold_requests, self._takes_requests
+            config.gateway.hold_seconds,
+            config.gateway.hold_requests,
+            self._takes_requests if self._balanced is None else self._any_takes_requests,
         )
         self._metrics.held.set_function(lambda: self._hold.count)
         self._client: aiohttp.ClientSession
@@ -115,6 +161,7 @@ class Gateway:
         self.app = Starlette(
             routes=[
                 Route("/health", self._show_health),
+                Route("/ready", self._show_ready),
                 Route("/metrics", self._show_metrics),
                 Route("/v1/models", self._list_models),
                 Route("/v1/workspaces", self._list_workspaces),
@@ -137,33 +184,88 @@ class Gateway:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request by what vLLM says (an ASGI application)."""
-        began = time.monotonic()
-        events = FirstEvent(send, began)
-        incoming, outgoing = Incoming(scope, receive, self._limit), Outgoing(events)
-        workspace, user = "", _user_of(incoming)
+        exchange = self._exchange(scope, receive, send)
         async with anyio.create_task_group() as group:
 
             async def leave_with_client() -> None:
-                await incoming.client_gone()
-                self._metrics.cancelled.labels(workspace).inc()
+                await exchange.incoming.client_gone()
+                self._note_gone(exchange)
                 group.cancel_scope.cancel()
 
             group.start_soon(leave_with_client)
             try:
-                with self._one_more(user, _most_at_once(incoming)):
-                    question = await self._question(incoming)
-                    workspace = question.workspace
-                    usage = await self._answer(incoming, question, outgoing, began)
-                self._metrics.count(usage, workspace, user)
-                self._sampler.first_tokens.note(time.time(), events.seconds, usage)
+                await self._serve(exchange)
             except RefusalError as refused:
-                await outgoing.respond(_refusal(incoming.path, refused))
+                await self._respond(exchange, refused)
             except relay.TooLargeError:
-                await outgoing.respond(_refusal(incoming.path, self._too_large()))
+                await self._respond(exchange, self._too_large())
             except relay.ClientGoneError:
-                self._metrics.cancelled.labels(workspace).inc()
+                self._note_gone(exchange)
             group.cancel_scope.cancel()
-        self._metrics.requests.labels(workspace, user, outgoing.status or "none").inc()
+        if not exchange.is_elsewhere:
+            labels = exchange.workspace, exchange.user, exchange.outgoing.status or "none"
+            self._metrics.requests.labels(*labels).inc()
+
+    def _exchange(self, scope: Scope, receive: Receive, send: Send) -> _Exchange:
+        began = time.monotonic()
+        events = FirstEvent(send, began)
+        incoming = Incoming(scope, receive, self._limit)
+        user = _user_of(incoming)
+        if self._balanced is None:
+            return _Exchange(incoming, Outgoing(events), events, began, user)
+        if replicas.is_routed(incoming):
+            outgoing = LateOutgoing(events, self._balanced.marks)
+            return _Exchange(incoming, outgoing, events, began, user, is_counted=True)
+        if not replicas.can_go(incoming):
+            return _Exchange(incoming, Outgoing(events), events, began, user)
+        handover = Handover(incoming, LateOutgoing(events))
+        return _Exchange(incoming, handover.outgoing, events, began, user, handover=handover)
+
+    async def _serve(self, exchange: _Exchange) -> None:
+        """Answer a request here, or have a replica do so.
+
+        Raises:
+            RefusalError: it is not answered.
+            ClientGoneError, TooLargeError: the body did not come whole.
+        """
+        incoming = exchange.incoming
+        most = _most_at_once(incoming)
+        under_way = self._one_more(exchange.user, most)
+        with contextlib.nullcontext() if exchange.is_counted else under_way:
+            if self._balanced is not None and exchange.handover is not None:
+                await self._read_whole(exchange.handover)
+                await self._balanced.answer(self._client, exchange.handover, self._hold)
+                return
+            question = await self._question(incoming)
+            exchange.own_workspace = question.workspace
+            usage = await self._answer(incoming, question, exchange.outgoing, exchange.began)
+        self._metrics.count(usage, exchange.workspace, exchange.user)
+        self._sampler.first_tokens.note(time.time(), exchange.events.seconds, usage)
+
+    async def _read_whole(self, handover: Handover) -> None:
+        """Read what a request asks for, so that it is known where it goes.
+
+        Raises:
+            RefusalError: it names a workspace that there is not, or cannot be understood.
+            ClientGoneError: the client left.
+            TooLargeError: the body is over the limit.
+        """
+        handover.incoming.check_announced_size()
+        handover.body = await handover.incoming.body()
+        asked = questions.named(handover.body, _workspace_of(handover.incoming), self._model)
+        if asked is not None:
+            if asked.workspace not in self._packs:
+                raise self._unknown(asked.workspace)
+            handover.workspace = asked.workspace
+
+    async def _respond(self, exchange: _Exchange, refused: RefusalError) -> None:
+        if refused.status in _NOT_ANSWERED:
+            exchange.outgoing.marks = []
+        await exchange.outgoing.respond(_refusal(exchange.incoming.path, refused))
+
+    def _note_gone(self, exchange: _Exchange) -> None:
+        if not exchange.is_elsewhere:
+            self._metrics.cancelled.labels(exchange.workspace).inc()
 
     @contextlib.contextmanager
     def _one_more(self, user: str, most: int) -> Iterator[None]:
@@ -246,7 +348,7 @@ class Gateway:
         """Ask vLLM; the request is held while vLLM is away or about to end.
 
         Only a request that is here as a whole, and that vLLM has not begun. While others are held,
-        it is not tried before them.
+        it is not tried before them. One that came from a replica is held there.
 
         Raises:
             RefusalError: the request cannot be held any longer.
@@ -263,6 +365,8 @@ class Gateway:
             except relay.NOT_SENT:
                 if not can_wait:
                     raise
+            if self._balanced is not None:  # another one may take it, and who asked us holds it
+                raise RefusalError(UNAVAILABLE, "The engine is away.")
             is_held = True
 
     async def _takes_requests(self) -> bool:
@@ -273,6 +377,21 @@ class Gateway:
                 return answer.status < _SERVER_ERROR
         except relay.AWAY:
             return False
+
+    async def _any_takes_requests(self) -> bool:
+        return self._balanced is not None and await self._balanced.takes_requests(self._client)
+
+    async def _show_ready(self, _request: Request) -> Response:
+        """Say whether a question would be taken now. One that is slow to say so is only busy."""
+        began = time.monotonic()
+        is_ready = await self._takes_requests()
+        now = time.monotonic()
+        if is_ready:
+            self._ready_at = now
+        is_busy = now - began >= _SLOW_SECONDS and now - self._ready_at < _BUSY_SECONDS
+        marks = self._balanced.marks if self._balanced else []
+        headers = {name.decode(): value.decode() for name, value in marks}
+        return Response(status_code=200 if is_ready or is_busy else UNAVAILABLE, headers=headers)
 
     async def _show_health(self, _request: Request) -> Response:
         try:

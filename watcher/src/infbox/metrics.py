@@ -103,6 +103,18 @@ class GatewayMetrics:
             "Requests that wait for an engine which is away.",
             registry=self.registry,
         )
+        self.handed_over = Counter(
+            "infbox_gateway_handed_over",
+            "Requests that a replica answered, by its name; it counts them as requests, too.",
+            ("workspace", "host"),
+            registry=self.registry,
+        )
+        self.asked_again = Counter(
+            "infbox_gateway_asked_again",
+            "Times that replicas were asked again, since one was away or broke off.",
+            ("reason",),
+            registry=self.registry,
+        )
 
     def count(self, usage: Usage | None, workspace: str, user: str) -> None:
         """Count the tokens of a request.

@@ -167,16 +167,20 @@ class Outgoing:
 
     Args:
         send: of the request.
+        marks: further headers of it, whatever it is.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, marks: Headers | None = None) -> None:
         self._send = send
+        self.marks = marks or []
+        """Further headers, until it began."""
         self.status = 0
         """0 until the answer began."""
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the status and the headers."""
         self.status = status
+        headers = [*headers, *self.marks]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, chunk: bytes) -> None:
@@ -194,6 +198,38 @@ class Outgoing:
         await self.end()
 
 
+class LateOutgoing(Outgoing):
+    """An answer that begins with the first of its body: until then it may be another one yet.
+
+    Args:
+        send: of the request.
+        marks: further headers of it, whatever it is.
+    """
+
+    def __init__(self, send: Send, marks: Headers | None = None) -> None:
+        super().__init__(send, marks)
+        self._head: tuple[int, Headers] | None = None
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Keep the status and the headers; what was kept before is forgotten."""
+        self._head = status, headers
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of the body; this waits while the client is slow to read."""
+        await self._begin()
+        await super().write(chunk)
+
+    async def end(self) -> None:
+        """Say that the answer is whole. Without it the client sees a broken connection."""
+        await self._begin()
+        await super().end()
+
+    async def _begin(self) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            await super().start(*head)
+
+
 def session() -> aiohttp.ClientSession:
     """Return a client that adds nothing to a request and takes nothing from an answer."""
     return aiohttp.ClientSession(
@@ -206,7 +242,11 @@ def session() -> aiohttp.ClientSession:
 
 
 def ask(
-    client: aiohttp.ClientSession, base: str, incoming: Incoming, pieces: Pieces | None
+    client: aiohttp.ClientSession,
+    base: str,
+    incoming: Incoming,
+    pieces: Pieces | None,
+    headers: Headers | None = None,
 ) -> aiohttp.client._RequestContextManager:
     """Send a request on; the result is a context that holds the answer.
 
@@ -216,6 +256,7 @@ def ask(
         incoming: the client's request.
         pieces: of the body to send in place of the client's own; None to hand that on as it
             comes. They are sent one after the other, and not joined.
+        headers: in place of the client's own.
 
     Raises:
         BadRequestError: the request cannot be handed on.
@@ -228,7 +269,7 @@ def ask(
     return client.request(
         incoming.method,
         URL(base + incoming.target, encoded=True),
-        headers=_request_headers(incoming.headers, is_whole=pieces is not None),
+        headers=_request_headers(headers or incoming.headers, is_whole=pieces is not None),
         data=data,
         allow_redirects=False,
     )

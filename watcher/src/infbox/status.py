@@ -201,7 +201,9 @@ class Sampler:
             "host": socket.gethostname(),
             "sign_in": config.status.sign_in,
             "well": all(part["state"] not in (ILL, DOWN) for part in parts)
-            and all(workspace["state"] in ("warm", "warming") for workspace in workspaces),
+            and all(
+                workspace["state"] in ("warm", "warming", "elsewhere") for workspace in workspaces
+            ),
             "served": {
                 "model": config.engine.model,
                 "preset": config.status.preset or None,
@@ -252,6 +254,9 @@ class Sampler:
     def _warmth(self, name: str, told: Mapping[str, Any], now: float) -> str:
         if self._parts["watcher"].state in (ILL, DOWN) or not told:
             return "unknown"
+        if told.get("elsewhere"):
+            self._warm_at[name] = now
+            return "elsewhere"
         if told.get("warm"):
             self._warm_at[name] = now
             return "warm"

@@ -9,6 +9,7 @@ between two of them, and what is done stays in its cache when something more urg
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from array import array
@@ -140,6 +141,7 @@ class Warmer:
         metrics: to count in.
         pace: how often to ask.
         lmcache: to bring packs back from disk; None where there is none.
+        is_here: says whether questions about it come to this engine; else it is not warmed.
     """
 
     def __init__(
@@ -149,12 +151,15 @@ class Warmer:
         metrics: WatcherMetrics,
         pace: Pace | None = None,
         lmcache: LMCache | None = None,
+        *,
+        is_here: Callable[[], bool] | None = None,
     ) -> None:
         self._name = name
         self._engine = engine
         self._metrics = metrics
         self._pace = pace or Pace()
         self._lmcache = lmcache
+        self._is_here = is_here or _always
         self._target: _Job | None = None
         self._settled: _Job | None = None
         self._proven = 0.0
@@ -168,6 +173,8 @@ class Warmer:
         self._save_to_warm: float | None = None
         metrics.template_broken.labels(name).set(0)
         self.warmth = Warmth()
+        self.is_elsewhere = False
+        """Whether questions go to another host, so that nothing is warmed here."""
         self.template_error: str | None = None
         """Why no pack is warmed: what the model's chat template does, and the mend."""
         self.template_warning: str | None = None
@@ -237,7 +244,10 @@ class Warmer:
             EngineAwayError, EngineRefusedError, TemplateError: no proof could be had.
             _SupersededError: it is not wanted any more.
         """
-        if self._target is not None and self._target is not self._settled:
+        was_elsewhere, self.is_elsewhere = self.is_elsewhere, not self._is_here()
+        if self.is_elsewhere:
+            await self._rest(is_first=not was_elsewhere)
+        elif self._target is not None and self._target is not self._settled:
             self._job = self._target
             await self._warm(self._target)
         elif self._candidate is not None:
@@ -245,6 +255,15 @@ class Warmer:
             await self._prepare(self._candidate)
         elif not await self._is_offered(self._pace.health):
             await self._look_after()
+
+    async def _rest(self, *, is_first: bool) -> None:
+        """Warm nothing, and keep nobody waiting for it; look again when something is offered."""
+        if is_first:
+            self._cool("elsewhere")
+        if self._candidate:
+            self._release(self._candidate)
+        self._show()
+        await self._is_offered(self._pace.health)
 
     async def _look_after(self) -> None:
         """See whether the engine still answers; have it prove again when it is time to."""
@@ -553,6 +572,10 @@ class Warmer:
         return True
 
     def _show(self) -> None:
+        if self.is_elsewhere:  # neither warm nor cold
+            with contextlib.suppress(KeyError):
+                self._metrics.warm.remove(self._name)
+            return
         version = self._target.publication.version if self._target else None
         is_warm = version is not None and self.warmth.version == version
         self._metrics.warm.labels(self._name).set(is_warm)
@@ -571,6 +594,11 @@ def _pieces(done: int, end: int) -> range | list[int]:
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _always() -> bool:
+    """Return that it is here, where there is one engine."""
+    return True
 
 
 def _reason_cold(proof: Usage) -> str:

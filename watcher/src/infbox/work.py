@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from infbox.engine import Engine
 from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.git import GitError
+from infbox.homes import Homes
 from infbox.index import Reader, is_damage
 from infbox.link import Alive, Changed, Doubt, Link, Ready, Report
 from infbox.lmcache import LMCache
@@ -216,6 +218,7 @@ class Worker:
             "generation": publication.generation if publication else 0,
             "version": version,
             "warm": bool(version) and warmth.version == version,
+            "elsewhere": self._warmer.is_elsewhere,
             "warm_version": warmth.version,
             "warm_since": warmth.since,
             "prompt_tokens": warmth.prompt_tokens,
@@ -379,8 +382,16 @@ class Work:
         loop, settings = asyncio.get_running_loop(), self._config.engine
         engine = Engine(session, settings.url)
         lmcache = LMCache(session, settings.lmcache) if settings.lmcache else None
+        homes = (
+            Homes(session, self._config.replicas, self._sources) if self._config.replicas else None
+        )
+        if homes:
+            looking = loop.create_task(homes.run())
+            looking.add_done_callback(_tell_why)
+            self._warming.append(looking)
         for name, source in self._sources.items():
-            warmer = Warmer(name, engine, self._metrics, lmcache=lmcache)
+            is_here = partial(homes.is_here, name) if homes else None
+            warmer = Warmer(name, engine, self._metrics, lmcache=lmcache, is_here=is_here)
             worker = Worker(source, self._packers[name], warmer, self._metrics)
             self._workers[name] = worker
             worker.thread.start()

@@ -7,7 +7,7 @@ const LONGEST_PAUSE_MS = 10000;
 const SOURCES = ["engine", "lmcache", "computed"];
 const PART_WORDS = { well: "Well", late: "Slow to answer", ill: "Not well", down: "Down", "": "Not asked yet" };
 const PART_SIGNS = { well: "well", late: "warn", ill: "bad", down: "bad" };
-const CACHE_WORDS = { warm: "Warm", warming: "Warming", cold: "Cold", unknown: "Not known" };
+const CACHE_WORDS = { warm: "Warm", warming: "Warming", cold: "Cold", elsewhere: "Elsewhere", unknown: "Not known" };
 const CACHE_SIGNS = { warm: "well", warming: "warn", cold: "bad" };
 const CONSEQUENCES = [
   ["Caddy", "Nobody reaches this host from outside."],

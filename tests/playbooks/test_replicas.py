@@ -1,0 +1,143 @@
+"""Replicas that are not alike are refused by playbooks/preflight.yml, for all hosts and by name."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOP = {"name": "shop", "path": "/srv/shop"}
+WEB = {"name": "web", "path": "/srv/web"}
+
+
+def own_address() -> str:
+    """Return an address of this machine at which others would find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # sends nothing
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def host(folder: Path, name: str, address: str, **changes: Any) -> dict[str, Any]:
+    """Return a host whose own preflight is over."""
+    return {
+        "ansible_connection": "local",
+        "ansible_become": False,
+        "ansible_python_interpreter": sys.executable,
+        "preflight_preset_name": "cpu",
+        "preflight_plan": {"max_model_len": 16384},
+        "infbox_replicas": True,
+        "infbox_replica_address": address,
+        "infbox_workspaces": [SHOP, WEB],
+        "infbox_monitoring": False,
+        "caddy_data_dir": str(folder / name),
+        **changes,
+    }
+
+
+def preflight(
+    folder: Path,
+    changes: dict[str, dict[str, Any]],
+    *arguments: str,
+    playbook: Path = ROOT / "playbooks/preflight.yml",
+) -> subprocess.CompletedProcess[str]:
+    """Run it for some of three hosts, of which some are otherwise."""
+    addresses = {"gpu1": own_address(), "gpu2": socket.gethostname(), "gpu3": "192.0.2.9"}
+    hosts = {
+        name: host(folder, name, address, **changes[name])
+        for name, address in addresses.items()
+        if name in changes
+    }
+    (folder / "hosts.yml").write_text(json.dumps({"inference": {"hosts": hosts}}))
+    return subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", folder / "hosts.yml", playbook,
+         *arguments],
+        capture_output=True, text=True, check=False, cwd=folder,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"gpu2": {"preflight_preset_name": "dev24"}},
+            "The replicas differ in the preset: gpu1 has cpu; gpu2 has dev24.",
+        ),
+        (
+            {"gpu2": {"infbox_images": {"caddy": {"tag": "2.6"}}}},
+            "The replicas differ in Caddy's image: gpu1 has",
+        ),
+        (
+            {"gpu2": {"infbox_workspaces": [SHOP]}},
+            "The workspace web is on gpu1 and not on gpu2. Put it there too",
+        ),
+        ({"gpu2": {"infbox_users": ["ann"]}}, "differ in the users: gpu1 has team; gpu2 has ann."),
+        (
+            {"gpu2": {"infbox_replica_address": "127.0.0.1"}},
+            "The address of the replica gpu2 is 127.0.0.1. Set infbox_replica_address of gpu2",
+        ),
+        (
+            {"gpu3": {}},
+            "gpu1 does not reach the replica gpu3 at port 8444 of 192.0.2.9:",
+        ),
+    ],
+)
+def test_what_differs_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, dict[str, Any]], words: str
+) -> None:
+    done = preflight(tmp_path, {"gpu1": {}, "gpu2": {}, **changes})
+    assert done.returncode != 0
+    assert words in done.stdout
+    assert "gpu1 is left as it is:" in done.stdout
+
+
+def test_those_that_are_alike_pass(tmp_path: Path) -> None:
+    done = preflight(tmp_path, {"gpu1": {}, "gpu2": {}})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "changed=0" in done.stdout
+
+
+def test_a_host_that_is_no_replica_is_compared_with_nobody(tmp_path: Path) -> None:
+    alone = {"infbox_replicas": False, "infbox_workspaces": [SHOP], "infbox_users": ["ann"]}
+    done = preflight(tmp_path, {"gpu1": {}, "gpu2": {}, "gpu3": alone})
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = preflight(tmp_path, {"gpu1": {}, "gpu3": alone})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_host_outside_of_the_run_is_compared_by_what_the_inventory_tells(tmp_path: Path) -> None:
+    hosts = {"gpu1": {}, "gpu2": {"infbox_workspaces": [SHOP]}}
+    done = preflight(tmp_path, hosts, "--limit", "gpu1")
+    assert done.returncode != 0
+    assert "The workspace web is on gpu1 and not on gpu2." in done.stdout
+
+
+def test_caddy_and_the_gateway_are_told_of_all_of_them(tmp_path: Path) -> None:
+    play = [{
+        "hosts": "inference", "gather_facts": False,
+        "tasks": [{"ansible.builtin.copy": {
+            "dest": f"{tmp_path}/{{{{ inventory_hostname }}}}.json",
+            "content": "{{ [caddy_replicas, watcher_replicas_balancer, watcher_keys_source,"
+                       " caddy_replicas_source] | to_json }}",
+        }}],
+    }]  # fmt: skip
+    (tmp_path / "group_vars").symlink_to(ROOT / "group_vars")
+    (tmp_path / "filter_plugins").symlink_to(ROOT / "plugins/filter")
+    (tmp_path / "play.yml").write_text(json.dumps(play))
+    v6 = {"infbox_replica_address": "2001:db8::2", "infbox_replica_source": "gpu1"}
+    hosts: dict[str, dict[str, Any]] = {"gpu1": {}, "gpu2": v6, "gpu3": {"infbox_replicas": False}}
+    done = preflight(tmp_path, hosts, playbook=tmp_path / "play.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    gpu1, gpu2, gpu3 = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("gpu1", "gpu2", "gpu3")
+    )
+    assert gpu1[0] == gpu2[0] == [f"{own_address()}:8444", "[2001:db8::2]:8444"]
+    assert gpu1[1] == "http://127.0.0.1:8015"
+    assert gpu2[2:] == ["gpu1", "gpu1"]
+    assert gpu3 == [[], "", "", ""]
