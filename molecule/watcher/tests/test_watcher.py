@@ -41,6 +41,10 @@ def test_the_services_run_and_start_at_boot(host: Host, unit: str) -> None:
     assert service.is_enabled
 
 
+def test_systemd_understands_every_line_of_the_units(host: Host) -> None:
+    assert "Failed to parse" not in host.run("journalctl --boot --no-pager _PID=1").stdout
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_they_run_as_the_infbox_user(host: Host, unit: str) -> None:
     status = host.check_output(f"cat /proc/{show(host, unit, 'MainPID')}/status")
