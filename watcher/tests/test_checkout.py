@@ -367,18 +367,20 @@ def test_what_ssh_says_is_told_with_the_mend(
 
 # Ends in the middle
 
+MANY = 6000  # files, so that git is still at work when it is found
+
 
 def test_a_kill_in_the_middle_of_a_checkout_is_made_good(host: Host, work: Work) -> None:
     checkout = host.checkout(work.url)
     checkout.poll()
-    many = {f"many__{number}_py": f"{number}\n" * 20 for number in range(1500)}
+    many = {f"many__{number}_py": f"{number}\n" * 20 for number in range(MANY)}
     commit = work.push(a_py="one\n", **many)
-    killed = killed_at(host, work, lambda: len(files(checkout.place)) > 100)
-    assert killed
+    folder = checkout.place / "many"
+    assert killed_at(host, work, lambda: folder.is_dir() and len([*folder.iterdir()]) > 100)
     assert (checkout.place / ".git/index.lock").exists()
-    assert len(files(checkout.place)) < 1502
+    assert len([*folder.iterdir()]) < MANY
     # What was half way there is taken back by the remote meanwhile.
-    git(work.folder, "rm", "--quiet", "many/1499.py", "many/0.py")
+    git(work.folder, "rm", "--quiet", f"many/{MANY - 1}.py", "many/0.py")
     commit = work.push()
     again = host.checkout(work.url)
     assert again.poll()
@@ -537,7 +539,7 @@ def killed_at(host: Host, work: Work, moment: Any) -> bool:
     while time.monotonic() < ends and process.poll() is None:
         if moment():
             for number in (signal.SIGSTOP, signal.SIGKILL):
-                for each in {process.pid} | children(process.pid):
+                for each in (*children(process.pid), process.pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(each, number)
             process.wait()
