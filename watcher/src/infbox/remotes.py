@@ -202,7 +202,8 @@ class Follower(threading.Thread):
         self._metrics.failures.labels(name).set(0)
         if self._failures:
             _logger.info(line("reached-again", workspace=name, failures=self._failures))
-        self._failures, self._error = 0, None
+        self._error = None
+        self._failures = 0
         if has_moved:
             self._moved_at = self._reached_at
             commit, seconds = self._checkout.commit, time.monotonic() - began
@@ -210,13 +211,14 @@ class Follower(threading.Thread):
 
     def _fail(self, reason: str) -> None:
         self._polled_at = time.time()
-        self._failures += 1
         name = self._remote.name
-        self._metrics.polls.labels(name, "failed").inc()
-        self._metrics.failures.labels(name).set(self._failures)
         if reason != self._error:  # what goes on the same way is told once
             _logger.warning(line("not-followed", workspace=name, reason=reason))
+        self._metrics.polls.labels(name, "failed").inc()
+        self._metrics.failures.labels(name).set(self._failures + 1)
+        # In this order: another thread that sees it failed sees why.
         self._error = reason
+        self._failures += 1
 
 
 class Service:
