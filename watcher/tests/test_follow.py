@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ import pytest
 from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.follow import Changes, Follower, due
+from infbox.git import Git
 from infbox.index import Reader
 from infbox.keep import Keeper
 from infbox.later import LONGEST_SECONDS, QUIET_SECONDS
@@ -508,6 +509,29 @@ def test_a_repository_below_that_is_edited_is_followed(tmp_path: Path) -> None:
         until(lambda: "one/out/f.py" in seen.indexed())
         fill(root, {"one/.git/info/exclude": "*.py\n"})
         until(lambda: "one/b.py" not in seen.indexed())
+        seen.agrees()
+
+
+def test_a_file_added_while_the_tree_is_listed_is_followed(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(history, {"skipped/kept.py": "k\n"})
+    with following(history) as seen:
+        seen.settles()
+        listed, is_added = Git.files, threading.Event()
+
+        def adding(self: Git, among: Iterable[str] = ()) -> set[str]:
+            """After git has listed the files, and before it is asked what it tracks."""
+            found = listed(self, among)
+            if not among and not is_added.is_set():
+                is_added.set()
+                git(history, "add", "--force", "skipped/kept.py")
+            return found
+
+        monkeypatch.setattr(Git, "files", adding)
+        fill(history, {".git/info/exclude": "*.o\n"})
+        assert is_added.wait(10)
+        until(lambda: "skipped/kept.py" in seen.indexed())
         seen.agrees()
 
 

@@ -477,7 +477,8 @@ class Keeper(Looker):
 
     def _complete(self, heats: Errand | None, since: int) -> None:
         """Note that every file was looked at, by these rules; ask for another scan if what decides
-        changed while git listed by it, which was since ``since``."""
+        changed while git listed by it, which was since ``since``. An index counts too: what it
+        tracks is read after the list was made, and is then no news when its change is told."""
         self._anew = False
         with self._index.transaction():
             if heats:
@@ -542,12 +543,11 @@ class Keeper(Looker):
             since: what changed after this was perhaps not seen; of the wall clock, in nanoseconds.
 
         Returns:
-            Whether anything but the repository's index did.
+            Whether anything did.
         """
         if self._facts is None:
             return False
-        deciding = self._deciding()
-        self._stamps = stamps = _stamps(deciding | self._facts.indexes())
+        self._stamps = stamps = _stamps(self._deciding() | self._facts.indexes())
         late = {path for path, (*_, ctime) in stamps.items() if ctime >= since - CLOCK_TICK_NS}
         with self._index.transaction():
             self._index.keep(
@@ -555,7 +555,7 @@ class Keeper(Looker):
                 ignores=json.dumps(sorted(self._ignores)),
                 sources=json.dumps({**stamps, **{path: [_UNTRUSTED] for path in late}}),
             )
-        return not late.isdisjoint(deciding)
+        return bool(late)
 
     def _watch_sources(self) -> None:
         """Watch the folders of what decides outside the tree, and of git's own files."""
