@@ -26,7 +26,7 @@ from infbox.service import SWITCH_SECONDS
 from infbox.watch import Watch
 from rich.console import Console
 from rich.table import Table
-from trees import environment, git, make, watching
+from workload import environment, git, make, watching
 from xxhash import xxh3_128_hexdigest
 
 SAVES = 400

@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 from hypothesis import HealthCheck, settings
 
+from forge import Forge, forge
 from gateway_stack import Stack, running
 from infbox import tokens
 from trees import git
@@ -38,6 +39,14 @@ def repo(tmp_path: Path) -> Path:
     root.mkdir()
     git(root, "init", "--quiet")
     return root
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Forge]:
+    """A forge of its own."""
+    (tmp_path / "forge").mkdir()
+    with forge(tmp_path / "forge") as running_forge:
+        yield running_forge
 
 
 @pytest.fixture

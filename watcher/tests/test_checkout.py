@@ -28,13 +28,6 @@ from trees import fill, git
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Forge]:
-    (tmp_path / "forge").mkdir()
-    with forge(tmp_path / "forge") as running:
-        yield running
-
-
-@pytest.fixture
 def work(place: Forge) -> Work:
     return place.repository(a_py="1\n", sub__b_py="2\n")
 

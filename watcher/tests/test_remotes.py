@@ -11,14 +11,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 import yaml
 
-from forge import Forge, Work, forge
 from infbox import config
 from infbox.checkout import Checkout
 from infbox.config import Remote, Remotes
@@ -26,14 +25,10 @@ from infbox.errors import InputError
 from infbox.remotes import MOST_BACK_OFF, MOST_CALL_BYTES, Follower, Metrics, Service
 from serving import ANY, free_port, get_json, get_text, serving, until
 
+if TYPE_CHECKING:
+    from forge import Forge, Work
+
 HOOK = "the-secret-of-the-hook"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Forge]:
-    (tmp_path / "forge").mkdir()
-    with forge(tmp_path / "forge") as running:
-        yield running
 
 
 @pytest.fixture
