@@ -41,6 +41,8 @@ LEAK_REQUESTS = 10_000
 
 _ROUNDS = 4
 _ROUND_SECONDS = 9.0
+_ENGINE_ROUNDS = 6  # of a real engine, which answers a question in seconds
+_ENGINE_ROUND_SECONDS = 30.0
 _READY_SECONDS = 20.0
 _SETTLE_SECONDS = 4.0  # by then connections that nobody uses are closed
 _MEGABYTE = 1_000_000
@@ -230,22 +232,25 @@ async def listen(target: Target, headers: dict[str, str], streams: int, seconds:
 
 
 async def compare(
-    both: dict[str, Target], headers: dict[str, str], streams: int
+    both: dict[str, Target],
+    headers: dict[str, str],
+    streams: int,
+    rounds: int = _ROUNDS,
+    seconds: float = _ROUND_SECONDS,
 ) -> dict[str, Heard]:
     """Ask both by turns, the first round of each for warming up."""
     heard: dict[str, list[Heard]] = {name: [] for name in both}
-    for number in range(_ROUNDS + 1):
+    for number in range(rounds + 1):
         order = list(both.items()) if number % 2 else list(both.items())[::-1]
         for name, target in order:
-            seconds = _ROUND_SECONDS if number else 1.0
-            one = await listen(target, headers, streams, seconds)
+            one = await listen(target, headers, streams, seconds if number else 1.0)
             heard[name] += [one] if number else []
     return {
         name: Heard(
-            [first for one in rounds for first in one.firsts],
-            statistics.median(one.rate for one in rounds),
+            [first for one in ones for first in one.firsts],
+            statistics.median(one.rate for one in ones),
         )
-        for name, rounds in heard.items()
+        for name, ones in heard.items()
     }
 
 
@@ -323,9 +328,10 @@ async def whole(folder: Path, url: str, model: str, pack_bytes: int) -> dict[str
     """Measure against a real engine, whose cache has the pack after the first question."""
     pack = _text(pack_bytes)
     with Gateway(folder, url, model, pack).running() as gateway:
-        body = {"stream": True, "max_tokens": 16, "ignore_eos": True, "temperature": 0}
+        body = {"stream": True, "max_tokens": 64, "ignore_eos": True, "temperature": 0}
         both = targets(url, gateway, pack, model, **body)
-        heard = await compare(both, {"content-type": "application/json"}, 1)
+        headers = {"content-type": "application/json"}
+        heard = await compare(both, headers, 1, _ENGINE_ROUNDS, _ENGINE_ROUND_SECONDS)
     result = _figures("engine_", heard)
     result["engine_of_direct"] = heard["gateway"].rate / heard["direct"].rate
     return result

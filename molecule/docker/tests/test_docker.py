@@ -1,6 +1,9 @@
 """The docker role on a bare lab host, from a stub of Docker's repository. The Engine is real."""
 
+import contextlib
 import json
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,3 +110,55 @@ def test_what_is_published_is_guarded_before_docker_starts(host: Host) -> None:
     assert "docker.service" in host.check_output(
         "systemctl show --property=Before infbox-docker-guard"
     )
+
+
+@pytest.fixture
+def published(host: Host) -> Iterator[None]:
+    """A container that answers on ports 8090, which is open, and 8091, which is not."""
+    host.check_output(f"tar -chf - {PROGRAM} | docker import - probe")
+    host.check_output(
+        "docker run --detach --name published --publish 8090:80 --publish 8091:80"
+        " --volume /usr:/usr:ro probe /usr/bin/python3 -m http.server 80"
+    )
+    yield
+    host.check_output("docker rm --force published")
+
+
+def answers(address: str, port: int, seconds: float) -> bool:
+    """Say whether something answers this machine, which is another than the host."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((address, port), timeout=2) as connection,
+        ):
+            connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+            if connection.recv(4) == b"HTTP":
+                return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.mark.usefixtures("published")
+def test_another_machine_reaches_the_open_port_alone(host: Host) -> None:
+    address = host.ansible.get_variables()["ansible_host"]
+    assert answers(address, 8090, 20)
+    assert not answers(address, 8091, 3)
+    fetch = "import urllib.request as r; r.urlopen('http://127.0.0.1:8091/', timeout=10)"
+    host.check_output(f'python3 -c "{fetch}"')
+    host.check_output("systemctl stop infbox-docker-guard")
+    try:
+        assert answers(address, 8091, 20), "it is closed by something else than the guard"
+    finally:
+        host.check_output("systemctl start infbox-docker-guard")
+    assert not answers(address, 8091, 3)
+
+
+@pytest.mark.usefixtures("published")
+def test_the_guard_holds_after_docker_and_the_host_s_rules_were_loaded_anew(host: Host) -> None:
+    address = host.ansible.get_variables()["ansible_host"]
+    # systemd counts the restarts that the tests before asked for.
+    host.check_output("systemctl reset-failed docker; systemctl restart nftables")
+    host.check_output("systemctl restart docker")
+    assert answers(address, 8090, 30)
+    assert not answers(address, 8091, 3)
