@@ -94,6 +94,23 @@ def test_a_version_that_apt_does_not_know_is_refused_with_those_it_knows(host: H
     assert versions(host) == {"580.95.05"}
 
 
+def test_a_card_too_old_and_a_branch_that_is_not_are_refused(host: Host) -> None:
+    devices = "/opt/stub/pci/0000:0{}:00.0/device"
+    # Tesla P100, whose last branch is 580, beside B200, which has open modules alone.
+    host.check_output(f"echo 0x15f8 > {devices.format(1)}; echo 0x2901 > {devices.format(0)}")
+    status, said = converge(nvidia_driver_version="590.48.01")
+    host.check_output(f"echo 0x2330 | tee {devices.format(0)} {devices.format(1)}")
+    assert status != 0
+    assert "changed=0" in said
+    old, new = "the card 0000:01:00.0 (10de:15f8)", "the card 0000:00:00.0 (10de:2901)"
+    assert f"Branch 590 of the driver does not know {old}, which is too old" in said
+    assert f"No module drives both {old}, which the open ones do not know, and {new}" in said
+    status, said = converge(nvidia_driver_version="111.11.01")
+    assert status != 0
+    assert "There is no branch 111 of the driver for debian-13 known here; there are" in said
+    assert versions(host) == {"580.95.05"}
+
+
 def test_an_upgrade_that_was_interrupted_is_gone_on_with_and_says_what_is_left(host: Host) -> None:
     wanted = {"nvidia_driver_version": "590.48.01", "nvidia_driver_reboot": False}
     host.check_output("touch /opt/stub/interrupt")
