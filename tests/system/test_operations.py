@@ -1,6 +1,9 @@
 """Operations on a deployed host, while somebody asks all the time."""
 
 import contextlib
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ import openai
 import pytest
 
 from lab.deployment import play, wait_for
+from lab.settings import ROOT
 from lab.shell import LabError
 from tests.system.conftest import Site
 
@@ -121,6 +125,27 @@ def test_an_upgrade_to_another_model_and_the_way_back_lose_no_request(site: Site
 def test_a_service_that_there_is_not_is_refused_by_name(site: Site) -> None:
     with pytest.raises(LabError, match="There is no service engine"):
         play(["playbooks/restart.yml", "-i", site.inventory, "-e", "service=engine"], "restart")
+
+
+def test_logs_are_followed_until_told_to_end(site: Site) -> None:
+    program = [sys.executable, ROOT / "tools/follow_logs.py", "-i", site.inventory]
+    following = subprocess.Popen(
+        [*program, "--service", "caddy", "--since", "1s"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert following.stdout is not None
+    ends = threading.Timer(30, following.kill)
+    ends.start()
+    with asked_all_the_time(site):
+        line = following.stdout.readline()
+    following.send_signal(signal.SIGINT)
+    ends.cancel()
+    assert following.wait(10) == 0
+    following.stdout.close()
+    assert line.startswith(f"{site.host.instance} caddy | ")
+    assert site.ssh("pgrep --full 'docker logs --follow' || true") == ""
 
 
 def current(site: Site) -> int:
