@@ -1124,8 +1124,33 @@ with following(root) as seen:
 print("done")
 """
 
+FULL_DISK = """
+state = tmp / "state"
+state.mkdir()
+mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(state))
+root = fill(tmp / "root", {"a.py": "a\\n", "d/b.py": "b\\n"})
+with following(root) as seen:
+    seen.agrees()
+    before = seen.indexed()
+    with open(state / "filler", "wb", buffering=0) as filler:
+        try:
+            while True: filler.write(bytes(4096))
+        except OSError:
+            pass
+    many = {f"many/{n}.py": f"{n}\\n" for n in range(3000)}
+    fill(root, {"a.py": "saved while it was full\\n", **many})
+    until(lambda: "full" in seen.follower.failure)
+    assert before.keys() <= seen.indexed().keys(), "what was known is gone"
+    (state / "filler").unlink()
+    seen.agrees(20)
+    until(lambda: not seen.follower.failure)
+    fill(root, {"d/later.py": "l\\n"})
+    seen.agrees()
+print("done")
+"""
 
-@pytest.mark.parametrize("scenario", ["OVERLAY", "UNMOUNTED", "MOUNTED_INSIDE"])
+
+@pytest.mark.parametrize("scenario", ["OVERLAY", "UNMOUNTED", "MOUNTED_INSIDE", "FULL_DISK"])
 def test_mounts_that_come_and_go(tmp_path: Path, scenario: str) -> None:
     unshare = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
