@@ -9,6 +9,7 @@ are followed over ssh.
 import argparse
 import asyncio
 import json
+import os
 import re
 import shlex
 import signal
@@ -133,14 +134,21 @@ async def follow(commands: Mapping[str, Sequence[str]]) -> int:
 
     Returns:
         0 if all went well, else 1.
+
+    Raises:
+        asyncio.CancelledError: the process was interrupted.
     """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # so says asyncio of a coroutine that runs
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     width = max(map(len, commands))
     return max(await asyncio.gather(*(_one(name.ljust(width), c) for name, c in commands.items())))
 
 
 async def _one(name: str, words: Sequence[str]) -> int:
     process = await asyncio.create_subprocess_exec(
-        *words, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT
+        *words, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, start_new_session=True
     )
     assert process.stdout is not None  # noqa: S101  # it was asked for
     try:
@@ -149,7 +157,7 @@ async def _one(name: str, words: Sequence[str]) -> int:
         return 1 if await process.wait() else 0
     finally:
         if process.returncode is None:
-            process.send_signal(signal.SIGHUP)
+            os.killpg(process.pid, signal.SIGHUP)
 
 
 def main() -> int:
@@ -174,7 +182,7 @@ def main() -> int:
         return 1
     try:
         return asyncio.run(follow(commands))
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         return 0
 
 

@@ -52,7 +52,6 @@ def lines(folder: Path, path: str, *options: str) -> set[str]:
         [sys.executable, ROOT / "tools/follow_logs.py",
          "-i", inventory(folder, a=local, bb=local), *options],
         env={**os.environ, "PATH": path}, stdout=subprocess.PIPE, text=True,
-        start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     found: set[str] = set()
@@ -61,7 +60,7 @@ def lines(folder: Path, path: str, *options: str) -> set[str]:
     while time.monotonic() < ends and len(found) < (2 if "--service" in options else 6):
         found |= {line.rstrip() for line in process.stdout}
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
     process.stdout.close()
     return found

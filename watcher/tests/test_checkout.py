@@ -369,8 +369,9 @@ def test_a_kill_in_the_middle_of_a_checkout_is_made_good(host: Host, work: Work)
     many = {f"many__{number}_py": f"{number}\n" * 20 for number in range(MANY)}
     commit = work.push(a_py="one\n", **many)
     folder = checkout.place / "many"
-    assert killed_at(host, work, lambda: folder.is_dir() and len([*folder.iterdir()]) > 100)
-    assert (checkout.place / ".git/index.lock").exists()
+    lock = checkout.place / ".git/index.lock"
+    assert killed_at(host, work, lambda: lock.exists() and folder.is_dir())
+    assert lock.exists()
     assert len([*folder.iterdir()]) < MANY
     # What was half way there is taken back by the remote meanwhile.
     git(work.folder, "rm", "--quiet", f"many/{MANY - 1}.py", "many/0.py")
@@ -530,9 +531,10 @@ def killed_at(host: Host, work: Work, moment: Any) -> bool:
     process = subprocess.Popen(command)
     ends = time.monotonic() + 20
     while time.monotonic() < ends and process.poll() is None:
+        below = children(process.pid)  # looked for before: git would be through meanwhile
         if moment():
             for number in (signal.SIGSTOP, signal.SIGKILL):
-                for each in (*children(process.pid), process.pid):
+                for each in (*below, process.pid, *children(process.pid)):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(each, number)
             process.wait()
