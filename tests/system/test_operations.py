@@ -1,6 +1,7 @@
 """Operations on a deployed host, while somebody asks all the time."""
 
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import openai
 import pytest
@@ -22,6 +24,10 @@ pytestmark = pytest.mark.lab
 BREATH = 0.5  # seconds between an answer and the next question
 HELD = 5  # seconds, in which no engine starts
 OTHER_MODEL = "/srv/other-model"
+AWAY = 15  # seconds, in which LMCache is started again and has been looked at
+HELD_BY_LMCACHE = 60  # seconds: its timeout, and twice the computing
+LMCACHE_METRICS = "http://127.0.0.1:8020/metrics"
+STORED = r"^lmcache_mp_l1_write_chunks_total\S* (\S+)$"
 VLLM_METRICS = "http://127.0.0.1:8000/metrics"
 WARM_SHARE = 0.9
 
@@ -127,8 +133,27 @@ def test_a_service_that_there_is_not_is_refused_by_name(site: Site) -> None:
         play(["playbooks/restart.yml", "-i", site.inventory, "-e", "service=engine"], "restart")
 
 
+def test_lmcache_may_die_while_somebody_asks_and_is_used_again(site: Site) -> None:
+    site.client.wait_until_warm()
+    site.ssh("kill -KILL $(docker inspect --format '{{.State.Pid}}' infbox-lmcache-1)")
+    killed = time.monotonic()
+    longest = 0.0
+    while time.monotonic() < killed + AWAY:
+        asked = time.monotonic()
+        assert site.client.ask().prompt_tokens > 0
+        longest = max(longest, time.monotonic() - asked)
+    assert longest < HELD_BY_LMCACHE
+    site.client.ask(cold=True)  # what it computes is new to LMCache, which counts from its start
+    wait_for("the engine storing again", lambda: has_stored(site), 60)
+
+
 def test_logs_are_followed_until_told_to_end(site: Site) -> None:
-    program = [sys.executable, ROOT / "tools/follow_logs.py", "-i", site.inventory]
+    program: list[str | Path] = [
+        sys.executable,
+        ROOT / "tools/follow_logs.py",
+        "-i",
+        site.inventory,
+    ]
     following = subprocess.Popen(
         [*program, "--service", "caddy", "--since", "1s"],
         stdout=subprocess.PIPE,
@@ -166,6 +191,14 @@ def loaded_tokens(site: Site) -> float:
 def is_cached(site: Site, tokens: int) -> bool | None:
     """Return True once a question finds a pack of so many tokens in the cache."""
     return site.client.ask().cached_tokens >= WARM_SHARE * tokens or None
+
+
+def has_stored(site: Site) -> bool | None:
+    """Return True once LMCache has taken KV from the engine since it was started."""
+    with contextlib.suppress(LabError):
+        samples = re.findall(STORED, site.fetch(LMCACHE_METRICS), re.MULTILINE)
+        return any(float(sample) > 0 for sample in samples) or None
+    return None
 
 
 def started(site: Site) -> str:

@@ -43,6 +43,12 @@ def test_a_lost_piece_of_cache_is_computed_anew(service: dict[str, Any]) -> None
     assert transfer["kv_connector_extra_config"]["lmcache.mp.port"] == 5555
 
 
+def test_lmcache_is_seen_away_before_it_is_back(service: dict[str, Any]) -> None:
+    given = json.loads(value(service, "--kv-transfer-config"))["kv_connector_extra_config"]
+    assert 2 * given["lmcache.mp.heartbeat_interval"] < 5  # seconds that its start takes at least
+    assert given["lmcache.mp.mq_timeout"] <= 30
+
+
 def test_without_cake_vllm_schedules_by_itself(service: dict[str, Any]) -> None:
     transfer = json.loads(value(service, "--kv-transfer-config"))
     assert transfer["kv_connector"] == "LMCacheMPConnector"
