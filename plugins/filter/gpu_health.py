@@ -69,6 +69,11 @@ def card_health(card: Card, *, fabric: bool) -> Iterable[Finding]:
         return [finding(where, "critical", "lost; the host must be rebooted")]
     checks: Sequence[tuple[bool, str, str]] = (
         (
+            bool(card["recovery"]),
+            "critical",
+            f"in error, needs {card['recovery']}: `nvidia-smi --gpu-reset`, or reboot the host",
+        ),
+        (
             card["ecc_uncorrected"] > 0,
             "critical",
             f"{card['ecc_uncorrected']} uncorrected memory errors since the driver was loaded",

@@ -50,7 +50,8 @@ def nvidia_smi_details(xml: str) -> dict[str, Any]:
         ecc_uncorrected (since the driver was loaded), row_remap ("", "pending" or "failure"),
         throttle (reasons that slow a card down, such as "hw_thermal_slowdown"), pcie (generation
         and width, each current and max; 0 where not told), fabric ("" where there is no NVSwitch),
-        processes (pid, name, type, memory_mib) and lost, for a card that no longer answers.
+        processes (pid, name, type, memory_mib), recovery (what the driver asks for after an error,
+        such as "reset"; "" for nothing) and lost, for a card that no longer answers.
     """
     if not xml.strip():
         return {"driver_version": "", "cuda_version": "", "cards": []}
@@ -94,6 +95,7 @@ def details(card: ET.Element) -> dict[str, Any]:
             }
             for process in card.findall("processes/process_info")
         ],
+        "recovery": recovery(card),
         "lost": any("GPU is lost" in (element.text or "") for element in card.iter()),
     }
 
@@ -115,6 +117,18 @@ def uncorrected(card: ET.Element) -> int:
     kinds = [kind for kind in volatile if "uncorrectable" in kind.tag]
     total = text(volatile, "double_bit/total")
     return sum(number(kind.text or "") for kind in kinds) + number(total)
+
+
+def recovery(card: ET.Element) -> str:
+    """Return what the driver asks for, in lower case.
+
+    Newer drivers say it in a field of its own; with or without, a card in error has "GPU requires
+    reset" in the place of its values.
+    """
+    action = text(card, "gpu_recovery_action").lower()
+    if action not in {"", "none", "n/a"} and "requires reset" not in action:
+        return action
+    return "reset" if any("requires reset" in (each.text or "") for each in card.iter()) else ""
 
 
 def row_remap(card: ET.Element) -> str:

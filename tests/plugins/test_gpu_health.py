@@ -15,6 +15,7 @@ SOUND = {
     "name": "NVIDIA H100 80GB HBM3",
     "memory_mib": 81559,
     "used_mib": 0,
+    "recovery": "",
     "lost": False,
     "ecc": True,
     "ecc_uncorrected": 0,
@@ -58,6 +59,11 @@ def test_a_host_without_cards_has_nothing_to_say() -> None:
 @pytest.mark.parametrize(
     ("change", "severity", "what"),
     [
+        (
+            {"recovery": "reset"},
+            "critical",
+            "in error, needs reset: `nvidia-smi --gpu-reset`, or reboot the host",
+        ),
         ({"lost": True}, "critical", "lost; the host must be rebooted"),
         ({"ecc_uncorrected": 2}, "critical", "2 uncorrected memory errors"),
         ({"row_remap": "failure"}, "critical", "failed for good"),

@@ -159,11 +159,47 @@ def test_every_card_of_a_host_is_told_in_detail() -> None:
         "pcie": {"generation": 4, "max_generation": 4, "width": 8, "max_width": 16},
         "fabric": "Completed",
         "processes": [{"pid": 4242, "name": "python3", "type": "C", "memory_mib": 39990}],
+        "recovery": "",
         "lost": False,
     }
     assert (old["address"], old["ecc_uncorrected"], old["row_remap"]) == ("0000:00:1e.0", 2, "")
     assert (old["throttle"], old["fabric"], old["processes"]) == (["hw_slowdown"], "", [])
     assert (lost["lost"], lost["memory_mib"]) == (True, 0)
+
+
+# What a card in error has in the place of its values, as people tell of an RTX PRO 6000 and an H100.
+A_CARD_IN_ERROR = """
+<gpu id="00000000:01:00.0">
+  <product_name>NVIDIA RTX PRO 6000 Blackwell Workstation Edition</product_name>
+  <persistence_mode>Enabled</persistence_mode>
+  <fan_speed>GPU requires reset</fan_speed>
+  <fb_memory_usage><total>97887 MiB</total><used>58222 MiB</used></fb_memory_usage>
+  <utilization><gpu_util>GPU requires reset</gpu_util></utilization>
+  <temperature><gpu_temp>GPU requires reset</gpu_temp></temperature>
+</gpu>
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        ("", "reset"),
+        ("None", "reset"),
+        ("Reboot", "reboot"),
+        ("Drain and Reset", "drain and reset"),
+    ],
+)
+def test_a_card_in_error_says_what_it_needs(action: str, expected: str) -> None:
+    told = f"<gpu_recovery_action>{action}</gpu_recovery_action></gpu>"
+    (card,) = nvidia_smi_details(log(A_CARD_IN_ERROR.replace("</gpu>", told)))["cards"]
+    assert (card["recovery"], card["lost"], card["memory_mib"]) == (expected, False, 97887)
+
+
+@pytest.mark.parametrize("action", ["None", "N/A"])
+def test_a_card_that_needs_nothing_says_so(action: str) -> None:
+    told = f"<gpu_recovery_action>{action}</gpu_recovery_action></gpu>"
+    (card,) = nvidia_smi_details(log(AN_OLD_CARD.replace("</gpu>", told)))["cards"]
+    assert card["recovery"] == ""
 
 
 def test_a_failed_row_outweighs_one_that_waits() -> None:
