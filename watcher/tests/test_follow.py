@@ -53,10 +53,24 @@ class Following:
         self.settles_itself()
 
     def settles_itself(self) -> None:
-        """Wait until nothing is left to be done, right or wrong."""
+        """Wait until nothing is left to be done, right or wrong.
+
+        For a moment nothing is due and nothing begun; a tree that was just made is scanned twice.
+        """
+        worked = time.monotonic()
+
+        def has_rested() -> bool:
+            nonlocal worked
+            worked = worked if self.rests() else time.monotonic()
+            return time.monotonic() - worked > 0.1
+
+        until(has_rested)
+
+    def rests(self) -> bool:
+        """Say whether nothing is done or due."""
         keeper = self.follower._keeper
         assert keeper is not None
-        until(lambda: keeper.due(False) is None and not keeper.is_busy)
+        return keeper.due(False) is None and not keeper.is_busy and self.follower._work is None
 
 
 def fresh(root: Path) -> dict[str, str]:
