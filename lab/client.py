@@ -18,6 +18,10 @@ QUESTION = "What is this source tree for? Answer in one sentence."
 ANSWER_TOKENS = 8
 
 
+class BrokenOffError(Exception):
+    """A stream ended before the answer did, and without an error of the API's."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer to one question.
@@ -61,6 +65,10 @@ class Client:
 
         Args:
             cold: have nothing found in any cache, by a salt that no request had before.
+
+        Raises:
+            openai.APIError: it was not answered.
+            BrokenOffError: it was, in part.
         """
         extra = {"cache_salt": uuid.uuid4().hex} if cold else {}
         start = time.monotonic()
@@ -81,6 +89,8 @@ class Client:
                 first = first or time.monotonic() - start
                 pieces.append(chunk.choices[0].delta.content)
             usage = chunk.usage or usage
+        if usage is None:
+            raise BrokenOffError("the last event of the stream is missing")
         details = usage.prompt_tokens_details
         cached = details.cached_tokens if details else 0
         return Answer(first, usage.prompt_tokens, cached or 0, "".join(pieces))

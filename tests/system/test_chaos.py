@@ -20,6 +20,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from lab.client import BrokenOffError
 from lab.deployment import play, wait_for
 from lab.shell import LabError
 from tests.system.conftest import Site
@@ -36,6 +37,15 @@ PID = "$(docker inspect --format '{{.State.Pid}}' infbox-%s-1)"
 UNIT = "$(systemctl show --value --property=MainPID infbox-%s)"
 FREEZE = "kill -STOP {0}; sleep " + str(FROZEN) + "; kill -CONT {0}"
 L2 = "/var/lib/infbox/lmcache"
+# Somebody else in its container takes it all, and it is the first that the kernel ends for that.
+OUT_OF_MEMORY = """
+docker update --memory 2g --memory-swap 2g infbox-lmcache-1
+for each in $(docker top infbox-lmcache-1 -eo pid | tail -n +2); do
+  echo 1000 > /proc/$each/oom_score_adj
+done
+docker exec infbox-lmcache-1 python3 -c 'import time; all = b"1" * (2 << 30); time.sleep(5)'
+docker update --memory 8g --memory-swap 8g infbox-lmcache-1
+"""
 STATE = "/var/lib/infbox/watcher"
 
 
@@ -49,22 +59,33 @@ class Fault:
         within: seconds until all is well again at most.
         may_fail: questions that may fail: those that the part had taken, or that came in the
             moment before somebody else took over.
+        proof: a command whose output is another after the fault, or it did not happen.
+        waits: seconds that some question waits at least, or it did not happen.
     """
 
     name: str
     command: str
     within: float
     may_fail: int = 0
+    proof: str = ""
+    waits: float = 0.0
 
 
 def killed(part: str, place: str, within: float, may_fail: int) -> Fault:
     """Return the fault that ends a part's process at once."""
-    return Fault(f"{part} is killed", f"kill -KILL {place}", within, may_fail)
+    return Fault(f"{part} is killed", f"kill -KILL {place}", within, may_fail, f"echo {place}")
 
 
-def frozen(part: str, place: str, within: float, may_fail: int = 0) -> Fault:
+def frozen(part: str, place: str, within: float, may_fail: int = 0, waits: float = 0.0) -> Fault:
     """Return the fault that stops a part's process for some seconds."""
-    return Fault(f"{part} is frozen for {FROZEN} s", FREEZE.format(place), within, may_fail)
+    name = f"{part} is frozen for {FROZEN} s"
+    return Fault(name, FREEZE.format(place), within, may_fail, waits=waits)
+
+
+def paused(part: str, container: str, within: float, waits: float = 0.0) -> Fault:
+    """Return the fault that stops all processes of a container for some seconds."""
+    command = f"docker pause {container}; sleep {FROZEN}; docker unpause {container}"
+    return Fault(f"{part} is frozen for {FROZEN} s", command, within, waits=waits)
 
 
 # The engine's start is nearly all of what takes long.
@@ -75,18 +96,13 @@ FAULTS = (
     killed("the gateway", UNIT % "gateway", 30, 3),
     killed("the watcher", UNIT % "watcher", 60, 0),
     killed("the keys", UNIT % "keys", 30, 3),
-    frozen("the engine", PID % "vllm", 60),
-    frozen("LMCache", PID % "lmcache", 60),
-    frozen("Caddy", PID % "caddy", 30),
-    frozen("the gateway", UNIT % "gateway", 60, 1),
+    paused("the engine", "infbox-vllm-1", 60, FROZEN - 2),
+    paused("LMCache", "infbox-lmcache-1", 60),
+    paused("Caddy", "infbox-caddy-1", 30, FROZEN - 2),
+    frozen("the gateway", UNIT % "gateway", 60, 1, FROZEN - 2),
     frozen("the watcher", UNIT % "watcher", 60),
     frozen("the keys", UNIT % "keys", 30, 1),
-    Fault(
-        "LMCache runs out of memory",
-        "docker update --memory 32m --memory-swap 32m infbox-lmcache-1 > /dev/null; sleep 5;"
-        " docker update --memory 8g --memory-swap 8g infbox-lmcache-1 > /dev/null",
-        180, 1,
-    ),
+    Fault("LMCache runs out of memory", OUT_OF_MEMORY, 180, 1, "echo " + PID % "lmcache"),
     Fault("the disk tier is removed", f"find {L2} -type f -delete", 60),
     Fault(
         "the disk tier is damaged",
@@ -143,7 +159,7 @@ class Questions:
                 # Without the gateway there is an answer without context, as promised.
                 if answer.prompt_tokens > FEW_TOKENS:
                     self.answers.add(answer.text)
-            except openai.APIError as error:
+            except (openai.APIError, BrokenOffError) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
                 time.sleep(0.2)
             self.longest = max(self.longest, time.monotonic() - began)
@@ -180,7 +196,7 @@ def table() -> Iterator[list[str]]:
 
 def well(site: Site, right: str) -> bool | None:
     """Return True once every part is well, the pack is warm and the answer is the right one."""
-    with contextlib.suppress(LabError, openai.APIError):
+    with contextlib.suppress(LabError, openai.APIError, BrokenOffError):
         is_well = json.loads(site.fetch("http://127.0.0.1:8010/status"))["well"]
         answer = site.client.ask()
         has_pack = answer.prompt_tokens > FEW_TOKENS
@@ -194,6 +210,7 @@ def test_all_is_well_again_by_itself_and_no_answer_is_wrong(
 ) -> None:
     with questions(site) as asking:
         wait_for("a first answer", lambda: asking.answers or None, 60)
+        before = site.ssh(fault.proof or "true")
         began = time.monotonic()
         site.ssh(fault.command)
         wait_for(f"all being well after {fault.name}", lambda: well(site, right), fault.within)
@@ -203,6 +220,8 @@ def test_all_is_well_again_by_itself_and_no_answer_is_wrong(
         f"| {fault.name} | {asking.asked} | {len(asking.failures)} | {asking.longest:.1f} s"
         f" | {took:.1f} s |"
     )
+    assert not fault.proof or site.ssh(fault.proof) != before, "the fault did not happen"
+    assert asking.longest >= fault.waits, "the fault did not happen"
     assert asking.answers == {right}
     assert site.client.ask(cold=True).text == right
     assert len(asking.failures) <= fault.may_fail, asking.failures
