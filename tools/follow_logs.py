@@ -157,7 +157,7 @@ async def _one(name: str, words: Sequence[str]) -> int:
         return 1 if await process.wait() else 0
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGHUP)
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 def main() -> int:
