@@ -86,7 +86,7 @@ status: $(STAMP) ## How the hosts are; JSON=1 for scripts
 models: $(STAMP) ## Bring the models and list them; ARGS="-e infbox_models_verify=true" reads all again
 	@$(BIN)/ansible-playbook playbooks/models.yml $(ARGS)
 
-logs: $(STAMP) ## The last lines of every service; ARGS="-e service=vllm" for one; FOLLOW=1 goes on, ARGS="--service vllm --since 10m"
+logs: $(STAMP) ## The last lines of every service; ARGS="-e service=vllm" for one; FOLLOW=1 ARGS="--service vllm" goes on
 	@$(if $(FOLLOW),$(BIN)/python tools/follow_logs.py,$(BIN)/ansible-playbook playbooks/logs.yml) $(ARGS)
 
 backup: $(STAMP) ## Back the hosts up now; ARGS="-e infbox_backup_check=true" verifies as well

@@ -167,7 +167,7 @@ def test_every_card_of_a_host_is_told_in_detail() -> None:
     assert (lost["lost"], lost["memory_mib"]) == (True, 0)
 
 
-# What stands in the place of values of a card in error, by what is told of an H100.
+# What stands in the place of values of a card in error, by what is told of an RTX PRO 6000.
 A_CARD_IN_ERROR = """
 <gpu id="00000000:01:00.0">
   <product_name>NVIDIA RTX PRO 6000 Blackwell Workstation Edition</product_name>

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import openai
 import pytest
@@ -148,18 +147,11 @@ def test_lmcache_may_die_while_somebody_asks_and_is_used_again(site: Site) -> No
 
 
 def test_logs_are_followed_until_told_to_end(site: Site) -> None:
-    program: list[str | Path] = [
-        sys.executable,
-        ROOT / "tools/follow_logs.py",
-        "-i",
-        site.inventory,
-    ]
     following = subprocess.Popen(
-        [*program, "--service", "caddy", "--since", "1s"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+        [sys.executable, ROOT / "tools/follow_logs.py", "-i", site.inventory,
+         "--service", "caddy", "--since", "1s"],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
     assert following.stdout is not None
     ends = threading.Timer(30, following.kill)
     ends.start()

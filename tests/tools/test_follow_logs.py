@@ -45,8 +45,8 @@ def inventory(folder: Path, **hosts: dict[str, str]) -> Path:
     return file
 
 
-def lines(folder: Path, path: str, *options: str) -> set[str]:
-    """Follow for as long as nothing more comes, and return what came."""
+def lines(folder: Path, path: str, count: int, *options: str) -> set[str]:
+    """Follow until so many lines came, and return them."""
     local = {"ansible_connection": "local"}
     process = subprocess.Popen(
         [sys.executable, ROOT / "tools/follow_logs.py",
@@ -57,7 +57,7 @@ def lines(folder: Path, path: str, *options: str) -> set[str]:
     found: set[str] = set()
     os.set_blocking(process.stdout.fileno(), False)
     ends = time.monotonic() + 20
-    while time.monotonic() < ends and len(found) < (2 if "--service" in options else 6):
+    while time.monotonic() < ends and len(found) < count:
         found |= {line.rstrip() for line in process.stdout}
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
@@ -69,7 +69,7 @@ def lines(folder: Path, path: str, *options: str) -> set[str]:
 def test_all_services_of_all_hosts_are_followed_each_line_with_where_it_is_from(
     tmp_path: Path, path: str
 ) -> None:
-    seen = lines(tmp_path, path, "--since", "5m")
+    seen = lines(tmp_path, path, 6, "--since", "5m")
     docker = "logs --follow --timestamps --since 5m infbox-"
     unit = "--follow --no-pager --output=short-iso --since=-5m --unit=infbox-gateway"
     assert seen == {
@@ -84,7 +84,7 @@ def test_all_services_of_all_hosts_are_followed_each_line_with_where_it_is_from(
 
 
 def test_one_service_is_followed_alone(tmp_path: Path, path: str) -> None:
-    seen = lines(tmp_path, path, "--service", "gateway")
+    seen = lines(tmp_path, path, 2, "--service", "gateway")
     assert {line.split()[1] for line in seen} == {"gateway"}
 
 

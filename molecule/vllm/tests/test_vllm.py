@@ -26,6 +26,11 @@ def value(service: dict[str, Any], option: str) -> str:
     return str(command[command.index(option) + 1])
 
 
+def kv_transfer(service: dict[str, Any]) -> Any:
+    """Return what the engine is told about LMCache."""
+    return json.loads(value(service, "--kv-transfer-config"))
+
+
 def test_it_listens_on_loopback_only(service: dict[str, Any]) -> None:
     assert value(service, "--host") == "127.0.0.1"
     assert service["environment"]["GLOO_SOCKET_IFNAME"] == "lo"
@@ -38,19 +43,19 @@ def test_it_serves_every_name(service: dict[str, Any]) -> None:
 
 
 def test_a_lost_piece_of_cache_is_computed_anew(service: dict[str, Any]) -> None:
-    transfer = json.loads(value(service, "--kv-transfer-config"))
+    transfer = kv_transfer(service)
     assert transfer["kv_load_failure_policy"] == "recompute"
     assert transfer["kv_connector_extra_config"]["lmcache.mp.port"] == 5555
 
 
 def test_lmcache_is_seen_away_before_it_is_back(service: dict[str, Any]) -> None:
-    given = json.loads(value(service, "--kv-transfer-config"))["kv_connector_extra_config"]
+    given = kv_transfer(service)["kv_connector_extra_config"]
     assert 2 * given["lmcache.mp.heartbeat_interval"] < 5  # seconds that its start takes at least
     assert given["lmcache.mp.mq_timeout"] <= 30
 
 
 def test_without_cake_vllm_schedules_by_itself(service: dict[str, Any]) -> None:
-    transfer = json.loads(value(service, "--kv-transfer-config"))
+    transfer = kv_transfer(service)
     assert transfer["kv_connector"] == "LMCacheMPConnector"
     assert "--scheduler-cls" not in service["command"]
 
