@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos upgrade-test fleet rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -100,6 +100,9 @@ airgap: lab ## Deploy a lab host that has no way out from a bundle
 
 chaos: lab ## Make faults on a lab host under load, and print what a user sees of each (half an hour)
 	$(BIN)/pytest -s tests/system/test_chaos.py
+
+interrupted: lab ## Cut off runs on a lab host after a change each, until all is done (an hour)
+	$(BIN)/pytest -s tests/system/test_interrupted.py
 
 upgrade-test: lab ## Bring a lab host from the last tag to this checkout
 	$(BIN)/pytest -s tests/system/test_upgrade.py

@@ -115,6 +115,13 @@ SERVING = Page(
                 quantiles("infbox_gateway_first_byte_seconds", "host, workspace"),
             ),
             Panel(
+                "First byte by user",
+                units.Seconds,
+                "One user waits far longer than the others: his prompts are long or begin with "
+                "something new each time; ask which client he uses.",
+                quantiles("infbox_gateway_first_byte_seconds", "user"),
+            ),
+            Panel(
                 "First token, in the engine",
                 units.Seconds,
                 "Much below what clients see: the time is lost before the engine, in gateway or "
@@ -401,6 +408,29 @@ KV_CACHE = Page(
                 {"{{host}}": total("lmcache_mp_l1_evicted_chunks_total")},
             ),
         ),
+        "Cake, where a preset switches it on": (
+            Panel(
+                "Prompts raced for, by end",
+                COUNTS_PER_SECOND,
+                "Mostly computed: the disk is far slower than computing, so Cake gains nothing; "
+                "see the disk's throughput.",
+                {"{{host}} {{end}}": total("infbox_cake_prompts_total", "host, end")},
+            ),
+            Panel(
+                "Chunks by way",
+                COUNTS_PER_SECOND,
+                "All computed, for long: as above. All loaded: the disk is so fast that Cake "
+                "gains nothing either, and costs nothing.",
+                {"{{host}} {{way}}": total("infbox_cake_chunks_total", "host, way")},
+            ),
+            Panel(
+                "Speed of staging",
+                COUNTS_PER_SECOND,
+                "Chunks a second, as Cake decides by. Far below what the disk can: something else "
+                "uses it; see disks on GPU and host.",
+                {"{{host}}": value("infbox_cake_staged_chunks_per_second")},
+            ),
+        ),
     },
 )
 
@@ -530,6 +560,39 @@ CODE_CONTEXT = Page(
                 units.BytesIEC,
                 "Far larger than the tree's text: stop the watcher, remove its index and start it.",
                 {"{{host}} {{workspace}}": value("infbox_index_bytes")},
+            ),
+        ),
+        "Git remotes that are followed": (
+            Panel(
+                "Polls by result",
+                COUNTS_PER_SECOND,
+                "failed: docs/runbooks/RemoteNotFollowed.md.",
+                {
+                    "{{host}} {{workspace}} {{result}}": total(
+                        "infbox_remote_polls_total", "host, workspace, result"
+                    )
+                },
+            ),
+            Panel(
+                "Calls of forges",
+                COUNTS_PER_SECOND,
+                "None after a push: the forge does not call, and the host sees the push with its "
+                "next poll; docs/workspaces.md says how to set the hook up.",
+                {
+                    "{{host}} {{workspace}} {{result}}": total(
+                        "infbox_remote_calls_total", "host, workspace, result"
+                    )
+                },
+            ),
+            Panel(
+                "Last successful poll",
+                units.Seconds,
+                "Longer ago than a few polls: docs/runbooks/RemoteNotFollowed.md.",
+                {
+                    "{{host}} {{workspace}}": "time() - "
+                    + value("infbox_remote_last_success_timestamp_seconds")
+                },
+                now=True,
             ),
         ),
     },
@@ -716,6 +779,26 @@ FLEET = Page(
                 units.Short,
                 "Doubles overnight: a label has too many values; see Status in Prometheus.",
                 {"{{host}}": value("prometheus_tsdb_head_series")},
+            ),
+        ),
+        "Replicas": (
+            Panel(
+                "Requests handed to replicas",
+                units.RequestsPerSecond,
+                "All to one replica though several workspaces are asked about: see who answers, "
+                "above.",
+                {
+                    "{{host}} to {{replica}}": total(
+                        "infbox_gateway_handed_over_total", "host, replica"
+                    )
+                },
+            ),
+            Panel(
+                "Asked again of another",
+                units.RequestsPerSecond,
+                "Above zero for longer than a restart takes: a replica is away (away) or ends "
+                "before it answers (broken); see who answers, above.",
+                {"{{host}} {{reason}}": total("infbox_gateway_asked_again_total", "host, reason")},
             ),
         ),
     },

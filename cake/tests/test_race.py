@@ -1,8 +1,11 @@
 """Who meets where: the race simulated with constant speeds, and its decisions one by one."""
 
+import math
+
 import pytest
 from infbox_cake.race import (
-    FIRST_STEP,
+    ALONE_STEP,
+    LEAST_STEP,
     Average,
     Compute,
     Load,
@@ -43,10 +46,15 @@ def simulated(chunks: int, prefill: float, load: float, overhead: float = 0.0) -
 
 @pytest.mark.parametrize("chunks", [8, 23, 62])
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 1.0, 3.0, 10.0])
-def test_it_is_not_later_than_the_better_of_both_alone(chunks: int, ratio: float) -> None:
-    load = ratio * PREFILL / CHUNK
-    took, _ = simulated(chunks, PREFILL, load, overhead=0.003)
-    alone = min(chunks * CHUNK / PREFILL, chunks / load)
+@pytest.mark.parametrize(("prefill", "overhead"), [(PREFILL, 0.003), (700.0, 0.08)])
+def test_it_is_not_later_than_the_better_of_both_alone(
+    chunks: int, ratio: float, prefill: float, overhead: float
+) -> None:
+    load = ratio * prefill / CHUNK
+    took, _ = simulated(chunks, prefill, load, overhead)
+    # vLLM alone computes steps of 2,048 tokens.
+    steps = math.ceil(chunks * CHUNK / 2048)
+    alone = min(chunks * CHUNK / prefill + steps * overhead, chunks / load)
     assert took <= alone * 1.05 + 0.02
 
 
@@ -63,21 +71,42 @@ def test_what_is_nearly_there_is_waited_for() -> None:
 
 def test_a_load_that_does_not_come_is_waited_for_no_longer() -> None:
     race = Race(CHUNK, 0, 8, now=0.0)
-    assert race.next(0, PREFILL, 200.0, now=0.2) == Wait()
-    assert race.next(0, PREFILL, 200.0, now=0.3) == Compute(FIRST_STEP)
+    # Computing all of it would take 1.2 s.
+    assert race.next(0, PREFILL, 200.0, now=0.05) == Wait()
+    assert race.next(0, PREFILL, 200.0, now=0.07) == Compute(ALONE_STEP)
+    race.staged(7, False, now=0.08)
+    assert race.next(0, PREFILL, 200.0, now=0.1) == Wait()
 
 
-def test_the_first_load_of_all_is_waited_for_to_know_its_speed() -> None:
+def test_a_long_prompt_waits_no_longer_than_a_busy_machine_takes() -> None:
+    race = Race(CHUNK, 0, 1000, now=0.0)
+    assert race.next(255_000, 10.0, 200.0, now=0.2) == Wait()
+    assert race.next(255_000, 10.0, 200.0, now=0.3) == Compute(ALONE_STEP)
+
+
+def test_the_last_bit_is_not_computed_in_pieces_once_nothing_comes() -> None:
+    race = Race(CHUNK, 0, 8, now=0.0)
+    assert race.next(6 * CHUNK, PREFILL, 200.0, now=0.3) == Over()
+    race.staged(7, False, now=0.4)
+    assert race.next(6 * CHUNK, PREFILL, 200.0, now=0.7) == Compute(CHUNK)
+
+
+def test_a_disk_from_which_not_even_one_chunk_would_come_is_left_at_once() -> None:
+    race = Race(CHUNK, 0, 8, now=0.0)
+    takes = 8 * CHUNK / PREFILL
+    assert race.next(0, PREFILL, 0.9 / takes, now=0.0) == Over()
+    assert isinstance(race.next(0, PREFILL, 1.5 / takes, now=0.0), Compute)
+
+
+def test_while_a_speed_is_not_known_short_steps_are_computed_and_nothing_waits() -> None:
     race = Race(CHUNK, 0, 62, now=0.0)
-    assert race.next(0, PREFILL, None, now=0.0) == Wait()
-    assert race.next(0, PREFILL, None, now=1.1) == Compute(FIRST_STEP)
+    assert race.next(0, PREFILL, None, now=0.0) == Compute(LEAST_STEP)
+    assert race.next(LEAST_STEP, None, 10.0, now=0.2) == Compute(LEAST_STEP)
 
 
-def test_a_first_step_finds_out_how_fast_computing_is() -> None:
+def test_a_first_load_of_all_that_does_not_come_leaves_long_steps_to_computing() -> None:
     race = Race(CHUNK, 0, 62, now=0.0)
-    assert race.next(0, None, 10.0, now=0.2) == Wait()
-    race.staged(55, False, now=1.0)
-    assert race.next(0, None, 10.0, now=1.1) == Compute(512)
+    assert race.next(LEAST_STEP, PREFILL, None, now=0.3) == Compute(ALONE_STEP)
 
 
 def test_what_is_staged_is_loaded_once_it_is_reached() -> None:
@@ -139,4 +168,14 @@ def test_the_newest_speed_weighs_most() -> None:
     average = Average(weight=0.5)
     for value in (100.0, 200.0):
         average.take(value)
-    assert average.value == 150.0
+    assert average.value == pytest.approx(math.sqrt(100 * 200))
+
+
+def test_a_disk_that_became_slow_is_found_out_as_soon_as_one_that_became_fast() -> None:
+    slower, faster = Average(), Average()
+    for value in (100.0, 1.0, 1.0):
+        slower.take(value)
+        faster.take(100 / value)
+    assert slower.value is not None
+    assert faster.value is not None
+    assert 100 / slower.value == pytest.approx(faster.value)

@@ -117,3 +117,16 @@ def test_chunks_that_come_in_bursts_tell_the_speed_of_all_of_them() -> None:
     assert rate.value is not None
     assert rate.value <= 4 / 0.2
     assert rate.value >= 4 / (time.monotonic() - began)
+
+
+def test_a_chunk_that_comes_too_late_still_tells_how_slow_the_disk_is() -> None:
+    disk, rate = FakeDisk(), Average(weight=1)
+    stager = Stager(disk, 0, 2, frozenset(), rate)
+    stager.start()
+    time.sleep(0.1)
+    stager.release(1 << 30)
+    disk.let(2)
+    stager.join(5)
+    assert disk.kept == set()
+    assert rate.value is not None
+    assert rate.value <= 2 / 0.1

@@ -5,9 +5,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from promql import metric_names
+
 from lab.settings import ROOT
 
 FOLDER = ROOT / "files" / "dashboards"
+# Metrics that one host alone with a plain preset does not have: of Cake, git remotes and replicas.
+CAKE = "infbox_cake_"
+OTHERS = ("infbox_remote_", "infbox_gateway_asked_again_", "infbox_gateway_handed_over_")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,12 @@ def read(page: str, panel: dict[str, Any]) -> Panel:
         panel.get("description", ""),
         tuple(target["expr"] for target in panel["targets"]),
     )
+
+
+def metrics(*prefixes: str) -> set[str]:
+    """Return the metrics that panels name and that begin so."""
+    names = {name for panel in panels() for query in panel.queries for name in metric_names(query)}
+    return {name for name in names if name.startswith(prefixes)}
 
 
 def card_metrics() -> set[str]:

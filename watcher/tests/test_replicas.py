@@ -228,7 +228,7 @@ def test_a_question_is_counted_where_it_is_answered_and_nowhere_else(hosts: Flee
     assert f'{{kind="prompt",{label}}}' in counted(hosts.there, "tokens")
     assert not counted(hosts.here, "requests")
     assert not counted(hosts.here, "tokens")
-    assert counted(hosts.here, "handed_over") == {'{host="there",workspace="shop"}': 1.0}
+    assert counted(hosts.here, "handed_over") == {'{replica="there",workspace="shop"}': 1.0}
 
 
 def test_a_user_s_limit_is_counted_once_and_where_the_question_came_in(tmp_path: Path) -> None:

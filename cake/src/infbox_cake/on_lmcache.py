@@ -22,6 +22,7 @@ from lmcache.v1.multiprocess.custom_types import IPCCacheServerKey
 from lmcache.v1.multiprocess.ext_server_module import server_module_handler
 
 from infbox_cake import wire
+from infbox_cake.counts import Counts
 from infbox_cake.race import Average
 from infbox_cake.stager import Stager
 
@@ -69,6 +70,8 @@ class Prompt:
         self._tiers = b""
         self._stager: Stager | None = None
         self.asked_at = time.monotonic()
+        self.raced: tuple[int, int] | None = None
+        """The first chunk raced for and the one after the last; None before the race."""
 
     def look(self) -> bytes:
         """Return in which tier each chunk is."""
@@ -88,6 +91,7 @@ class Prompt:
         in_ram = frozenset(chunk for chunk in range(start, end) if self._tiers[chunk] == IN_RAM)
         self._stager = Stager(self, start, end, in_ram, rate)
         self._stager.start()
+        self.raced = start, end
 
     def staged(self) -> tuple[int, bool]:
         """Return from where on chunks are staged, and whether no more will be."""
@@ -164,7 +168,9 @@ class CakeModule:
         self._context = context
         self._lock = threading.Lock()
         self._prompts: dict[str, Prompt] = {}
-        self._rate = Average()
+        # A prompt may bring no more than one value, and the next one goes by it.
+        self._rate = Average(weight=0.5)
+        self._counts = Counts(lambda: self._rate.value)
 
     @property
     def context(self) -> MPCacheServerContext:
@@ -218,6 +224,8 @@ class CakeModule:
             prompt = self._prompts.pop(asked.request, None)
         if prompt:
             prompt.release_until(asked.until)
+            if prompt.raced:
+                self._counts.take(*prompt.raced, asked.until)
         return b""
 
     def _rows(self, asked: wire.Look) -> list[GroupedObjectKeys]:

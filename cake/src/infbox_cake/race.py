@@ -15,25 +15,30 @@ from dataclasses import dataclass
 LEAST_STEP = 128
 """Tokens: a step with fewer costs nearly as much as one with these."""
 
-FIRST_STEP = 512
-"""Tokens of a step while it is not known how fast they are computed, or whether a load comes."""
-
-FIRST_PATIENCE = 1.0
-"""Seconds: so long loading goes ahead while it is not known how fast either is. After a start the
-first chunk takes far longer than those that follow."""
+ALONE_STEP = 512
+"""Tokens of a step while no load seems to come: so many that steps cost little."""
 
 BLOCK = 16
 """Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
 
 STALL_FACTOR = 4.0
-"""A load that takes so many times what one takes is not waited for any more."""
+"""A load that takes so many times what one takes has stalled."""
 
 LEAST_PATIENCE = 0.25
-"""Seconds that a load is waited for at least."""
+"""Seconds that a load is waited for at least, since a busy machine is late now and then, ..."""
+
+PATIENCE_SHARE = 0.05
+"""... or, where it is less, this share of the time that computing would take."""
+
+STEP_SHARE = 0.75
+"""Of the way to the meeting that one step goes: what the speeds are is known better by then."""
 
 
 class Average:
     """An exponentially weighted mean of speeds, the newest the heaviest.
+
+    The mean is geometric: a disk that became ten times slower is found out as soon as one that
+    became ten times faster.
 
     Args:
         weight: of a new value, between 0 and 1.
@@ -47,7 +52,7 @@ class Average:
     def take(self, value: float) -> None:
         """Take a new value into the mean."""
         before = value if self.value is None else self.value
-        self.value = before + self._weight * (value - before)
+        self.value = before * (value / before) ** self._weight
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Race:
         self._chunk = chunk
         self._start = start
         self._end = end
-        self._began_at = self._moved_at = now
+        self._moved_at = now
         self.staged_from = end
         """The first of the chunks that are staged without a gap until the end."""
         self.is_failed = False
@@ -159,29 +164,32 @@ class Race:
         if self.is_failed or self.staged_from == self._start:
             # Nobody comes from the other side any more.
             return Compute(gap)
-        if self._is_stalled(load, now):
-            # Not soon, at least; a short step, since it may come yet.
-            return Compute(min(FIRST_STEP, gap))
-        if not load:
-            return Wait()
-        if not prefill:
-            is_early = now - self._began_at < FIRST_PATIENCE
-            return Wait() if is_early else Compute(min(FIRST_STEP, gap))
+        is_nothing_staged = self.staged_from == self._end
+        if self._is_stalled(gap, prefill, load, now):
+            is_worth_it = gap > ALONE_STEP or not is_nothing_staged
+            return Compute(min(ALONE_STEP, gap)) if is_worth_it else Over()
+        if not load or not prefill:
+            # A short step loses little, whichever of the two turns out to be the faster.
+            return Compute(min(LEAST_STEP, gap))
+        if is_nothing_staged and self._moved_at + 1 / load - now > gap / prefill:
+            # All would be computed by the time the first chunk came.
+            return Over()
         loaded = load * self._chunk
         if is_crowded and loaded >= prefill:
             return Wait()
         # Both move until they meet: the share of the gap that computing closes, as in the paper.
         computed = gap * prefill / (prefill + loaded)
         if computed >= LEAST_STEP:
-            # Half of the way only: what the speeds are is known better by then.
-            return Compute(min(_whole_blocks(computed / 2), gap))
+            return Compute(min(_whole_blocks(computed * STEP_SHARE), gap))
         # Near the meeting a whole chunk has to come, or all that is left of the gap be computed.
         coming = math.ceil(gap / self._chunk) / load - (now - self._moved_at)
         return Wait() if coming < max(gap, LEAST_STEP) / prefill else Compute(gap)
 
-    def _is_stalled(self, load: float | None, now: float) -> bool:
-        patience = max(STALL_FACTOR / load, LEAST_PATIENCE) if load else FIRST_PATIENCE
-        return now - self._moved_at > patience
+    def _is_stalled(self, gap: int, prefill: float | None, load: float | None, now: float) -> bool:
+        patience = (
+            min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill) if prefill else LEAST_PATIENCE
+        )
+        return now - self._moved_at > max(STALL_FACTOR / load if load else 0.0, patience)
 
 
 def _whole_blocks(tokens: float) -> int:

@@ -117,9 +117,13 @@ class Stager(threading.Thread):
                 self._store.release(chunk)
 
     def _drain(self, waiting: deque[tuple[int, Any]]) -> None:
-        """Release what comes although nobody wants it any more."""
+        """Release what comes although nobody wants it any more.
+
+        How long it took tells the next prompt that this disk is slow.
+        """
         for chunk, handle in waiting:
             while (there := self._store.wait(handle, _TURN_SECONDS)) is None:
                 pass
             if there:
+                self._measure(chunk)
                 self._store.release(chunk)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+from tests.rerun import converge
+
 # The only files that a program needs to run in an otherwise empty image.
 PROGRAM = "/usr/bin/true /lib64/ld-linux-x86-64.so.2 /lib/x86_64-linux-gnu/libc.so.6"
 
@@ -162,3 +164,23 @@ def test_the_guard_holds_after_docker_and_the_host_s_rules_were_loaded_anew(host
     host.check_output("systemctl restart docker")
     assert answers(address, 8090, 30)
     assert not answers(address, 8091, 3)
+
+
+def test_what_an_interrupted_run_wrote_is_applied_by_the_next(host: Host) -> None:
+    table = "nft list table inet infbox_docker_guard"
+    before = main_pid(host)
+    host.check_output("touch /etc/docker/daemon.json /etc/docker/infbox-guard.nft")
+    host.check_output("nft delete table inet infbox_docker_guard")
+    host.check_output("touch --date=2000-01-01 /etc/ssl/certs/ca-certificates.crt")
+    status, said = converge()
+    assert status == 0, said
+    assert main_pid(host) != before
+    assert "drop" in host.check_output(table)
+    assert host.file("/etc/ssl/certs/ca-certificates.crt").mtime.year > 2000
+    assert "changed=0 " in converge()[1]
+
+
+def main_pid(host: Host) -> str:
+    """Return the process that is the Engine."""
+    pid: str = host.check_output("systemctl show --property=MainPID --value docker")
+    return pid

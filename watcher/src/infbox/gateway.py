@@ -326,7 +326,8 @@ class Gateway:
                     too_long = await _too_long(answer, question)
                     if too_long is None:
                         waited = time.monotonic() - began
-                        self._metrics.first_byte.labels(question.workspace).observe(waited)
+                        labels = question.workspace, _user_of(incoming)
+                        self._metrics.first_byte.labels(*labels).observe(waited)
                         question.forget()
                         api = APIS.get(incoming.path, apis.OTHER)
                         return await answers.hand_on(answer, question.marks, api, outgoing)

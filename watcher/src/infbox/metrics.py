@@ -81,8 +81,8 @@ class GatewayMetrics:
         )
         self.first_byte = Histogram(
             "infbox_gateway_first_byte_seconds",
-            "From a request's arrival to the first byte of its answer.",
-            _LABELS,
+            "From a request's arrival to the first byte of its answer, by the user who asked.",
+            ("workspace", "user"),
             buckets=_FAST,
             registry=self.registry,
         )
@@ -106,7 +106,7 @@ class GatewayMetrics:
         self.handed_over = Counter(
             "infbox_gateway_handed_over",
             "Requests that a replica answered, by its name; it counts them as requests, too.",
-            ("workspace", "host"),
+            ("workspace", "replica"),
             registry=self.registry,
         )
         self.asked_again = Counter(
