@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet replicas rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -99,7 +99,7 @@ airgap: lab ## Deploy a lab host that has no way out from a bundle
 	$(BIN)/pytest -s tests/system/test_airgap.py
 
 chaos: lab ## Make faults on a lab host under load, and print what a user sees of each (half an hour)
-	$(BIN)/pytest -s tests/system/test_chaos.py
+	$(BIN)/pytest -s tests/system/test_chaos.py tests/system/test_losses.py
 
 interrupted: lab ## Cut off runs on a lab host after a change each, until all is done (an hour)
 	$(BIN)/pytest -s tests/system/test_interrupted.py
@@ -109,6 +109,9 @@ upgrade-test: lab ## Bring a lab host from the last tag to this checkout
 
 fleet: lab ## Have one lab host watch over another
 	$(BIN)/pytest -s -m long tests/system/test_monitoring.py
+
+replicas: lab ## Have two lab hosts stand behind one name, lose one, add a third (half an hour)
+	$(BIN)/pytest -s tests/system/test_replicas.py
 
 rotation: lab ## Give a lab host other secrets, one kind after the other
 	$(BIN)/pytest -s tests/system/test_rotation.py

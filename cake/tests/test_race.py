@@ -71,24 +71,41 @@ def test_what_is_nearly_there_is_waited_for() -> None:
 
 def test_a_load_that_does_not_come_is_waited_for_no_longer() -> None:
     race = Race(CHUNK, 0, 8, now=0.0)
-    # Computing all of it would take 1.2 s.
-    assert race.next(0, PREFILL, 200.0, now=0.05) == Wait()
-    assert race.next(0, PREFILL, 200.0, now=0.07) == Compute(ALONE_STEP)
-    race.staged(7, False, now=0.08)
-    assert race.next(0, PREFILL, 200.0, now=0.1) == Wait()
+    # Computing all of it would take 1.2 s, a fifth of which is 0.24 s.
+    assert race.next(0, PREFILL, 200.0, now=0.22) == Wait()
+    assert race.next(0, PREFILL, 200.0, now=0.26) == Compute(448)
+    assert race.next(0, PREFILL, 200.0, now=0.6) == Compute(ALONE_STEP)
+    race.staged(7, False, now=0.6)
+    assert race.next(0, PREFILL, 200.0, now=0.7) == Wait()
 
 
-def test_a_long_prompt_waits_no_longer_than_a_busy_machine_takes() -> None:
+def test_a_long_prompt_waits_no_longer_than_a_burst_takes() -> None:
     race = Race(CHUNK, 0, 1000, now=0.0)
-    assert race.next(255_000, 10.0, 200.0, now=0.2) == Wait()
-    assert race.next(255_000, 10.0, 200.0, now=0.3) == Compute(ALONE_STEP)
+    assert race.next(0, PREFILL, 200.0, now=0.2, is_crowded=True) == Wait()
+    assert race.next(0, PREFILL, 200.0, now=0.3, is_crowded=True) == Compute(ALONE_STEP)
 
 
-def test_the_last_bit_is_not_computed_in_pieces_once_nothing_comes() -> None:
+def test_what_is_late_is_expected_to_be_as_late_again() -> None:
     race = Race(CHUNK, 0, 8, now=0.0)
-    assert race.next(6 * CHUNK, PREFILL, 200.0, now=0.3) == Over()
-    race.staged(7, False, now=0.4)
-    assert race.next(6 * CHUNK, PREFILL, 200.0, now=0.7) == Compute(CHUNK)
+    race.staged(7, False, now=1.0)
+    left = CHUNK / PREFILL
+    front = 6 * CHUNK
+    assert race.next(front, PREFILL, 1.0, now=2.0 + 0.9 * left) == Wait()
+    assert race.next(front, PREFILL, 1.0, now=2.0 + 1.1 * left) == Compute(CHUNK)
+
+
+def test_the_last_bit_is_left_to_vllm_once_nothing_comes() -> None:
+    race = Race(CHUNK, 0, 8, now=0.0)
+    assert race.next(6 * CHUNK, PREFILL, 200.0, now=0.4) == Over()
+
+
+@pytest.mark.parametrize("burst", [2, 3])
+def test_a_disk_that_gives_in_bursts_has_not_stalled(burst: int) -> None:
+    """Ten times as fast as computing on a CPU, it gives some chunks and then none for a while."""
+    race, prefill, load = Race(CHUNK, 0, 8, now=0.0), 640.0, 25.0
+    for chunks in range(8, 0, -burst):
+        race.staged(chunks, False, now=(8 - chunks) / load)
+        assert race.next(0, prefill, load, now=(8 - chunks + burst) / load - 0.001) == Wait()
 
 
 def test_a_disk_from_which_not_even_one_chunk_would_come_is_left_at_once() -> None:
@@ -107,6 +124,15 @@ def test_while_a_speed_is_not_known_short_steps_are_computed_and_nothing_waits()
 def test_a_first_load_of_all_that_does_not_come_leaves_long_steps_to_computing() -> None:
     race = Race(CHUNK, 0, 62, now=0.0)
     assert race.next(LEAST_STEP, PREFILL, None, now=0.3) == Compute(ALONE_STEP)
+
+
+def test_less_than_a_chunk_is_not_computed_since_it_is_loaded_all_the_same() -> None:
+    race = Race(CHUNK, 0, 8, now=0.0)
+    as_fast = PREFILL / CHUNK
+    assert race.next(0, PREFILL, 8 * as_fast, now=0.0) == Wait()
+    assert isinstance(race.next(0, PREFILL, 6 * as_fast, now=0.0), Compute)
+    # Half of the chunk is computed already, and the other half is worth it.
+    assert isinstance(race.next(CHUNK // 2, PREFILL, 8 * as_fast, now=0.0), Compute)
 
 
 def test_what_is_staged_is_loaded_once_it_is_reached() -> None:

@@ -5,34 +5,25 @@ all the time. Promised of each: no answer is ever wrong, all is well again by it
 time, and no more questions fail than those that the part had taken. The table at the end says what
 came of it; docs/chaos.md keeps it.
 
-Not tried here, since a lab host shares its kernel with this machine: another clock, a full disk,
-and a power cut that loses what was not synced.
+What takes a disk or a clock of the host's own is in test_losses.py.
 """
 
 import contextlib
-import json
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import openai
 import pytest
 
-from lab.client import BrokenOffError
 from lab.deployment import play, wait_for
 from lab.shell import LabError
 from tests.system.conftest import Site
+from tests.system.faults import FEW_TOKENS, HEAD, Fault, questions, well
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 TABLE = Path(__file__).parents[2] / ".lab" / "chaos.md"
-HEAD = (
-    "| fault | asked | failed | longest wait | all well after |\n| --- | --- | --- | --- | --- |\n"
-)
 FROZEN = 8  # seconds
-FEW_TOKENS = 200  # a prompt with fewer has no pack
 PID = "$(docker inspect --format '{{.State.Pid}}' infbox-%s-1)"
 UNIT = "$(systemctl show --value --property=MainPID infbox-%s)"
 FREEZE = "kill -STOP {0}; sleep " + str(FROZEN) + "; kill -CONT {0}"
@@ -47,28 +38,6 @@ docker exec infbox-lmcache-1 python3 -c 'import time; all = b"1" * (2 << 30); ti
 docker update --memory 8g --memory-swap 8g infbox-lmcache-1
 """
 STATE = "/var/lib/infbox/watcher"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is done to the host.
-
-    Attributes:
-        name: in words.
-        command: does it, on the host.
-        within: seconds until all is well again at most.
-        may_fail: questions that may fail: those that the part had taken, or that came in the
-            moment before somebody else took over.
-        proof: a command whose output is another after the fault, or it did not happen.
-        waits: seconds that some question waits at least, or it did not happen.
-    """
-
-    name: str
-    command: str
-    within: float
-    may_fail: int = 0
-    proof: str = ""
-    waits: float = 0.0
 
 
 def killed(part: str, place: str, within: float, may_fail: int) -> Fault:
@@ -134,51 +103,6 @@ FAULTS = (
 )  # fmt: skip
 
 
-@dataclass
-class Questions:
-    """Questions that are asked all the time, each about the workspace.
-
-    Attributes:
-        asked: how many were.
-        longest: seconds that one took at most.
-        failures: what a client saw.
-        answers: all that were given, each once.
-    """
-
-    asked: int = 0
-    longest: float = 0.0
-    failures: list[str] = field(default_factory=list)
-    answers: set[str] = field(default_factory=set)
-
-    def run(self, site: Site, done: threading.Event) -> None:
-        """Ask until told to end."""
-        while not done.is_set():
-            began = time.monotonic()
-            self.asked += 1
-            try:
-                answer = site.client.ask()
-                # Without the gateway there is an answer without context, as promised.
-                if answer.prompt_tokens > FEW_TOKENS:
-                    self.answers.add(answer.text)
-            except (openai.APIError, BrokenOffError) as error:
-                self.failures.append(f"{type(error).__name__}: {error}")
-                time.sleep(0.2)
-            self.longest = max(self.longest, time.monotonic() - began)
-
-
-@contextlib.contextmanager
-def questions(site: Site) -> Iterator[Questions]:
-    """Ask until the block is left."""
-    asking, done = Questions(), threading.Event()
-    thread = threading.Thread(target=asking.run, args=(site, done))
-    thread.start()
-    try:
-        yield asking
-    finally:
-        done.set()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def right(site: Site) -> str:
     """The answer without any cache."""
@@ -195,21 +119,11 @@ def table() -> Iterator[list[str]]:
     print(TABLE.read_text())
 
 
-def well(site: Site, right: str) -> bool | None:
-    """Return True once every part is well, the pack is warm and the answer is the right one."""
-    with contextlib.suppress(LabError, openai.APIError, BrokenOffError):
-        is_well = json.loads(site.fetch("http://127.0.0.1:8010/status"))["well"]
-        answer = site.client.ask()
-        has_pack = answer.prompt_tokens > FEW_TOKENS
-        return (is_well and has_pack and answer.text == right) or None
-    return None
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_all_is_well_again_by_itself_and_no_answer_is_wrong(
     site: Site, right: str, table: list[str], fault: Fault
 ) -> None:
-    with questions(site) as asking:
+    with questions(site.client) as asking:
         wait_for("a first answer", lambda: asking.answers or None, 60)
         before = site.ssh(fault.proof or "true")
         began = time.monotonic()

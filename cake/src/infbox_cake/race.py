@@ -16,7 +16,7 @@ LEAST_STEP = 128
 """Tokens: a step with fewer costs nearly as much as one with these."""
 
 ALONE_STEP = 512
-"""Tokens of a step while no load seems to come: so many that steps cost little."""
+"""Tokens of a step at most while no load seems to come: so many that steps cost little."""
 
 BLOCK = 16
 """Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
@@ -25,9 +25,9 @@ STALL_FACTOR = 4.0
 """A load that takes so many times what one takes has stalled."""
 
 LEAST_PATIENCE = 0.25
-"""Seconds that a load is waited for at least, since a busy machine is late now and then, ..."""
+"""Seconds that a load is waited for at least, since disks give in bursts, ..."""
 
-PATIENCE_SHARE = 0.05
+PATIENCE_SHARE = 0.2
 """... or, where it is less, this share of the time that computing would take."""
 
 STEP_SHARE = 0.75
@@ -164,32 +164,34 @@ class Race:
         if self.is_failed or self.staged_from == self._start:
             # Nobody comes from the other side any more.
             return Compute(gap)
-        is_nothing_staged = self.staged_from == self._end
-        if self._is_stalled(gap, prefill, load, now):
-            is_worth_it = gap > ALONE_STEP or not is_nothing_staged
-            return Compute(min(ALONE_STEP, gap)) if is_worth_it else Over()
+        waited = now - self._moved_at
         if not load or not prefill:
             # A short step loses little, whichever of the two turns out to be the faster.
-            return Compute(min(LEAST_STEP, gap))
-        if is_nothing_staged and self._moved_at + 1 / load - now > gap / prefill:
+            return Compute(min(LEAST_STEP if waited < LEAST_PATIENCE else ALONE_STEP, gap))
+        is_nothing_staged = self.staged_from == self._end
+        if is_nothing_staged and _coming(1, load, waited) > gap / prefill:
             # All would be computed by the time the first chunk came.
             return Over()
+        if waited > max(STALL_FACTOR / load, min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill)):
+            # The longer nothing comes, the longer the step.
+            return Compute(min(_whole_blocks(waited * prefill), ALONE_STEP, gap))
         loaded = load * self._chunk
         if is_crowded and loaded >= prefill:
             return Wait()
         # Both move until they meet: the share of the gap that computing closes, as in the paper.
         computed = gap * prefill / (prefill + loaded)
-        if computed >= LEAST_STEP:
+        # A chunk that is computed in part only is loaded all the same.
+        front = self.staged_from * self._chunk - gap
+        if computed >= max(self._chunk - front % self._chunk, LEAST_STEP):
             return Compute(min(_whole_blocks(computed * STEP_SHARE), gap))
         # Near the meeting a whole chunk has to come, or all that is left of the gap be computed.
-        coming = math.ceil(gap / self._chunk) / load - (now - self._moved_at)
+        coming = _coming(math.ceil(gap / self._chunk), load, waited)
         return Wait() if coming < max(gap, LEAST_STEP) / prefill else Compute(gap)
 
-    def _is_stalled(self, gap: int, prefill: float | None, load: float | None, now: float) -> bool:
-        patience = (
-            min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill) if prefill else LEAST_PATIENCE
-        )
-        return now - self._moved_at > max(STALL_FACTOR / load if load else 0.0, patience)
+
+def _coming(chunks: int, load: float, waited: float) -> float:
+    """Return in how many seconds chunks are expected; one that is late, as late again."""
+    return abs(1 / load - waited) + (chunks - 1) / load
 
 
 def _whole_blocks(tokens: float) -> int:
