@@ -1,8 +1,8 @@
 """Real engines with LMCache on this machine itself, and a disk that the kernel holds back.
 
-For what tests and measures Cake: LMCache's server with Cake's module, and vLLM with LMCache's own
-connector, with Cake's, or both, which share what is stored. The disk is slowed down by the kernel's
-throttle on the server's container, and chunks are read past the page cache.
+For what tests and measures Cake: LMCache's server with Cake's module, and vLLM without Cake, with
+it, or both, which share what is stored. The disk is slowed down by the kernel's throttle on the
+server's container, and chunks are read past the page cache.
 """
 
 import contextlib
@@ -213,9 +213,10 @@ def start_server(image: str) -> None:
 
 
 def start_engine(image: str, engine: str) -> None:
-    """Start vLLM, with LMCache's connector or Cake's."""
+    """Start vLLM, without Cake or with it."""
     connector: dict[str, Any] = {
-        "kv_connector": "LMCacheMPConnector",
+        "kv_connector": "InfboxConnector",
+        "kv_connector_module_path": "infbox_cake.connector",
         "kv_role": "kv_both",
         "kv_load_failure_policy": "recompute",
         "kv_connector_extra_config": {

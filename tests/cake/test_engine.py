@@ -1,67 +1,18 @@
 """Cake in the real engine and the real LMCache, on a disk that the kernel holds back."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lab.cake import CAKE, HTTP_PORT, SERVER, Rig, prompt, running, stored
-from lab.images import engine_image
-from lab.settings import STATE
-from lab.shell import run
+from lab.cake import CAKE, HTTP_PORT, Rig, prompt, stored
+from tests.cake.conftest import AS_FAST_AS_IT_CAN, CHUNKS, TOKENS, Question
 from tests.monitoring.panels import CAKE as OF_CAKE
 from tests.monitoring.panels import metrics
 
 pytestmark = pytest.mark.lab
 
-TOKENS = 2560
-SUFFIX = 40
-CHUNKS = 10
 NOTHING_COMES = 1e-3  # tokens a second
-AS_FAST_AS_IT_CAN = 1e6
-
-
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    if not os.major(STATE.stat().st_dev):
-        pytest.skip("no disk that could be held back lies below .lab")
-    with running(engine_image(), [CAKE]) as rig:
-        yield rig
-
-
-@pytest.fixture(autouse=True)
-def logs(rig: Rig, request: pytest.FixtureRequest) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        for container in (SERVER, *rig.engines):
-            print(run(["docker", "logs", "--tail", "40", container]))
-
-
-@dataclass(frozen=True)
-class Question:
-    """A stored prompt with a question behind it, and what it is without any cache.
-
-    Attributes:
-        ids: its tokens.
-        answer: the greedy answer.
-        speed: tokens computed a second.
-    """
-
-    ids: Sequence[int]
-    answer: str
-    speed: float
-
-
-@pytest.fixture(scope="module")
-def question(rig: Rig) -> Question:
-    stem = prompt(TOKENS, 1)
-    rig.store(stem)
-    ids = [*stem, *prompt(SUFFIX, 2)]
-    took, answer = min(rig.one(CAKE, ids, AS_FAST_AS_IT_CAN, salt) for salt in ("a", "b"))
-    return Question(ids, answer, len(ids) / took)
 
 
 def counted(rig: Rig) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Cake in LMCache's server: looks chunks up, and stages them from the back.
 
-One of the two files that depend on the internals of others; this one on LMCache 0.5.6, whose
+One of the files that depend on the internals of others; this one on LMCache 0.5.6, whose
 ``--server-module`` loads it:
 ``{"module_path": "infbox_cake.on_lmcache", "factory_name": "build_server_modules"}``.
 """

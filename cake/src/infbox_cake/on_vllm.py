@@ -1,7 +1,7 @@
 """Cake in vLLM: a scheduler that computes a prompt's front while its back is staged.
 
-One of the two files that depend on the internals of others; this one on vLLM 0.32.0 and the
-connector of LMCache 0.5.6. vLLM loads both classes by their names: ``--scheduler-cls
+One of the files that depend on the internals of others; this one on vLLM 0.32.0 and the connector
+of LMCache 0.5.6. vLLM loads both classes by their names: ``--scheduler-cls
 infbox_cake.on_vllm.CakeScheduler`` and, in ``--kv-transfer-config``, ``"kv_connector":
 "CakeConnector", "kv_connector_module_path": "infbox_cake.on_vllm"``. Nothing of theirs is patched.
 
@@ -20,7 +20,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from lmcache.integration.vllm.lmcache_mp_connector import LMCacheMPConnector
 from lmcache.integration.vllm.lmcache_mp_metadata import LMCacheMPRequestState
 from lmcache.v1.multiprocess.protocols.server_module import (
     ServerModuleCallRequest,
@@ -30,6 +29,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from infbox_cake import wire
+from infbox_cake.connector import InfboxConnector
 from infbox_cake.race import Average, Compute, Load, Over, Race, Wait, run_to_stage
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class Prompt:
     stored: int = 0
 
 
-class CakeConnector(LMCacheMPConnector):
-    """LMCache's connector, whose scheduler's half races where that is worth it."""
+class CakeConnector(InfboxConnector):
+    """infbox's connector, whose scheduler's half races where that is worth it."""
 
     def __init__(
         self,

@@ -56,7 +56,8 @@ def test_lmcache_is_seen_away_before_it_is_back(service: dict[str, Any]) -> None
 
 def test_without_cake_vllm_schedules_by_itself(service: dict[str, Any]) -> None:
     transfer = kv_transfer(service)
-    assert transfer["kv_connector"] == "LMCacheMPConnector"
+    assert transfer["kv_connector"] == "InfboxConnector"
+    assert transfer["kv_connector_module_path"] == "infbox_cake.connector"
     assert "--scheduler-cls" not in service["command"]
 
 
