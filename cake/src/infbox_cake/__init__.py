@@ -1,1 +1,1 @@
-"""Cake for vLLM and LMCache: compute a prompt's front while its back is loaded from disk."""
+"""What infbox adds to vLLM and LMCache: a connector that outlives clients who hang up, and Cake."""
