@@ -33,7 +33,12 @@ DISK_GB = 30  # sparse: only what is written takes room
 # EXT4_IOC_SHUTDOWN of the kernel's ext4.h, and its flag that the log is not written either.
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 WELL_WITHIN = 300.0  # seconds, most of them for starting the engine
-FILL = f"fallocate --length $(df --output=avail --block-size=1 {DATA} | tail -1) {DATA}/filler"
+# Nearly all at once, and the rest byte by byte, since others write as well.
+FILL = f"""
+cd {DATA}
+fallocate --length $(($(df --output=avail --block-size=1M . | tail -1) - 64))M filler
+cat /dev/zero > filler.rest 2> /dev/null
+"""
 CLOCKS = "infbox-watcher infbox-gateway infbox-keys"
 FAKE_TIME = (
     "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -54,12 +59,6 @@ rm /run/systemd/system/*/clock.conf
 systemctl daemon-reload
 systemctl restart {CLOCKS}
 """
-# Prints the time that the gateway dates its answers with.
-GATEWAY_TIME = (
-    "import urllib.request as r, email.utils as e;"
-    ' print(e.parsedate_to_datetime(r.urlopen("http://127.0.0.1:8010/ready")'
-    '.headers["date"]).timestamp())'
-)
 DAY = 24 * 3600.0
 
 
@@ -192,14 +191,15 @@ def test_while_the_disk_is_full_it_answers_and_after_that_nothing_is_lost(
     saved = site.tree / "saved_on_a_full_disk.py"
     with questions(site.client) as asking:
         wait_for("a first answer", lambda: asking.answers or None, 60)
-        site.ssh(FILL)
-        assert site.ssh(f"df --output=avail {DATA} | tail -1").strip() == "0"
+        with contextlib.suppress(LabError):  # it ends when there is no more room
+            site.ssh(FILL)
+        assert site.ssh(f"df --output=avail --block-size=1M {DATA} | tail -1").strip() == "0"
         since = time.time()
         saved.write_text("def saved_on_a_full_disk() -> None: ...\n")
         time.sleep(20)
         asked = asking.asked
         began = time.monotonic()
-        site.ssh(f"rm {DATA}/filler")
+        site.ssh(f"rm {DATA}/filler*")
         site.client.wait_until_saved(since)
         now_right = site.client.ask(cold=True).text
         wait_for("all being well after it", lambda: well(site, now_right), WELL_WITHIN)
@@ -218,10 +218,7 @@ def clock(site: Site) -> Iterator[None]:
     """The services have a clock that can be set; it is the host's own again afterwards."""
     site.ssh(OWN_CLOCK)
     yield
-    units = " ".join(CLOCKS)
-    site.ssh(
-        f"rm /run/systemd/system/*/clock.conf; systemctl daemon-reload; systemctl restart {units}"
-    )
+    site.ssh(HOSTS_CLOCK)
 
 
 def is_shown(site: Site, tokenizer: Tokenizer, file: Path) -> bool:
@@ -242,13 +239,10 @@ def test_a_clock_that_jumps_changes_nothing(site: Site, days: int) -> None:
         began = time.monotonic()
         wait_for("all being well after it", lambda: well(site, answer), WELL_WITHIN)
         took = time.monotonic() - began
-        ahead = float(site.ssh(f"python3 -c '{GATEWAY_TIME}'")) - time.time()
         saved.write_text("def saved_at_another_time() -> None: ...\n")
-        wait_for("the save", lambda: saved.name in site.client.prompt(tokenizer) or None, 60)
+        wait_for("the save", lambda: is_shown(site, tokenizer, saved) or None, 60)
+        ahead = site.client.status()["watcher"]["last_save"] - time.time()
         saved.unlink()
-        wait_for(
-            "its end", lambda: saved.stem + "()" not in site.client.prompt(tokenizer) or None, 60
-        )
     report(f"the clock jumps by {days} days", asking, took)
     assert ahead == pytest.approx(days * DAY, abs=60), "the fault did not happen"
     assert not asking.failures
