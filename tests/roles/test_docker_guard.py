@@ -45,7 +45,10 @@ echo 1 > /proc/sys/net/ipv4/ip_forward
 nft --file rules.nft
 ip netns exec cont python3 -m http.server --bind 0.0.0.0 80 > /dev/null 2>&1 &
 trap "kill $!" EXIT
-sleep 1
+for _ in $(seq 200); do
+  ip netns exec cont bash -c "< /dev/tcp/172.30.0.2/80" 2> /dev/null && break
+  sleep 0.1
+done
 look() {
   for port in 8090 8091; do
     ip netns exec client timeout 2 bash -c "< /dev/tcp/10.9.0.1/$port" 2> /dev/null \\
