@@ -46,7 +46,7 @@ nft --file rules.nft
 ip netns exec cont python3 -m http.server --bind 0.0.0.0 80 > /dev/null 2>&1 &
 trap "kill $!" EXIT
 for _ in $(seq 200); do
-  ip netns exec cont bash -c "< /dev/tcp/172.30.0.2/80" 2> /dev/null && break
+  ip netns exec client timeout 2 bash -c "< /dev/tcp/10.9.0.1/8090" 2> /dev/null && break
   sleep 0.1
 done
 look() {
