@@ -295,10 +295,10 @@ class FakeEngine:
         return JSONResponse({"error": {"message": "busy"}}, 503)
 
     async def _whole_answer(self, request: Request, prompt: Sequence[object]) -> Response:
+        ends = time.monotonic() + self.delay  # first of all: a test sets another once it is counted
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            ends = time.monotonic() + self.delay
             while time.monotonic() < ends:
                 if await request.is_disconnected():
                     self.cancelled += 1

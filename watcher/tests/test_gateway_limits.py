@@ -22,13 +22,13 @@ def under_way(
 ) -> Iterator[list[http.client.HTTPConnection]]:
     """Have the engine think about so many questions."""
     stack.engine.delay = 30.0
-    before = len(stack.engine.seen)
+    before = stack.engine.under_way
     body = json.dumps({"model": "coder", **BODIES[CHAT]})
     clients = [stack.connect() for _ in range(count)]
     try:
         for client in clients:
             client.request("POST", CHAT, body, headers)
-        until(lambda: len(stack.engine.seen) == before + count)
+        until(lambda: stack.engine.under_way == before + count)
         yield clients
     finally:
         stack.engine.delay = 0.0
