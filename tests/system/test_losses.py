@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.long]
 HOST = "losses"
 DATA = "/var/lib/infbox"
 DISK_GB = 30  # sparse: only what is written takes room
+FULL_MB = 4  # what others free at once counts for nothing
 # EXT4_IOC_SHUTDOWN of the kernel's ext4.h, and its flag that the log is not written either.
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 WELL_WITHIN = 300.0  # seconds, most of them for starting the engine
@@ -193,7 +194,7 @@ def test_while_the_disk_is_full_it_answers_and_after_that_nothing_is_lost(
         wait_for("a first answer", lambda: asking.answers or None, 60)
         with contextlib.suppress(LabError):  # it ends when there is no more room
             site.ssh(FILL)
-        assert site.ssh(f"df --output=avail --block-size=1M {DATA} | tail -1").strip() == "0"
+        assert int(site.ssh(f"df --output=avail --block-size=1M {DATA} | tail -1")) <= FULL_MB
         since = time.time()
         saved.write_text("def saved_on_a_full_disk() -> None: ...\n")
         time.sleep(20)
