@@ -1,8 +1,7 @@
 """Measures the time to the first token where KV is computed, loaded from disk, or both at once.
 
-Two engines, one with LMCache's own connector and one with Cake, share an LMCache server, as
-`lab/cake.py` starts them. The disk is slowed down to a share of the speed at which the engine
-computes.
+Two engines, one without Cake and one with it, share an LMCache server, as `lab/cake.py` starts
+them. The disk is slowed down to a share of the speed at which the engine computes.
 
     python -m bench.cake [--lengths 2000,8000] [--shares 25,50,100] [--ratios 0.1,0.3,1,3,10]
                          [--larger] [--json FILE]

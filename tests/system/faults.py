@@ -4,7 +4,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import openai
@@ -72,15 +72,30 @@ class Questions:
                 time.sleep(0.2)
             self.longest = max(self.longest, time.monotonic() - began)
 
+    def row(self, fault: str, took: float) -> str:
+        """Return the table's row about a fault; `took` seconds passed until all was well."""
+        return (
+            f"| {fault} | {self.asked} | {len(self.failures)} | {self.longest:.1f} s"
+            f" | {took:.1f} s |"
+        )
+
 
 @contextlib.contextmanager
 def questions(client: Client) -> Iterator[Questions]:
     """Ask until the block is left."""
-    asking, done = Questions(), threading.Event()
-    thread = threading.Thread(target=asking.run, args=(client, done))
+    asking = Questions()
+    with meanwhile(lambda done: asking.run(client, done)):
+        yield asking
+
+
+@contextlib.contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Have something done in a thread until the block is left, which the event tells it."""
+    done = threading.Event()
+    thread = threading.Thread(target=work, args=(done,))
     thread.start()
     try:
-        yield asking
+        yield
     finally:
         done.set()
         thread.join()

@@ -131,10 +131,7 @@ def test_all_is_well_again_by_itself_and_no_answer_is_wrong(
         wait_for(f"all being well after {fault.name}", lambda: well(site, right), fault.within)
         took = time.monotonic() - began
     site.client.wait_until_warm()
-    table.append(
-        f"| {fault.name} | {asking.asked} | {len(asking.failures)} | {asking.longest:.1f} s"
-        f" | {took:.1f} s |"
-    )
+    table.append(asking.row(fault.name, took))
     assert not fault.proof or site.ssh(fault.proof) != before, "the fault did not happen"
     assert asking.longest >= fault.waits, "the fault did not happen"
     assert asking.answers == {right}

@@ -23,7 +23,7 @@ from lab.deployment import WORKSPACES, copy_tree, endpoint, inventory, play, ssh
 from lab.settings import ROOT, STATE, container_name
 from lab.shell import LabError, run
 from tests.system.conftest import DIAGNOSTICS, WORKSPACE, Site
-from tests.system.faults import Questions, questions, well
+from tests.system.faults import questions, well
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
@@ -148,14 +148,6 @@ def cut_power(site: Site, disk: Disk) -> None:
     assert address == site.host.address
 
 
-def report(name: str, asking: Questions, took: float) -> None:
-    """Print what a user saw."""
-    print(
-        f"| {name} | {asking.asked} | {len(asking.failures)} | {asking.longest:.1f} s"
-        f" | {took:.1f} s |"
-    )
-
-
 def test_after_a_power_cut_all_is_well_by_itself(site: Site, disk: Disk, right: str) -> None:
     with questions(site.client) as asking:
         wait_for("a first answer", lambda: asking.answers or None, 60)
@@ -163,7 +155,7 @@ def test_after_a_power_cut_all_is_well_by_itself(site: Site, disk: Disk, right: 
         cut_power(site, disk)
         wait_for("all being well after it", lambda: well(site, right), WELL_WITHIN)
         took = time.monotonic() - began
-    report("power is cut", asking, took)
+    print(asking.row("power is cut", took))
     site.client.wait_until_warm()
     assert asking.failures
     assert asking.answers == {right}
@@ -205,7 +197,7 @@ def test_while_the_disk_is_full_it_answers_and_after_that_nothing_is_lost(
         now_right = site.client.ask(cold=True).text
         wait_for("all being well after it", lambda: well(site, now_right), WELL_WITHIN)
         took = time.monotonic() - began
-    report("the disk is full for 20 s", asking, took)
+    print(asking.row("the disk is full for 20 s", took))
     assert asked > 1
     assert not asking.failures
     assert asking.answers <= {right, now_right}
@@ -244,6 +236,6 @@ def test_a_clock_that_jumps_changes_nothing(site: Site, days: int) -> None:
         wait_for("the save", lambda: is_shown(site, tokenizer, saved) or None, 60)
         ahead = site.client.status()["watcher"]["last_save"] - time.time()
         saved.unlink()
-    report(f"the clock jumps by {days} days", asking, took)
+    print(asking.row(f"the clock jumps by {days} days", took))
     assert ahead == pytest.approx(days * DAY, abs=60), "the fault did not happen"
     assert not asking.failures

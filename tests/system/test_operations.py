@@ -17,6 +17,7 @@ from lab.deployment import play, wait_for
 from lab.settings import ROOT
 from lab.shell import LabError
 from tests.system.conftest import Site
+from tests.system.faults import meanwhile
 
 pytestmark = pytest.mark.lab
 
@@ -65,14 +66,9 @@ class Stream:
 @contextlib.contextmanager
 def asked_all_the_time(site: Site) -> Iterator[Stream]:
     """Ask until the block is left, and then fail where a question did."""
-    stream, done = Stream(), threading.Event()
-    asking = threading.Thread(target=stream.run, args=(site, done))
-    asking.start()
-    try:
+    stream = Stream()
+    with meanwhile(lambda done: stream.run(site, done)):
         yield stream
-    finally:
-        done.set()
-        asking.join()
     print(f"{stream.answered} answered, the longest after {stream.longest:.0f} s")
     assert stream.failures == []
 
