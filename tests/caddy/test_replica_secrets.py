@@ -85,11 +85,12 @@ def deploy(folder: Path, *arguments: str, order: tuple[str, ...] = HOSTS) -> str
         "watcher_users": ["alice", "bob"],
         "watcher_keys_source": "{{ infbox_replica_source }}",
     }
-    of_watcher = {"name": "watcher", "tasks_from": "keys"}
+    of_watcher = {"name": "watcher"}
     tasks = [
         {"ansible.builtin.include_tasks": str(ROOT / "playbooks/tasks/replica_source.yml")},
         {"ansible.builtin.include_role": {"name": "caddy"}},
-        {"ansible.builtin.include_role": of_watcher},
+        {"ansible.builtin.include_role": {**of_watcher, "tasks_from": "folders"}},
+        {"ansible.builtin.include_role": {**of_watcher, "tasks_from": "keys"}},
         {
             "ansible.builtin.include_role": {**of_watcher, "tasks_from": "shared_keys"},
             "when": "watcher_keys_source != inventory_hostname",
