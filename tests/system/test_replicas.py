@@ -89,6 +89,13 @@ class Group:
         """Have the name lead to some of the hosts, the first one first."""
         self.resolved = [self.hosts[name].address for name in names]
 
+    def ask_at_home(self) -> str:
+        """Have the name lead to the host that warms the workspace, and return which that is."""
+        self.ask_through(*self.hosts)
+        name = self.answered_by()
+        self.ask_through(name)
+        return name
+
     def answered_by(self) -> str:
         """Ask, and return which host says that it answered."""
         answer = self.client.openai.chat.completions.with_raw_response.create(
@@ -121,7 +128,7 @@ def group() -> Iterator[Group]:
                 group.add(name)
             group.deploy("replicas", FIRST, SECOND)
             group.connect()
-            group.ask_through(FIRST, SECOND)
+            group.ask_at_home()
             group.client.wait_until_warm()
             group.right = group.client.ask(cold=True).text
             yield group
@@ -149,8 +156,7 @@ def names_of(group: Group, others: Callable[..., Any]) -> Callable[..., Any]:
 
 def home(group: Group) -> tuple[str, str]:
     """Return the host that the workspace is at home at, and another one."""
-    group.ask_through(*group.hosts)
-    name = group.answered_by()
+    name = group.ask_at_home()
     return name, next(other for other in group.hosts if other != name)
 
 
@@ -164,8 +170,8 @@ def test_one_host_answers_about_a_workspace_whichever_is_asked(group: Group) -> 
 
 def test_what_is_warm_there_is_found_through_the_other_one(group: Group) -> None:
     _, other = home(group)
-    group.ask_through(other)
     tokens = group.client.wait_until_warm()["tokens"]
+    group.ask_through(other)
     answer = group.client.ask()
     assert answer.text == group.right
     assert answer.cached_tokens >= WARM_SHARE * tokens
@@ -174,11 +180,13 @@ def test_what_is_warm_there_is_found_through_the_other_one(group: Group) -> None
 def test_a_save_is_in_the_answer_of_either(group: Group) -> None:
     saved = STATE / "workspaces" / f"replicas-{WORKSPACE}" / "seen_by_replicas.py"
     for name in (FIRST, SECOND):
-        group.ask_through(name)
+        group.ask_at_home()
         since = time.time()
         saved.write_text(f"def seen_by_{name}() -> None: ...\n")
         group.client.wait_until_saved(since)
+        group.ask_through(name)
         assert group.client.ask().text == group.client.ask(cold=True).text
+    group.ask_at_home()
     since = time.time()
     saved.unlink()
     group.client.wait_until_saved(since)
@@ -235,8 +243,9 @@ def test_a_host_is_added_and_one_taken_away_by_the_inventory_alone(group: Group)
     group.add(THIRD)
     group.deploy("replicas-three", FIRST, SECOND, THIRD)
     group.connect()
-    group.ask_through(THIRD)
+    group.ask_at_home()
     group.client.wait_until_warm()
+    group.ask_through(THIRD)
     assert group.client.ask().text == group.right
     assert known(group.hosts[THIRD]) == {host.address for host in group.hosts.values()}
     group.deploy("replicas-without-first", SECOND, THIRD)
