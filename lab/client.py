@@ -46,9 +46,12 @@ class Client:
         endpoint: the host.
         workspace: the workspace that `MODEL@WORKSPACE` names.
         model: the model's served name.
+        keep_alive: use a connection for more than one question.
     """
 
-    def __init__(self, endpoint: Endpoint, workspace: str, model: str = "coder") -> None:
+    def __init__(
+        self, endpoint: Endpoint, workspace: str, model: str = "coder", *, keep_alive: bool = True
+    ) -> None:
         self.model = model
         self.workspace = workspace
         context = ssl.create_default_context(cafile=str(endpoint.authority))
@@ -57,6 +60,7 @@ class Client:
             api_key=endpoint.key,
             max_retries=0,
             timeout=300,
+            default_headers={} if keep_alive else {"Connection": "close"},
             http_client=openai.DefaultHttpxClient(verify=context),
         )
 

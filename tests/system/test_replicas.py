@@ -83,7 +83,9 @@ class Group:
         authority = STATE / "replicas.crt"
         authority.write_text("".join(one.authority.read_text() for one in each))
         assert len({one.key for one in each}) == 1, "users have one key on all hosts"
-        self.client = Client(Endpoint(f"https://{NAME}/v1", each[0].key, authority), WORKSPACE)
+        point = Endpoint(f"https://{NAME}/v1", each[0].key, authority)
+        # One that is kept would go on to a host that the name does not lead to any more.
+        self.client = Client(point, WORKSPACE, keep_alive=False)
 
     def ask_through(self, *names: str) -> None:
         """Have the name lead to some of the hosts, the first one first."""
