@@ -270,6 +270,21 @@ def test_an_excerpt_shows_what_differs_from_the_last_commit(shop: Shop) -> None:
     assert "-large 7\n+large seven\n" in content
 
 
+def test_a_secret_that_was_taken_out_is_in_no_excerpt(shop: Shop) -> None:
+    secret = 'key = "AKIA' + 'Q3EGRXWTJ5LXZJ4A"\n'
+    large = lines("large", 3000)
+    shop.save(large_py=large, a_py="a\n")
+    fill(shop.root, {"large.py": large + secret})
+    git(shop.root, "add", "--all")
+    git(shop.root, "commit", "--quiet", "--message", "one")
+    with shop.packer() as packer:
+        packer.update()
+        shop.save(large_py=large + "key = read()\n")
+        packer.update()
+        assert sections(now(packer).text)[-1][0] == "large.py"
+        assert "AKIA" not in now(packer).text
+
+
 def test_a_file_that_went_on_since_it_was_indexed_waits_for_the_index(shop: Shop) -> None:
     shop.save(a_py="a\n")
     with shop.packer() as packer:

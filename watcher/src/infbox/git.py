@@ -488,6 +488,19 @@ class _Checker:
                 yield path
 
 
+def committed(folder: Path, path: str) -> bytes | None:
+    """Return a file's bytes in the last commit, or None where there are none.
+
+    Args:
+        folder: in the repository.
+        path: of the file, below the folder.
+    """
+    try:
+        return run(folder, "cat-file", "blob", f"HEAD:./{path}")
+    except GitError:
+        return None
+
+
 def _is_hit(fields: Sequence[bytes]) -> bool:
     """Say whether a line of check-ignore's long form names a pattern that ignores."""
     return len(fields) >= _ANSWER_FIELDS and fields[2] != b"" and not fields[2].startswith(b"!")

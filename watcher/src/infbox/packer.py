@@ -260,13 +260,12 @@ class Packer:
         return source if source and source.digest == digest else None
 
     def _committed(self, path: str) -> str | None:
-        """Return a file's text in the last commit, or None."""
-        try:
-            return git.run(self._tree.root, "cat-file", "blob", f"HEAD:./{path}").decode(
-                errors="replace"
-            )
-        except git.GitError:
+        """Return a file's text in the last commit; None where there is none, or it may not be
+        shown: a secret that was taken out since is in it still."""
+        data = git.committed(self._tree.root, path)
+        if data is None or self._tree.rules.by_content(data, path):
             return None
+        return data.decode(errors="replace")
 
     def _load(self) -> None:
         """Go on from what is stored."""
