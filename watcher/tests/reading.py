@@ -66,3 +66,16 @@ def applied(diff: str, old: str) -> str:
 def shown(text: str) -> str:
     """Return a file's text as a section shows it: its last line ends."""
     return text if text.endswith("\n") or not text else f"{text}\n"
+
+
+def gone(text: str) -> set[str]:
+    """Return the files of which a pack says that they are not there."""
+    files: set[str] = set()
+    for path, note, _ in sections(text):
+        files.discard(path)
+        if note.startswith("renamed to "):
+            files.discard(note.removeprefix("renamed to "))
+            files.add(path)
+        elif note == "removed":
+            files.add(path)
+    return files

@@ -71,6 +71,21 @@ def test_pack_prints_the_text_or_facts_about_it(
     }
 
 
+def test_a_pack_over_a_base_says_what_it_shares(
+    repo: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    fill(repo, {"a.py": "a\n", "b.py": "b\n"})
+    mine = fill(tmp_path / "mine", {"a.py": "a\n", "b.py": "b2\n"})
+    assert watch(["pack", str(repo), "--budget", "8000"]) == 0
+    base = capfdbinary.readouterr().out
+    over = ["pack", str(mine), "--budget", "10000", "--base", str(repo)]
+    assert watch(over) == 0
+    assert capfdbinary.readouterr().out == base + b"## b.py (changed)\n```\nb2\n```\n"
+    assert watch([*over, "--stats"]) == 0
+    stats = json.loads(capfdbinary.readouterr().out)
+    assert 0 < stats["tokens"] - stats["shared_tokens"] < 20
+
+
 def test_pack_is_the_same_each_time(repo: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     fill(repo, {f"{n}.py": f"{n}\n" for n in range(50)})
     texts = []

@@ -53,6 +53,8 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     pack.add_argument("folder", metavar="DIR", type=Path)
     pack.add_argument("--budget", metavar="TOKENS", type=_positive, required=True)
     pack.add_argument("--stats", action="store_true", help="print JSON about it instead")
+    pack.add_argument("--base", metavar="DIR", type=Path,
+                      help="begin with this folder's, of four fifths of the budget")  # fmt: skip
     _add_tokenizer(pack)
     pack.set_defaults(command=_pack)
 
@@ -187,7 +189,8 @@ def _pack(options: argparse.Namespace) -> None:
     from infbox.packer import packed
 
     tokenizer = tokens.load(options.tokenizer)
-    pack, files = packed(_tree(options.folder), options.budget, tokenizer)
+    over = (_tree(options.base), options.budget * 4 // 5) if options.base else None
+    pack, files, shared = packed(_tree(options.folder), options.budget, tokenizer, over)
     if not options.stats:
         sys.stdout.buffer.write(pack.text.encode())
         return
@@ -196,6 +199,7 @@ def _pack(options: argparse.Namespace) -> None:
         "of_files": files,
         "tokens": pack.tokens,
         "budget": options.budget,
+        **({"shared_tokens": shared} if over else {}),
     }
     print(json.dumps(stats))
 

@@ -188,9 +188,13 @@ class Pack:
     @property
     def superseded(self) -> int:
         """Tokens of the entries that a later one supersedes as a whole."""
+        return self.superseded_after(0)
+
+    def superseded_after(self, length: int) -> int:
+        """Return the same of those after the first so many."""
         gone = 0
         closed: set[str] = set()
-        for entry in reversed(self._entries):
+        for entry in reversed(self._entries[length:]):
             if entry.path in closed:
                 gone += entry.tokens
                 if entry.kind is Kind.RENAMED:
@@ -253,7 +257,7 @@ class Pack:
         if shown and shown.in_full:
             self.append(self._change(path, source, shown))
         else:
-            self.append(self._entrance(path, source, committed(), is_worth_room=is_worth_room))
+            self.append(self.entrance(path, source, committed(), is_worth_room=is_worth_room))
 
     def remove(self, path: str) -> None:
         """Take in that a file is gone. A file that the pack does not show needs no word."""
@@ -287,6 +291,27 @@ class Pack:
             kind, path, source.digest, source.text, _section(path, note, source.text)
         )
 
+    def entrance(self, path: str, source: Source, old: str | None, *, is_worth_room: bool) -> Entry:
+        """Return the entry by which ``save`` takes in a file that does not stand in full.
+
+        Args:
+            path: of the file.
+            source: its content.
+            old: its text in the last commit, or None where there is none.
+            is_worth_room: as for ``save``.
+        """
+        size = tokens.estimate(source.text)
+        if old is None:
+            if size <= self._budget * NEW_SHARE:
+                return self.whole(Kind.CHANGED, path, source)
+            note = f"## {_plain(path)} (changed, too large to be shown)\n"
+            return self._entry(Kind.EXCERPT, path, source.digest, source.text, note)
+        diff = _section(path, " (excerpt)", hunks.unified(old, source.text), "diff")
+        is_short = size <= 2 * tokens.estimate(diff)
+        if is_short or (is_worth_room and size <= self._budget * ADMITTED_SHARE):
+            return self.whole(Kind.CHANGED, path, source)
+        return self._entry(Kind.EXCERPT, path, source.digest, source.text, diff)
+
     def append(self, entry: Entry) -> None:
         """Add an entry as it is."""
         self._entries.append(entry)
@@ -303,21 +328,6 @@ class Pack:
         ):
             return self._entry(Kind.EDITED, path, source.digest, source.text, diff)
         return self.whole(Kind.CHANGED, path, source)
-
-    def _entrance(
-        self, path: str, source: Source, old: str | None, *, is_worth_room: bool
-    ) -> Entry:
-        size = tokens.estimate(source.text)
-        if old is None:
-            if size <= self._budget * NEW_SHARE:
-                return self.whole(Kind.CHANGED, path, source)
-            note = f"## {_plain(path)} (changed, too large to be shown)\n"
-            return self._entry(Kind.EXCERPT, path, source.digest, source.text, note)
-        diff = _section(path, " (excerpt)", hunks.unified(old, source.text), "diff")
-        is_short = size <= 2 * tokens.estimate(diff)
-        if is_short or (is_worth_room and size <= self._budget * ADMITTED_SHARE):
-            return self.whole(Kind.CHANGED, path, source)
-        return self._entry(Kind.EXCERPT, path, source.digest, source.text, diff)
 
     def _entry(self, kind: Kind, path: str, digest: str, content: str, text: str) -> Entry:
         ids = self._tokenizer.ids(text)

@@ -12,7 +12,7 @@ from hashlib import sha256
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from infbox import git, layout, outlook, rank, store
+from infbox import git, layout, outlook, overlay, rank, store
 from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length
 from infbox.store import State
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from infbox.files import Content, Tree
     from infbox.index import File, Reader
+    from infbox.overlay import BaseWorkspace
+    from infbox.pack import Entry
     from infbox.tokens import Ids, Tokenizer
 
 FORMAT = 2
@@ -72,6 +74,7 @@ class Packer:
         budget: of the pack, in tokens.
         tokenizer: counts tokens.
         state_dir: of the watcher; the pack lies below it.
+        base: with whose pack this one begins; None for none. It is closed with this.
 
     Raises:
         InputError: a newer version wrote what is kept.
@@ -88,14 +91,17 @@ class Packer:
         budget: int,
         tokenizer: Tokenizer,
         state_dir: Path,
+        base: BaseWorkspace | None = None,
     ) -> None:
         self.name = name
+        self._base = base
         self._model = model
         self._tree = tree
         self._index = index
         self._budget = budget
         self._tokenizer = tokenizer
-        self._policy = f"format {FORMAT}, {budget} tokens counted by {tokenizer.name}"
+        over = f", over {base.name}" if base else ""
+        self._policy = f"format {FORMAT}, {budget} tokens counted by {tokenizer.name}{over}"
         folder = state_dir / "packs" / name
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._published = folder / "pack.json"
@@ -111,6 +117,26 @@ class Packer:
     def close(self) -> None:
         """Close what is kept."""
         self._store.close()
+        if self._base:
+            self._base.close()
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What is published, for those that begin with it; none before there is a pack, or where it
+        was made by another policy. For any thread."""
+        state, entries = self._kept
+        return entries if state.policy == self._policy else ()
+
+    @property
+    def waits_for(self) -> str:
+        """The base that has no pack yet, so that there is none here; else empty."""
+        is_waiting = self._base and not self._base.is_there
+        return self._base.name if self._base and is_waiting and not self.publication else ""
+
+    @property
+    def shared(self) -> int:
+        """Tokens that the pack shares with the base's as that is now; 0 where there is no base."""
+        return self._base.shared(self._pack) if self._base and self.publication else 0
 
     def update(self) -> bool:
         """Bring the pack up to the index.
@@ -125,6 +151,8 @@ class Packer:
             GitError: git could not answer.
         """
         if self._state.policy != self._policy:
+            if self._base and not self._base.is_there:
+                return False
             self._begin()
             return True
         last = self._index.last_edit()
@@ -135,9 +163,9 @@ class Packer:
             return self._adopt()
         for pack in self._packs():
             self._take_in(pack, edited, last)
-        if self._pack.is_due and not self._next:
+        if self._is_due() and not self._next:
             self._follow(state)
-        if self._next and self._pack.tokens > self._budget:
+        if self._follow_base(state) or (self._next and self._pack.tokens > self._budget):
             return self._adopt()
         is_new = self._publish_changes(state)
         return self._describe_candidate() or is_new
@@ -156,6 +184,26 @@ class Packer:
         for entry in self._pack.entries:
             counts[_SECTIONS.get(entry.kind, "tail")] += entry.tokens
         return {**counts, "superseded": self._pack.superseded}
+
+    def _is_due(self) -> bool:
+        return self._base.is_due(self._pack) if self._base else self._pack.is_due
+
+    def _follow_base(self, state: State) -> bool:
+        """Lay the pack over the base anew where that pays.
+
+        Returns:
+            Whether that computes no more than to go on would, so that nothing is to be waited for.
+        """
+        if self._base is None or self._next or not self._base.may_pay(self._pack):
+            return False
+        self._follow(state)
+        assert self._next is not None  # noqa: S101  # it was just made
+        if not self._base.pays(self._pack, self._next):
+            self._next = None
+            return False
+        same = common_length(self._stored, self._pack.entries)
+        going_on = sum(entry.tokens for entry in self._pack.entries[same:])
+        return 0 < going_on >= self._next.tokens - self._base.shared(self._next)
 
     def _packs(self) -> Iterable[Pack]:
         return filter(None, (self._pack, self._next))
@@ -191,7 +239,7 @@ class Packer:
         last = self._index.last_edit()
         now = self._outlook(last)
         self._next, self.candidate = None, None
-        self._pack = layout.first(now, self._budget, self._tokenizer)
+        self._pack = self._laid(now) or layout.first(now, self._budget, self._tokenizer)
         state = State(
             generation=self._state.generation + 1,
             version=self._state.version + 1,
@@ -205,7 +253,7 @@ class Packer:
     def _follow(self, state: State) -> None:
         """Make the next generation, for the edits that a state has taken in."""
         now = self._outlook(state.edit)
-        self._next = layout.following(self._pack, now, state.edited)
+        self._next = self._laid(now) or layout.following(self._pack, now, state.edited)
         same = common_length(self._pack.entries, self._next.entries)
         cost = sum(entry.tokens for entry in self._next.entries[same:])
         self._next_state = replace(
@@ -213,6 +261,11 @@ class Packer:
             edited=layout.left_to_spend(state.edited, cost),
             least_worth=layout.least_worth(self._next, now),
         )
+
+    def _laid(self, now: layout.Tree) -> Pack | None:
+        """Return the pack over the base; None where there is none, or it cannot be read."""
+        base = self._base.now() if self._base else None
+        return overlay.laid(base, now, self._budget, self._tokenizer) if base else None
 
     def _adopt(self) -> bool:
         """Publish the next generation."""
@@ -246,6 +299,9 @@ class Packer:
 
         central = self._centre.centralities(digests, read)
         candidates = [_candidate(file, last, central.get(file.path, 0.0)) for file in files]
+        if self._base:
+            heats = self._base.heats()
+            candidates = [replace(c, heat=max(c.heat, heats.get(c.path, 0.0))) for c in candidates]
         return layout.Tree(
             name=self.name,
             candidates=rank.ranked(candidates),
@@ -260,17 +316,16 @@ class Packer:
         return source if source and source.digest == digest else None
 
     def _committed(self, path: str) -> str | None:
-        """Return a file's text in the last commit; None where there is none, or it may not be
-        shown: a secret that was taken out since is in it still."""
-        data = git.committed(self._tree.root, path)
-        if data is None or self._tree.rules.by_content(data, path):
-            return None
-        return data.decode(errors="replace")
+        """Return a file's text in the last commit, the base's where there is one; None where there
+        is none, or it may not be shown: a secret that was taken out is in it still."""
+        roots = [self._base.root] if self._base else []
+        return _committed(self._tree, [*roots, self._tree.root], path)
 
     def _load(self) -> None:
         """Go on from what is stored."""
         self._state = self._store.state()
         self._stored = tuple(self._store.entries())
+        self._kept = self._state, self._stored
         self._pack = Pack(self._stored, self._budget, self._tokenizer)
         self._next = None
         self.candidate = None
@@ -282,7 +337,7 @@ class Packer:
         except sqlite3.Error:
             self._load()  # so that the next look tries again
             raise
-        self._state, self._stored = state, entries
+        self._state, self._stored = self._kept = state, entries
 
     def _publish(self) -> bool:
         """Replace the published file if it is not what it should be, as after a crash."""
@@ -310,17 +365,44 @@ class Packer:
         )
 
 
-def packed(tree: Tree, budget: int, tokenizer: Tokenizer) -> tuple[Pack, int]:
-    """Return the pack that a watcher would begin with, and how many files it was made from.
+def packed(
+    tree: Tree, budget: int, tokenizer: Tokenizer, over: tuple[Tree, int] | None = None
+) -> tuple[Pack, int, int]:
+    """Return the pack that a watcher would begin with, how many files it was made from, and how
+    many of its tokens are those of its base's pack.
 
     Args:
         tree: the files.
         budget: of the pack, in tokens.
         tokenizer: counts tokens.
+        over: the base's files, and the budget of its pack; None for no base.
 
     Raises:
         GitError: git could not answer.
     """
+    now = _seen_once(tree, tokenizer)
+    if over is None:
+        return layout.first(now, budget, tokenizer), len(now.candidates), 0
+    below = _seen_once(over[0], tokenizer)
+    base = layout.first(below, over[1], tokenizer)
+    now = replace(now, committed=partial(_committed, tree, [over[0].root, tree.root]))
+    pack = overlay.laid(overlay.Base(base.entries, below.digests), now, budget, tokenizer)
+    same = common_length(base.entries, pack.entries)
+    return pack, len(now.candidates), sum(entry.tokens for entry in pack.entries[:same])
+
+
+def _committed(tree: Tree, roots: Iterable[Path], path: str) -> str | None:
+    """Return a file's text in the last commit of the first that has it, as far as the tree's rules
+    let it be shown; or None."""
+    for data in (git.committed(root, path) for root in roots):
+        if data is not None:
+            refused = tree.rules.by_content(data, path)
+            return None if refused else data.decode(errors="replace")
+    return None
+
+
+def _seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
+    """Return a tree as it is, of which nothing is known yet."""
     contents = {path: tree.readable(path) for path in sorted(tree.scan())}
     heats = rank.heats_from_git(tree.root)
     digests = {path: content.digest for path, content in contents.items() if content}
@@ -336,14 +418,13 @@ def packed(tree: Tree, budget: int, tokenizer: Tokenizer) -> tuple[Pack, int]:
         for path, content in contents.items()
         if content
     ]
-    now = layout.Tree(
+    return layout.Tree(
         name=tree.root.name,
         candidates=rank.ranked(candidates),
         read=contents.get,
         committed=lambda _: None,
         draw_map=lambda rest, room: outlook.drawn_map(rest, contents.get, room, tokenizer),
     )
-    return layout.first(now, budget, tokenizer), len(candidates)
 
 
 def _candidate(file: File, last: int, centrality: float = 0.0) -> rank.Candidate:
