@@ -122,6 +122,48 @@ def test_a_wrong_value_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
+def overlaid(folder: Path, **more: Any) -> dict[str, Any]:
+    content = valid(folder)
+    overlay = {"name": "anna", "path": str(folder / "anna"), "budget": 7500, "base": "shop"}
+    content["workspaces"].insert(0, {**overlay, **more})
+    return content
+
+
+def test_an_overlay_is_for_its_bases_model(tmp_path: Path) -> None:
+    content = overlaid(tmp_path)
+    content["workspaces"][1]["model"] = "small"
+    overlay, base = load(tmp_path, content).workspaces
+    assert (overlay.base, overlay.model) == ("shop", "small")
+    assert base.base is None
+    content["workspaces"][0]["model"] = "small"
+    assert load(tmp_path, content).workspaces[0] == overlay
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"base": "shap"}, "workspaces: anna: base shap is no workspace: add it, or mend it"),
+        ({"base": "anna"}, "workspaces: anna: base anna is itself: name a workspace without"),
+        ({"model": "other"}, "anna: model other is not that of its base shop, .*: leave it out"),
+        ({"budget": 6000}, "anna: budget 6000 leaves no room beside its base shop, .*: give more"),
+        ({"base": 1}, r"workspaces\[0\].base: must be text"),
+    ],
+)
+def test_a_base_that_cannot_be_one_is_refused(
+    tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, overlaid(tmp_path, **more))
+
+
+def test_an_overlay_of_an_overlay_is_refused(tmp_path: Path) -> None:
+    content = overlaid(tmp_path)
+    ben = {"name": "ben", "path": str(tmp_path / "ben"), "budget": 9000, "base": "anna"}
+    content["workspaces"].append(ben)
+    with pytest.raises(InputError, match="ben: base anna is an overlay, of shop: name a workspace"):
+        load(tmp_path, content)
+
+
 def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     content = valid(tmp_path)
     content["workspaces"] *= 2

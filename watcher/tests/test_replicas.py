@@ -59,6 +59,8 @@ def host(
         config = settings_for(folder, upstream.url, shop=(folder, 1000), bare=(folder, 1000))
         gateway = replace(config.gateway, hold_seconds=seconds)
         config = replace(config, gateway=gateway, replicas=Replicas(balancer, name))
+        overlay = replace(config.workspaces[0], name="shop-anna", base="shop")
+        config = replace(config, workspaces=(*config.workspaces, overlay))
         with serving(Gateway(config).app) as url:
             yield Stack(upstream, url)
 
@@ -111,6 +113,13 @@ def test_the_balancer_is_told_the_workspace_however_it_is_named(hosts: Fleet) ->
     assert shop == header
     assert len({shop, bare, none}) == 3
     assert none == ""
+
+
+def test_an_overlay_goes_where_its_base_is_warm(hosts: Fleet) -> None:
+    hosts.ask(model="coder@shop")
+    hosts.ask(model="coder@shop-anna")
+    base, overlay = hosts.balancer.routes
+    assert base == overlay
 
 
 def test_what_a_client_says_of_the_way_is_not_believed(hosts: Fleet) -> None:

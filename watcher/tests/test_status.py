@@ -175,6 +175,14 @@ def test_a_workspace_that_another_host_answers_for_is_well_without_being_warm(
     assert now["well"] is True
 
 
+def test_an_overlay_says_what_it_shares_with_its_base(host: FakeHost, gateway: Stack) -> None:
+    assert status(gateway)["workspaces"][0]["base"] is None
+    assert status(gateway)["workspaces"][0]["shared_tokens"] == 0
+    host.workspaces["shop"] = told(base="base", shared_tokens=3)
+    with following(gateway) as stream:
+        assert next(e for e in events(stream) if e["workspaces"][0]["shared_tokens"] == 3)
+
+
 def test_tokens_are_counted_by_where_their_kv_came_from(host: FakeHost, gateway: Stack) -> None:
     assert status(gateway)["cache"]["tokens"] == [0, 0, 0]
     host.engine.tokens = [900.0, 60.0, 40.0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -139,12 +139,14 @@ class Workspace:
         path: of the tree.
         budget: of its pack, in tokens.
         model: the name of the model that its pack is warmed for; None for the engine's.
+        base: the workspace that it is an overlay of, with whose pack its own begins; None for none.
     """
 
     name: str
     path: Path
     budget: int
     model: str | None = None
+    base: str | None = None
 
 
 @dataclass(frozen=True)
@@ -577,6 +579,7 @@ def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:
             path=section.path("path"),
             budget=section.positive("budget"),
             model=section.take("model", str, "") or None,
+            base=section.take("base", str, "") or None,
         )
         section.done()
         if not _NAME.fullmatch(workspace.name):
@@ -591,4 +594,36 @@ def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:
         if any(other.name == workspace.name for other in workspaces):
             raise InputError(f"{section.name('name')}: {workspace.name} is there twice: rename one")
         workspaces.append(workspace)
-    return tuple(workspaces)
+    return tuple(_over_its_base(workspace, workspaces) for workspace in workspaces)
+
+
+def _over_its_base(workspace: Workspace, workspaces: list[Workspace]) -> Workspace:
+    """Return an overlay for its base's model; any other workspace as it is.
+
+    Raises:
+        InputError: its base cannot be one.
+    """
+    if workspace.base is None:
+        return workspace
+    name, base_name = workspace.name, workspace.base
+    base = next((other for other in workspaces if other.name == base_name), None)
+    if base is None:
+        raise InputError(
+            f"workspaces: {name}: base {base_name} is no workspace: add it, or mend it"
+        )
+    if base is workspace or base.base is not None:
+        over = "itself" if base is workspace else f"an overlay, of {base.base}"
+        raise InputError(
+            f"workspaces: {name}: base {base_name} is {over}: name a workspace without a base"
+        )
+    if workspace.model not in (None, base.model):
+        raise InputError(
+            f"workspaces: {name}: model {workspace.model} is not that of its base {base_name}, "
+            "and models share no cache: leave it out"
+        )
+    if workspace.budget <= base.budget:
+        raise InputError(
+            f"workspaces: {name}: budget {workspace.budget} leaves no room beside its base "
+            f"{base_name}, which may have {base.budget}: give more, a quarter more as a rule"
+        )
+    return replace(workspace, model=base.model)

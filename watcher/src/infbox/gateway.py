@@ -146,7 +146,10 @@ class Gateway:
         }
         self._under_way: Counter[str] = Counter()
         self._metrics = GatewayMetrics()
-        self._balanced = Balanced(config.replicas, self._metrics) if config.replicas else None
+        bases = {w.name: w.base for w in config.workspaces if w.base}
+        self._balanced = (
+            Balanced(config.replicas, self._metrics, bases) if config.replicas else None
+        )
         self._ready_at = float("-inf")
         self._hold = Hold(
             config.gateway.hold_seconds,

@@ -24,6 +24,8 @@ from infbox.log import line
 from infbox.refusals import BAD_GATEWAY, BAD_REQUEST, UNAVAILABLE, RefusalError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from infbox.config import Replicas
     from infbox.hold import Hold
     from infbox.metrics import GatewayMetrics
@@ -81,9 +83,13 @@ class Balanced:
     Args:
         settings: where it is.
         metrics: to count in.
+        bases: of the overlays, by name: questions about one go where its base is warm.
     """
 
-    def __init__(self, settings: Replicas, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, settings: Replicas, metrics: GatewayMetrics, bases: Mapping[str, str] | None = None
+    ) -> None:
+        self._bases = bases or {}
         self.marks = [(_HOST, settings.host.encode())]
         """Headers of this host's own answers."""
         self._balancer = settings.balancer
@@ -138,7 +144,8 @@ class Balanced:
             RefusalError: the request cannot be handed on.
         """
         incoming, outgoing = handover.incoming, handover.outgoing
-        headers = _headers(incoming.headers, handover.workspace if is_by_workspace else "")
+        home = self._bases.get(handover.workspace, handover.workspace)
+        headers = _headers(incoming.headers, home if is_by_workspace else "")
         pieces = [handover.body]
         handover.is_out = True
         try:

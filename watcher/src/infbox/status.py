@@ -241,6 +241,8 @@ class Sampler:
             "state": self._warmth(name, told, now),
             "files": told.get("files"),
             "tokens": tokens,
+            "base": workspace.base,
+            "shared_tokens": told.get("shared_tokens", 0),
             "budget": workspace.budget,
             "last_save": told.get("last_save"),
             "save_to_warm_seconds": told.get("save_to_warm_seconds"),

@@ -127,6 +127,8 @@ class _Checks:
         """By generation: the version it was checked with, and what came of it."""
         self.computed: dict[int, array[int]] = {}
         """By generation: ids of the prompt that was computed last."""
+        self.proven: set[int] = set()
+        """Generations of which a pack was proven warm."""
         self.head: tuple[int, ...] | None = None
         self.block: int | None = None
         self.prefetched = False
@@ -142,6 +144,7 @@ class Warmer:
         pace: how often to ask.
         lmcache: to bring packs back from disk; None where there is none.
         is_here: says whether questions about it come to this engine; else it is not warmed.
+        base: what warms the pack that this one begins with; None where it begins with no other's.
     """
 
     def __init__(
@@ -153,8 +156,10 @@ class Warmer:
         lmcache: LMCache | None = None,
         *,
         is_here: Callable[[], bool] | None = None,
+        base: Warmer | None = None,
     ) -> None:
         self._name = name
+        self._base = base
         self._engine = engine
         self._metrics = metrics
         self._pace = pace or Pace()
@@ -168,6 +173,7 @@ class Warmer:
         self._offered = asyncio.Event()
         self._superseded = asyncio.Event()
         self._checks = _Checks()
+        self._is_failing = False
         self._own_ids_told = False
         self._measured: int | None = None
         self._save_to_warm: float | None = None
@@ -179,6 +185,19 @@ class Warmer:
         """Why no pack is warmed: what the model's chat template does, and the mend."""
         self.template_warning: str | None = None
         """What else is wrong with it: some questions gain nothing from a warm pack."""
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it computes a generation of which nothing was proven yet. Whoever begins with the
+        same waits, since both would compute it at once; not for one that fails, or rests."""
+        target = self._target
+        is_new = target is not None and target.publication.generation not in self._checks.proven
+        return is_new and not self._is_failing and not self.is_elsewhere
+
+    def computed(self, ids: array[int]) -> int:
+        """Return how many tokens at the beginning of a prompt were computed here."""
+        known = self._checks.computed.values()
+        return max((template.common_length(one, ids) for one in known), default=0)
 
     def offer(self, publication: Published, saved_at: float | None = None) -> None:
         """Take a newly published pack; it replaces one that waits.
@@ -225,7 +244,7 @@ class Warmer:
             self._superseded.clear()
             try:
                 await self._step()
-                failures = 0
+                failures, self._is_failing = 0, False
             except _SupersededError:
                 self._count("superseded")
             except (EngineAwayError, EngineRefusedError, TemplateError) as error:
@@ -247,6 +266,8 @@ class Warmer:
         was_elsewhere, self.is_elsewhere = self.is_elsewhere, not self._is_here()
         if self.is_elsewhere:
             await self._rest(is_first=not was_elsewhere)
+        elif self._must_wait():
+            await self._is_offered(self._pace.first_pause)
         elif self._target is not None and self._target is not self._settled:
             self._job = self._target
             await self._warm(self._target)
@@ -255,6 +276,14 @@ class Warmer:
             await self._prepare(self._candidate)
         elif not await self._is_offered(self._pace.health):
             await self._look_after()
+
+    def _must_wait(self) -> bool:
+        """Say whether what comes next begins with what the base is computing. A pack of whose
+        generation something was computed here does not: it has its own beginning."""
+        job = self._candidate if self._target is self._settled else self._target
+        if job is None or self._base is None or not self._base.is_at_work:
+            return False
+        return job.publication.generation not in self._checks.computed
 
     async def _rest(self, *, is_first: bool) -> None:
         """Warm nothing, and keep nobody waiting for it; look again when something is offered."""
@@ -413,6 +442,8 @@ class Warmer:
         computed = self._checks.computed
         generation = job.publication.generation
         done = template.common_length(computed.get(generation, array("I")), ids)
+        if self._base:
+            done = max(done, self._base.computed(ids))
         for end in _pieces(done, len(ids)):
             usage = await self._ask(job, ids[:end])
             computed[generation] = ids[:end]
@@ -430,6 +461,7 @@ class Warmer:
                 self._show()
             self._count("cold")
             raise EngineRefusedError(_reason_cold(usage))
+        self._checks.proven.add(generation)
         return usage, ended
 
     def _check_wanted(self, job: _Job) -> None:
@@ -448,6 +480,7 @@ class Warmer:
         for known in (self._checks.templates, self._checks.computed):
             for generation in known.keys() - current:
                 del known[generation]
+        self._checks.proven &= current
 
     async def _prefetch(self, publication: Published, ids: array[int]) -> None:
         """Have LMCache bring from its disk what it has, once for each start of the engine."""
@@ -528,6 +561,7 @@ class Warmer:
 
     def _failed(self, error: Exception, *, is_first: bool) -> None:
         """Note a failure; it is logged once, not with each further try."""
+        self._is_failing = True
         if is_first and not isinstance(error, TemplateError):  # of that the log has more
             _logger.warning(
                 line("not-warm", workspace=self._name, reason=error, mend="it is tried again")

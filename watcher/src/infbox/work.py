@@ -35,13 +35,14 @@ from infbox.lmcache import LMCache
 from infbox.log import line
 from infbox.metrics import WatcherMetrics
 from infbox.notify import watchdog_seconds
+from infbox.overlay import BaseWorkspace
 from infbox.packer import Packer
 from infbox.serve import server
 from infbox.service import named
 from infbox.warm import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from starlette.requests import Request
@@ -111,16 +112,24 @@ class PackThread(threading.Thread):
         packer: blocking; every call to it is made here.
         source: who tells of changes.
         offer: called here with a time of a save, or None, when there is something new to warm.
+        overlays: sources of the workspaces whose packs begin with this one.
     """
 
     def __init__(
-        self, packer: Packer, source: Source, offer: Callable[[float | None], None]
+        self,
+        packer: Packer,
+        source: Source,
+        offer: Callable[[float | None], None],
+        overlays: Sequence[Source] = (),
     ) -> None:
         super().__init__(name=f"pack-{source.workspace}", daemon=True)
         self.packer = packer
         self.failure = ""
         self.sections: dict[str, int] = {}
         """Tokens of the published pack, by section."""
+        self.shared = 0
+        """Tokens of it that the base's pack begins with too."""
+        self._overlays = overlays
         self._source = source
         self._offer = offer
         self._adopting = False
@@ -156,6 +165,10 @@ class PackThread(threading.Thread):
             _logger.info(line("packing-again", workspace=self._source.workspace))
         self.failure = ""
         self.sections = self.packer.sections()
+        self.shared = self.packer.shared
+        if changed:
+            for overlay in self._overlays:
+                overlay.mark(None)
         if changed or saved_at is not None:
             self._offer(saved_at)
 
@@ -180,10 +193,19 @@ class Worker:
         packer: of its pack.
         warmer: what keeps that warm.
         metrics: to count in.
+        base: the name of the workspace that it is an overlay of; None for none.
+        overlays: sources of the overlays of this one.
     """
 
     def __init__(
-        self, source: Source, packer: Packer, warmer: Warmer, metrics: WatcherMetrics
+        self,
+        source: Source,
+        packer: Packer,
+        warmer: Warmer,
+        metrics: WatcherMetrics,
+        *,
+        base: str | None = None,
+        overlays: Sequence[Source] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._source = source
@@ -194,7 +216,8 @@ class Worker:
         self._candidate: Publication | None = None
         self._last_save: float | None = None
         self._told = {"events": 0, "overflows": 0, "scans": 0}
-        self.thread = PackThread(packer, source, self._offer)
+        self._base = base
+        self.thread = PackThread(packer, source, self._offer, overlays)
 
     @property
     def is_alive(self) -> bool:
@@ -215,6 +238,7 @@ class Worker:
         return {
             "files": self._files(),
             "tokens": publication.tokens if publication else 0,
+            **({"base": self._base, "shared_tokens": self.thread.shared} if self._base else {}),
             "generation": publication.generation if publication else 0,
             "version": version,
             "warm": bool(version) and warmth.version == version,
@@ -232,7 +256,10 @@ class Worker:
             "sections": self.thread.sections,
             "garbage": self._garbage(),
             "candidate_generation": candidate.generation if candidate else None,
-            "error": report.failure or self.thread.failure or self._warmer.template_error,
+            "error": report.failure
+            or self.thread.failure
+            or self._waiting()
+            or self._warmer.template_error,
         }
 
     def show(self) -> None:
@@ -257,6 +284,10 @@ class Worker:
         metrics.garbage.labels(name).set(self._garbage())
         for section, count in self.thread.sections.items():
             metrics.tokens.labels(name, section).set(count)
+
+    def _waiting(self) -> str:
+        base = self.thread.packer.waits_for
+        return f"it waits for its base {base}, which has no pack yet" if base else ""
 
     def _files(self) -> int:
         try:
@@ -336,6 +367,8 @@ class Work:
             )
             for workspace in config.workspaces
         }
+        self._bases = {w.name: w.base or w.name for w in config.workspaces}
+        """The base of each overlay; every other workspace is its own."""
         self._packers = _packers(config)
         self._workers: dict[str, Worker] = {}
         self._warming: list[asyncio.Task[None]] = []
@@ -382,20 +415,35 @@ class Work:
         loop, settings = asyncio.get_running_loop(), self._config.engine
         engine = Engine(session, settings.url)
         lmcache = LMCache(session, settings.lmcache) if settings.lmcache else None
-        homes = (
-            Homes(session, self._config.replicas, self._sources) if self._config.replicas else None
-        )
+        replicas, bases = self._config.replicas, dict.fromkeys(self._bases.values())
+        homes = Homes(session, replicas, bases) if replicas else None
         if homes:
             looking = loop.create_task(homes.run())
             looking.add_done_callback(_tell_why)
             self._warming.append(looking)
-        for name, source in self._sources.items():
-            is_here = partial(homes.is_here, name) if homes else None
-            warmer = Warmer(name, engine, self._metrics, lmcache=lmcache, is_here=is_here)
-            worker = Worker(source, self._packers[name], warmer, self._metrics)
-            self._workers[name] = worker
+        warmers: dict[str, Warmer] = {}
+        for name in sorted(self._sources, key=lambda name: name not in self._bases.values()):
+            base = self._bases[name]
+            warmer = Warmer(
+                name,
+                engine,
+                self._metrics,
+                lmcache=lmcache,
+                is_here=partial(homes.is_here, base) if homes else None,
+                base=None if base == name else warmers[base],
+            )
+            warmers[name] = warmer
+            self._workers[name] = Worker(
+                self._sources[name],
+                self._packers[name],
+                warmer,
+                self._metrics,
+                base=None if base == name else base,
+                overlays=[self._sources[n] for n, b in self._bases.items() if b == name != n],
+            )
+        for name, worker in self._workers.items():
             worker.thread.start()
-            task = loop.create_task(warmer.run())
+            task = loop.create_task(warmers[name].run())
             task.add_done_callback(_tell_why)
             self._warming.append(task)
         threading.Thread(target=self._hear, args=(loop,), name="hear", daemon=True).start()
@@ -454,12 +502,24 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _packers(config: Config) -> dict[str, Packer]:
     tokenizer = tokens.load(config.engine.tokenizer)
-    return {
-        workspace.name: _packer(config, workspace, tokenizer) for workspace in config.workspaces
-    }
+    packers: dict[str, Packer] = {}
+    for workspace in sorted(config.workspaces, key=lambda workspace: workspace.base is not None):
+        base = None
+        if workspace.base:
+            base = _base(config, workspace.base, packers[workspace.base])
+        packers[workspace.name] = _packer(config, workspace, tokenizer, base)
+    return {workspace.name: packers[workspace.name] for workspace in config.workspaces}
 
 
-def _packer(config: Config, workspace: Workspace, tokenizer: Tokenizer) -> Packer:
+def _base(config: Config, name: str, packer: Packer) -> BaseWorkspace:
+    root = next(workspace.path for workspace in config.workspaces if workspace.name == name)
+    index_file = index.place(config.state_dir, name)
+    return BaseWorkspace(name, lambda: packer.entries, Reader(index_file), root)
+
+
+def _packer(
+    config: Config, workspace: Workspace, tokenizer: Tokenizer, base: BaseWorkspace | None
+) -> Packer:
     with named(workspace.name):
         return Packer(
             name=workspace.name,
@@ -473,6 +533,7 @@ def _packer(config: Config, workspace: Workspace, tokenizer: Tokenizer) -> Packe
             budget=workspace.budget,
             tokenizer=tokenizer,
             state_dir=config.state_dir,
+            base=base,
         )
 
 

@@ -184,7 +184,8 @@ function fillRow(row, { one, trouble }) {
   mark(state.firstChild, "data-state", CACHE_SIGNS[one.state] ?? "");
   write(files.firstChild, whole(one.files));
   write(tokens.firstChild, whole(one.tokens));
-  write(tokens.lastChild, `of ${count.format(one.budget)}`);
+  const shared = one.base ? `, ${count.format(one.shared_tokens)} shared with ${one.base}` : "";
+  write(tokens.lastChild, `of ${count.format(one.budget)}${shared}`);
   mark(saved.firstChild, "data-saved", known(one.last_save) ? String(one.last_save) : "");
   write(warm.firstChild, seconds(one.save_to_warm_seconds));
   write(again.firstChild, one.saves ? share(one.recomputed_share) : "–");
