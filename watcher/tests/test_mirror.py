@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from infbox import carry
 from infbox.cli import watch
 from serving import until
 from trees import fill, git
@@ -98,17 +105,124 @@ def test_a_folder_with_something_else_in_it_is_refused(
     assert not (source / "copy").exists()
 
 
-def test_it_goes_on_as_files_are_saved(source: Path, tmp_path: Path) -> None:
-    target = tmp_path / "copy"
-    command = "import sys; from infbox.cli import watch; sys.exit(watch())"
-    arguments = ["mirror", str(source), str(target), "--every", "1"]
-    process = subprocess.Popen([sys.executable, "-c", command, *arguments])
+@contextlib.contextmanager
+def going_on(source: Path, target: Path, *more: str, path: str = "") -> Iterator[None]:
+    command = [sys.executable, "-m", "infbox.cli", "mirror", str(source), str(target), "--follow"]
+    environment = {**os.environ, "PATH": path or os.environ["PATH"]}
+    process = subprocess.Popen([*command, *more], env=environment)
     try:
-        until((target / "tree/a.py").exists)
-        fill(source, {"a.py": "saved\n"})
-        until(lambda: copied(target)["a.py"] == "saved\n")
-        fill(source, {"a.py": SECRET})
-        until(lambda: "a.py" not in copied(target))
+        yield
+        assert process.poll() is None, "it is still at it"
     finally:
         process.terminate()
         process.wait()
+
+
+def test_it_goes_on_as_files_are_saved(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy"
+    with going_on(source, target):
+        until((target / "tree/a.py").exists, 20)
+        fill(source, {"a.py": "saved\n", "new/c.py": "new\n"})
+        until(lambda: copied(target).get("new/c.py") == "new\n", 20)
+        assert copied(target)["a.py"] == "saved\n"
+        fill(source, {"a.py": SECRET})
+        until(lambda: "a.py" not in copied(target), 20)
+        fill(source, {".gitignore": "ignored.py\nnew\n"})
+        until(lambda: "new/c.py" not in copied(target), 20)
+        (source / "sub").rename(source / "moved")
+        until(lambda: copied(target).keys() == {".gitignore", "moved/b.py"}, 20)
+    assert not any(b"AKIA" in path.read_bytes() for path in target.rglob("*") if path.is_file())
+
+
+def test_what_went_on_while_it_was_away_is_taken_over_at_the_next_start(
+    source: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "copy"
+    with going_on(source, target):
+        until((target / "tree/sub/b.py").exists, 20)
+    before = (target / "tree/.gitignore").stat()
+    fill(source, {"a.py": "while away\n"})
+    fill(target / "tree", {"stray.py": "a copy holds nothing else\n"})
+    (source / "sub/b.py").unlink()
+    with going_on(source, target):
+        until(lambda: copied(target).keys() == {".gitignore", "a.py"}, 20)
+        assert copied(target)["a.py"] == "while away\n"
+    assert (target / "tree/.gitignore").stat() == before
+
+
+def test_it_is_carried_on_and_again_when_that_failed(source: Path, tmp_path: Path) -> None:
+    """By a stub, which copies to a folder as rsync would to a host, but not the first time."""
+    fill(tmp_path, {"bin/rsync": STUB_RSYNC.format(there=tmp_path / "there")})
+    (tmp_path / "bin/rsync").chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    there = tmp_path / "there"
+    with going_on(source, tmp_path / "copy", "--host", "gpu1:/srv/shop/", path=path):
+        until((there / "tree/a.py").exists, 20)
+        fill(source, {"a.py": "saved\n"})
+        until(lambda: copied(there).get("a.py") == "saved\n", 20)
+    assert copied(there) == copied(tmp_path / "copy")
+    *_, where, host = (there / "arguments").read_text().split()
+    assert (where, host) == (f"{tmp_path}/copy/tree/", "gpu1:/srv/shop/")
+    assert "--delete" in (there / "arguments").read_text().split()
+
+
+STUB_RSYNC = """\
+#!/bin/sh
+[ -e {there} ] || {{ mkdir {there}; echo the host is away >&2; exit 255; }}
+echo "$@" > {there}/arguments
+for last; do from=$before; before=$last; done
+rm -rf {there}/tree && cp -r "$from" {there}/tree
+"""
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="there is no rsync here")
+def test_rsync_makes_a_folder_equal_to_the_copy(source: Path, tmp_path: Path) -> None:
+    watch(["mirror", str(source), str(tmp_path / "copy")])
+    fill(tmp_path, {"host/tree/old.py": "old\n"})
+    carry.by_rsync(tmp_path / "copy/tree", str(tmp_path / "host/tree"))
+    assert copied(tmp_path / "host") == copied(tmp_path / "copy")
+    with pytest.raises(carry.CarryError, match="rsync"):
+        carry.by_rsync(tmp_path / "copy/tree", str(tmp_path / "host/tree/a.py"))
+
+
+@pytest.mark.parametrize(
+    "host", ["/srv/shop", "gpu1", "gpu1:srv", "-oProxyCommand=x:/srv", "gpu1:/", "gpu1:/a b", ""]
+)
+def test_a_host_that_is_none_is_refused(
+    source: Path, tmp_path: Path, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["mirror", str(source), str(tmp_path / "copy"), "--carry", "rsync", f"--host={host}"]
+    assert watch(command) == 2
+    assert "SERVER:/FOLDER" in capsys.readouterr().err
+    assert not (tmp_path / "copy/tree").exists()
+
+
+@pytest.mark.parametrize("way", carry.WAYS)
+def test_what_keeps_it_running_names_the_copy_and_nothing_of_the_tree(
+    source: Path, tmp_path: Path, way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / '100% of "it"'
+    host = "me@gpu1:/srv/shop"
+    assert watch(["mirror", str(source), str(target), "--carry", way, "--host", f"{host}/"]) == 0
+    link, enable, *more = capsys.readouterr().out.splitlines()
+    assert link.startswith("systemctl --user link ")
+    units = enable.removeprefix("systemctl --user enable --now ").split()
+    assert units[0] == "infbox-mirror-100--of--it-.service"
+    following, *carrying = [(target / unit).read_text() for unit in units]
+    words = unquoted(following)
+    assert words[1:6] == ["-m", "infbox.cli", "mirror", str(source), str(target)]
+    assert ("--host" in words) is (way == "rsync")
+    last_words = [unquoted(text)[-1] for text in carrying] + [shlex.split(one)[-1] for one in more]
+    names = {"rsync": [], "lsyncd": ["lsyncd.conf.lua"], "mutagen": ["mutagen.yml"]}[way]
+    assert last_words == [str(target / name) for name in names]
+    for file in map(Path, last_words):
+        assert str(target / "tree").replace('"', '\\"') in file.read_text()
+        assert host in file.read_text()
+        assert f"{source}/" not in file.read_text()
+    assert not (target / "tree").exists() or not copied(target), "nothing is copied yet"
+
+
+def unquoted(unit: str) -> list[str]:
+    """Return the words of a unit's command, as systemd reads them."""
+    (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line)]

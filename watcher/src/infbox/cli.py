@@ -61,8 +61,11 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     copy = commands.add_parser("mirror", help="copy what may leave this machine, to be carried on")
     copy.add_argument("folder", metavar="DIR", type=Path)
     copy.add_argument("target", metavar="TO", type=Path)
-    copy.add_argument("--every", metavar="SECONDS", type=_positive,
-                      help="do it again and again, until stopped")  # fmt: skip
+    copy.add_argument("--follow", action="store_true",
+                      help="go on as files are saved, until stopped")  # fmt: skip
+    copy.add_argument("--host", metavar="SERVER:/FOLDER", help="where it is carried, by rsync")
+    copy.add_argument("--carry", choices=("rsync", "lsyncd", "mutagen"),
+                      help="write what keeps it all running, and say how")  # fmt: skip
     copy.set_defaults(command=_mirror)
 
     past = commands.add_parser("replay", help="say what each way to pack would have cost")
@@ -205,24 +208,35 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _mirror(options: argparse.Namespace) -> None:
-    import time
+    import contextlib
+    from functools import partial
 
-    from infbox.mirror import mirror, prepare
+    from infbox import carry
+    from infbox.mirror import INSIDE, Change, follow, mirror, prepare
 
-    _tree(options.folder)
-    prepare(options.folder, options.target)
-    while True:
-        tree = _tree(options.folder)  # anew each time, so that rules of now hold
-        try:
-            change = mirror(tree, options.target)
-        finally:
-            tree.close()
-        if change.written or change.removed or not options.every:
-            counts = (f"{number} {name}" for name, number in change._asdict().items())
-            print(", ".join(counts), flush=True)
-        if not options.every:
+    def told(change: Change) -> None:
+        counts = (f"{number} {name}" for name, number in change._asdict().items())
+        print(", ".join(counts), flush=True)
+
+    source, target = options.folder.absolute(), options.target.absolute()
+    host = carry.checked_host(options.host) if options.host else ""
+    if options.carry and not host:
+        raise InputError("--carry: needs --host SERVER:/FOLDER: say where it is carried")
+    with contextlib.closing(_tree(source)) as tree:
+        prepare(source, target)
+        if options.carry:
+            print("\n".join(carry.written(options.carry, source, target, host)))
             return
-        time.sleep(options.every)
+        on = partial(carry.by_rsync, target / INSIDE, host) if host else None
+        if options.follow:
+            log.to_stderr()
+            follow(source, target, told, on)
+        told(mirror(tree, target))
+    try:
+        if on:
+            on()
+    except carry.CarryError as error:
+        raise UnreadyError(f"{host}: {error}") from error
 
 
 def _replay(options: argparse.Namespace) -> None:
@@ -374,3 +388,7 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number larger than 0")
     return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(watch())
