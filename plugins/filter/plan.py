@@ -41,7 +41,7 @@ KNOWN: Mapping[str, Any] = {
     "engine": dict.fromkeys(
         ("device", "max_model_len", "least_model_len", "cpu_kv_cache_gib", "enforce_eager",
          "tool_call_parser", "reasoning_parser", "start_period", "tensor_parallel_size",
-         "pipeline_parallel_size", "expert_parallel", "gpu_memory_utilization",
+         "pipeline_parallel_size", "nodes", "expert_parallel", "gpu_memory_utilization",
          "max_num_batched_tokens", "max_num_seqs")
     ),
     "lmcache": {"l1_size_gb": None, "l2_size_gb": None, "cake": None},

@@ -26,6 +26,8 @@ def choose_preset(
     gpus: Gpus,
     host: Mapping[str, Any] | None,
     missing_images: Sequence[str] = (),
+    *,
+    group: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Choose the preset of a host and say whether the host can bear it.
 
@@ -43,6 +45,8 @@ def choose_preset(
             coming_driver (installed later where that is too old, "" for none); None where nobody
             looked.
         missing_images: names of engine images that nobody has.
+        group: the hosts that hold one model together with this one: name, hosts (all names) and
+            gbit, of the network between them, 0 where nobody knows; None for a host of its own.
 
     Returns:
         name ("" where there is none to choose), plan as `plan_preset` has it ({} without a name),
@@ -52,7 +56,7 @@ def choose_preset(
     mistake = card_mistake(gpus)
     if mistake:
         return choice("", {}, [mistake])
-    plans = {name: judge(name, preset, gpus) for name, preset in presets.items()}
+    plans = {name: judge(name, preset, gpus, group or {}) for name, preset in presets.items()}
     if wanted == AUTO:
         name = best(presets, plans)
         if not name:
@@ -108,10 +112,16 @@ def choice(
     }
 
 
-def judge(name: str, preset: Preset, gpus: Gpus) -> dict[str, Any]:
+def judge(
+    name: str, preset: Preset, gpus: Gpus, group: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return whether a preset fits the cards: by its plan, or by their count where it has none."""
+    refusal = group_refusal(preset, group or {})
+    if refusal:
+        weights = preset.get("model", {}).get("weights_bytes", 0)
+        return {**not_planned(name, refusal), "weights_bytes": weights}
     if "config" in preset.get("model", {}):
-        return plan_preset(name, preset, gpus)
+        return plan_preset(name, preset, gpus, gbit=(group or {}).get("gbit", 0))
     fits = cards_fit(preset, gpus)
     words = f"Preset {name} needs {needs(preset)}, this host has {has(gpus)}."
     engine = preset.get("engine", {})
@@ -122,6 +132,25 @@ def judge(name: str, preset: Preset, gpus: Gpus) -> dict[str, Any]:
     return {**not_planned(name, words), **said, "fits": fits}
 
 
+def nodes_of(preset: Preset) -> int:
+    """Return how many hosts a preset is for; what is no number is refused by its plan."""
+    nodes = preset.get("engine", {}).get("nodes", 1)
+    return nodes if isinstance(nodes, int) else 1
+
+
+def group_refusal(preset: Preset, group: Mapping[str, Any]) -> str:
+    """Return why a preset is not for so many hosts; empty where it is."""
+    nodes, hosts = nodes_of(preset), list(group.get("hosts", []))
+    if nodes < 1 or nodes == max(len(hosts), 1):
+        return ""
+    wanted = f"it is for {nodes} host{'s' * (nodes > 1)}"
+    if len(hosts) > 1:
+        mend = "Name another, or change the group or engine.nodes"
+        return f"{wanted}, and the model group {group['name']} has {', '.join(hosts)}. {mend}."
+    alone = f"alone in the model group {group['name']}" if hosts else "in no model group"
+    return f"{wanted}, and this one is {alone}. Give {nodes} hosts the same infbox_model_group."
+
+
 def misfit(
     name: str, presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]], gpus: Gpus
 ) -> str:
@@ -129,7 +158,7 @@ def misfit(
     fitting = [name for name, plan in plans.items() if plan["fits"]]
     mend = f"Set infbox_preset to one that fits ({', '.join(fitting)})" if fitting else ""
     preset = presets[name]
-    if "config" in preset.get("model", {}):
+    if "config" in preset.get("model", {}) or nodes_of(preset) > 1:
         why = " ".join(plans[name]["reasons"])
     else:
         why = f"it needs {needs(preset)}, this host has {has(gpus)}."
@@ -222,7 +251,8 @@ def version(number: str) -> tuple[int, ...]:
 def needs(preset: Preset) -> str:
     """Return what cards a preset needs, in words."""
     count = int(preset.get("gpus", 0))
-    return f"{count} GPU{'s' * (count != 1)} of {preset.get('gpu_memory_mib', 0)} MiB"
+    each = f" in each of {nodes_of(preset)} hosts" if nodes_of(preset) > 1 else ""
+    return f"{count} GPU{'s' * (count != 1)} of {preset.get('gpu_memory_mib', 0)} MiB{each}"
 
 
 def has(gpus: Gpus) -> str:

@@ -22,6 +22,7 @@ from plugins.planner.memory import (
     weights_per_card,
 )
 from plugins.planner.model import Model
+from plugins.planner.network import network_note
 from plugins.planner.parallel import shape_refusals, widths
 
 GB = 1e9
@@ -46,6 +47,7 @@ class Engine:
         device: `cpu` or `cuda`.
         tensor_parallel_size: cards that share every layer; 0 takes as many equal ones as there are.
         pipeline_parallel_size: stages that share the layers out.
+        nodes: hosts that hold the model together, by cards that share every layer.
         expert_parallel: whether experts are shared out whole.
         gpu_memory_utilization: share of a card's memory that the engine may take.
         cpu_kv_cache_bytes: main memory for KV on a host without cards.
@@ -61,6 +63,7 @@ class Engine:
     device: Literal["cpu", "cuda"] = "cuda"
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    nodes: int = 1
     expert_parallel: bool = False
     gpu_memory_utilization: float = 0.9
     cpu_kv_cache_bytes: int = 0
@@ -136,15 +139,18 @@ def plan(
     engine: Engine,
     cards: Sequence[Card],
     host: Host | None = None,
+    *,
+    gbit: float = 0,
 ) -> Plan:
-    """Plan a model on a host.
+    """Plan a model on a host, or on several that hold it together.
 
     Args:
         model: from `read_config`.
         weights_bytes: bytes of all weights.
         engine: how it is to run.
-        cards: the host's cards, equal ones counted together.
-        host: main memory and disk, which are judged only where they are known.
+        cards: each host's cards, equal ones counted together.
+        host: main memory and disk of each, which are judged only where they are known.
+        gbit: of the network between the hosts, in Gbit/s; 0 where nobody knows.
 
     Returns:
         The plan. On each card
@@ -167,21 +173,25 @@ def plan(
                 planned,
                 reasons=(*planned.reasons, *mends(model, weights_bytes, engine, cards, planned)),
             )
+    if planned.fits and engine.nodes > 1:
+        shape = Shape(planned.tensor_parallel_size)
+        planned = replace(planned, notes=(*planned.notes, network_note(model, shape, gbit)))
     return with_host(planned, engine, host or Host())
 
 
 def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
     """Plan a model in main memory."""
     batch = engine.batch or Batch(2048, 128)
-    layout = kv_layout(model, Shape(), in_flight(batch, Shape()), CPU_BLOCK)
+    shape = Shape(engine.nodes)
+    layout = kv_layout(model, shape, in_flight(batch, shape), CPU_BLOCK)
     start = Plan(
         fits=False,
         reasons=(),
         kv_bytes_per_token=growing_bytes_per_token(model),
         weights_bytes=weights_bytes,
-        tensor_parallel_size=1,
+        tensor_parallel_size=shape.tensor,
         kv_pool_bytes=engine.cpu_kv_cache_bytes,
-        memory_bytes=weights_bytes
+        memory_bytes=weights_per_card(weights_bytes, shape)
         + engine.cpu_kv_cache_bytes
         + engine.l1_bytes
         + CPU_PROCESSES_BYTES,
@@ -196,7 +206,10 @@ def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
             " Use a host with GPUs."
         )
         return replace(start, reasons=(reason,))
-    words = f"{gib(engine.cpu_kv_cache_bytes)} of main memory for KV"
+    if refusals := shape_refusals(model, shape):
+        return replace(start, reasons=tuple(refusals))
+    where = f" of each of {engine.nodes} hosts" if engine.nodes > 1 else ""
+    words = f"{gib(engine.cpu_kv_cache_bytes)} of main memory{where} for KV"
     return with_context(start, model, engine, words)
 
 
@@ -231,7 +244,9 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         start,
         notes=tuple(capability_notes(card, model.quantization)) + model_notes(model),
         kv_pool_bytes=max(pool, 0),
-        memory_bytes=engine.l1_bytes + GPU_PROCESSES_BYTES + shape.cards * GPU_CARD_PROCESSES_BYTES,
+        memory_bytes=engine.l1_bytes
+        + GPU_PROCESSES_BYTES
+        + shape.cards // engine.nodes * GPU_CARD_PROCESSES_BYTES,
         disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
         layout=kv_layout(model, shape, in_flight(batch, shape)),
         batch=batch,
@@ -239,6 +254,8 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
     share = f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of {card.memory_mib} MiB)"
     words = f"{share} - weights {gib(weights)} - computing {gib(reserve)}"
     where = f"on each of {shape.cards} x {card.name}" if shape.cards > 1 else f"on {card.name}"
+    if engine.nodes > 1:
+        where += f" ({shape.cards // engine.nodes} in each of {engine.nodes} hosts)"
     if pool <= 0:
         reason = (
             f"{model.name} does not fit: {where}, {words} leaves no room for KV"
@@ -300,17 +317,24 @@ def choose_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> tuple[s
     Cards that share a layer wait for the slowest and hold what the smallest holds, so they must be
     equal; of several kinds, the one with the most memory in all is taken.
     """
-    stages, wanted = engine.pipeline_parallel_size, engine.tensor_parallel_size
+    stages, wanted, nodes = (
+        engine.pipeline_parallel_size,
+        engine.tensor_parallel_size,
+        engine.nodes,
+    )
     largest = max(cards, key=lambda card: card.memory_mib * card.count)
     if not wanted:
-        most = widths(model, largest.count // stages, expert=engine.expert_parallel)
-        return "", largest, Shape(most[-1] if most else 1, stages, engine.expert_parallel)
+        most = widths(model, largest.count * nodes // stages, expert=engine.expert_parallel)
+        even = [width for width in most if width % nodes == 0]
+        return "", largest, Shape(even[-1] if even else nodes, stages, engine.expert_parallel)
     shape = Shape(wanted, stages, engine.expert_parallel)
-    enough = [card for card in cards if card.count >= shape.cards]
+    enough = [card for card in cards if card.count * nodes >= shape.cards]
     if enough:
         return "", max(enough, key=lambda card: card.memory_mib), shape
     there = " and ".join(map(str, cards))
-    if sum(card.count for card in cards) >= shape.cards:
+    if nodes > 1:
+        there += f", and so have the others of {nodes}"
+    if sum(card.count for card in cards) * nodes >= shape.cards:
         refusal = (
             f"{model.name} needs {shape.cards} equal cards, this host has {there}. Cards of several"
             " kinds cannot share a model's layers."
@@ -353,7 +377,7 @@ def more_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> Iterator[
 
     Without cards there is no kind to stay with: each size is tried.
     """
-    count, least = max(engine.tensor_parallel_size, 1), 0
+    count, least = max(engine.tensor_parallel_size // engine.nodes, 1), 0
     if cards:
         card = max(cards, key=lambda card: card.memory_mib * card.count)
         yield from same_cards(model, engine, card)
@@ -369,10 +393,12 @@ def same_cards(model: Model, engine: Engine, card: Card) -> Iterator[Change]:
     ways = [engine.expert_parallel]
     if model.experts and not engine.expert_parallel:
         ways.append(True)
-    for count in range(1, MOST_CARDS + 1):
+    where = " in each host" if engine.nodes > 1 else ""
+    for count in range(engine.nodes, MOST_CARDS + 1, engine.nodes):
         for expert in ways:
-            there = replace(card, count=count * engine.pipeline_parallel_size)
-            words = f"{there.count} x {card.name}" + (" and expert_parallel" if expert else "")
+            there = replace(card, count=count * engine.pipeline_parallel_size // engine.nodes)
+            words = f"{there.count} x {card.name}{where}"
+            words += " and expert_parallel" if expert else ""
             changed = replace(engine, tensor_parallel_size=count, expert_parallel=expert)
             yield words, changed, [there]
 
@@ -397,9 +423,11 @@ def engine_refusals(engine: Engine) -> Iterator[str]:
     for name in ("tensor_parallel_size", "max_model_len", "l1_bytes", "l2_bytes"):
         if getattr(engine, name) < 0:
             yield f"{name} is {getattr(engine, name)}. Give a number that is not negative."
-    for name in ("pipeline_parallel_size", "least_model_len"):
+    for name in ("pipeline_parallel_size", "nodes", "least_model_len"):
         if getattr(engine, name) < 1:
             yield f"{name} is {getattr(engine, name)}. Give a number above 0."
+    if engine.nodes > 1:
+        yield from cut_refusals(engine)
     if engine.max_model_len > LARGEST_CONTEXT:
         yield f"max_model_len is {engine.max_model_len}. Give the tokens of prompt and answer."
     if not 0 < engine.gpu_memory_utilization < 1:
@@ -409,6 +437,21 @@ def engine_refusals(engine: Engine) -> Iterator[str]:
         )
     if engine.batch and min(engine.batch.tokens, engine.batch.requests) < 1:
         yield f"A step of {engine.batch.tokens} tokens, {engine.batch.requests} requests is none."
+
+
+def cut_refusals(engine: Engine) -> Iterator[str]:
+    """Yield how a model cannot be cut among hosts."""
+    if engine.pipeline_parallel_size > 1:
+        yield (
+            f"pipeline_parallel_size is {engine.pipeline_parallel_size} and nodes {engine.nodes}."
+            " Hosts share a model by tensor parallelism alone, since LMCache has no other way over"
+            " several. Leave pipeline_parallel_size out."
+        )
+    if engine.tensor_parallel_size % engine.nodes:
+        yield (
+            f"tensor_parallel_size is {engine.tensor_parallel_size}, which {engine.nodes} hosts"
+            f" cannot share evenly. Give a multiple of {engine.nodes}, or 0 for all equal cards."
+        )
 
 
 def gib(size: float) -> str:

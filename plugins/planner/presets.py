@@ -19,15 +19,18 @@ Preset = Mapping[str, Any]
 Gpus = Sequence[Mapping[str, Any]]
 
 
-def plan_preset(name: str, preset: Preset, gpus: Gpus, host: Host | None = None) -> dict[str, Any]:
+def plan_preset(
+    name: str, preset: Preset, gpus: Gpus, host: Host | None = None, gbit: float = 0
+) -> dict[str, Any]:
     """Plan a preset on cards.
 
     Args:
         name: of the preset.
         preset: of it `model` (repository, config, weights_bytes, kv_bytes_per_token), `engine` and
             `lmcache` are read.
-        gpus: name, memory_mib and count of the cards.
+        gpus: name, memory_mib and count of the cards of each host.
         host: main memory and disk, which are judged only where they are known.
+        gbit: of the network between several hosts, in Gbit/s; 0 where nobody knows.
 
     Returns:
         preset, fits, reasons, notes, kv_bytes_per_token, kv_tokens, max_model_len, weights_bytes,
@@ -35,12 +38,12 @@ def plan_preset(name: str, preset: Preset, gpus: Gpus, host: Host | None = None)
         disk_bytes. What nothing can be planned from does not fit, and its reason says why.
     """
     try:
-        return {"preset": name, **as_data(preset_plan(preset, gpus, host))}
+        return {"preset": name, **as_data(preset_plan(preset, gpus, host, gbit))}
     except PlanError as error:
         return not_planned(name, f"Preset {name} cannot be planned. {error}")
 
 
-def preset_plan(preset: Preset, gpus: Gpus, host: Host | None = None) -> Plan:
+def preset_plan(preset: Preset, gpus: Gpus, host: Host | None = None, gbit: float = 0) -> Plan:
     """Return the plan of a preset.
 
     Raises:
@@ -53,7 +56,7 @@ def preset_plan(preset: Preset, gpus: Gpus, host: Host | None = None) -> Plan:
     if isinstance(weights, bool) or not isinstance(weights, int):
         raise PlanError(f"weights_bytes is {weights!r}. Give the bytes of all weights.")
     engine = preset_engine(preset, default_batch(cards[0]) if cards else None)
-    return plan(model, weights, engine, cards, host)
+    return plan(model, weights, engine, cards, host, gbit=gbit)
 
 
 def preset_model(preset: Preset) -> Model:
@@ -84,9 +87,12 @@ def preset_engine(preset: Preset, batch: Batch | None = None) -> Engine:
     device = given.get("device", "cuda")
     if device not in ("cpu", "cuda"):
         raise PlanError(f"engine.device is {device!r}. Give cpu or cuda.")
+    nodes = whole(given, "nodes", 1)
     return Engine(
         device=device,
-        tensor_parallel_size=whole(given, "tensor_parallel_size", 1),
+        # On hosts without cards each holds one part.
+        tensor_parallel_size=whole(given, "tensor_parallel_size", 0 if nodes > 1 else 1),
+        nodes=nodes,
         pipeline_parallel_size=whole(given, "pipeline_parallel_size", 1),
         expert_parallel=bool(given.get("expert_parallel", False)),
         gpu_memory_utilization=real(given, "gpu_memory_utilization", 0.9),

@@ -31,13 +31,16 @@ MADE_FOR = {
     "dev32-awq": cards("NVIDIA L40S", 46068),
     "moe80": A100,
     "prod480": cards("NVIDIA H200", 143771, 4),
+    "prod480x2": cards("NVIDIA A100-SXM4-80GB", 81920, 4),
 }
+TWO = {"name": "big", "hosts": ["gpu1", "gpu2"], "gbit": 200}
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_fits_what_it_is_made_for_and_asks_for_no_less_than_it_needs(name: str) -> None:
     preset = PRESETS[name]
-    plan = choose_preset(PRESETS, name, MADE_FOR[name], None)["plan"]
+    group = TWO if preset["engine"].get("nodes") else None
+    plan = choose_preset(PRESETS, name, MADE_FOR[name], None, group=group)["plan"]
     assert plan["fits"], plan["reasons"]
     assert preset["host_memory_gb"] >= plan["memory_bytes"] / 1e9
     assert preset["disk_gb"] >= plan["disk_bytes"] / 1e9

@@ -1,0 +1,51 @@
+"""What hosts that share a model send each other, and how fast their network lets them compute."""
+
+from __future__ import annotations
+
+from plugins.planner.memory import Shape
+from plugins.planner.model import FP16_BYTES, Model
+
+# Sums over all cards in each layer: one after attention, one after the MLP or the experts.
+# Source: vLLM, `RowParallelLinear` and `FusedMoE`, which reduce their results.
+SUMS_PER_LAYER = 2
+BITS = 8
+GIGA = 1_000_000_000
+# Below this a pack of 100,000 tokens takes longer than 50 s whatever the cards can do.
+SLOW_TOKENS_PER_SECOND = 2000
+
+
+def bytes_per_token(model: Model, shape: Shape) -> int:
+    """Return the bytes that each token of a prompt moves from a host to the next one.
+
+    Reckoned for a ring through all cards, which sends 2 (n - 1) / n of each sum over every edge.
+    Trees send less, half of it at best, and where a card has a network card of its own that counts
+    too; so it is rather too much.
+    """
+    share = 2 * (shape.tensor - 1) / shape.tensor
+    return int(model.layer_count * SUMS_PER_LAYER * model.hidden_size * FP16_BYTES * share)
+
+
+def network_note(model: Model, shape: Shape, gbit: float) -> str:
+    """Return what the network between hosts lets through, and a warning where that is slow.
+
+    Args:
+        model: that the hosts share.
+        shape: how it is cut.
+        gbit: of the network between them, in Gbit/s each way; 0 where nobody knows.
+    """
+    moved = bytes_per_token(model, shape)
+    least = SLOW_TOKENS_PER_SECOND * moved * BITS / GIGA
+    each = f"Each token of a prompt moves {moved / 1e6:.2f} MB from host to host"
+    if not gbit:
+        return (
+            f"{each}. How fast their network is nobody knows: below {least:.3g} Gbit/s it will be"
+            " slow. Set infbox_model_group_gbit."
+        )
+    tokens = gbit * GIGA / BITS / moved
+    through = f"{each}: {gbit:g} Gbit/s let {tokens:,.0f} tokens a second through at most"
+    if tokens >= SLOW_TOKENS_PER_SECOND:
+        return f"{through}."
+    return (
+        f"{through}, which is slow. WARNING: connect the hosts with {least:.3g} Gbit/s or more, or"
+        " take one host that holds the model."
+    )
