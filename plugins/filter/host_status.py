@@ -28,6 +28,7 @@ def host_status(
     links: Sequence[str],
     containers: Sequence[str],
     units: Sequence[str],
+    head: str = "",
 ) -> dict[str, Any]:
     """Return how a host is.
 
@@ -36,10 +37,12 @@ def host_status(
         links: where `live` and `current` point; empty where there is no release.
         containers: a line each: name, a tab, what Docker says of it.
         units: what systemd says of each of ours, in the order of `UNITS`.
+        head: the host that answers by the model of which this one only holds a part; empty for one
+            that answers by itself. A part has neither units nor a gateway.
 
     Returns:
-        `well`, `problems` in words, `release`, `containers` and `units` by name, and `status`, the
-        gateway's own words, or None.
+        `well`, `problems` in words, `release`, `containers` and `units` by name, `status`, the
+        gateway's own words, or None, and `head`.
     """
     releases = [link.rpartition("/")[2] for link in links]
     running = dict(line.split("\t", 1) for line in containers if "\t" in line)
@@ -47,8 +50,11 @@ def host_status(
         "release": releases[0] if releases else None,
         "release_passed": len(releases) == len(LINKS) and len(set(releases)) == 1,
         "containers": running,
-        "units": dict(zip(UNITS, [*units, *["missing"] * len(UNITS)], strict=False)),
+        "units": {}
+        if head
+        else dict(zip(UNITS, [*units, *["missing"] * len(UNITS)], strict=False)),
         "status": told if told and "parts" in told else None,
+        "head": head,
     }
     problems = list(_problems(host))
     return {"well": not problems, "problems": problems, **host}
@@ -71,6 +77,7 @@ def hosts_status(
         "containers": {},
         "units": {},
         "status": None,
+        "head": "",
     }
     return {name: variables[name].get("status_of_host", away) for name in names}
 
@@ -117,7 +124,7 @@ def _problems(host: Mapping[str, Any]) -> Iterator[str]:
             yield f"The unit {name} is {state}: journalctl -u {name}"
     if host["status"]:
         yield from _told_problems(host["status"])
-    else:
+    elif not host["head"]:
         yield "The gateway does not tell how things are: systemctl status infbox-gateway"
 
 
@@ -135,6 +142,8 @@ def _told_problems(told: Mapping[str, Any]) -> Iterator[str]:
 def _facts(host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what there is, as pairs of a heading and a text."""
     told = host["status"]
+    if host["head"]:
+        yield "part", f"of the model that {host['head']} answers by"
     if told:
         yield from _served(told)
     if host["release"]:

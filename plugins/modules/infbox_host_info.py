@@ -422,6 +422,16 @@ def in_project(cgroup: str, project: str, run: Run) -> bool:
     return label is not None and (label.strip() == project or label.startswith(f"{project}-"))
 
 
+def units(root: Path, project: str) -> list[str]:
+    """Return the names of the units of ours that were brought here.
+
+    Args:
+        root: where /etc is.
+        project: how their names begin.
+    """
+    return sorted(path.name for path in (root / "etc/systemd/system").glob(f"{project}-*.service"))
+
+
 def main() -> None:
     """Run as an Ansible module."""
     from ansible.module_utils.basic import AnsibleModule
@@ -453,6 +463,7 @@ def main() -> None:
         "model": model(asked["model_path"]) if asked["model_path"] else {},
         "listeners": listeners(root, asked["ports"], asked["project"], run),
         "users": users(asked["users"]),
+        "units": units(root, asked["project"]),
     }
     module.exit_json(changed=False, host=host)
 

@@ -326,3 +326,10 @@ def test_a_command_that_is_missing_or_fails_says_nothing() -> None:
     assert host_info.run(["/no/such/command"]) is None
     assert host_info.run(["false"]) is None
     assert host_info.run(["echo", "yes"]) == "yes\n"
+
+
+def test_units_of_ours_are_told_by_name(tmp_path: Path) -> None:
+    for name in ("infbox-node-guard.service", "infbox-x.timer", "other.service"):
+        write(tmp_path / "etc/systemd/system" / name, "")
+    assert host_info.units(tmp_path, "infbox") == ["infbox-node-guard.service"]
+    assert host_info.units(tmp_path / "none", "infbox") == []

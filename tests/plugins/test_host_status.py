@@ -102,3 +102,11 @@ def test_each_part_leads_to_a_heading_that_there_is(host: FakeHost) -> None:
     headings = {f"docs/troubleshooting.md#{title.lower().replace(' ', '-')}" for title in titles}
     assert len(sees) == 6
     assert sees <= headings
+
+
+def test_a_host_that_holds_a_part_of_a_model_has_neither_units_nor_a_gateway() -> None:
+    found = plugin.host_status({}, LINKS, RUNNING, ["inactive"] * 3, "gpu1")
+    assert found["well"], found["problems"]
+    assert "of the model that gpu1 answers by" in plugin.status_text(found, "gpu2")
+    ill = plugin.host_status({}, LINKS, [f"{RUNNING[0].split(chr(9))[0]}\tUp (unhealthy)"], [], "g")
+    assert "is not healthy" in ill["problems"][0]
