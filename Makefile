@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet replicas rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet replicas multinode rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -112,6 +112,9 @@ fleet: lab ## Have one lab host watch over another
 
 replicas: lab ## Have two lab hosts stand behind one name, lose one, add a third (half an hour)
 	$(BIN)/pytest -s tests/system/test_replicas.py
+
+multinode: lab ## Have two lab hosts hold one model, and lose each (an hour)
+	$(BIN)/pytest -s tests/system/test_multinode.py
 
 rotation: lab ## Give a lab host other secrets, one kind after the other
 	$(BIN)/pytest -s tests/system/test_rotation.py
