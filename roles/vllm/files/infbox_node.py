@@ -310,11 +310,10 @@ class Node:
                     self._ask_to_end()
                     return
                 raise NodeError(f"{peer.name} has ended its part; all end.")
-            if word == LEAVING and self._settings.rank == 0:
-                # It is stopped in good order: who is being answered still needs its part.
-                self._tell(f"{peer.name} is leaving; what is being answered is finished first.")
-                self._stopped.set()
-            elif word == LEAVING:
+            if word == LEAVING:
+                # It is stopped in good order: who is being answered still needs all parts.
+                if not self._stopped.is_set():
+                    self._tell(f"{peer.name} is leaving; what is being answered is finished first.")
                 self._stopped.set()
             elif self._settings.rank != 0:
                 self._show(word)
