@@ -112,6 +112,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
              "ib0": {"device": "ib0", "ipv4": {"address": "192.0.2.2"}}}  # fmt: skip
     shown = ["stack_services", "stack_gate", "stack_peers", "stack_host_units", "infbox_serves",
              "preflight_workspaces", "preflight_required_settings", "lmcache_node_address",
+             "lmcache_part",
              "preflight_group", "backup_settings", "infbox_host_services"]  # fmt: skip
     play = [{
         "hosts": "inference", "gather_facts": False,
@@ -201,6 +202,8 @@ def test_each_host_keeps_the_kv_of_its_own_part(rendered: dict[str, Any]) -> Non
         assert extra["lmcache.mp.server_urls"] == ["tcp://127.0.0.1:5555", "tcp://192.0.2.2:5555"]
         assert "lmcache.mp.host" not in extra
         assert extra["lmcache.mp.heartbeat_interval"] == 2.0
+    assert rendered["gpu1"]["lmcache_part"] == "0-of-2"
+    assert rendered["gpu2"]["lmcache_part"] == "1-of-2"
     assert rendered["gpu1"]["lmcache_node_address"] == ""
     assert rendered["gpu2"]["lmcache_node_address"] == "192.0.2.2"
 
@@ -227,4 +230,5 @@ def test_a_host_beside_them_knows_nothing_of_it(rendered: dict[str, Any]) -> Non
     assert extra["lmcache.mp.host"] == "tcp://127.0.0.1"
     assert alone["stack_services"] == ["lmcache", "vllm", "caddy"]
     assert alone["stack_peers"] == []
+    assert alone["lmcache_part"] == ""
     assert alone["preflight_group"] == {}

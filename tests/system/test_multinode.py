@@ -119,7 +119,8 @@ def group() -> Iterator[Group]:
     try:
         for name in (HEAD, WORKER):
             group.hosts[name] = hosts.create(name, BASE, MOUNTS)
-        play(["site.yml", *group.inventories(HEAD, group="")], "multinode-alone")
+        # By themselves first: what each cached of the whole model must not be taken for its part.
+        play(["site.yml", *group.inventories(HEAD, WORKER, group="")], "multinode-alone")
         group.alone = group.completions()
         group.deploy("multinode")
         group.client = Client(endpoint(group.hosts[HEAD]), WORKSPACE)
@@ -146,7 +147,8 @@ def test_the_head_alone_answers_and_both_compute(group: Group) -> None:
     processes = ssh(group.hosts[WORKER], "docker top infbox-vllm-1")
     assert "VLLM::Worker_TP1" in processes
     assert "VLLM::EngineCore" not in processes
-    units = ssh(group.hosts[WORKER], "systemctl list-unit-files 'infbox-*' --no-legend")
+    units = ssh(group.hosts[WORKER], "systemctl list-units 'infbox-*' --no-legend")
+    assert "infbox-node-guard" in units
     assert "infbox-gateway" not in units
 
 
