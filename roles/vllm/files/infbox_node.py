@@ -325,11 +325,12 @@ class Node:
                 )
 
     def _heard(self, seconds: float) -> Iterator[tuple[Peer, str]]:
-        """Yield what was said, waiting for the first word as long as is given."""
+        """Yield what is said within so many seconds, and with 0 what was said before."""
+        ends = time.monotonic() + seconds
         with contextlib.suppress(queue.Empty):
-            yield self._events.get(timeout=seconds) if seconds else self._events.get_nowait()
             while True:
-                yield self._events.get_nowait()
+                left = ends - time.monotonic()
+                yield self._events.get(timeout=left) if left > 0 else self._events.get_nowait()
 
     def _show(self, word: str) -> None:
         """Leave or take the sign by which this host's health check goes."""
