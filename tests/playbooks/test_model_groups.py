@@ -60,7 +60,7 @@ def run(
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return what is said of two hosts that differ in all that they may not."""
-    changes = {
+    changes: dict[str, Any] = {
         "preflight_preset_name": "dev24",
         "infbox_images": {"engine-cuda": {"tag": "other"}},
         "infbox_registry_prefix": "mirror.example.org",
