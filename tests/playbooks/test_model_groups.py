@@ -90,7 +90,11 @@ def test_hosts_that_cannot_hold_one_model_are_refused_by_name(refused: str, word
 
 
 def test_a_group_of_one_is_refused_by_the_plan(tmp_path: Path) -> None:
-    alone = {"ansible_host": AWAY, "infbox_preset": "prod480x2", "infbox_model_group": "big"}
+    alone: dict[str, Any] = {
+        "ansible_host": AWAY,
+        "infbox_preset": "prod480x2",
+        "infbox_model_group": "big",
+    }
     cards = {"infbox_gpus": [{"name": "NVIDIA A100-SXM4-80GB", "memory_mib": 81920, "count": 4}]}
     both = {**alone, "infbox_model_group": "both", "infbox_model_group_gbit": 100}
     hosts = {"gpu1": alone, "gpu2": both, "gpu3": both}
