@@ -30,6 +30,7 @@ IMAGES = {
     "node-exporter": "monitoring",
     "blackbox-exporter": "monitoring",
     "alertmanager": "monitoring",
+    "valkey": "valkey",
 }
 SUMMARY_LINES = 40
 

@@ -243,6 +243,7 @@ def ensure_published() -> dict[str, Published]:
         "caddy": publish(build("caddy", debian("trixie")), "library/caddy"),
         "engine": publish(engine_image(), "infbox/engine"),
         "monitoring": publish(build("monitoring", debian("trixie")), "infbox/monitoring"),
+        "valkey": publish(build("valkey", debian("trixie")), "valkey/valkey"),
     }
     IMAGES_FILE.parent.mkdir(parents=True, exist_ok=True)
     content = {name: asdict(image) for name, image in published.items()}
