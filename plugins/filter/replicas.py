@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 CLOCK_SECONDS = 10
+LEAST_CACHE_GB = 0.1
+CACHE_SPARE = 1.25  # what its container may have at most
 LOOPBACK = ("localhost", "127.", "::1", "[::1]")
 
 # What must be one and the same, with what to do. An engine's tuple is what its KV depends on.
@@ -17,6 +19,10 @@ ALIKE = {
     "window": ("the model's window", "Set engine.max_model_len by infbox_preset_overrides"),
     "caddy": ("Caddy's image", "Give them the same infbox_images and infbox_registry_prefix"),
     "users": ("the users", "Give them the same infbox_users"),
+    "shared_cache": (
+        "the cache that they share",
+        "Give them the same infbox_shared_cache_gb and infbox_shared_cache_host",
+    ),
 }
 
 
@@ -123,6 +129,50 @@ def unreachable_replicas(tries: Iterable[Mapping[str, Any]], host: str, port: in
     return refusals
 
 
+def shared_cache_refusals(
+    host: str,
+    gigabytes: float,
+    keeper: str,
+    replicas: Sequence[str],
+    *,
+    is_replica: bool,
+    memory: Mapping[str, float],
+) -> list[str]:
+    """Refuse a shared cache that nobody would share, that is nowhere, or that does not fit.
+
+    Args:
+        host: who is asked.
+        gigabytes: RAM that the cache is to have, in GB.
+        keeper: who is to have it.
+        replicas: the group's hosts.
+        is_replica: whether the host is to be one.
+        memory: what the host has, and what its preset needs beside the cache, in GB; empty where
+            nobody looked.
+    """
+    set_to = f"infbox_shared_cache_gb is {gigabytes:g}"
+    refusal = ""
+    needs = memory.get("needs", 0) + gigabytes * CACHE_SPARE
+    if not is_replica:
+        refusal = (
+            f"{set_to}, and {host} is no replica. Set infbox_replicas to true for it and for"
+            " others, or take infbox_shared_cache_gb away."
+        )
+    elif keeper not in replicas:
+        refusal = (
+            f"infbox_shared_cache_host is {keeper}, which is none of the replicas. Give one of"
+            f" {named(replicas)}."
+        )
+    elif gigabytes < LEAST_CACHE_GB:
+        refusal = f"{set_to}. Give {LEAST_CACHE_GB:g} or more, or 0."
+    elif host == keeper and memory and needs > memory["has"]:
+        refusal = (
+            f"{host} has {memory['has']:.1f} GB of memory, and its preset and the cache that"
+            f" replicas share need {needs:.1f} GB. Set infbox_shared_cache_gb to less, or"
+            " infbox_shared_cache_host to a replica that has more."
+        )
+    return [refusal] if refusal else []
+
+
 def named(hosts: Iterable[str]) -> str:
     """Return names as words of a sentence."""
     *others, last = hosts
@@ -141,5 +191,6 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "replica_refusals": replica_refusals,
+            "shared_cache_refusals": shared_cache_refusals,
             "unreachable_replicas": unreachable_replicas,
         }

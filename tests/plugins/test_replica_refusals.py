@@ -16,6 +16,7 @@ HOST: dict[str, Any] = {
     "window": 65536,
     "caddy": "caddy:2.11",
     "users": ["team"],
+    "shared_cache": "none",
     "workspaces": ["shop", "web"],
     "clock": 0,
 }
@@ -42,6 +43,7 @@ def test_those_that_are_alike_pass() -> None:
         ("served_name", "c", "in the name that they serve: gpu1 and gpu3 have coder; gpu2 has c."),
         ("model", "org/model at 4567", "gpu2 has org/model at 4567. Give them the same preset"),
         ("engine", "infbox/engine:2", "in the engine's image: gpu1 and gpu3 have infbox/engine:1;"),
+        ("shared_cache", "8 GB on gpu1", "gpu1 and gpu3 have none; gpu2 has 8 GB on gpu1. Give"),
         ("window", 32768, "in the model's window: gpu1 and gpu3 have 65536; gpu2 has 32768. Set"),
         (
             "caddy",
