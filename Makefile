@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet replicas multinode rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet replicas shared-cache multinode rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -115,6 +115,9 @@ replicas: lab ## Have two lab hosts stand behind one name, lose one, add a third
 
 multinode: lab ## Have two lab hosts hold one model, and lose each (an hour)
 	$(BIN)/pytest -s tests/system/test_multinode.py
+
+shared-cache: lab ## Have two lab hosts share a cache, freeze it, kill it, take it away (a quarter of an hour)
+	$(BIN)/pytest -s tests/system/test_shared_cache.py
 
 rotation: lab ## Give a lab host other secrets, one kind after the other
 	$(BIN)/pytest -s tests/system/test_rotation.py
