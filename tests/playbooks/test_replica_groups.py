@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -83,6 +84,14 @@ def preflight(
             "The address of the replica gpu2 is 127.0.0.1. Set infbox_replica_address of gpu2",
         ),
         (
+            {"gpu2": {"infbox_shared_cache_gb": 8}},
+            "in the cache that they share: gpu1 has none; gpu2 has 8.0 GB on the first. Give them",
+        ),
+        (
+            {name: {"infbox_shared_cache_gb": 4000} for name in ("gpu1", "gpu2")},
+            "GB of memory, and its preset and the cache that replicas share need",
+        ),
+        (
             {"gpu3": {}},
             "gpu1 does not reach the replica gpu3 at port 8444 of 192.0.2.9:",
         ),
@@ -111,6 +120,32 @@ def test_a_host_that_is_no_replica_is_compared_with_nobody(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_shared_cache_without_replicas_is_refused(tmp_path: Path) -> None:
+    done = preflight(tmp_path, {"gpu1": {"infbox_replicas": False, "infbox_shared_cache_gb": 8}})
+    assert done.returncode != 0
+    assert "infbox_shared_cache_gb is 8, and gpu1 is no replica. Set infbox_replicas" in done.stdout
+
+
+def test_one_host_keeps_the_cache_and_all_ask_it(tmp_path: Path) -> None:
+    shared = {"infbox_shared_cache_gb": 8, "infbox_shared_cache_host": "gpu2"}
+    hosts: dict[str, dict[str, Any]] = {
+        "gpu1": {**shared, "model_store_path": "/models/one"},
+        "gpu2": {**shared, "model_store_path": "/models/one"},
+        "gpu3": {"infbox_replicas": False, "model_store_path": "/models/one"},
+    }
+    told = wired(
+        tmp_path, hosts,
+        "lmcache_shared_address, lmcache_shared_namespace, stack_services, images_list | length",
+    )  # fmt: skip
+    gpu1, gpu2, gpu3 = (told[name] for name in hosts)
+    assert gpu1[:2] == gpu2[:2]
+    assert gpu1[0] == socket.gethostname(), "where gpu2 is"
+    assert re.fullmatch(r"[0-9a-f]{16}:", gpu1[1])
+    assert gpu3[0] == ""
+    assert gpu1[2:] == gpu3[2:] == [["lmcache", "vllm", "caddy"], 2]
+    assert gpu2[2:] == [["lmcache", "vllm", "caddy", "valkey"], 3]
+
+
 def test_a_host_outside_of_the_run_is_compared_by_what_the_inventory_tells(tmp_path: Path) -> None:
     hosts = {"gpu1": {}, "gpu2": {"infbox_workspaces": [SHOP]}}
     done = preflight(tmp_path, hosts, "--limit", "gpu1")
@@ -118,25 +153,31 @@ def test_a_host_outside_of_the_run_is_compared_by_what_the_inventory_tells(tmp_p
     assert "The workspace web is on gpu1 and not on gpu2." in done.stdout
 
 
-def test_caddy_and_the_gateway_are_told_of_all_of_them(tmp_path: Path) -> None:
+def wired(folder: Path, hosts: dict[str, dict[str, Any]], expressions: str) -> dict[str, list[Any]]:
+    """Return for each host what roles are told."""
     play = [{
         "hosts": "inference", "gather_facts": False,
         "tasks": [{"ansible.builtin.copy": {
-            "dest": f"{tmp_path}/{{{{ inventory_hostname }}}}.json",
-            "content": "{{ [caddy_replicas, watcher_replicas_balancer, watcher_keys_source,"
-                       " caddy_replicas_source] | to_json }}",
+            "dest": f"{folder}/{{{{ inventory_hostname }}}}.json",
+            "content": f"{{{{ [{expressions}] | to_json }}}}",
         }}],
     }]  # fmt: skip
-    (tmp_path / "group_vars").symlink_to(ROOT / "group_vars")
-    (tmp_path / "filter_plugins").symlink_to(ROOT / "plugins/filter")
-    (tmp_path / "play.yml").write_text(json.dumps(play))
+    (folder / "group_vars").symlink_to(ROOT / "group_vars")
+    (folder / "filter_plugins").symlink_to(ROOT / "plugins/filter")
+    (folder / "play.yml").write_text(json.dumps(play))
+    done = preflight(folder, hosts, playbook=folder / "play.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in hosts}
+
+
+def test_caddy_and_the_gateway_are_told_of_all_of_them(tmp_path: Path) -> None:
     v6 = {"infbox_replica_address": "2001:db8::2", "infbox_replica_source": "gpu1"}
     hosts: dict[str, dict[str, Any]] = {"gpu1": {}, "gpu2": v6, "gpu3": {"infbox_replicas": False}}
-    done = preflight(tmp_path, hosts, playbook=tmp_path / "play.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    gpu1, gpu2, gpu3 = (
-        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("gpu1", "gpu2", "gpu3")
-    )
+    told = wired(
+        tmp_path, hosts,
+        "caddy_replicas, watcher_replicas_balancer, watcher_keys_source, caddy_replicas_source",
+    )  # fmt: skip
+    gpu1, gpu2, gpu3 = (told[name] for name in hosts)
     assert gpu1[0] == gpu2[0] == [f"{own_address()}:8444", "[2001:db8::2]:8444"]
     assert gpu1[1] == "http://127.0.0.1:8015"
     assert gpu2[2:] == ["gpu1", "gpu1"]

@@ -1,9 +1,7 @@
 """A client of Valkey for the tier that replicas share; it never makes anybody wait.
 
-LMCache's adapter ``native_plugin`` loads it: ``{"type": "native_plugin", "module_path":
-"infbox_cake.valkey", "class_name": "ValkeyClient", "adapter_params": {"host": …, "port": …,
-"certificate": …, "key": …, "namespace": …, "readers": …}}``. It stands where a client in C++ is
-expected: tasks are numbered, and told of once they are done.
+LMCache's adapter ``native_plugin`` takes it in place of a client in C++: tasks are numbered, and
+told of once they are done. This file knows nothing of LMCache, and is tested without it.
 
 LMCache's own clients are not it (0.5.6, seen): that of ``resp`` waits without end for a Valkey that
 is frozen and for a piece that was evicted, and does not connect again to one that was restarted;
