@@ -65,6 +65,7 @@ STAGES = (
         for file in sorted(ROOT.glob("molecule/*/molecule.yml"))
     ),
     Stage("sign-in", ("pytest", "-q", "-m", "lab", "tests/caddy"), "roles"),
+    Stage("valkey-client", ("pytest", "-q", "-m", "lab", "tests/valkey"), "roles"),
     Stage("cake", ("pytest", "-q", "-m", "lab", "tests/cake"), "roles"),
     Stage("page", ("pytest", "-q", "-m", "lab", "tests/page"), "roles"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cake's client of Valkey, in front of a real one that is frozen, killed, restarted and full."""
+"""The client of Valkey, in front of a real one that is frozen, killed, restarted and full."""
 
 import select
 import subprocess
