@@ -216,6 +216,7 @@ class ValkeyClient:
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_there = False
         self._losses = 0
+        self._why = ""
         self._stopped = threading.Event()
         self._watch = threading.Thread(target=self._keep_looking, daemon=True, name="shared-tier")
         self._watch.start()
@@ -352,8 +353,11 @@ class ValkeyClient:
             connection.close()
 
     def _lose(self, error: OSError) -> None:
-        if self._is_there:
-            _log.warning("The shared cache is left alone until it answers again: %s", error)
         with self._lock:
+            # What lasts is said once.
+            is_news = self._is_there or str(error) != self._why
             self._is_there = False
             self._losses += 1
+            self._why = str(error)
+        if is_news:
+            _log.warning("The shared cache is left alone until it answers again: %s", error)

@@ -25,10 +25,14 @@ def container(host: Host) -> str:
 
 
 def ask(host: Host, *words: str, given: str = "", shows: str = "group") -> str:
-    """Return what Valkey answers to who shows a certificate, or none."""
+    """Return what Valkey answers to who shows a certificate, or none; not from loopback."""
     folder = "/run/valkey"
     shown = f"--cert {folder}/{shows}.crt --key {folder}/{shows}.key" if shows else ""
-    cli = f"valkey-cli --tls --cacert {folder}/group.crt {shown} -p {PORT} {' '.join(words)}"
+    address = host.check_output("hostname --all-ip-addresses").split()[0]
+    cli = (
+        f"valkey-cli -h {address} -p {PORT} --tls --cacert {folder}/group.crt {shown}"
+        f" {' '.join(words)}"
+    )
     done = host.run(f"{given or 'true'} | docker exec --interactive {container(host)} {cli}")
     return str(done.stdout + done.stderr).strip()
 
