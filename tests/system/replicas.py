@@ -71,11 +71,20 @@ class Group:
         authority = STATE / "replicas.crt"
         authority.write_text("".join(one.authority.read_text() for one in each))
         assert len({one.key for one in each}) == 1, "users have one key on all hosts"
-        self.client = Client(Endpoint(f"https://{NAME}/v1", each[0].key, authority), WORKSPACE)
+        point = Endpoint(f"https://{NAME}/v1", each[0].key, authority)
+        # One that is kept would go on to a host that the name does not lead to any more.
+        self.client = Client(point, WORKSPACE, keep_alive=False)
 
     def ask_through(self, *names: str) -> None:
         """Have the name lead to some of the hosts, the first one first."""
         self.resolved = [self.hosts[name].address for name in names]
+
+    def ask_at_home(self) -> str:
+        """Have the name lead to the host that warms the workspace, and return which that is."""
+        self.ask_through(*self.hosts)
+        name = self.answered_by()
+        self.ask_through(name)
+        return name
 
     def answered_by(self) -> str:
         """Ask, and return which host says that it answered."""
@@ -112,8 +121,7 @@ def names_of(group: Group, others: Callable[..., Any]) -> Callable[..., Any]:
 
 def home(group: Group) -> tuple[str, str]:
     """Return the host that the workspace is at home at, and another one."""
-    group.ask_through(*group.hosts)
-    name = group.answered_by()
+    name = group.ask_at_home()
     return name, next(other for other in group.hosts if other != name)
 
 
@@ -145,7 +153,7 @@ def standing(log: str, first: str, second: str, **settings: Any) -> Iterator[Gro
                 group.add(name)
             group.deploy(log, first, second)
             group.connect()
-            group.ask_through(first, second)
+            group.ask_at_home()
             group.client.wait_until_warm()
             group.right = group.client.ask(cold=True).text
             yield group

@@ -50,8 +50,8 @@ def test_one_host_answers_about_a_workspace_whichever_is_asked(group: Group) -> 
 
 def test_what_is_warm_there_is_found_through_the_other_one(group: Group) -> None:
     _, other = home(group)
-    group.ask_through(other)
     tokens = group.client.wait_until_warm()["tokens"]
+    group.ask_through(other)
     answer = group.client.ask()
     assert answer.text == group.right
     assert answer.cached_tokens >= WARM_SHARE * tokens
@@ -60,11 +60,13 @@ def test_what_is_warm_there_is_found_through_the_other_one(group: Group) -> None
 def test_a_save_is_in_the_answer_of_either(group: Group) -> None:
     saved = STATE / "workspaces" / f"replicas-{WORKSPACE}" / "seen_by_replicas.py"
     for name in (FIRST, SECOND):
-        group.ask_through(name)
+        group.ask_at_home()
         since = time.time()
         saved.write_text(f"def seen_by_{name}() -> None: ...\n")
         group.client.wait_until_saved(since)
+        group.ask_through(name)
         assert group.client.ask().text == group.client.ask(cold=True).text
+    group.ask_at_home()
     since = time.time()
     saved.unlink()
     group.client.wait_until_saved(since)
@@ -113,8 +115,9 @@ def test_a_host_is_added_and_one_taken_away_by_the_inventory_alone(group: Group)
     group.add(THIRD)
     group.deploy("replicas-three", FIRST, SECOND, THIRD)
     group.connect()
-    group.ask_through(THIRD)
+    group.ask_at_home()
     group.client.wait_until_warm()
+    group.ask_through(THIRD)
     assert group.client.ask().text == group.right
     assert known(group.hosts[THIRD]) == {host.address for host in group.hosts.values()}
     group.deploy("replicas-without-first", SECOND, THIRD)
