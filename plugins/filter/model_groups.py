@@ -165,12 +165,13 @@ def whole_groups(
 
     Args:
         hosts: of the play, in its order.
-        variables: of each; `infbox_model_group` says which group it is of.
+        variables: of each; `infbox_model_group` says which group it is of. There are none while the
+            syntax is checked.
         sizes: how many at a time: a number, a share such as 25%, or a list of them, whose last one
             holds to the end.
     """
     given = sizes if isinstance(sizes, list) else [sizes]
-    groups = [variables[host].get("infbox_model_group") or host for host in hosts]
+    groups = [variables.get(host, {}).get("infbox_model_group") or host for host in hosts]
     batches: list[int] = []
     done = 0
     while done < len(hosts):
