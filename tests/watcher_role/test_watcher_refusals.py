@@ -60,6 +60,35 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_engine_max_model_len": 4096},
         "a budget of 5000 tokens. The path must be absolute",
     ),
+    "a_base_that_is_none": (
+        [{"base": "shap"}],
+        {},
+        "The workspace shop cannot have shap as its base.",
+    ),
+    "a_base_of_a_base": (
+        [
+            {},
+            {"name": "a", "base": "shop", "budget": 1250},
+            {"name": "b", "base": "a", "budget": 2000},
+        ],
+        {},
+        "The workspace b cannot have a as its base.",
+    ),
+    "a_base_of_the_same_budget": (
+        [{}, {"name": "a", "base": "shop"}],
+        {},
+        "The workspace a cannot have shop as its base. Name another workspace of",
+    ),
+    "something_else_than_a_base_that_can_be_one": (
+        [{}, {"name": "a", "base": "shop", "budget": 1250}],
+        {"watcher_poll_seconds": 0},
+        "watcher_poll_seconds is 0.",
+    ),
+    "a_base_of_another_model": (
+        [{"model": "other"}, {"name": "a", "base": "shop", "budget": 1250, "model": "coder"}],
+        {},
+        "The workspace a cannot have shop as its base.",
+    ),
     "a_balancer_with_a_path": (
         [{}],
         {"watcher_replicas_balancer": "http://127.0.0.1:8015/x"},

@@ -16,6 +16,9 @@ import pytest
 
 from infbox import carry
 from infbox.cli import watch
+from infbox.files import Tree
+from infbox.follow import Follower
+from infbox.mirror import Copy, _Following
 from serving import until
 from trees import fill, git
 
@@ -164,6 +167,27 @@ def test_it_is_carried_on_and_again_when_that_failed(source: Path, tmp_path: Pat
     *_, where, host = (there / "arguments").read_text().split()
     assert (where, host) == (f"{tmp_path}/copy/tree/", "gpu1:/srv/shop/")
     assert "--delete" in (there / "arguments").read_text().split()
+
+
+def test_nothing_is_taken_back_while_the_tree_cannot_be_followed(
+    source: Path, tmp_path: Path
+) -> None:
+    """As when what is known of it was lost, and is half of it again."""
+    target = tmp_path / "copy"
+    watch(["mirror", str(source), str(target)])
+    follower = Follower(
+        name="shop", root=source, state_dir=target / "state", max_file_bytes=9999, poll_seconds=5
+    )
+    copying = _Following(follower, Tree(source), Copy(target), lambda _: None, None)
+    try:
+        follower.failure = "the disk was away"
+        copying.bring_up()
+        assert copied(target).keys() == {".gitignore", "a.py", "sub/b.py"}
+        follower.failure = ""
+        copying.bring_up()
+        assert not copied(target), "now that is all there is"
+    finally:
+        copying.close()
 
 
 STUB_RSYNC = """\
