@@ -19,10 +19,10 @@ def budgeted_workspaces(
         budget: of one that says none and has no base.
     """
     own = {item["name"]: item.get("budget", budget) for item in workspaces if "base" not in item}
+    over = {name: most * (ROOM + 1) // ROOM for name, most in own.items()}
+    # The order of the keys is that of the rendered file, by which the watcher is started anew.
     return [
-        {"budget": own[item["base"]] * (ROOM + 1) // ROOM, **item}
-        if item.get("base") in own
-        else {"budget": budget, **item}
+        {**item, "budget": item.get("budget", over.get(item.get("base"), budget))}
         for item in workspaces
     ]
 
