@@ -18,6 +18,7 @@ from infbox import carry
 from infbox.cli import watch
 from infbox.files import Tree
 from infbox.follow import Follower
+from infbox.index import Stamp
 from infbox.mirror import Copy, _Following
 from serving import until
 from trees import fill, git
@@ -55,13 +56,13 @@ def test_a_file_that_becomes_secret_or_goes_is_taken_back_and_the_rest_is_not_to
 ) -> None:
     target = tmp_path / "copy"
     watch(["mirror", str(source), str(target)])
-    before = (target / "tree/.gitignore").stat()
+    before = Stamp.of((target / "tree/.gitignore").stat())
     fill(source, {"a.py": SECRET})
     (source / "sub/b.py").unlink()
     watch(["mirror", str(source), str(target)])
     assert copied(target) == {".gitignore": "ignored.py\n"}
     assert not (target / "tree/sub").exists()
-    assert (target / "tree/.gitignore").stat() == before
+    assert Stamp.of((target / "tree/.gitignore").stat()) == before
     assert capsys.readouterr().out.endswith("0 written, 2 removed, 1 kept\n")
     assert not any(b"AKIA" in path.read_bytes() for path in target.rglob("*") if path.is_file())
 
@@ -143,14 +144,14 @@ def test_what_went_on_while_it_was_away_is_taken_over_at_the_next_start(
     target = tmp_path / "copy"
     with going_on(source, target):
         until((target / "tree/sub/b.py").exists, 20)
-    before = (target / "tree/.gitignore").stat()
+    before = Stamp.of((target / "tree/.gitignore").stat())
     fill(source, {"a.py": "while away\n"})
     fill(target / "tree", {"stray.py": "a copy holds nothing else\n"})
     (source / "sub/b.py").unlink()
     with going_on(source, target):
         until(lambda: copied(target).keys() == {".gitignore", "a.py"}, 20)
         assert copied(target)["a.py"] == "while away\n"
-    assert (target / "tree/.gitignore").stat() == before
+    assert Stamp.of((target / "tree/.gitignore").stat()) == before
 
 
 def test_it_is_carried_on_and_again_when_that_failed(source: Path, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ STUB_RSYNC = """\
 [ -e {there} ] || {{ mkdir {there}; echo the host is away >&2; exit 255; }}
 echo "$@" > {there}/arguments
 for last; do from=$before; before=$last; done
-rm -rf {there}/tree && cp -r "$from" {there}/tree
+mkdir -p {there}/tree && cp -r "$from." {there}/tree
 """
 
 
