@@ -216,8 +216,8 @@ def test_a_host_of_no_account_is_turned_away(group: Group) -> None:
 
 def test_a_head_that_waits_can_be_stopped(group: Group) -> None:
     for rank in (0, 1):
-        group.start(rank if rank == 0 else 1, whole=str(rank))
-    time.sleep(0.5)
+        group.start(rank, whole=str(rank))
+    until(lambda: "it waits." in group.said(0))
     for process in group.processes.values():
         process.terminate()
     assert [group.status(rank) for rank in (0, 1)] == [0, 0]
