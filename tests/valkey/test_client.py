@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from infbox_cake import shared
 from infbox_cake.valkey import SECONDS, ValkeyClient
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from lab import engine
 from lab.images import build, debian, lock
@@ -60,9 +63,9 @@ class Valkey:
         """Remove it."""
         subprocess.run(["docker", "rm", "--force", NAME], capture_output=True, check=False)
 
-    def client(self, shows: str = "group") -> ValkeyClient:
+    def client(self, shows: str = "group", kind: type[ValkeyClient] = ValkeyClient) -> ValkeyClient:
         """Return a client that shows a certificate."""
-        return ValkeyClient(
+        return kind(
             host="127.0.0.1", port=PORT, namespace="test:",
             certificate=str(self.folder / f"{shows}.crt"), key=str(self.folder / f"{shows}.key"),
         )  # fmt: skip
@@ -193,6 +196,32 @@ def test_one_that_is_away_at_the_start_is_used_once_it_comes(certified: Valkey) 
     wait(client, is_there=True)
     assert all(write(client))
     client.close()
+
+
+def test_it_is_told_whether_it_answers(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = InMemoryMetricReader()
+    provider = MeterProvider([told])
+    monkeypatch.setattr("opentelemetry.metrics.get_meter", provider.get_meter)
+    tier = valkey.client(kind=shared.SharedTier)
+    wait(tier, is_there=True)
+    assert gauges(told) == {"infbox_shared_cache_up": 1}
+    valkey.remove()
+    wait(tier, is_there=False)
+    assert gauges(told) == {"infbox_shared_cache_up": 0}
+    tier.close()
+    provider.shutdown()
+
+
+def gauges(told: InMemoryMetricReader) -> dict[str, float]:
+    """Return the value of each gauge by its name."""
+    data = told.get_metrics_data()
+    assert data is not None
+    return {
+        metric.name: metric.data.data_points[0].value  # type: ignore[union-attr]
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
 
 
 def test_who_has_another_certificate_does_without(valkey: Valkey) -> None:
