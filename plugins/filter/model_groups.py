@@ -11,7 +11,7 @@ from typing import Any
 # Ansible loads filters by path, outside of any package.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from plugins.filter.replicas import CLOCK_SECONDS, differing, named
+from plugins.filter.replicas import clocks_apart, differing, named
 
 # What must be one and the same, with what to do. An engine's image is its tuple of versions.
 ALIKE = {
@@ -128,14 +128,10 @@ def usable(address: str) -> bool:
 
 def clock_refusals(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Refuse clocks that are apart: logs of one engine are read side by side."""
-    clocks = {host: int(known["clock"]) for host, known in hosts.items() if "clock" in known}
-    if not clocks:
+    if (apart := clocks_apart(hosts)) is None:
         return []
-    first, last = min(clocks, key=clocks.__getitem__), max(clocks, key=clocks.__getitem__)
-    apart = clocks[last] - clocks[first]
-    if apart <= CLOCK_SECONDS:
-        return []
-    return [f"The clock of {last} is {apart} s ahead of that of {first}. Set both by NTP."]
+    ahead, behind, seconds = apart
+    return [f"The clock of {ahead} is {seconds} s ahead of that of {behind}. Set both by NTP."]
 
 
 def blocked_ports(tries: Iterable[Mapping[str, Any]], host: str) -> list[str]:

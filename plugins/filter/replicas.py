@@ -95,16 +95,28 @@ def address_refusals(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def clock_refusals(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Refuse clocks that are apart: certificates and what was measured go by them."""
+    if (apart := clocks_apart(hosts)) is None:
+        return []
+    ahead, behind, seconds = apart
+    told = f"The clock of the replica {ahead} is {seconds} s ahead of that of {behind}."
+    return [f"{told} Set both by NTP."]
+
+
+def clocks_apart(hosts: Mapping[str, Mapping[str, Any]]) -> tuple[str, str, int] | None:
+    """Return whose clock is the most ahead of whose, and by how many seconds.
+
+    Args:
+        hosts: by name, what is known of each; of some the clock, in seconds that it is ahead.
+
+    Returns:
+        None where they are no further apart than CLOCK_SECONDS.
+    """
     clocks = {host: int(known["clock"]) for host, known in hosts.items() if "clock" in known}
     if not clocks:
-        return []
-    first, last = min(clocks, key=clocks.__getitem__), max(clocks, key=clocks.__getitem__)
-    apart = clocks[last] - clocks[first]
-    if apart <= CLOCK_SECONDS:
-        return []
-    return [
-        f"The clock of the replica {last} is {apart} s ahead of that of {first}. Set both by NTP."
-    ]
+        return None
+    behind, ahead = min(clocks, key=clocks.__getitem__), max(clocks, key=clocks.__getitem__)
+    seconds = clocks[ahead] - clocks[behind]
+    return (ahead, behind, seconds) if seconds > CLOCK_SECONDS else None
 
 
 def unreachable_replicas(tries: Iterable[Mapping[str, Any]], host: str, port: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,21 @@ def look(host: Host) -> frozenset[str]:
     return frozenset(ssh(host, LOOK).splitlines())
 
 
+@contextlib.contextmanager
+def diagnosed(of: Iterable[Host]) -> Iterator[None]:
+    """Print what hosts tell of themselves where the lab fails.
+
+    Args:
+        of: looked through at the failure, so that a view of those made until then will do.
+    """
+    try:
+        yield
+    except LabError:
+        for host in of:
+            print(ssh(host, DIAGNOSTICS))
+        raise
+
+
 @pytest.fixture(scope="session")
 def site() -> Generator[Site]:
     """Deploy the whole stack onto a bare host; remove it afterwards."""
@@ -115,13 +130,11 @@ def site() -> Generator[Site]:
     ssh(host, f"rm -rf {BACKUPS}")
     before = look(host)
     try:
-        output = play(["site.yml", "-i", folder], "system-site")
-        client = Client(endpoint(host), WORKSPACE)
-        client.wait_until_warm()
-        yield Site(host, folder, tree, client, output, before)
-    except LabError:
-        print(ssh(host, DIAGNOSTICS))
-        raise
+        with diagnosed([host]):
+            output = play(["site.yml", "-i", folder], "system-site")
+            client = Client(endpoint(host), WORKSPACE)
+            client.wait_until_warm()
+            yield Site(host, folder, tree, client, output, before)
     finally:
         # By the host, whose root owns it.
         with contextlib.suppress(LabError):

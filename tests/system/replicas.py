@@ -16,7 +16,7 @@ from lab.deployment import WORKSPACES, Endpoint, copy_tree, endpoint, inventory,
 from lab.hosts import Host
 from lab.settings import ROOT, STATE
 from lab.shell import LabError
-from tests.system.conftest import DIAGNOSTICS, WORKSPACE
+from tests.system.conftest import WORKSPACE, diagnosed
 
 NAME = "code.example.org"
 BASE = "debian13"
@@ -149,18 +149,15 @@ def standing(log: str, first: str, second: str, **settings: Any) -> Iterator[Gro
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", names_of(group, socket.getaddrinfo))
         try:
-            for name in (first, second):
-                group.add(name)
-            group.deploy(log, first, second)
-            group.connect()
-            group.ask_at_home()
-            group.client.wait_until_warm()
-            group.right = group.client.ask(cold=True).text
-            yield group
-        except LabError:
-            for host in group.hosts.values():
-                print(ssh(host, DIAGNOSTICS))
-            raise
+            with diagnosed(group.hosts.values()):
+                for name in (first, second):
+                    group.add(name)
+                group.deploy(log, first, second)
+                group.connect()
+                group.ask_at_home()
+                group.client.wait_until_warm()
+                group.right = group.client.ask(cold=True).text
+                yield group
         finally:
             for name in group.hosts:
                 hosts.remove(name)

@@ -15,7 +15,7 @@ from lab.deployment import WORKSPACES, copy_tree, endpoint, inventory, play, ssh
 from lab.hosts import Host
 from lab.settings import ROOT, STATE
 from lab.shell import LabError
-from tests.system.conftest import DIAGNOSTICS, WORKSPACE
+from tests.system.conftest import WORKSPACE, diagnosed
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
@@ -39,10 +39,8 @@ def host() -> Iterator[Host]:
     hosts.remove(HOST)
     host = hosts.create(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"])
     try:
-        yield host
-    except LabError:
-        print(ssh(host, DIAGNOSTICS))
-        raise
+        with diagnosed([host]):
+            yield host
     finally:
         hosts.remove(HOST)
 

@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 
 from lab import hosts
 from lab.client import Client, fetch_tokenizer
-from lab.deployment import WORKSPACES, copy_tree, endpoint, inventory, play, ssh, wait_for
+from lab.deployment import WORKSPACES, copy_tree, endpoint, inventory, play, wait_for
 from lab.settings import ROOT, STATE, container_name
 from lab.shell import LabError, run
-from tests.system.conftest import DIAGNOSTICS, WORKSPACE, Site
+from tests.system.conftest import WORKSPACE, Site, diagnosed
 from tests.system.faults import questions, well
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
@@ -121,14 +121,11 @@ def site(disk: Disk) -> Iterator[Site]:
     host = hosts.create(HOST, "debian13", mounts)
     workspaces = [{"name": WORKSPACE, "path": f"{WORKSPACES}/{tree.name}"}]
     folder = inventory(host, {"infbox_workspaces": workspaces})
-    try:
+    with diagnosed([host]):
         output = play(["site.yml", "-i", folder], HOST)
         client = Client(endpoint(host), WORKSPACE)
         client.wait_until_warm()
         yield Site(host, folder, tree, client, output, frozenset())
-    except LabError:
-        print(ssh(host, DIAGNOSTICS))
-        raise
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from lab.deployment import WORKSPACES, copy_tree, endpoint, inventory, play, ssh
 from lab.hosts import Host
 from lab.settings import ROOT, STATE, container_name
 from lab.shell import LabError, run
-from tests.system.conftest import DIAGNOSTICS, WORKSPACE
+from tests.system.conftest import WORKSPACE, diagnosed
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
@@ -117,20 +117,18 @@ def group() -> Iterator[Group]:
         hosts.remove(name)
     group = Group()
     try:
-        for name in (HEAD, WORKER):
-            group.hosts[name] = hosts.create(name, BASE, MOUNTS)
-        # By themselves first: what each cached of the whole model must not be taken for its part.
-        play(["site.yml", *group.inventories(HEAD, WORKER, group="")], "multinode-alone")
-        group.alone = group.completions()
-        group.deploy("multinode")
-        group.client = Client(endpoint(group.hosts[HEAD]), WORKSPACE)
-        group.client.wait_until_warm()
-        group.right = group.client.ask(cold=True).text
-        yield group
-    except LabError:
-        for host in group.hosts.values():
-            print(ssh(host, DIAGNOSTICS))
-        raise
+        with diagnosed(group.hosts.values()):
+            for name in (HEAD, WORKER):
+                group.hosts[name] = hosts.create(name, BASE, MOUNTS)
+            # By themselves first: what each cached of the whole model must not be taken for
+            # its part.
+            play(["site.yml", *group.inventories(HEAD, WORKER, group="")], "multinode-alone")
+            group.alone = group.completions()
+            group.deploy("multinode")
+            group.client = Client(endpoint(group.hosts[HEAD]), WORKSPACE)
+            group.client.wait_until_warm()
+            group.right = group.client.ask(cold=True).text
+            yield group
     finally:
         for name in (HEAD, WORKER, STRANGER):
             hosts.remove(name)
