@@ -280,20 +280,21 @@ class Node:
             return
         self._engine = subprocess.Popen(self._settings.command, start_new_session=True)
         word = STARTING
-        beat = Repeated(self._ask if self._settings.rank == 0 else lambda: None)
+        # The head alone has an engine that can be asked.
+        asked = Repeated(self._ask) if self._settings.rank == 0 else None
         while True:
             status = self._engine.poll()
             if status is not None:
                 if self._asked_to_end:
                     return
                 raise NodeError(f"This host's engine ended with status {status}; all end.")
-            if self._settings.rank == 0:
-                word = SERVING if beat.last() else STARTING
+            if asked:
+                word = SERVING if asked.last() else STARTING
                 self._show(word)
             for peer in peers:
                 peer.say(LEAVING if self._stopped.is_set() else word)
             self._listen(peers)
-            if self._stopped.is_set() and self._settings.rank == 0:
+            if self._stopped.is_set() and asked:
                 self._ask_to_end()
 
     def _listen(self, peers: Sequence[Peer]) -> None:
