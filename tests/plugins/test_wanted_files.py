@@ -32,7 +32,11 @@ def there(tmp_path: Path) -> list[dict[str, Any]]:
 def missing(wanted_files: list[dict[str, Any]]) -> list[str]:
     """Look, and return the paths of those that are not as they should be."""
     done = subprocess.run(
-        look_command(wanted_files), capture_output=True, text=True, check=False, shell=False
+        look_command(item["path"] for item in wanted_files),
+        capture_output=True,
+        text=True,
+        check=False,
+        shell=False,
     )
     return [item["path"] for item in unlike(wanted_files, done.stdout.splitlines())]
 
