@@ -17,6 +17,7 @@ from infbox_cake.race import (
 
 CHUNK = 256
 PREFILL = 1700.0  # tokens a second
+VLLM_STEP = 2048  # tokens that vLLM computes at once where it is left alone
 
 
 def simulated(chunks: int, prefill: float, load: float, overhead: float = 0.0) -> tuple[float, int]:
@@ -35,8 +36,11 @@ def simulated(chunks: int, prefill: float, load: float, overhead: float = 0.0) -
     while True:
         race.staged(max(chunks - int(now * load), 0), False, now)
         decision = race.next(front, prefill, load, now)
-        if isinstance(decision, Load | Over):
+        if isinstance(decision, Load):
             return now, front
+        if isinstance(decision, Over):
+            rest = chunks * CHUNK - front
+            return now + rest / prefill + math.ceil(rest / VLLM_STEP) * overhead, chunks * CHUNK
         if isinstance(decision, Wait):
             now += 0.001
         else:
@@ -52,8 +56,7 @@ def test_it_is_not_later_than_the_better_of_both_alone(
 ) -> None:
     load = ratio * prefill / CHUNK
     took, _ = simulated(chunks, prefill, load, overhead)
-    # vLLM alone computes steps of 2,048 tokens.
-    steps = math.ceil(chunks * CHUNK / 2048)
+    steps = math.ceil(chunks * CHUNK / VLLM_STEP)
     alone = min(chunks * CHUNK / prefill + steps * overhead, chunks / load)
     assert took <= alone * 1.05 + 0.02
 
@@ -108,11 +111,31 @@ def test_a_disk_that_gives_in_bursts_has_not_stalled(burst: int) -> None:
         assert race.next(0, prefill, load, now=(8 - chunks + burst) / load - 0.001) == Wait()
 
 
-def test_a_disk_from_which_not_even_one_chunk_would_come_is_left_at_once() -> None:
+def test_a_disk_from_which_not_even_two_chunks_would_come_is_left_at_once() -> None:
     race = Race(CHUNK, 0, 8, now=0.0)
     takes = 8 * CHUNK / PREFILL
-    assert race.next(0, PREFILL, 0.9 / takes, now=0.0) == Over()
-    assert isinstance(race.next(0, PREFILL, 1.5 / takes, now=0.0), Compute)
+    assert race.next(0, PREFILL, 1.9 / takes, now=0.0) == Over()
+    assert isinstance(race.next(0, PREFILL, 2.1 / takes, now=0.0), Compute)
+
+
+def test_a_disk_that_would_save_less_than_a_wrong_guess_costs_is_left_at_once() -> None:
+    race = Race(CHUNK, 0, 62, now=0.0)
+    as_fast = PREFILL / CHUNK
+    assert race.next(0, PREFILL, 0.1 * as_fast, now=0.0) == Over()
+    assert isinstance(race.next(0, PREFILL, 0.3 * as_fast, now=0.0), Compute)
+
+
+def test_what_is_staged_already_is_used_although_the_disk_has_become_slow() -> None:
+    race = Race(CHUNK, 0, 62, now=0.0)
+    race.staged(60, False, now=0.1)
+    assert isinstance(race.next(0, PREFILL, 0.1 * PREFILL / CHUNK, now=0.1), Compute)
+
+
+def test_a_disk_that_is_twice_as_fast_as_computing_is_left_alone() -> None:
+    race = Race(CHUNK, 0, 62, now=0.0)
+    as_fast = PREFILL / CHUNK
+    assert race.next(0, PREFILL, 2.1 * as_fast, now=0.0) == Wait()
+    assert isinstance(race.next(0, PREFILL, 1.9 * as_fast, now=0.0), Compute)
 
 
 def test_while_a_speed_is_not_known_short_steps_are_computed_and_nothing_waits() -> None:
@@ -127,12 +150,11 @@ def test_a_first_load_of_all_that_does_not_come_leaves_long_steps_to_computing()
 
 
 def test_less_than_a_chunk_is_not_computed_since_it_is_loaded_all_the_same() -> None:
-    race = Race(CHUNK, 0, 8, now=0.0)
-    as_fast = PREFILL / CHUNK
-    assert race.next(0, PREFILL, 8 * as_fast, now=0.0) == Wait()
-    assert isinstance(race.next(0, PREFILL, 6 * as_fast, now=0.0), Compute)
+    race, load = Race(CHUNK, 0, 8, now=0.0), 1.9 * PREFILL / CHUNK
+    race.staged(2, False, now=0.1)
+    assert race.next(0, PREFILL, load, now=0.1) == Wait()
     # Half of the chunk is computed already, and the other half is worth it.
-    assert isinstance(race.next(CHUNK // 2, PREFILL, 8 * as_fast, now=0.0), Compute)
+    assert isinstance(race.next(CHUNK // 2, PREFILL, load, now=0.1), Compute)
 
 
 def test_what_is_staged_is_loaded_once_it_is_reached() -> None:
@@ -195,6 +217,16 @@ def test_the_newest_speed_weighs_most() -> None:
     for value in (100.0, 200.0):
         average.take(value)
     assert average.value == pytest.approx(math.sqrt(100 * 200))
+
+
+def test_a_speed_that_was_measured_for_long_weighs_as_many() -> None:
+    long, often = Average(), Average()
+    for average in (long, often):
+        average.take(100.0)
+    long.take(200.0, times=3)
+    for _ in range(3):
+        often.take(200.0)
+    assert long.value == pytest.approx(often.value)
 
 
 def test_a_disk_that_became_slow_is_found_out_as_soon_as_one_that_became_fast() -> None:

@@ -30,7 +30,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from infbox_cake import wire
 from infbox_cake.connector import InfboxConnector
-from infbox_cake.race import Average, Compute, Load, Over, Race, Wait, run_to_stage
+from infbox_cake.race import ALONE_STEP, Average, Compute, Load, Over, Race, Wait, run_to_stage
 
 if TYPE_CHECKING:
     from lmcache.v1.multiprocess.futures import MessagingFuture
@@ -310,7 +310,7 @@ class CakeScheduler(AsyncScheduler):
         now = time.monotonic()
         if prompt.step and not connector.is_crowded:
             tokens, began = prompt.step
-            connector.prefill.take(tokens / (now - began))
+            connector.prefill.take(tokens / (now - began), tokens / ALONE_STEP)
         patience = FRESH_SECONDS if prompt.step else 0.0
         prompt.step = None
         front = request.num_computed_tokens

@@ -34,6 +34,18 @@ STEP_SHARE = 0.75
 """Of the way to the meeting that one step goes: what the speeds are is known better by then."""
 
 
+LOAD_ALONE = 2.0
+"""A load so many times as fast as computing is left alone: computing beside it would save a third
+at most, takes the engine from others for it, and on a CPU holds up the load."""
+
+LEAST_SAVING = 0.15
+"""Share of the time that computing takes: a load that is expected to save less is left out, since
+steps and a guess that was wrong cost as much."""
+
+LEAST_CHUNKS = 2
+"""Chunks expected before all is computed; of fewer, the one waited for may come too late."""
+
+
 class Average:
     """An exponentially weighted mean of speeds, the newest the heaviest.
 
@@ -49,10 +61,15 @@ class Average:
         self.value: float | None = None
         """The mean; None until a value was taken."""
 
-    def take(self, value: float) -> None:
-        """Take a new value into the mean."""
+    def take(self, value: float, times: float = 1.0) -> None:
+        """Take a new value into the mean.
+
+        Args:
+            value: the speed.
+            times: how many values it counts as; one that was measured for longer tells more.
+        """
         before = value if self.value is None else self.value
-        self.value = before * (value / before) ** self._weight
+        self.value = before * (value / before) ** (1 - (1 - self._weight) ** times)
 
 
 @dataclass(frozen=True)
@@ -168,15 +185,16 @@ class Race:
         if not load or not prefill:
             # A short step loses little, whichever of the two turns out to be the faster.
             return Compute(min(LEAST_STEP if waited < LEAST_PATIENCE else ALONE_STEP, gap))
-        is_nothing_staged = self.staged_from == self._end
-        if is_nothing_staged and _coming(1, load, waited) > gap / prefill:
-            # All would be computed by the time the first chunk came.
+        loaded = load * self._chunk
+        if self.staged_from == self._end and (
+            loaded / (loaded + prefill) < LEAST_SAVING
+            or _coming(LEAST_CHUNKS, load, waited) > gap / prefill
+        ):
             return Over()
         if waited > max(STALL_FACTOR / load, min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill)):
             # The longer nothing comes, the longer the step.
             return Compute(min(_whole_blocks(waited * prefill), ALONE_STEP, gap))
-        loaded = load * self._chunk
-        if is_crowded and loaded >= prefill:
+        if loaded >= prefill * (1.0 if is_crowded else LOAD_ALONE):
             return Wait()
         # Both move until they meet: the share of the gap that computing closes, as in the paper.
         computed = gap * prefill / (prefill + loaded)

@@ -3,8 +3,8 @@
 Two engines, one without Cake and one with it, share an LMCache server, as `lab/cake.py` starts
 them. The disk is slowed down to a share of the speed at which the engine computes.
 
-    python -m bench.cake [--lengths 2000,8000] [--shares 25,50,100] [--ratios 0.1,0.3,1,3,10]
-                         [--larger] [--json FILE]
+    python -m bench.cake [--lengths 2000,8000] [--shares 0,25,50,100] [--ratios 0.1,0.3,1,3,10]
+                         [--tries 3] [--larger] [--json FILE]
 
 Needs root, a Docker Engine, `python -m lab up`, and nobody else on the machine: two cores compute.
 """
@@ -15,14 +15,15 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab.cake import CAKE, CHUNK, PLAIN, UNTHROTTLED, Rig, prompt, running, stored, throttle
 from lab.images import engine_image
 
-TRIES = 3
+from .plots import draw
+
 SUFFIX = 40  # tokens of a question after what is cached
 DECODED_MEANWHILE = (0.3, 1.0, 3.0)  # speeds of the disk, at which others' answers are watched
 
@@ -33,9 +34,9 @@ class Cell:
 
     Attributes:
         length: tokens of the prompt.
-        share: of it that is stored.
+        share: of it that was asked to be stored; whole chunks of it are.
         ratio: speed of the disk, in speeds of computing.
-        computed, loaded, raced: seconds to the first token; the best of the tries, by turns.
+        tries: seconds to the first token, by way and in the order of the turns.
         bound: what 1/(1/compute + 1/load) allows.
         equal: whether all three answered the same.
     """
@@ -43,11 +44,24 @@ class Cell:
     length: int
     share: float
     ratio: float
-    computed: float
-    loaded: float
-    raced: float
+    tries: Mapping[str, Sequence[float]]
     bound: float
     equal: bool
+
+    @property
+    def computed(self) -> float:
+        """Seconds to the first token where all is computed; the best try, as of the others."""
+        return min(self.tries["computed"])
+
+    @property
+    def loaded(self) -> float:
+        """Seconds where what is stored is loaded first, LMCache's own way."""
+        return min(self.tries["loaded"])
+
+    @property
+    def raced(self) -> float:
+        """Seconds with Cake."""
+        return min(self.tries["raced"])
 
     @property
     def against_better(self) -> float:
@@ -61,48 +75,45 @@ class Question:
 
     Attributes:
         length: tokens of the prompt that it begins with.
+        share: of that prompt that was asked to be stored.
         ids: its tokens.
         cached: how many of them are stored.
         speed: tokens computed a second, without any cache.
     """
 
     length: int
+    share: float
     ids: Sequence[int]
     cached: int
     speed: float
 
 
-def measure(rig: Rig, question: Question, ratio: float) -> Cell:
+def measure(rig: Rig, question: Question, ratio: float, tries: int) -> Cell:
     """Measure one cell; the ways take turns, and the best of the tries of each counts.
 
     A disk that is slower than computing is waited for once: it cannot be the better way.
     """
     load = question.speed * ratio
-    computing: list[tuple[float, str]] = []
-    loading: list[tuple[float, str]] = []
-    racing: list[tuple[float, str]] = []
-    for index in range(TRIES):
-        computing.append(compute(rig, question.ids))
+    turns: dict[str, list[tuple[float, str]]] = {"computed": [], "loaded": [], "raced": []}
+    for index in range(tries):
+        turns["computed"].append(compute(rig, question.ids))
         if index == 0 or ratio >= 1:
-            loading.append(rig.one(PLAIN, question.ids, load))
-        racing.append(rig.one(CAKE, question.ids, load))
-    computed, loaded, raced = (min(tries)[0] for tries in (computing, loading, racing))
-    speed = len(question.ids) / computed
+            turns["loaded"].append(rig.one(PLAIN, question.ids, load))
+        turns["raced"].append(rig.one(CAKE, question.ids, load))
+    seconds = {way: [round(took, 3) for took, _ in turn] for way, turn in turns.items()}
+    speed = len(question.ids) / min(seconds["computed"])
     rest = len(question.ids) - question.cached
     bound = question.cached / (speed + load) + rest / speed
-    answers = {answer for _, answer in computing + loading + racing}
-    return Cell(
-        question.length, question.cached / question.length, ratio, computed, loaded, raced, bound,
-        len(answers) == 1,
-    )  # fmt: skip
+    answers = {answer for turn in turns.values() for _, answer in turn}
+    return Cell(question.length, question.share, ratio, seconds, bound, len(answers) == 1)
 
 
-def ask_whole(rig: Rig, ids: Sequence[int], share: float) -> Question:
+def ask_whole(rig: Rig, ids: Sequence[int], share: float, tries: int) -> Question:
     """Have a question about a stored prompt computed, which tells how fast that is."""
     cached = int(len(ids) * share) // CHUNK * CHUNK
     asked = [*ids[:cached], *prompt(len(ids) - cached + SUFFIX, int(share * 100) + 1)]
-    took = min(compute(rig, asked) for _ in range(TRIES))[0]
-    return Question(len(ids), asked, cached, len(asked) / took)
+    took = min(compute(rig, asked) for _ in range(tries))[0]
+    return Question(len(ids), share, asked, cached, len(asked) / took)
 
 
 def compute(rig: Rig, ids: Sequence[int]) -> tuple[float, str]:
@@ -110,29 +121,31 @@ def compute(rig: Rig, ids: Sequence[int]) -> tuple[float, str]:
     return rig.one(PLAIN, ids, 1e6, f"other-{time.time_ns()}")
 
 
-def calibrate(rig: Rig, ids: Sequence[int]) -> None:
+def calibrate(rig: Rig, ids: Sequence[int], tries: int) -> None:
     """Print how much the engines differ where both do the same; the table does not allow for it."""
-    tries = [
+    turns = [
         [rig.one(engine, ids, 1e6, f"{turn}")[0] for engine in (PLAIN, CAKE)]
-        for turn in range(TRIES)
+        for turn in range(tries)
     ]
-    plain, cake = (min(way) for way in zip(*tries, strict=True))
+    plain, cake = (min(way) for way in zip(*turns, strict=True))
     print(f"the same prompt computed: {plain:.2f} s, by Cake's engine {cake:.2f} s")
 
 
 def grid(rig: Rig, arguments: argparse.Namespace) -> list[Cell]:
     """Measure all cells, and print each as it comes."""
     cells = []
-    calibrate(rig, prompt(arguments.lengths[0], 0))
+    calibrate(rig, prompt(arguments.lengths[0], 0), arguments.tries)
     print(f"{'tokens':>7} {'stored':>7} {'disk':>6}  computed  loaded    cake   better   bound")
     for length in arguments.lengths:
         ids = prompt(length, length)
         rig.store(ids)
         for share in arguments.shares:
-            question = ask_whole(rig, ids, share / 100)
-            for ratio in arguments.ratios:
-                cell = measure(rig, question, ratio)
+            question = ask_whole(rig, ids, share / 100, arguments.tries)
+            # Of a prompt of which nothing is stored no disk is asked.
+            for ratio in arguments.ratios if share else arguments.ratios[:1]:
+                cell = measure(rig, question, ratio, arguments.tries)
                 cells.append(cell)
+                write(cells, arguments.json)
                 print(
                     f"{length:>7,} {share:>6}% {ratio:>5}x {cell.computed:>8.2f}s"
                     f" {cell.loaded:>6.2f}s {cell.raced:>6.2f}s {cell.against_better:>7.2f}x"
@@ -142,11 +155,11 @@ def grid(rig: Rig, arguments: argparse.Namespace) -> list[Cell]:
     return cells
 
 
-def meanwhile(rig: Rig, length: int) -> None:
+def meanwhile(rig: Rig, length: int, tries: int) -> None:
     """Print how fast another answer is written while a stored prompt comes, by either way."""
-    question = ask_whole(rig, prompt(length, length), 1.0)
+    question = ask_whole(rig, prompt(length, length), 1.0, tries)
     for ratio in DECODED_MEANWHILE:
-        plain, cake = (written_meanwhile(rig, way, question, ratio) for way in (PLAIN, CAKE))
+        plain, cake = (written_meanwhile(rig, way, question, ratio, tries) for way in (PLAIN, CAKE))
         print(
             f"another answer meanwhile, disk at {ratio}x: {cake:.1f} tokens/s,"
             f" {cake / plain:.2f} x of loading alone (bar 0.90)",
@@ -154,10 +167,10 @@ def meanwhile(rig: Rig, length: int) -> None:
         )
 
 
-def written_meanwhile(rig: Rig, engine: str, question: Question, ratio: float) -> float:
+def written_meanwhile(rig: Rig, engine: str, question: Question, ratio: float, tries: int) -> float:
     """Return the tokens a second that another answer gets until a prompt's first; the best try."""
     speeds = []
-    for _ in range(TRIES):
+    for _ in range(tries):
         rig.forget()
         with rig.writing(engine) as times:
             throttle(int(question.speed * ratio * rig.bytes_per_token))
@@ -203,6 +216,17 @@ def summary(cells: Sequence[Cell]) -> None:
     print(f"answers equal: {sum(cell.equal for cell in cells)} of {len(cells)}")
 
 
+def write(cells: Sequence[Cell], file: Path | None) -> None:
+    """Write what is measured so far, if a file is wanted."""
+    if file:
+        file.write_text(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n")
+
+
+def read(file: Path) -> list[Cell]:
+    """Read what was written."""
+    return [Cell(**row) for row in json.loads(file.read_text())]
+
+
 def numbers(text: str) -> list[float]:
     """Read a list of numbers with commas."""
     return [float(part) for part in text.split(",")]
@@ -212,22 +236,41 @@ def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--lengths", type=numbers, default=[2000, 8000], metavar="TOKENS,…")
-    parser.add_argument("--shares", type=numbers, default=[25, 50, 100], metavar="PERCENT,…")
+    parser.add_argument("--shares", type=numbers, default=[0, 25, 50, 100], metavar="PERCENT,…")
     parser.add_argument("--ratios", type=numbers, default=[0.1, 0.3, 1, 3, 10], metavar="RATIO,…")
-    parser.add_argument("--no-faults", action="store_true", help="leave out stalls and damage")
+    parser.add_argument(
+        "--tries", type=int, default=3, help="of each way, of which the best counts"
+    )
+    parser.add_argument(
+        "--no-faults",
+        action="store_true",
+        help="the table alone",
+    )
     parser.add_argument("--larger", action="store_true", help="a model of four times the weights")
     parser.add_argument("--json", type=Path, help="write the cells there")
+    parser.add_argument("--plot", type=Path, help="draw the cells there, as SVG")
+    parser.add_argument("--cells", type=Path, nargs="+", metavar="FILE",
+                        help="measure nothing, and take the cells that --json wrote")  # fmt: skip
     arguments = parser.parse_args()
     arguments.lengths = [int(length) for length in arguments.lengths]
+    if arguments.cells:
+        cells = [cell for file in arguments.cells for cell in read(file)]
+    else:
+        cells = measure_all(arguments)
+    summary(cells)
+    if arguments.plot:
+        draw(cells, arguments.plot)
+    return 0
+
+
+def measure_all(arguments: argparse.Namespace) -> list[Cell]:
+    """Measure what was asked for, and print it as it comes."""
     with running(engine_image(), larger=arguments.larger) as rig:
         cells = grid(rig, arguments)
-        meanwhile(rig, arguments.lengths[-1])
         if not arguments.no_faults:
+            meanwhile(rig, arguments.lengths[0], arguments.tries)
             faults(rig, arguments.lengths[0])
-    summary(cells)
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n")
-    return 0
+    return cells
 
 
 if __name__ == "__main__":

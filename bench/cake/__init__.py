@@ -1,0 +1,1 @@
+"""What Cake is worth: `python -m bench.cake`."""

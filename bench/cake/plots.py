@@ -1,0 +1,77 @@
+"""Draws what was measured, as SVG that is the same whenever the numbers are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+
+class Measured(Protocol):
+    """What is drawn of a cell; `Cell` of the benchmark says what each is."""
+
+    length: int
+    share: float
+    ratio: float
+    computed: float
+    loaded: float
+    raced: float
+    bound: float
+
+
+WAYS = {
+    "computed": ("computed", "#8a2da8", "--"),
+    "loaded": ("loaded from the disk", "#b35c00", "--"),
+    "raced": ("both at once", "#0b5cad", "-"),
+    "bound": ("what both at once could reach", "#444c56", ":"),
+}
+PANEL = 2.7  # inches of a side
+MOST_TIMES = 2.0  # times of computing at which the axis ends: loads that are slower still leave it
+
+
+def draw(cells: Sequence[Measured], file: Path) -> None:
+    """Draw the time to the first token, a panel for each length and share.
+
+    Args:
+        cells: as they were measured.
+        file: where the plot goes.
+    """
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": "infbox", "svg.fonttype": "none", "font.size": 10,
+                         "font.family": "sans-serif", "axes.spines.top": False,
+                         "axes.spines.right": False})  # fmt: skip
+    cells = [cell for cell in cells if cell.share > 0]
+    lengths = sorted({cell.length for cell in cells})
+    shares = sorted({cell.share for cell in cells})
+    figure, panels = plt.subplots(
+        len(lengths), len(shares), squeeze=False, sharex=True, sharey=True, layout="constrained",
+        figsize=(PANEL * len(shares) + 1.2, PANEL * len(lengths) + 0.6),
+    )  # fmt: skip
+    for line, length in zip(panels, lengths, strict=True):
+        for axes, share in zip(line, shares, strict=True):
+            mine = [cell for cell in cells if (cell.length, cell.share) == (length, share)]
+            panel(axes, sorted(mine, key=lambda cell: cell.ratio))
+            axes.set_title(f"{length:,} tokens, {share:.0%} stored", loc="left", fontsize=9.5)
+    figure.supxlabel("Speed of the disk, in speeds of computing", fontsize=10)
+    figure.supylabel("Time to the first token, in times of computing", fontsize=10)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), frameon=False, fontsize=9,
+                  loc="outside upper left", ncols=len(WAYS))  # fmt: skip
+    figure.savefig(file, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def panel(axes: Axes, cells: Sequence[Measured]) -> None:
+    """Draw the ways for one prompt, over the speed of the disk."""
+    speeds = [cell.ratio for cell in cells]
+    for way, (name, colour, style) in WAYS.items():
+        times = [getattr(cell, way) / cell.computed for cell in cells]
+        axes.plot(speeds, times, style, color=colour, label=name, marker=".", linewidth=1.6)
+    axes.set_xscale("log")
+    axes.set_xticks(speeds)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+    axes.set_ylim(0, MOST_TIMES)
+    axes.grid(visible=True, which="major", color="#d5dae0", linewidth=0.6)
