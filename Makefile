@@ -13,7 +13,7 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet replicas shared-cache multinode rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -118,6 +118,9 @@ multinode: lab ## Have two lab hosts hold one model, and lose each (an hour)
 
 shared-cache: lab ## Have two lab hosts share a cache, freeze it, kill it, take it away (a quarter of an hour)
 	$(BIN)/pytest -s tests/system/test_shared_cache.py
+
+overlay: lab ## Have a lab host keep a developer's tree warm over another one (a quarter of an hour)
+	$(BIN)/pytest -s tests/system/test_overlay.py
 
 rotation: lab ## Give a lab host other secrets, one kind after the other
 	$(BIN)/pytest -s tests/system/test_rotation.py

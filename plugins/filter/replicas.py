@@ -19,6 +19,10 @@ ALIKE = {
     "window": ("the model's window", "Set engine.max_model_len by infbox_preset_overrides"),
     "caddy": ("Caddy's image", "Give them the same infbox_images and infbox_registry_prefix"),
     "users": ("the users", "Give them the same infbox_users"),
+    "bases": (
+        "what workspaces lie over",
+        "Give a workspace of infbox_workspaces the same base on all of them",
+    ),
     "shared_cache": (
         "the cache that they share",
         "Give them the same infbox_shared_cache_gb and infbox_shared_cache_host",
@@ -53,6 +57,7 @@ def differing(hosts: Mapping[str, Mapping[str, Any]], key: str) -> str:
         if key in known:
             value = known[key]
             text = ", ".join(sorted(value)) if isinstance(value, list) else str(value)
+            text = text or "nothing"
             found.setdefault(text, []).append(host)
     if len(found) < 2:  # noqa: PLR2004
         return ""

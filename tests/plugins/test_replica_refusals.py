@@ -18,6 +18,7 @@ HOST: dict[str, Any] = {
     "users": ["team"],
     "shared_cache": "none",
     "workspaces": ["shop", "web"],
+    "bases": [],
     "clock": 0,
 }
 
@@ -44,6 +45,7 @@ def test_those_that_are_alike_pass() -> None:
         ("model", "org/model at 4567", "gpu2 has org/model at 4567. Give them the same preset"),
         ("engine", "infbox/engine:2", "in the engine's image: gpu1 and gpu3 have infbox/engine:1;"),
         ("shared_cache", "8 GB on gpu1", "gpu1 and gpu3 have none; gpu2 has 8 GB on gpu1. Give"),
+        ("bases", ["web over shop"], "gpu1 and gpu3 have nothing; gpu2 has web over shop. Give a"),
         ("window", 32768, "in the model's window: gpu1 and gpu3 have 65536; gpu2 has 32768. Set"),
         (
             "caddy",
