@@ -5,6 +5,8 @@ import math
 import pytest
 from infbox_cake.race import (
     ALONE_STEP,
+    AT_ONCE,
+    AT_ONCE_ALONE,
     LEAST_STEP,
     Average,
     Compute,
@@ -12,6 +14,7 @@ from infbox_cake.race import (
     Over,
     Race,
     Wait,
+    loads_at_once,
     run_to_stage,
 )
 
@@ -109,6 +112,23 @@ def test_a_disk_that_gives_in_bursts_has_not_stalled(burst: int) -> None:
     for chunks in range(8, 0, -burst):
         race.staged(chunks, False, now=(8 - chunks) / load)
         assert race.next(0, prefill, load, now=(8 - chunks + burst) / load - 0.001) == Wait()
+
+
+def test_chunks_that_are_read_all_at_once_are_waited_for_together() -> None:
+    """The first of eight that share the disk may come no sooner than the last."""
+    prefill, load = 640.0, 25.0
+    alone, few = (Race(CHUNK, 0, 31, 0.0, at_once) for at_once in (AT_ONCE_ALONE, AT_ONCE))
+    assert alone.next(0, prefill, load, now=0.6) == Wait()
+    assert isinstance(few.next(0, prefill, load, now=0.6), Compute)
+    assert isinstance(alone.next(0, prefill, load, now=0.7), Compute)
+
+
+def test_many_are_read_at_once_where_nothing_is_computed_meanwhile() -> None:
+    as_fast = PREFILL / CHUNK
+    assert loads_at_once(CHUNK, PREFILL, 2.1 * as_fast) == AT_ONCE_ALONE
+    assert loads_at_once(CHUNK, PREFILL, 1.9 * as_fast) == AT_ONCE
+    assert loads_at_once(CHUNK, PREFILL, None) == AT_ONCE
+    assert loads_at_once(CHUNK, None, 2.1 * as_fast) == AT_ONCE
 
 
 def test_a_disk_from_which_not_even_two_chunks_would_come_is_left_at_once() -> None:

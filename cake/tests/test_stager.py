@@ -45,7 +45,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def staging(disk: FakeDisk, end: int, in_ram: frozenset[int] = frozenset()) -> Stager:
-    stager = Stager(disk, 0, end, in_ram, Average())
+    stager = Stager(disk, 0, end, in_ram, Average(), at_once=2)
     stager.start()
     return stager
 
@@ -99,7 +99,7 @@ def test_nothing_is_kept_of_what_nobody_wants() -> None:
 def test_what_lay_in_ram_tells_nothing_of_the_disk() -> None:
     disk, rate = FakeDisk(), Average()
     disk.let(4)
-    stager = Stager(disk, 0, 4, frozenset({0, 1, 2, 3}), rate)
+    stager = Stager(disk, 0, 4, frozenset({0, 1, 2, 3}), rate, at_once=2)
     stager.start()
     stager.join(5)
     assert rate.value is None
@@ -107,7 +107,7 @@ def test_what_lay_in_ram_tells_nothing_of_the_disk() -> None:
 
 def test_chunks_that_come_in_bursts_tell_the_speed_of_all_of_them() -> None:
     disk, rate = FakeDisk(), Average(weight=1)
-    stager = Stager(disk, 0, 4, frozenset(), rate)
+    stager = Stager(disk, 0, 4, frozenset(), rate, at_once=2)
     began = time.monotonic()
     stager.start()
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_chunks_that_come_in_bursts_tell_the_speed_of_all_of_them() -> None:
 
 def test_a_chunk_that_comes_too_late_still_tells_how_slow_the_disk_is() -> None:
     disk, rate = FakeDisk(), Average(weight=1)
-    stager = Stager(disk, 0, 2, frozenset(), rate)
+    stager = Stager(disk, 0, 2, frozenset(), rate, at_once=2)
     stager.start()
     time.sleep(0.1)
     stager.release(1 << 30)

@@ -86,10 +86,10 @@ class Prompt:
         )
         return self._tiers
 
-    def stage(self, start: int, end: int, rate: Average) -> None:
+    def stage(self, start: int, end: int, rate: Average, at_once: int) -> None:
         """Begin to stage chunks, the last first."""
         in_ram = frozenset(chunk for chunk in range(start, end) if self._tiers[chunk] == IN_RAM)
-        self._stager = Stager(self, start, end, in_ram, rate)
+        self._stager = Stager(self, start, end, in_ram, rate, at_once=at_once)
         self._stager.start()
         self.raced = start, end
 
@@ -203,7 +203,7 @@ class CakeModule:
         """Take ``wire.Stage``."""
         asked = msgspec.msgpack.decode(payload, type=wire.Stage)
         if prompt := self._prompts.get(asked.request):
-            prompt.stage(asked.start, asked.end, self._rate)
+            prompt.stage(asked.start, asked.end, self._rate, asked.at_once)
         return b""
 
     @server_module_handler(wire.STATUS)

@@ -30,7 +30,17 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from infbox_cake import wire
 from infbox_cake.connector import InfboxConnector
-from infbox_cake.race import ALONE_STEP, Average, Compute, Load, Over, Race, Wait, run_to_stage
+from infbox_cake.race import (
+    ALONE_STEP,
+    Average,
+    Compute,
+    Load,
+    Over,
+    Race,
+    Wait,
+    loads_at_once,
+    run_to_stage,
+)
 
 if TYPE_CHECKING:
     from lmcache.v1.multiprocess.futures import MessagingFuture
@@ -202,10 +212,11 @@ class CakeConnector(InfboxConnector):
             # Nothing to read from disk: what is in RAM LMCache's own way is the shortest for.
             return True
         self._load = seen.rate or self._load
-        prompt.race = Race(chunk, start, end, now)
+        at_once = loads_at_once(chunk, self.prefill.value, self._load)
+        prompt.race = Race(chunk, start, end, now, at_once)
         prompt.local, prompt.end = local, end * chunk
         prompt.stored = prompt.end if 0 not in tiers[:end] else 0
-        self._call(wire.STAGE, wire.Stage(request.request_id, start, end))
+        self._call(wire.STAGE, wire.Stage(request.request_id, start, end, at_once))
         return True
 
     def _hear(self, prompt: Prompt, race: Race, request_id: str, now: float) -> None:

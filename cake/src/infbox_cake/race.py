@@ -21,8 +21,16 @@ ALONE_STEP = 512
 BLOCK = 16
 """Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
 
-STALL_FACTOR = 4.0
-"""A load that takes so many times what one takes has stalled."""
+AT_ONCE = 2
+"""Loads under way: one is read while the next is looked up. With more, they share the disk's speed,
+and the one that is needed next comes later."""
+
+AT_ONCE_ALONE = 8
+"""Loads under way where all of them have to come before anything goes on, whatever their order: so
+many that the disk is never idle between two."""
+
+STALL_FACTOR = 2.0
+"""Loads under way that take so many times what they should have stalled."""
 
 LEAST_PATIENCE = 0.25
 """Seconds that a load is waited for at least, since disks give in bursts, ..."""
@@ -121,6 +129,18 @@ def run_to_stage(present: bytes, first: int) -> tuple[int, int]:
     return start, end
 
 
+def loads_at_once(chunk: int, prefill: float | None, load: float | None) -> int:
+    """Return how many chunks to load at a time.
+
+    Args:
+        chunk: tokens of a chunk.
+        prefill: tokens computed a second; None while unknown.
+        load: chunks loaded a second; None while unknown.
+    """
+    is_alone = prefill and load and load * chunk >= prefill * LOAD_ALONE
+    return AT_ONCE_ALONE if is_alone else AT_ONCE
+
+
 class Race:
     """One prompt's race.
 
@@ -129,13 +149,17 @@ class Race:
         start: the first chunk that may be loaded.
         end: the chunk after the last that may be.
         now: seconds of a monotonic clock.
+        at_once: chunks that are loaded at a time.
     """
 
-    def __init__(self, chunk: int, start: int, end: int, now: float) -> None:
+    def __init__(
+        self, chunk: int, start: int, end: int, now: float, at_once: int = AT_ONCE
+    ) -> None:
         self._chunk = chunk
         self._start = start
         self._end = end
         self._moved_at = now
+        self._at_once = at_once
         self.staged_from = end
         """The first of the chunks that are staged without a gap until the end."""
         self.is_failed = False
@@ -191,7 +215,8 @@ class Race:
             or _coming(LEAST_CHUNKS, load, waited) > gap / prefill
         ):
             return Over()
-        if waited > max(STALL_FACTOR / load, min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill)):
+        patience = STALL_FACTOR * min(self._at_once, math.ceil(gap / self._chunk)) / load
+        if waited > max(patience, min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill)):
             # The longer nothing comes, the longer the step.
             return Compute(min(_whole_blocks(waited * prefill), ALONE_STEP, gap))
         if loaded >= prefill * (1.0 if is_crowded else LOAD_ALONE):

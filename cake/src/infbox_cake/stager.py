@@ -10,10 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from infbox_cake.race import Average
 
-AT_ONCE = 2
-"""Loads under way: one is read while the next is looked up. With more, they share the disk's speed,
-and the one that is needed next comes later."""
-
 _TURN_SECONDS = 0.05
 """Longest wait for a load before looking whether it is still wanted."""
 
@@ -40,10 +36,18 @@ class Stager(threading.Thread):
         end: the chunk after the last.
         in_ram: chunks that need not be read from disk, and tell nothing of its speed.
         rate: chunks a second; what is measured here goes in.
+        at_once: loads under way at a time.
     """
 
     def __init__(
-        self, store: Store, start: int, end: int, in_ram: frozenset[int], rate: Average
+        self,
+        store: Store,
+        start: int,
+        end: int,
+        in_ram: frozenset[int],
+        rate: Average,
+        *,
+        at_once: int,
     ) -> None:
         super().__init__(name="cake-stage", daemon=True)
         self._store = store
@@ -51,6 +55,7 @@ class Stager(threading.Thread):
         self._end = end
         self._in_ram = in_ram
         self._rate = rate
+        self._at_once = at_once
         self._lock = threading.Lock()
         self._is_wanted = True
         self._staged_from = end
@@ -70,7 +75,7 @@ class Stager(threading.Thread):
         following = self._end - 1
         try:
             while self._is_wanted and self._staged_from > self._start_chunk:
-                while len(waiting) < AT_ONCE and following >= self._start_chunk:
+                while len(waiting) < self._at_once and following >= self._start_chunk:
                     waiting.append((following, self._store.bring(following)))
                     following -= 1
                 if not self._take(waiting):

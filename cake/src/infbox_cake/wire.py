@@ -46,11 +46,12 @@ class Seen(msgspec.Struct):
 
 
 class Stage(msgspec.Struct):
-    """Asks to bring chunks to RAM, the last first, and to keep them there."""
+    """Asks to bring chunks to RAM, the last first and so many at a time, and to keep them there."""
 
     request: str
     start: int
     end: int
+    at_once: int
 
 
 class Status(msgspec.Struct):
