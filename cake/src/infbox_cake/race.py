@@ -215,7 +215,8 @@ class Race:
             or _coming(LEAST_CHUNKS, load, waited) > gap / prefill
         ):
             return Over()
-        patience = STALL_FACTOR * min(self._at_once, math.ceil(gap / self._chunk)) / load
+        # The last of those under way may come as late as the first of them.
+        patience = STALL_FACTOR * self._at_once / load
         if waited > max(patience, min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill)):
             # The longer nothing comes, the longer the step.
             return Compute(min(_whole_blocks(waited * prefill), ALONE_STEP, gap))
