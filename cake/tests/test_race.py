@@ -115,12 +115,12 @@ def test_a_disk_that_gives_in_bursts_has_not_stalled(burst: int) -> None:
 
 
 def test_chunks_that_are_read_all_at_once_are_waited_for_together() -> None:
-    """The first of eight that share the disk may come no sooner than the last."""
-    prefill, load = 640.0, 25.0
+    """The first of four that share the disk may come no sooner than the last."""
+    prefill, load = 640.0, 10.0
     alone, few = (Race(CHUNK, 0, 31, 0.0, at_once) for at_once in (AT_ONCE_ALONE, AT_ONCE))
-    assert alone.next(0, prefill, load, now=0.6) == Wait()
-    assert isinstance(few.next(0, prefill, load, now=0.6), Compute)
-    assert isinstance(alone.next(0, prefill, load, now=0.7), Compute)
+    assert alone.next(0, prefill, load, now=0.7) == Wait()
+    assert isinstance(few.next(0, prefill, load, now=0.7), Compute)
+    assert isinstance(alone.next(0, prefill, load, now=0.9), Compute)
 
 
 def test_many_are_read_at_once_where_nothing_is_computed_meanwhile() -> None:

@@ -25,7 +25,7 @@ AT_ONCE = 2
 """Loads under way: one is read while the next is looked up. With more, they share the disk's speed,
 and the one that is needed next comes later."""
 
-AT_ONCE_ALONE = 8
+AT_ONCE_ALONE = 4
 """Loads under way where all of them have to come before anything goes on, whatever their order: so
 many that the disk is never idle between two."""
 
