@@ -1,5 +1,6 @@
 """Draws what was measured, as SVG that is the same whenever the numbers are."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +30,7 @@ WAYS = {
     "bound": ("what both at once could reach", "#444c56", ":"),
 }
 PANEL = 2.7  # inches of a side
+ACROSS = 4  # panels side by side
 MOST_TIMES = 2.0  # times of computing at which the axis ends: loads that are slower still leave it
 
 
@@ -43,20 +45,21 @@ def draw(cells: Sequence[Measured], file: Path) -> None:
     mpl.rcParams.update({"svg.hashsalt": "infbox", "svg.fonttype": "none", "font.size": 10,
                          "font.family": "sans-serif", "axes.spines.top": False,
                          "axes.spines.right": False})  # fmt: skip
-    cells = [cell for cell in cells if cell.share > 0]
-    lengths = sorted({cell.length for cell in cells})
-    shares = sorted({cell.share for cell in cells})
+    prompts = sorted({(cell.length, cell.share) for cell in cells if cell.share > 0})
+    across = min(len(prompts), ACROSS)
+    down = math.ceil(len(prompts) / across)
     figure, panels = plt.subplots(
-        len(lengths), len(shares), squeeze=False, sharex=True, sharey=True, layout="constrained",
-        figsize=(PANEL * len(shares) + 1.2, PANEL * len(lengths) + 0.6),
+        down, across, squeeze=False, sharey=True, layout="constrained",
+        figsize=(PANEL * across + 0.6, PANEL * down + 0.6),
     )  # fmt: skip
-    for line, length in zip(panels, lengths, strict=True):
-        for axes, share in zip(line, shares, strict=True):
-            mine = [cell for cell in cells if (cell.length, cell.share) == (length, share)]
-            panel(axes, sorted(mine, key=lambda cell: cell.ratio))
-            axes.set_title(f"{length:,} tokens, {share:.0%} stored", loc="left", fontsize=9.5)
+    for axes in panels.flat[len(prompts) :]:
+        axes.set_visible(False)
+    for axes, (length, share) in zip(panels.flat, prompts, strict=False):
+        mine = [cell for cell in cells if (cell.length, cell.share) == (length, share)]
+        panel(axes, sorted(mine, key=lambda cell: cell.ratio))
+        axes.set_title(f"{length:,} tokens, {share:.0%} stored", loc="left", fontsize=9.5)
     figure.supxlabel("Speed of the disk, in speeds of computing", fontsize=10)
-    figure.supylabel("Time to the first token, in times of computing", fontsize=10)
+    figure.supylabel("First token, in times of computing", fontsize=10)
     figure.legend(*panels[0][0].get_legend_handles_labels(), frameon=False, fontsize=9,
                   loc="outside upper left", ncols=len(WAYS))  # fmt: skip
     figure.savefig(file, metadata={"Date": None, "Creator": None})
