@@ -10,63 +10,22 @@ Needs root, a Docker Engine, `python -m lab up`, and nobody else on the machine:
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.cake import CAKE, CHUNK, PLAIN, UNTHROTTLED, Rig, prompt, running, stored, throttle
 from lab.images import engine_image
 
+from .cells import Cell, read, write
 from .plots import draw
 
 SUFFIX = 40  # tokens of a question after what is cached
 DECODED_MEANWHILE = (0.3, 1.0, 3.0)  # speeds of the disk, at which others' answers are watched
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One prompt, by each way.
-
-    Attributes:
-        length: tokens of the prompt.
-        share: of it that was asked to be stored; whole chunks of it are.
-        ratio: speed of the disk, in speeds of computing.
-        tries: seconds to the first token, by way and in the order of the turns.
-        bound: what 1/(1/compute + 1/load) allows.
-        equal: whether all three answered the same.
-    """
-
-    length: int
-    share: float
-    ratio: float
-    tries: Mapping[str, Sequence[float]]
-    bound: float
-    equal: bool
-
-    @property
-    def computed(self) -> float:
-        """Seconds to the first token where all is computed; the best try, as of the others."""
-        return min(self.tries["computed"])
-
-    @property
-    def loaded(self) -> float:
-        """Seconds where what is stored is loaded first, LMCache's own way."""
-        return min(self.tries["loaded"])
-
-    @property
-    def raced(self) -> float:
-        """Seconds with Cake."""
-        return min(self.tries["raced"])
-
-    @property
-    def against_better(self) -> float:
-        """Cake's time in times of the better way alone."""
-        return self.raced / min(self.computed, self.loaded)
 
 
 @dataclass(frozen=True)
@@ -214,17 +173,6 @@ def summary(cells: Sequence[Cell]) -> None:
     print(f"mean against loading: 1/{mean(c.loaded / c.raced for c in cells):.2f}")
     print(f"mean against the bound: {mean(c.raced / c.bound for c in cells):.2f} x (bar 1.25)")
     print(f"answers equal: {sum(cell.equal for cell in cells)} of {len(cells)}")
-
-
-def write(cells: Sequence[Cell], file: Path | None) -> None:
-    """Write what is measured so far, if a file is wanted."""
-    if file:
-        file.write_text(json.dumps([asdict(cell) for cell in cells], indent=2) + "\n")
-
-
-def read(file: Path) -> list[Cell]:
-    """Read what was written."""
-    return [Cell(**row) for row in json.loads(file.read_text())]
 
 
 def numbers(text: str) -> list[float]:

@@ -3,25 +3,13 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-
-class Measured(Protocol):
-    """What is drawn of a cell; `Cell` of the benchmark says what each is."""
-
-    length: int
-    share: float
-    ratio: float
-    computed: float
-    loaded: float
-    raced: float
-    bound: float
-
+from .cells import Cell
 
 WAYS = {
     "computed": ("computed", "#8a2da8", "--"),
@@ -34,7 +22,7 @@ ACROSS = 4  # panels side by side
 MOST_TIMES = 2.0  # times of computing at which the axis ends: loads that are slower still leave it
 
 
-def draw(cells: Sequence[Measured], file: Path) -> None:
+def draw(cells: Sequence[Cell], file: Path) -> None:
     """Draw the time to the first token, a panel for each length and share.
 
     Args:
@@ -66,7 +54,7 @@ def draw(cells: Sequence[Measured], file: Path) -> None:
     plt.close(figure)
 
 
-def panel(axes: Axes, cells: Sequence[Measured]) -> None:
+def panel(axes: Axes, cells: Sequence[Cell]) -> None:
     """Draw the ways for one prompt, over the speed of the disk."""
     speeds = [cell.ratio for cell in cells]
     for way, (name, colour, style) in WAYS.items():
