@@ -32,6 +32,7 @@ def host(folder: Path, name: str, address: str, **changes: Any) -> dict[str, Any
         "ansible_python_interpreter": sys.executable,
         "preflight_preset_name": "cpu",
         "preflight_plan": {"max_model_len": 16384},
+        "preflight_memory_bytes": 16e9,
         "infbox_replicas": True,
         "infbox_replica_address": address,
         "infbox_workspaces": [SHOP, WEB],
