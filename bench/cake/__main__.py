@@ -189,11 +189,7 @@ def main() -> int:
     parser.add_argument(
         "--tries", type=int, default=3, help="of each way, of which the best counts"
     )
-    parser.add_argument(
-        "--no-faults",
-        action="store_true",
-        help="the table alone",
-    )
+    parser.add_argument("--no-faults", action="store_true", help="the table alone")
     parser.add_argument("--larger", action="store_true", help="a model of four times the weights")
     parser.add_argument("--json", type=Path, help="write the cells there")
     parser.add_argument("--plot", type=Path, help="draw the cells there, as SVG")

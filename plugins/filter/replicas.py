@@ -57,8 +57,7 @@ def differing(hosts: Mapping[str, Mapping[str, Any]], key: str) -> str:
         if key in known:
             value = known[key]
             text = ", ".join(sorted(value)) if isinstance(value, list) else str(value)
-            text = text or "nothing"
-            found.setdefault(text, []).append(host)
+            found.setdefault(text or "nothing", []).append(host)
     if len(found) < 2:  # noqa: PLR2004
         return ""
     return "; ".join(f"{named(names)} {has(names)} {text}" for text, names in found.items())

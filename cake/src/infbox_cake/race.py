@@ -41,7 +41,6 @@ PATIENCE_SHARE = 0.2
 STEP_SHARE = 0.75
 """Of the way to the meeting that one step goes: what the speeds are is known better by then."""
 
-
 LOAD_ALONE = 2.0
 """A load so many times as fast as computing is left alone: computing beside it would save a third
 at most, takes the engine from others for it, and on a CPU holds up the load."""
