@@ -513,6 +513,33 @@ def test_a_repository_made_of_the_tree_counts(tmp_path: Path) -> None:
         seen.agrees()
 
 
+@pytest.mark.parametrize("last", ["HEAD", "objects", "refs"])
+def test_a_repository_that_is_whole_right_after_git_was_asked_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    root = fill(tmp_path / "plain", {"a.py": "a\n", "a.o": "o\n", ".gitignore": "*.o\n"})
+    git(fill(tmp_path / "other", {"inner/b.py": "b\n"}), "init", "--quiet")
+    git(fill(root / "inner", {"b.py": "b\n"}), "init", "--quiet")
+    half, rest = tmp_path / "other/.git", tmp_path / "rest"
+    (half / last).rename(rest)
+    time.sleep(0.1)  # what is there is old by now
+    refresh = Tree.refresh
+
+    def refreshed(self: Tree) -> None:
+        refresh(self)
+        if (root / ".git").exists() and rest.exists():
+            rest.rename(root / ".git" / last)
+            time.sleep(0.1)
+
+    with following(root) as seen:
+        seen.settles()
+        assert set(seen.indexed()) == {".gitignore", "a.py", "inner/b.py"}
+        monkeypatch.setattr(Tree, "refresh", refreshed)
+        half.rename(root / ".git")
+        until(lambda: "inner/b.py" not in seen.indexed())
+        seen.agrees()
+
+
 def test_a_repository_below_that_is_edited_is_followed(tmp_path: Path) -> None:
     root = fill(tmp_path / "plain", {"one/a.py": "a\n", "one/.gitignore": "*.o\nout/\n"})
     git(root / "one", "init", "--quiet")

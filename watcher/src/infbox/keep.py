@@ -336,10 +336,10 @@ class Keeper(Looker):
         self.scans += 1
         self._check_root()
         self._touched = set()
+        since = time.time_ns()
         if self._git_is_stale or self._rules_are_stale:
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
-        since = time.time_ns()
         listing = Errand(self._tree.git.files, self._wake)
         names = Errand(self._tree.git.read_tracked, self._wake)
         walk = Walk(self._tree, self._watch_folder, since)
@@ -360,7 +360,10 @@ class Keeper(Looker):
             git.tracked = names
         self._facts = facts.result()
         self._ignores = frozenset(map(self._tree.place, walk.ignores))
+        known = self._sources
         self._watch_sources()
+        if any(path.endswith("/.git/HEAD") for path in self._sources - known):
+            since = 0  # a repository is being made, and no event told of it until now
         if with_stamps:
             yield from self.compare()
         self._touched = None
