@@ -5,7 +5,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.settings import STATE
@@ -15,6 +16,7 @@ PID_FILE = Path("/run/infbox-lab-dockerd.pid")
 ENGINE_PID_FILE = Path("/var/run/docker.pid")
 READY_TIMEOUT = 60.0  # seconds
 STOP_TIMEOUT = 30.0  # seconds
+FREEZE_ATTEMPTS = 10
 
 
 def answers() -> bool:
@@ -117,6 +119,26 @@ def stop() -> None:
         deadline = time.monotonic() + STOP_TIMEOUT
         while is_dockerd(pid) and time.monotonic() < deadline:
             time.sleep(0.2)
+
+
+@contextmanager
+def frozen(container: str) -> Iterator[None]:
+    """Have all processes of a container stand still until the block is left.
+
+    The kernel freezes none that waits for a disk, and Docker gives up within a second or two.
+
+    Raises:
+        LabError: the container is not there, or could not be frozen.
+    """
+    for _ in range(FREEZE_ATTEMPTS - 1):
+        if succeeds(["docker", "pause", container]):
+            break
+    else:
+        run(["docker", "pause", container])
+    try:
+        yield
+    finally:
+        run(["docker", "unpause", container])
 
 
 def is_dockerd(pid: int) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from lab.cake import CAKE, PLAIN, PORTS, SERVER, Rig, prompt
-from lab.shell import run
+from lab.engine import frozen
 from tests.cake.conftest import Question
 
 pytestmark = pytest.mark.lab
@@ -17,16 +17,6 @@ pytestmark = pytest.mark.lab
 # Seconds after which LMCache stands still. It has then answered what there is, and is at handing it
 # over in some of them: that takes a tenth of a second.
 MOMENTS = [moment / 100 for moment in range(1, 13)]
-
-
-@contextlib.contextmanager
-def frozen(container: str) -> Iterator[None]:
-    """Have a container stand still."""
-    run(["docker", "pause", container])
-    try:
-        yield
-    finally:
-        run(["docker", "unpause", container])
 
 
 @contextlib.contextmanager

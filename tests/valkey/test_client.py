@@ -162,13 +162,10 @@ def test_a_valkey_that_is_frozen_costs_a_moment_once_and_is_found_again(
     client: ValkeyClient,
 ) -> None:
     write(client)
-    run(["docker", "pause", NAME])
-    try:
+    with engine.frozen(NAME):
         assert not any(look(client))
         for ask in (look, read, write):
             assert not any(ask(client, within=AT_ONCE))
-    finally:
-        run(["docker", "unpause", NAME])
     wait(client, is_there=True)
     assert all(read(client))
 
