@@ -7,7 +7,9 @@ from infbox_cake.race import (
     ALONE_STEP,
     AT_ONCE,
     AT_ONCE_ALONE,
+    LEAST_PATIENCE,
     LEAST_STEP,
+    STALL_FACTOR,
     Average,
     Compute,
     Load,
@@ -23,7 +25,9 @@ PREFILL = 1700.0  # tokens a second
 VLLM_STEP = 2048  # tokens that vLLM computes at once where it is left alone
 
 
-def simulated(chunks: int, prefill: float, load: float, overhead: float = 0.0) -> tuple[float, int]:
+def simulated(
+    chunks: int, prefill: float, load: float, overhead: float = 0.0, *, comes: bool = True
+) -> tuple[float, int]:
     """Run a race to its end.
 
     Args:
@@ -31,13 +35,14 @@ def simulated(chunks: int, prefill: float, load: float, overhead: float = 0.0) -
         prefill: tokens computed a second.
         load: chunks staged a second.
         overhead: seconds that each step costs besides.
+        comes: whether what is expected of the disk does come.
 
     Returns:
         The seconds it took, and the tokens that were computed.
     """
     race, now, front = Race(CHUNK, 0, chunks, 0.0), 0.0, 0
     while True:
-        race.staged(max(chunks - int(now * load), 0), False, now)
+        race.staged(max(chunks - int(now * load), 0) if comes else chunks, False, now)
         decision = race.next(front, prefill, load, now)
         if isinstance(decision, Load):
             return now, front
@@ -64,6 +69,19 @@ def test_it_is_not_later_than_the_better_of_both_alone(
     assert took <= alone * 1.05 + 0.02
 
 
+@pytest.mark.parametrize("chunks", [8, 23, 62])
+@pytest.mark.parametrize("ratio", [3.0, 10.0])
+def test_a_disk_that_stalls_costs_little_more_than_computing_and_the_wait(
+    chunks: int, ratio: float
+) -> None:
+    prefill, overhead = 700.0, 0.08
+    load = ratio * prefill / CHUNK
+    took, computed = simulated(chunks, prefill, load, overhead, comes=False)
+    assert computed == chunks * CHUNK
+    wait = max(STALL_FACTOR * AT_ONCE / load, LEAST_PATIENCE)
+    assert took <= 1.05 * (chunks * CHUNK / prefill + overhead) + wait
+
+
 def test_equally_fast_both_do_half_of_it() -> None:
     took, computed = simulated(62, PREFILL, PREFILL / CHUNK)
     assert computed / (62 * CHUNK) == pytest.approx(0.5, abs=0.05)
@@ -79,15 +97,20 @@ def test_a_load_that_does_not_come_is_waited_for_no_longer() -> None:
     race = Race(CHUNK, 0, 8, now=0.0)
     # Computing all of it would take 1.2 s, a fifth of which is 0.24 s.
     assert race.next(0, PREFILL, 200.0, now=0.22) == Wait()
-    assert race.next(0, PREFILL, 200.0, now=0.26) == Compute(448)
-    assert race.next(0, PREFILL, 200.0, now=0.6) == Compute(ALONE_STEP)
+    assert race.next(0, PREFILL, 200.0, now=0.26) == Compute(1328)
+    assert race.next(0, PREFILL, 200.0, now=0.6) == Compute(8 * CHUNK)
     race.staged(7, False, now=0.6)
     assert race.next(0, PREFILL, 200.0, now=0.7) == Wait()
 
 
 def test_a_long_prompt_waits_no_longer_than_a_burst_takes() -> None:
     race = Race(CHUNK, 0, 1000, now=0.0)
-    assert race.next(0, PREFILL, 200.0, now=0.2, is_crowded=True) == Wait()
+    assert race.next(0, PREFILL, 200.0, now=0.2) == Wait()
+    assert isinstance(race.next(0, PREFILL, 200.0, now=0.3), Compute)
+
+
+def test_answers_that_are_written_meanwhile_are_held_up_by_short_steps_alone() -> None:
+    race = Race(CHUNK, 0, 1000, now=0.0)
     assert race.next(0, PREFILL, 200.0, now=0.3, is_crowded=True) == Compute(ALONE_STEP)
 
 

@@ -16,7 +16,8 @@ LEAST_STEP = 128
 """Tokens: a step with fewer costs nearly as much as one with these."""
 
 ALONE_STEP = 512
-"""Tokens of a step at most while no load seems to come: so many that steps cost little."""
+"""Tokens of a step at most while no load seems to come and nothing tells for how long, or answers
+are written meanwhile: so many that steps cost little."""
 
 BLOCK = 16
 """Tokens: steps end at multiples of it, vLLM's usual size of a KV block."""
@@ -31,6 +32,10 @@ many that the disk is never idle between two."""
 
 STALL_FACTOR = 2.0
 """Loads under way that take so many times what they should have stalled."""
+
+STALL_STEP = 3.0
+"""While nothing comes, a step takes so many times as long as was waited until then: few steps cost
+little, and what comes after all is not left lying for long."""
 
 LEAST_PATIENCE = 0.25
 """Seconds that a load is waited for at least, since disks give in bursts, ..."""
@@ -218,7 +223,8 @@ class Race:
         patience = STALL_FACTOR * self._at_once / load
         if waited > max(patience, min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill)):
             # The longer nothing comes, the longer the step.
-            return Compute(min(_whole_blocks(waited * prefill), ALONE_STEP, gap))
+            step = _whole_blocks(STALL_STEP * waited * prefill)
+            return Compute(min(step, ALONE_STEP if is_crowded else gap, gap))
         if loaded >= prefill * (1.0 if is_crowded else LOAD_ALONE):
             return Wait()
         # Both move until they meet: the share of the gap that computing closes, as in the paper.
