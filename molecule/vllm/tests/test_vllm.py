@@ -1,11 +1,16 @@
 """The vllm role on a lab host; that the engine takes these arguments is seen in tests/system."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
+SCENARIO = Path(__file__).resolve().parent.parent
 COMMAND = (
     "docker compose --project-name t --file /etc/infbox/staging/compose/vllm.yml"
     " config --no-consistency --format json"
@@ -87,3 +92,25 @@ def test_the_container_is_confined(service: dict[str, Any]) -> None:
 def test_requests_in_flight_get_their_time(service: dict[str, Any]) -> None:
     assert value(service, "--shutdown-timeout") == "60"
     assert service["stop_grace_period"] == "1m30s"
+
+
+def test_rules_for_one_of_several_hosts_are_loaded_and_taken_away(host: Host) -> None:
+    run("guard")
+    loaded = host.check_output("nft list table inet infbox_node_guard")
+    assert "ip saddr 192.0.2.11 accept" in loaded
+    assert "5555" in loaded
+    run("unguard")
+    assert "infbox_node_guard" not in host.check_output("nft list tables")
+    for file in ("infbox/node-guard.nft", "systemd/system/infbox-node-guard.service"):
+        assert not host.file(f"/etc/{file}").exists
+
+
+def run(tasks: str) -> None:
+    """Run some of the role's tasks against the host."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), SCENARIO / "guard.yml",
+         f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}", f"--extra-vars=which={tasks}"],
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
