@@ -113,7 +113,7 @@ fleet: lab ## Have one lab host watch over another
 replicas: lab ## Have two lab hosts stand behind one name, lose one, add a third (half an hour)
 	$(BIN)/pytest -s tests/system/test_replicas.py
 
-multinode: lab ## Have two lab hosts hold one model, and lose each (an hour)
+multinode: lab ## Have two lab hosts hold one model, and lose each (half an hour)
 	$(BIN)/pytest -s tests/system/test_multinode.py
 
 shared-cache: lab ## Have two lab hosts share a cache, freeze it, kill it, take it away (a quarter of an hour)
