@@ -26,7 +26,7 @@ from .plots import draw
 
 SUFFIX = 40  # tokens of a question after what is cached
 BELIEVED = 10  # speeds of computing at which a disk was before it stalls
-PATIENCE_CHUNKS = 8  # which should have come until it counts as stalled, as race.py has it
+PATIENCE = 0.5  # seconds until it counts as stalled, as race.py has it
 DECODED_MEANWHILE = (0.3, 1.0, 3.0)  # speeds of the disk, at which others' answers are watched
 
 
@@ -154,7 +154,7 @@ def faults(rig: Rig, length: int, tries: int) -> None:
         rig.one(CAKE, question.ids, fast)  # so that the disk is expected to be
         turns["stalled"].append(rig.one(CAKE, question.ids, 1e-3))
     (computed, answer), (stalled, other) = map(min, turns.values())
-    bar = 1.1 + PATIENCE_CHUNKS * CHUNK / fast / computed
+    bar = 1.1 + PATIENCE / computed
     print(f"the disk stalls: {stalled / computed:.2f} x computing (bar {bar:.2f}, the wait for it"
           f" counted), {equal(answer, other)}")  # fmt: skip
     for file in stored()[::3]:

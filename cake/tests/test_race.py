@@ -94,24 +94,31 @@ def test_what_is_nearly_there_is_waited_for() -> None:
 
 
 def test_a_load_that_does_not_come_is_waited_for_no_longer() -> None:
-    race = Race(CHUNK, 0, 8, now=0.0)
-    # Computing all of it would take 1.2 s, a fifth of which is 0.24 s.
-    assert race.next(0, PREFILL, 200.0, now=0.22) == Wait()
-    assert race.next(0, PREFILL, 200.0, now=0.26) == Compute(1328)
-    assert race.next(0, PREFILL, 200.0, now=0.6) == Compute(8 * CHUNK)
-    race.staged(7, False, now=0.6)
+    race = Race(CHUNK, 0, 16, now=0.0)
+    # Computing all of it would take 2.4 s, a fifth of which is 0.48 s.
+    assert race.next(0, PREFILL, 200.0, now=0.47) == Wait()
+    assert race.next(0, PREFILL, 200.0, now=0.5) == Compute(2560)
+    race.staged(15, False, now=0.6)
     assert race.next(0, PREFILL, 200.0, now=0.7) == Wait()
+
+
+def test_a_load_that_does_not_come_until_all_is_computed_is_given_up() -> None:
+    race = Race(CHUNK, 0, 16, now=0.0)
+    assert race.next(2048, PREFILL, 200.0, now=0.6) == Over()
+    # What has come is used, once what lies before it is computed.
+    race.staged(15, False, now=0.7)
+    assert race.next(2048, PREFILL, 200.0, now=1.4) == Compute(15 * CHUNK - 2048)
 
 
 def test_a_long_prompt_waits_no_longer_than_a_burst_takes() -> None:
     race = Race(CHUNK, 0, 1000, now=0.0)
-    assert race.next(0, PREFILL, 200.0, now=0.2) == Wait()
-    assert isinstance(race.next(0, PREFILL, 200.0, now=0.3), Compute)
+    assert race.next(0, PREFILL, 200.0, now=LEAST_PATIENCE - 0.01) == Wait()
+    assert isinstance(race.next(0, PREFILL, 200.0, now=LEAST_PATIENCE + 0.01), Compute)
 
 
 def test_answers_that_are_written_meanwhile_are_held_up_by_short_steps_alone() -> None:
     race = Race(CHUNK, 0, 1000, now=0.0)
-    assert race.next(0, PREFILL, 200.0, now=0.3, is_crowded=True) == Compute(ALONE_STEP)
+    assert race.next(0, PREFILL, 200.0, now=0.6, is_crowded=True) == Compute(ALONE_STEP)
 
 
 def test_what_is_late_is_expected_to_be_as_late_again() -> None:
@@ -189,7 +196,7 @@ def test_while_a_speed_is_not_known_short_steps_are_computed_and_nothing_waits()
 
 def test_a_first_load_of_all_that_does_not_come_leaves_long_steps_to_computing() -> None:
     race = Race(CHUNK, 0, 62, now=0.0)
-    assert race.next(LEAST_STEP, PREFILL, None, now=0.3) == Compute(ALONE_STEP)
+    assert race.next(LEAST_STEP, PREFILL, None, now=LEAST_PATIENCE) == Compute(ALONE_STEP)
 
 
 def test_less_than_a_chunk_is_not_computed_since_it_is_loaded_all_the_same() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +33,7 @@ from infbox_cake import wire
 from infbox_cake.connector import InfboxConnector
 from infbox_cake.race import (
     ALONE_STEP,
+    LEAST_STEP,
     Average,
     Compute,
     Load,
@@ -43,11 +45,15 @@ from infbox_cake.race import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lmcache.v1.multiprocess.futures import MessagingFuture
     from vllm.config import VllmConfig
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
     from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.engine import EngineCoreOutputs
     from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request
 
 TESTED = {"vllm": "0.32.0", "lmcache": "0.5.6"}
@@ -57,6 +63,9 @@ ANSWER_SECONDS = 2.0
 
 FRESH_SECONDS = 0.02
 """Longest wait for how far staging is by now, once a step: what was told before the step is old."""
+
+_STEPS_UNDER_WAY = 4
+"""More than vLLM ever has."""
 
 _logger = logging.getLogger("vllm.infbox_cake")
 
@@ -73,7 +82,7 @@ class Prompt:
         asked_at: when the awaited answer was asked for, of the monotonic clock.
         race: begun once the chunks are known; None before, and where the request is left to vLLM.
         allowed: tokens that the next step may compute.
-        step: tokens of the step under way, and when it was scheduled.
+        has_stepped: whether a step was scheduled since the last decision.
         local: tokens that vLLM's prefix cache had at first.
         end: tokens until the end of what is staged.
         stored: tokens that are stored without a gap from the prompt's beginning on.
@@ -84,7 +93,7 @@ class Prompt:
     status: MessagingFuture[ServerModuleCallResponse] | None = None
     race: Race | None = None
     allowed: int = 0
-    step: tuple[int, float] | None = None
+    has_stepped: bool = False
     local: int = 0
     end: int = 0
     stored: int = 0
@@ -294,12 +303,36 @@ class CakeConnector(InfboxConnector):
 class CakeScheduler(AsyncScheduler):
     """vLLM's scheduler, which stops computing a prompt where what is staged begins."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._under_way: deque[tuple[SchedulerOutput, float]] = deque(maxlen=_STEPS_UNDER_WAY)
+        self._ended = 0.0
+
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """Schedule a step; see vLLM's own."""
         connector = self.connector
         if isinstance(connector, CakeConnector):
             self._turn(connector)
-        return super().schedule(throttle_prefills)
+        step = super().schedule(throttle_prefills)
+        self._under_way.append((step, time.monotonic()))
+        return step
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        """Take what came of a step; see vLLM's own."""
+        now = time.monotonic()
+        for step, began in self._under_way:
+            if step is scheduler_output:
+                self._measure(step.num_scheduled_tokens.values(), now - max(began, self._ended))
+        self._ended = now
+        return super().update_from_output(scheduler_output, model_runner_output)
+
+    def _measure(self, tokens: Collection[int], seconds: float) -> None:
+        """Take the speed of a step in which nothing but prompts was computed, in a race or not."""
+        if isinstance(self.connector, CakeConnector) and min(tokens, default=0) >= LEAST_STEP:
+            computed = sum(tokens)
+            self.connector.prefill.take(computed / seconds, computed / ALONE_STEP)
 
     def _turn(self, connector: CakeConnector) -> None:
         """Decide for each prompt in a race what it does in this step."""
@@ -318,12 +351,8 @@ class CakeScheduler(AsyncScheduler):
             # The next step is decided when this one has ended, by what is staged then.
             prompt.allowed = 0
             return
-        now = time.monotonic()
-        if prompt.step and not connector.is_crowded:
-            tokens, began = prompt.step
-            connector.prefill.take(tokens / (now - began), tokens / ALONE_STEP)
-        patience = FRESH_SECONDS if prompt.step else 0.0
-        prompt.step = None
+        patience = FRESH_SECONDS if prompt.has_stepped else 0.0
+        prompt.has_stepped = False
         front = request.num_computed_tokens
         decision = connector.decide(prompt, race, request.request_id, front, patience)
         if isinstance(decision, Load):
@@ -352,8 +381,7 @@ class CakeScheduler(AsyncScheduler):
         if prompt is None or prompt.race is None:
             return tokens
         tokens = min(tokens, prompt.allowed)
-        if tokens:
-            prompt.step = tokens, time.monotonic()
+        prompt.has_stepped |= tokens > 0
         return tokens
 
 

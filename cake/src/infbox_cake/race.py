@@ -37,7 +37,7 @@ STALL_STEP = 3.0
 """While nothing comes, a step takes so many times as long as was waited until then: few steps cost
 little, and what comes after all is not left lying for long."""
 
-LEAST_PATIENCE = 0.25
+LEAST_PATIENCE = 0.5
 """Seconds that a load is waited for at least, since disks give in bursts, ..."""
 
 PATIENCE_SHARE = 0.2
@@ -224,6 +224,8 @@ class Race:
         if waited > max(patience, min(LEAST_PATIENCE, PATIENCE_SHARE * gap / prefill)):
             # The longer nothing comes, the longer the step.
             step = _whole_blocks(STALL_STEP * waited * prefill)
+            if step >= gap and self.staged_from == self._end and not is_crowded:
+                return Over()
             return Compute(min(step, ALONE_STEP if is_crowded else gap, gap))
         if loaded >= prefill * (1.0 if is_crowded else LOAD_ALONE):
             return Wait()
