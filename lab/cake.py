@@ -33,6 +33,8 @@ VOCABULARY = range(300, 3900)  # whole words of the random model
 
 # Makes the random model's layers twice as wide, which is four times the weights and the computing.
 LARGER = """\
+from pathlib import Path
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 config = AutoConfig.from_pretrained("/out/model")
@@ -40,6 +42,8 @@ for size in "hidden_size", "intermediate_size", "num_attention_heads", "num_key_
     setattr(config, size, 2 * getattr(config, size))
 torch.manual_seed(0)
 AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained("/out/model")
+for file in Path("/out/model").iterdir():
+    file.chmod(0o644)
 """
 
 
@@ -257,8 +261,9 @@ def await_engine(rig: Rig, engine: str) -> None:
         with contextlib.suppress(httpx.HTTPError):
             if rig.client.get(f"http://127.0.0.1:{PORTS[engine]}/health").is_success:
                 break
-        if time.monotonic() > ends:
-            raise LabError(run(["docker", "logs", "--tail", "30", engine]))
+        is_there = run(["docker", "inspect", "--format", "{{.State.Running}}", engine]) == "true"
+        if not is_there or time.monotonic() > ends:
+            raise LabError(run(["sh", "-c", f"docker logs --tail 30 {engine} 2>&1"]))
         time.sleep(1)
     for length in (100, 2000):
         rig.ask(engine, prompt(length, length), "warm-up")
