@@ -18,7 +18,7 @@ WAYS = {
     "bound": ("what both at once could reach", "#444c56", ":"),
 }
 PANEL = 2.7  # inches of a side
-ACROSS = 4  # panels side by side
+ACROSS = 3  # panels side by side
 MOST_TIMES = 2.0  # times of computing at which the axis ends: loads that are slower still leave it
 
 
