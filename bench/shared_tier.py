@@ -201,14 +201,19 @@ def main() -> None:
                 check=True, capture_output=True,
             )  # fmt: skip
             time.sleep(1)
-            subprocess.run(
-                ["docker", "run", "--rm", "--network", "host", "--user", "0:0",
-                 "--volume", f"{ROOT}/cake/src:/cake:ro", "--env", "PYTHONPATH=/cake",
-                 "--volume", f"{path}:/tls:ro", "--volume", f"{path}/control:{CONTROL}",
-                 "--volume", f"{__file__}:/bench.py:ro", "--entrypoint", "python3", image,
-                 "/bench.py", "inside"],
-                check=True, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            # LMCache says a lot on standard error, which counts only where it ends.
+            with (path / "log").open("w+") as log:
+                done = subprocess.run(
+                    ["docker", "run", "--rm", "--network", "host", "--user", "0:0",
+                     "--volume", f"{ROOT}/cake/src:/cake:ro", "--env", "PYTHONPATH=/cake",
+                     "--volume", f"{path}:/tls:ro", "--volume", f"{path}/control:{CONTROL}",
+                     "--volume", f"{Path(__file__).parent}:/bench:ro",
+                     "--entrypoint", "python3", image, "/bench/shared_tier.py", "inside"],
+                    check=False, stderr=log,
+                )  # fmt: skip
+                if done.returncode:
+                    log.seek(0)
+                    sys.exit("".join(log.readlines()[-20:]))
         finally:
             subprocess.run(["docker", "rm", "--force", NAME], capture_output=True, check=False)
 
