@@ -35,8 +35,11 @@ def source(repo: Path) -> Path:
 
 
 def copied(target: Path) -> dict[str, str]:
+    """Read a copy; once more where a part of it went away meanwhile."""
     tree = target / "tree"
-    return {str(p.relative_to(tree)): p.read_text() for p in tree.rglob("*") if p.is_file()}
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return {str(p.relative_to(tree)): p.read_text() for p in tree.rglob("*") if p.is_file()}
 
 
 def test_what_is_ignored_or_secret_stays_and_what_is_not_committed_goes(
