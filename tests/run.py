@@ -1,12 +1,14 @@
 """Run everything that proves the project, and say how it went.
 
-Each stage writes to `.lab/logs/test-STAGE.log`; of a failed one, what did not hold and the log's
-end are printed. Lint and unit tests run while the lab is made; after that two stages run at a
-time, since each spends much of its time waiting.
+Each stage writes to `.lab/logs/test-STAGE.log`. Of a failed one, what did not hold and the log's
+end are printed, and at the very end once more in a few lines what did not hold. Lint and unit
+tests run while the lab is made; after that two stages run at a time, since each spends much of
+its time waiting.
 """
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".lab" / "logs"
 FAILURE_LINES = 150
+# pytest's own words for what did not hold, also as Ansible shows them, an item of a list each.
+WRONG = re.compile(r"^[\s'\"-]*(E  |____|FAILED )")
+SUMMARY_LINES = 12
 WORKERS = 2
 
 
@@ -71,12 +76,23 @@ STAGES = (
 )  # fmt: skip
 
 
-def run(stage: Stage) -> bool:
-    """Run a stage and print one line about it, with the end of its log where it failed.
+@dataclass(frozen=True)
+class Result:
+    """How a stage went.
 
-    Returns:
-        Whether it passed.
+    Attributes:
+        name: of the stage.
+        passed: whether all held.
+        wrong: pytest's lines on what did not.
     """
+
+    name: str
+    passed: bool
+    wrong: Sequence[str]
+
+
+def run(stage: Stage) -> Result:
+    """Run a stage and print one line about it, with the end of its log where it failed."""
     log = LOGS / f"test-{stage.name}.log"
     start = time.monotonic()
     say(f"{stage.name:16} ...")
@@ -90,15 +106,16 @@ def run(stage: Stage) -> bool:
             env=environment(),
             check=False,
         )
-    verdict = "passed" if done.returncode == 0 else "FAILED"
-    say(f"{stage.name:16} {verdict} in {time.monotonic() - start:.0f} s")
-    if done.returncode:
-        lines = log.read_text(errors="replace").splitlines()
-        # pytest's own words for it; journals of a host may lie between them and the end.
-        wrong = [line for line in lines[:-FAILURE_LINES] if line.startswith(("E  ", "____"))]
-        say("\n".join([f"--- what did not hold, by {log}", *wrong[:FAILURE_LINES]]))
-        say("\n".join(["--- its end", *lines[-FAILURE_LINES:], f"--- {stage.name}"]))
-    return done.returncode == 0
+    passed = done.returncode == 0
+    say(f"{stage.name:16} {'passed' if passed else 'FAILED'} in {time.monotonic() - start:.0f} s")
+    if passed:
+        return Result(stage.name, passed, [])
+    lines = log.read_text(errors="replace").splitlines()
+    wrong = [line for line in lines if WRONG.match(line)]
+    # Journals of a host may lie between it and the end.
+    say("\n".join([f"--- what did not hold, by {log}", *wrong[:FAILURE_LINES]]))
+    say("\n".join(["--- its end", *lines[-FAILURE_LINES:], f"--- {stage.name}"]))
+    return Result(stage.name, passed, wrong)
 
 
 def environment() -> dict[str, str]:
@@ -112,7 +129,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def run_groups(groups: Sequence[str]) -> list[bool]:
+def run_groups(groups: Sequence[str]) -> list[Result]:
     """Run the stages of `groups`; what needs the lab waits for it, and is left out without it."""
 
     def chosen(*names: str) -> list[Stage]:
@@ -120,7 +137,7 @@ def run_groups(groups: Sequence[str]) -> list[bool]:
 
     with ThreadPoolExecutor(WORKERS) as pool:
         results = list(pool.map(run, chosen("lab", "lint", "unit")))
-        if not all(results[: len(chosen("lab"))]):
+        if not all(result.passed for result in results[: len(chosen("lab"))]):
             return results
         return results + list(pool.map(run, chosen("system", "bootstrap", "roles")))
 
@@ -138,8 +155,11 @@ def main() -> int:
     start = time.monotonic()
     results = run_groups([arguments.only] if arguments.only else groups)
     say(f"{time.monotonic() - start:.0f} s in all")
-    say(f"{sum(results)} passed, {len(results) - sum(results)} failed")
-    return 0 if all(results) else 1
+    failed = [result for result in results if not result.passed]
+    for result in failed:
+        say("\n".join([f"--- {result.name} FAILED", *result.wrong[:SUMMARY_LINES]]))
+    say(f"{len(results) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -61,6 +61,21 @@ def test_each_trouble_is_named_with_what_to_do(host: FakeHost) -> None:
     assert plugin.status_text(found, "one").startswith("one: NOT WELL\n- Release 7")
 
 
+@pytest.mark.parametrize(("away", "is_well"), [((), True), (("lmcache",), False)])
+def test_who_answers_already_is_well_before_docker_has_seen_it(
+    host: FakeHost, away: tuple[str, ...], is_well: bool
+) -> None:
+    starting = ["infbox-vllm-1\tUp 38 seconds (health: starting)", *RUNNING[1:]]
+    found = plugin.host_status(answer(host, *away), LINKS, starting, ACTIVE)
+    assert found["well"] is is_well
+    assert any("infbox-vllm-1" in problem for problem in found["problems"]) is not is_well
+
+
+def test_a_part_of_a_model_is_not_well_before_docker_has_seen_it() -> None:
+    starting = ["infbox-vllm-1\tUp 38 seconds (health: starting)"]
+    assert plugin.host_status(None, LINKS, starting, [], head="one")["well"] is False
+
+
 @pytest.mark.parametrize("told", [None, {}, {"detail": "Not Found"}])
 def test_a_gateway_that_tells_nothing_is_a_trouble(told: Any) -> None:
     found = plugin.host_status(told, LINKS, RUNNING, ACTIVE)
