@@ -1,29 +1,56 @@
-"""Running a scenario's role once more, with other variables, against the scenario's own host."""
+"""Running playbooks against the host of the scenario whose tests these are."""
 
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+CONVERGE = ROOT / "molecule" / "shared" / "converge.yml"
+
+
+def play(
+    playbook: Path,
+    *options: str,
+    folder: Path = ROOT,
+    environment: Mapping[str, str] | None = None,
+    **variables: Any,
+) -> tuple[int, str]:
+    """Run a playbook as a person would.
+
+    Args:
+        playbook: its file.
+        options: further options of ansible-playbook, such as ``--check``.
+        folder: where it is run from.
+        environment: what is set for it beside the scenario's own environment.
+        variables: they win over the scenario's own.
+
+    Returns:
+        The exit status, and all that was to be seen.
+    """
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), playbook,
+         "--inventory", os.environ["MOLECULE_INVENTORY_FILE"],
+         "--extra-vars", json.dumps(variables), *options],
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1",
+             **(environment or {})},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, cwd=folder,
+    )  # fmt: skip
+    return done.returncode, done.stdout
 
 
 def converge(*options: str, **variables: Any) -> tuple[int, str]:
-    """Run the role of the scenario whose tests these are.
+    """Run the scenario's role once more.
 
     Args:
-        options: further options of ansible-playbook, such as ``--check``.
-        variables: they win over the scenario's own.
+        options: as for `play`.
+        variables: as for `play`.
 
     Returns:
         The exit status, and what it said, with words joined as a person reads them.
     """
-    playbook = ROOT / "molecule" / "shared" / "converge.yml"
-    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
-    done = subprocess.run(
-        ["ansible-playbook", "--inventory", inventory, playbook, *options,
-         "--extra-vars", json.dumps(variables)],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    status, seen = play(CONVERGE, *options, **variables)
+    return status, " ".join(seen.split())

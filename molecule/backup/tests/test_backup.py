@@ -4,7 +4,6 @@ The tests run in the order they stand in: the last ones damage the repository.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ MODELS = "/var/lib/infbox/models"
 # What the units may be reached by, at most, as `systemd-analyze security` reckons: 0 is best.
 EXPOSURE = {"infbox-backup-disk": 1.2, "infbox-backup-sftp": 1.9}
 PAIRS = "SELECT count(*), sum(n = 2) FROM (SELECT count(*) n FROM pairs GROUP BY number)"
+JOURNAL = "journalctl --no-pager --lines 80 --unit 'infbox-backup*'"
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,6 @@ def folder(host: Host) -> str:
     """The folder of the repository."""
     on_disk = host.backend.get_hostname() == "infbox-backup-disk"
     return "/mnt/disk/infbox" if on_disk else "/srv/elsewhere/infbox"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def journal(host: Host) -> Iterator[None]:
-    """Show what the units said, for a test that fails."""
-    yield
-    print(host.run("journalctl --no-pager --lines 80 --unit 'infbox-backup*'").stdout)
 
 
 def metrics(host: Host) -> dict[str, float]:

@@ -4,26 +4,15 @@ The tests follow each other: each finds the host as the one before left it.
 """
 
 import json
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from testinfra.host import Host
 
-from tests.rerun import ROOT, converge
+from tests.rerun import ROOT, converge, play
 
 FOLDER = "/run/nvidia-dcgm"
-
-
-@pytest.fixture(autouse=True)
-def journal(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(host.run("journalctl --unit nvidia-dcgm -n 30; dpkg --list 'datacenter*'").stdout)
+JOURNAL = "journalctl --unit nvidia-dcgm -n 30; dpkg --list 'datacenter*'"
 
 
 def packages(host: Host) -> dict[str, str]:
@@ -35,14 +24,11 @@ def packages(host: Host) -> dict[str, str]:
 def check_cards(host: Host, folder: Path, **variables: Any) -> tuple[int, str]:
     """Run playbooks/gpu_check.yml, which asks the group of a real inventory, against the host."""
     (folder / "group.yml").write_text(f"inference: {{hosts: {{{host.backend.hostname}: {{}}}}}}\n")
-    done = subprocess.run(
-        ["ansible-playbook", "--inventory", os.environ["MOLECULE_INVENTORY_FILE"],
-         "--inventory", folder / "group.yml", ROOT / "playbooks" / "gpu_check.yml",
-         "--extra-vars", json.dumps(variables)],
-        capture_output=True, text=True, check=False, cwd=folder,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "true"},
+    status, seen = play(
+        ROOT / "playbooks" / "gpu_check.yml", "--inventory", str(folder / "group.yml"),
+        folder=folder, environment={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}, **variables,
     )  # fmt: skip
-    return done.returncode, " ".join(done.stdout.split())
+    return status, " ".join(seen.split())
 
 
 def diagnosis(host: Host, level: int, test: str, status: str) -> None:

@@ -14,14 +14,7 @@ from tests.rerun import converge
 
 # The only files that a program needs to run in an otherwise empty image.
 PROGRAM = "/usr/bin/true /lib64/ld-linux-x86-64.so.2 /lib/x86_64-linux-gnu/libc.so.6"
-
-
-@pytest.fixture(autouse=True)
-def journal(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(host.run("journalctl --unit docker --no-pager --lines 40").stdout)
+JOURNAL = "journalctl --unit docker --no-pager --lines 40"
 
 
 def info(host: Host) -> Any:

@@ -2,15 +2,14 @@
 
 import base64
 import json
-import os
 import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
+
+from tests.rerun import play
 
 MODELS = "/var/lib/infbox/models"
 RANDOM = f"{MODELS}/random-qwen2-0"
@@ -36,14 +35,7 @@ prompt = tokenizer.apply_chat_template(
 assert "look_up" in prompt and prompt.endswith("<|im_start|>assistant\\n"), prompt
 print(sum(weight.numel() for weight in model.parameters()))
 """
-
-
-@pytest.fixture(autouse=True)
-def journal(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(host.run(f"ls -laR {MODELS}; journalctl --unit stub-hub --no-pager -n 40").stdout)
+JOURNAL = f"ls -laR {MODELS}; journalctl --unit stub-hub --no-pager -n 40"
 
 
 def marker(host: Host, folder: str) -> Any:
@@ -107,20 +99,13 @@ OTHER = {
 }
 
 
-def operate(entry: str, *more: str, **variables: object) -> tuple[int, str]:
+def operate(entry: str, *more: str, **variables: Any) -> tuple[int, str]:
     """Run an entry point of the role as a person would.
 
     Returns:
         The exit status, and all that was to be seen.
     """
-    command = [
-        "ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"],
-        str(SCENARIO / "operate.yml"), "-e", json.dumps({"entry": entry, **variables}), *more,
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    return done.returncode, done.stdout
+    return play(SCENARIO / "operate.yml", *more, entry=entry, **variables)
 
 
 def test_a_person_sees_how_far_a_download_is_and_nobody_sees_the_token() -> None:

@@ -18,14 +18,7 @@ PACKAGES = (
     "nvidia-container-toolkit-base",
     "nvidia-container-toolkit",
 )
-
-
-@pytest.fixture(autouse=True)
-def journal(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(host.run("journalctl --unit docker --unit nvidia-cdi-refresh -n 40").stdout)
+JOURNAL = "journalctl --unit docker --unit nvidia-cdi-refresh -n 40"
 
 
 @pytest.fixture

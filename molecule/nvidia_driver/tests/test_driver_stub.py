@@ -3,9 +3,6 @@
 The tests follow each other: each finds the host as the one before left it.
 """
 
-from collections.abc import Iterator
-
-import pytest
 from testinfra.host import Host
 
 from tests.rerun import converge
@@ -20,14 +17,7 @@ UBUNTU = (
     "nvidia-kernel-common-{}-server",
     "nvidia-fabricmanager-{}",
 )
-
-
-@pytest.fixture(autouse=True)
-def journal(host: Host, request: pytest.FixtureRequest) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed:
-        print(host.run("journalctl --no-pager --lines 30; dpkg --list '*nvidia*'").stdout)
+JOURNAL = "journalctl --no-pager --lines 30; dpkg --list '*nvidia*'"
 
 
 def versions(host: Host) -> set[str]:

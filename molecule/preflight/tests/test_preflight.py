@@ -1,14 +1,13 @@
 """The preflight role on a lab host: the scenario's own variables pass, these are refused."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
+
+from tests.rerun import play
 
 BAD: dict[str, Any] = {
     "preflight_presets": {"cpu": {"gpus": 0, "host_memory_gb": 1e5, "disk_gb": 1e5}},
@@ -36,26 +35,16 @@ def run(folder: Path, plays: list[dict[str, Any]], **variables: Any) -> tuple[in
     """Return the exit status of a run against the lab host, and all that it said in one line."""
     playbook = folder / "play.yml"
     playbook.write_text(json.dumps(plays))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "ansible", "playbook", str(playbook)),
-            *("--inventory", os.environ["MOLECULE_INVENTORY_FILE"]),
-            *("--extra-vars", json.dumps(variables)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"},
-    )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+    status, seen = play(playbook, **variables)
+    return status, " ".join(seen.split())
 
 
 @pytest.fixture(scope="module")
 def refusal(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return what a run says that has everything wrong."""
     host.check_output("ln -sfn /srv/shop /srv/link && useradd --uid 64430 stranger")
-    play = {"hosts": "all", "gather_facts": False, "roles": ["preflight"]}
-    status, said = run(tmp_path_factory.mktemp("play"), [play], **BAD)
+    preflight = {"hosts": "all", "gather_facts": False, "roles": ["preflight"]}
+    status, said = run(tmp_path_factory.mktemp("play"), [preflight], **BAD)
     host.check_output("userdel stranger && rm /srv/link")
     assert status != 0
     assert "changed=0" in said

@@ -5,17 +5,17 @@ The tests build on each other: each deploys what the next one starts from.
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from testinfra.host import Host
 
+from tests.rerun import CONVERGE, play
+
 SCENARIO = Path(__file__).resolve().parent.parent
 Services = dict[str, Any]
-Done = subprocess.CompletedProcess[str]
+Done = tuple[int, str]
 FIRST: Services = {
     "one": {"port": 9101, "answer": "first"},
     "two": {"port": 9102, "answer": "first"},
@@ -29,37 +29,37 @@ def test_the_first_release_serves(host: Host) -> None:
 
 def test_a_second_run_changes_nothing(host: Host) -> None:
     before = started(host)
-    done = deploy(host, FIRST)
-    assert done.returncode == 0, done.stdout
-    assert "changed=0 " in done.stdout
+    status, said = deploy(host, FIRST)
+    assert status == 0, said
+    assert "changed=0 " in said
     assert started(host) == before
 
 
 def test_without_an_earlier_release_there_is_nothing_to_go_back_to(host: Host) -> None:
-    done = go_back()
-    assert done.returncode != 0
-    assert "There is no release before 1 to go back to." in flat(done)
+    status, said = go_back()
+    assert status != 0
+    assert "There is no release before 1 to go back to." in said
     assert release(host, "live") == 1
 
 
 def test_a_fragment_that_compose_refuses_changes_nothing(host: Host) -> None:
     before = started(host)
-    done = deploy(host, {**FIRST, "two": {**FIRST["two"], "image": "[not, an, image]"}})
-    assert done.returncode != 0
-    assert "Compose does not accept /etc/infbox/staging/compose/*.yml" in flat(done)
+    status, said = deploy(host, {**FIRST, "two": {**FIRST["two"], "image": "[not, an, image]"}})
+    assert status != 0
+    assert "Compose does not accept /etc/infbox/staging/compose/*.yml" in said
     assert started(host) == before
 
 
 def test_a_release_that_fails_the_gate_does_not_stay(host: Host) -> None:
     before = started(host)
     change_the_host(host, "broken")
-    done = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "broken", "status": 500}})
-    assert done.returncode != 0
-    assert "; services of the host changed as well." in flat(done)
+    status, said = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "broken", "status": 500}})
+    assert status != 0
+    assert "; services of the host changed as well." in said
     assert on_the_host(host) == ("first", "first")
     assert host.file("/etc/three.conf").mode == 0o640
-    assert "Release 2 failed: the gate's request two answers" in flat(done)
-    assert "Release 1 serves again." in flat(done)
+    assert "Release 2 failed: the gate's request two answers" in said
+    assert "Release 1 serves again." in said
     assert answer(host, 9102) == "first"
     assert (release(host, "live"), release(host, "current")) == (1, 1)
     assert host.file("/etc/infbox/releases").listdir() == ["1"]
@@ -69,10 +69,10 @@ def test_a_release_that_fails_the_gate_does_not_stay(host: Host) -> None:
 def test_a_container_that_crashes_shows_its_log_long_before_the_timeout(host: Host) -> None:
     begin = time.monotonic()
     crashing = {"port": 9102, "answer": "second", "config": "/etc/caddy/missing"}
-    done = deploy(host, {**FIRST, "two": crashing}, {"stack_health_timeout": 600})
-    assert done.returncode != 0
-    assert "open /etc/caddy/missing: no such file or directory" in flat(done)
-    assert "Release 2 failed: two is" in flat(done)
+    status, said = deploy(host, {**FIRST, "two": crashing}, stack_health_timeout=600)
+    assert status != 0
+    assert "open /etc/caddy/missing: no such file or directory" in said
+    assert "Release 2 failed: two is" in said
     assert answer(host, 9102) == "first"
     assert time.monotonic() - begin < 120
 
@@ -80,12 +80,10 @@ def test_a_container_that_crashes_shows_its_log_long_before_the_timeout(host: Ho
 def test_a_mended_run_restarts_only_the_container_that_changed(host: Host) -> None:
     before = started(host)
     change_the_host(host, "second")
-    done = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "second"}}, "--diff")
-    assert done.returncode == 0, done.stdout
-    assert "Release 2 replaces release 1; containers made anew or removed: two; services" in flat(
-        done
-    )
-    assert '+  respond \\"second\\" 200' in done.stdout
+    status, said = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "second"}}, "--diff")
+    assert status == 0, said
+    assert "Release 2 replaces release 1; containers made anew or removed: two; services" in said
+    assert '+ respond \\"second\\" 200' in said
     assert answer(host, 9102) == "second"
     after = started(host)
     assert after["one"] == before["one"]
@@ -101,45 +99,45 @@ def test_an_old_release_that_a_container_still_mounts_is_kept(host: Host) -> Non
 def test_a_release_whose_image_is_gone_is_refused(host: Host) -> None:
     fragment = "/etc/infbox/releases/1/compose/two.yml"
     host.check_output(f"sed -i.kept 's/image: .*/image: gone:1/' {fragment}")
-    done = go_back("--extra-vars=stack_back_to=1")
+    status, said = go_back(stack_back_to=1)
     host.check_output(f"mv {fragment}.kept {fragment}")
-    assert done.returncode != 0
-    assert "Release 1 cannot come back, since what it runs is gone: gone:1." in flat(done)
+    assert status != 0
+    assert "Release 1 cannot come back, since what it runs is gone: gone:1." in said
     assert (release(host, "live"), answer(host, 9102)) == (2, "second")
 
 
 def test_check_mode_lists_the_releases_and_changes_nothing(host: Host) -> None:
-    done = go_back("--check")
-    assert done.returncode == 0, done.stdout
-    assert "release 1 differs in two, the services of the host" in flat(done)
-    assert "release 2 current" in flat(done)
-    assert "Release 1 would come back in place of release 2." in flat(done)
+    status, said = go_back("--check")
+    assert status == 0, said
+    assert "release 1 differs in two, the services of the host" in said
+    assert "release 2 current" in said
+    assert "Release 1 would come back in place of release 2." in said
     assert (release(host, "live"), answer(host, 9102)) == (2, "second")
 
 
 def test_the_current_release_and_one_that_never_was_are_refused(host: Host) -> None:
     for number, words in ((2, "Release 2 is the current one"), (9, "There is no release 9 that")):
-        done = go_back(f"--extra-vars=stack_back_to={number}")
-        assert done.returncode != 0
-        assert words in flat(done)
-        assert "There are 1 to go back to." in flat(done)
+        status, said = go_back(stack_back_to=number)
+        assert status != 0
+        assert words in said
+        assert "There are 1 to go back to." in said
     assert release(host, "live") == 2
 
 
 def test_a_release_that_fails_on_its_way_back_leaves_what_was(host: Host) -> None:
     gate = [{"name": "nobody answers", "url": "http://127.0.0.1:9109/"}]
-    done = go_back(f"--extra-vars={json.dumps({'stack_gate': gate})}")
-    assert done.returncode != 0
-    assert "Release 3 failed: the gate's request nobody answers" in flat(done)
-    assert "Release 2 serves again." in flat(done)
+    status, said = go_back(stack_gate=gate)
+    assert status != 0
+    assert "Release 3 failed: the gate's request nobody answers" in said
+    assert "Release 2 serves again." in said
     assert (release(host, "live"), answer(host, 9102)) == (2, "second")
     assert on_the_host(host) == ("second", "second")
 
 
 def test_going_back_brings_the_release_before_with_the_services_of_the_host(host: Host) -> None:
     before = started(host)
-    done = go_back()
-    assert done.returncode == 0, done.stdout
+    status, said = go_back()
+    assert status == 0, said
     assert (release(host, "live"), release(host, "current")) == (3, 3)
     assert answer(host, 9102) == "first"
     assert on_the_host(host) == ("first", "first")
@@ -148,8 +146,8 @@ def test_going_back_brings_the_release_before_with_the_services_of_the_host(host
 
 def test_a_restart_restarts_what_was_named_and_asks_the_gate(host: Host) -> None:
     before = started(host)
-    done = other("restart", "--extra-vars={stack_restart: [two]}")
-    assert done.returncode == 0, done.stdout
+    status, said = other("restart", stack_restart=["two"])
+    assert status == 0, said
     after = started(host)
     assert after["one"] == before["one"]
     assert after["two"] != before["two"]
@@ -162,9 +160,9 @@ def test_an_interrupted_run_is_noticed_and_resolved(host: Host) -> None:
         "ln -sfn /etc/infbox/releases/4 /etc/infbox/live"
     )
     services = {"two": {"port": 9102, "answer": "third"}}
-    done = deploy(host, services, {"stack_services": ["two"], "stack_gate": []})
-    assert done.returncode == 0, done.stdout
-    assert "release 4 is live, yet the one that passed its health gate last is 3" in flat(done)
+    status, said = deploy(host, services, stack_services=["two"], stack_gate=[])
+    assert status == 0, said
+    assert "release 4 is live, yet the one that passed its health gate last is 3" in said
     assert answer(host, 9102) == "third"
     assert (release(host, "live"), release(host, "current")) == (5, 5)
     assert host.file("/etc/infbox/releases").listdir() == ["5"]
@@ -187,51 +185,47 @@ def test_a_first_release_that_fails_leaves_nothing_half_done(host: Host) -> None
         "rm -r /etc/infbox/live /etc/infbox/current /etc/infbox/releases"
     )
     services = {"two": {"port": 9102, "answer": "broken", "status": 500}}
-    only = {"stack_services": ["two"]}
-    done = deploy(host, services, only)
-    assert done.returncode != 0
-    assert "its containers were removed and nothing runs" in flat(done)
+    status, said = deploy(host, services, stack_services=["two"])
+    assert status != 0
+    assert "its containers were removed and nothing runs" in said
     assert started(host) == {}
     assert not host.file("/etc/infbox/live").exists
     assert host.file("/etc/infbox/staging/compose/two.yml").exists
 
     gate = [{"name": "two answers", "url": "http://127.0.0.1:9102/"}]
-    done = deploy(host, {"two": {"port": 9102, "answer": "mended"}}, {**only, "stack_gate": gate})
-    assert done.returncode == 0, done.stdout
+    status, said = deploy(
+        host, {"two": {"port": 9102, "answer": "mended"}}, stack_services=["two"], stack_gate=gate
+    )
+    assert status == 0, said
     assert answer(host, 9102) == "mended"
 
 
-def deploy(host: Host, services: Services, *more: str | Services) -> Done:
-    """Render services and run the role; mappings in `more` become extra variables."""
+def deploy(host: Host, services: Services, *options: str, **variables: Any) -> Done:
+    """Render services and run the role."""
     images = json.loads(Path(os.environ["LAB_IMAGES"]).read_text())
     render = (SCENARIO / "render.py").read_text()
     host.check_output(
         "python3 -c %s %s %s", render, images["caddy"]["reference"], json.dumps(services)
     )
-    words = [word if isinstance(word, str) else f"--extra-vars={json.dumps(word)}" for word in more]
-    return play(SCENARIO.parent / "shared/converge.yml", *words)
+    return run(CONVERGE, *options, **variables)
 
 
-def go_back(*words: str) -> Done:
+def go_back(*options: str, **variables: Any) -> Done:
     """Go back to an earlier release."""
-    return other("rollback", *words)
+    return other("rollback", *options, **variables)
 
 
-def other(tasks: str, *words: str) -> Done:
+def other(tasks: str, *options: str, **variables: Any) -> Done:
     """Run other tasks of the role than those of a run."""
-    return play(SCENARIO / "other.yml", f"--extra-vars=which={tasks}", *words)
+    return run(SCENARIO / "other.yml", *options, which=tasks, **variables)
 
 
-def play(playbook: Path, *words: str) -> Done:
-    """Run a playbook against the host."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), playbook,
-         f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}", *words],
-        # The role needs no facts.
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1",
-             "ANSIBLE_GATHERING": "explicit"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
+def run(playbook: Path, *options: str, **variables: Any) -> Done:
+    """Run a playbook against the host; the role needs no facts."""
+    status, seen = play(
+        playbook, *options, environment={"ANSIBLE_GATHERING": "explicit"}, **variables
+    )
+    return status, " ".join(seen.split())
 
 
 def change_the_host(host: Host, text: str) -> None:
@@ -242,11 +236,6 @@ def change_the_host(host: Host, text: str) -> None:
 def on_the_host(host: Host) -> tuple[str, str]:
     """Return what the service of the host would run by, and what it does run by."""
     return host.check_output("cat /etc/three.conf"), host.check_output("cat /run/three")
-
-
-def flat(done: Done) -> str:
-    """Return what a playbook said, without its line breaks."""
-    return " ".join(done.stdout.split())
 
 
 def release(host: Host, link: str) -> int:

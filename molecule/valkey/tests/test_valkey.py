@@ -8,6 +8,7 @@ from testinfra.host import Host
 
 STAGING = "/etc/infbox/staging"
 COMPOSE = f"docker compose --project-name valkey-test --file {STAGING}/compose/valkey.yml"
+JOURNAL = f"{COMPOSE} logs --tail 40; journalctl --no-pager --lines 40"
 CERTIFICATES = "/etc/infbox/cache"
 PORT = 8445
 MEGABYTES = 10

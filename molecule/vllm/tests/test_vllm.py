@@ -1,14 +1,13 @@
 """The vllm role on a lab host; that the engine takes these arguments is seen in tests/system."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
+
+from tests.rerun import play
 
 SCENARIO = Path(__file__).resolve().parent.parent
 COMMAND = (
@@ -107,10 +106,5 @@ def test_rules_for_one_of_several_hosts_are_loaded_and_taken_away(host: Host) ->
 
 def run(tasks: str) -> None:
     """Run some of the role's tasks against the host."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), SCENARIO / "guard.yml",
-         f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}", f"--extra-vars=which={tasks}"],
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+    status, seen = play(SCENARIO / "guard.yml", which=tasks)
+    assert status == 0, seen

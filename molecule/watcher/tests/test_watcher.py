@@ -1,10 +1,8 @@
 """The watcher role on a lab host with source trees and, as on a first run, no engine."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from testinfra.host import Host
+
+from tests.rerun import converge
 
 SCENARIO = Path(__file__).resolve().parent.parent
 UNITS = ("infbox-watcher", "infbox-gateway", "infbox-keys", "infbox-signin")
@@ -24,7 +24,6 @@ STATE = "/var/lib/infbox/watcher"
 KEYS = "/etc/infbox/secrets/api-keys"
 DIGESTS = "/etc/infbox/keys/users.json"
 INSTALLED = "/opt/infbox/watcher"
-Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(autouse=True)
@@ -142,14 +141,14 @@ def test_a_user_taken_off_the_list_is_refused(host: Host) -> None:
         {user: key(host, user) for user in ("alice", "bob")},
         show(host, UNITS[2], "MainPID"),
     )
-    done = converge({"watcher_users": ["bob"], "watcher_user_limits": {}})
-    assert done.returncode == 0, done.stdout
-    assert not any(value in done.stdout for value in known.values())
+    status, said = converge(watcher_users=["bob"], watcher_user_limits={})
+    assert status == 0, said
+    assert not any(value in said for value in known.values())
     assert host.file(KEYS).listdir() == ["bob"]
     assert authorize(host, known["alice"]) == "401 None None"
     assert authorize(host, known["bob"]) == "200 bob 0"
     assert show(host, "infbox-keys", "MainPID") == pid
-    assert converge({}).returncode == 0  # as the other tests expect it
+    assert converge()[0] == 0  # as the other tests expect it
 
 
 def test_the_sign_in_alone_has_its_client_s_secret(host: Host) -> None:
@@ -176,12 +175,12 @@ def test_the_sign_in_answers_and_says_that_its_provider_is_away(host: Host) -> N
 
 def test_a_sign_in_that_is_switched_off_is_gone(host: Host) -> None:
     pid = show(host, "infbox-keys", "MainPID")
-    assert converge({"watcher_sign_in_issuer": ""}).returncode == 0
+    assert converge(watcher_sign_in_issuer="")[0] == 0
     assert show(host, "infbox-signin", "LoadState") == "not-found"
     for path in (*SIGN_IN, CLIENT):
         assert not host.file(path).exists
     assert show(host, "infbox-keys", "MainPID") == pid
-    assert converge({}).returncode == 0  # as the other tests expect it
+    assert converge()[0] == 0  # as the other tests expect it
     assert host.service("infbox-signin").is_running
 
 
@@ -227,12 +226,12 @@ def test_remotes_that_are_followed_no_more_are_gone(host: Host) -> None:
     given = yaml.safe_load(host.check_output("cat /etc/infbox/watcher.yml"))["workspaces"]
     rest = [workspace for workspace in given if workspace["name"] != "followed"]
     none = {"watcher_remotes": [], "watcher_workspaces": rest}
-    assert converge(none).returncode == 0
+    assert converge(**none)[0] == 0
     assert show(host, REMOTES, "LoadState") == "not-found"
     for path in ("/etc/infbox/remotes.yml", "/etc/infbox/remotes", "/var/lib/infbox/workspaces"):
         assert not host.file(path).exists
     assert not host.user("infbox-remotes").exists
-    assert converge({}).returncode == 0  # as the other tests expect it
+    assert converge()[0] == 0  # as the other tests expect it
     assert host.service(REMOTES).is_running
 
 
@@ -389,9 +388,9 @@ def test_a_failed_installation_leaves_the_old_program_running(host: Host, tmp_pa
     environment = host.check_output(f"readlink {INSTALLED}/venv")
     source = copy_of_source(tmp_path)
     (source / "src/infbox/cli.py").write_text("raise SystemExit('broken on purpose')\n")
-    done = converge({"watcher_source_dir": str(source)})
-    assert done.returncode != 0
-    assert "Assert that all programs start" in done.stdout
+    status, said = converge(watcher_source_dir=str(source))
+    assert status != 0
+    assert "Assert that all programs start" in said
     assert host.check_output(f"readlink {INSTALLED}/venv") == environment
     assert [show(host, unit, "MainPID") for unit in UNITS] == before
 
@@ -400,8 +399,8 @@ def test_a_changed_program_is_installed_and_all_are_restarted(host: Host, tmp_pa
     before = [show(host, unit, "MainPID") for unit in UNITS]
     source = copy_of_source(tmp_path)
     (source / "src/infbox/added.py").write_text('"""Added."""\n')
-    done = converge({"watcher_source_dir": str(source)})
-    assert done.returncode == 0, done.stdout
+    status, said = converge(watcher_source_dir=str(source))
+    assert status == 0, said
     assert host.run(f"{INSTALLED}/venv/bin/python -c 'import infbox.added'").rc == 0
     assert len(host.file(f"{INSTALLED}/environments").listdir()) == 1
     assert not {*before} & {show(host, unit, "MainPID") for unit in UNITS}
@@ -409,10 +408,10 @@ def test_a_changed_program_is_installed_and_all_are_restarted(host: Host, tmp_pa
 
 def test_a_workspace_that_is_not_readable_is_named(host: Host) -> None:
     host.check_output("chmod 700 /srv/tools")
-    done = converge({})
+    status, said = converge()
     host.check_output("chmod 750 /srv/tools")
-    assert done.returncode != 0
-    assert "The watcher may not read the workspace tools: /srv/tools has mode 0700" in flat(done)
+    assert status != 0
+    assert "The watcher may not read the workspace tools: /srv/tools has mode 0700" in said
 
 
 def push(host: Host, name: str) -> None:
@@ -425,18 +424,6 @@ def push(host: Host, name: str) -> None:
     )
 
 
-def converge(variables: dict[str, Any]) -> Done:
-    """Run the role with other variables."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"),
-         SCENARIO.parent / "shared/converge.yml",
-         f"--inventory={os.environ['MOLECULE_INVENTORY_FILE']}",
-         f"--extra-vars={json.dumps(variables)}"],
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-
-
 def copy_of_source(folder: Path) -> Path:
     """Return a copy of the program's source."""
     source = SCENARIO.parents[1] / "watcher"
@@ -445,11 +432,6 @@ def copy_of_source(folder: Path) -> Path:
     parts = [source / name for name in ("README.md", "pyproject.toml", "requirements.txt", "src")]
     subprocess.run(["cp", "-r", *parts, copy], check=True)
     return copy
-
-
-def flat(done: Done) -> str:
-    """Return what a playbook said, without its line breaks."""
-    return " ".join(done.stdout.split())
 
 
 def show(host: Host, unit: str, name: str) -> str:
