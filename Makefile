@@ -54,8 +54,8 @@ lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documen
 	@$(BIN)/python -m tests.run --only lint
 
 bench: $(STAMP) ## Measure the watcher and its packs against floors and peers of the same run
-	@$(BIN)/python bench/watch.py
-	@$(BIN)/python bench/replay.py
+	@$(BIN)/python -m bench.watch
+	@$(BIN)/python -m bench.replay
 
 simulate: $(STAMP) ## How many hosts for how many developers: simulate and draw docs/scale.md's plots
 	@$(BIN)/python -m bench.scale --plots docs/scale $(ARGS)

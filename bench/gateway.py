@@ -4,7 +4,7 @@ Asks an engine directly and through the gateway by turns. The engine is a fast o
 own, a process by itself that reads and answers as vLLM does, over the same server library, and
 computes nothing; with `--engine URL` also a real one.
 
-    python bench/gateway.py [--engine http://127.0.0.1:8000 --model coder] [--json FILE]
+    python -m bench.gateway [--engine http://127.0.0.1:8000 --model coder] [--json FILE]
 """
 
 import argparse

@@ -4,7 +4,7 @@ Runs the real watcher on a tree of its own, against a real engine, and saves fil
 watcher asks the engine through a small relay here, which reads the engine's own measure of each
 request's prefill from its metrics: nobody else should use the engine meanwhile.
 
-    python bench/warm.py --engine http://127.0.0.1:8000 --tokenizer tokenizer.json
+    python -m bench.warm --engine http://127.0.0.1:8000 --tokenizer tokenizer.json
 """
 
 import argparse

@@ -3,7 +3,7 @@
 Each row stands beside a floor that is measured in the same run: the same work with nothing around
 it. The watcher is the real one, a process of its own, looked at from outside.
 
-    python bench/watch.py [--tokenizer tokenizer.json] [--json FILE]
+    python -m bench.watch [--tokenizer tokenizer.json] [--json FILE]
 """
 
 import argparse
@@ -26,8 +26,9 @@ from infbox.service import SWITCH_SECONDS
 from infbox.watch import Watch
 from rich.console import Console
 from rich.table import Table
-from workload import environment, git, make, watching
 from xxhash import xxh3_128_hexdigest
+
+from .workload import environment, git, make, watching
 
 SAVES = 400
 STARTS = 9
@@ -87,7 +88,7 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.watch", description=__doc__)
     parser.add_argument("--tokenizer", type=Path, help="a model's tokenizer.json, for memory")
     parser.add_argument("--untracked", action="store_true", help="commit none of the files")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from .. import svg
 from .cells import Cell
 
 WAYS = {
@@ -29,10 +29,7 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
         cells: as they were measured.
         file: where the plot goes.
     """
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "infbox", "svg.fonttype": "none", "font.size": 10,
-                         "font.family": "sans-serif", "axes.spines.top": False,
-                         "axes.spines.right": False})  # fmt: skip
+    svg.prepare()
     prompts = sorted({(cell.length, cell.share) for cell in cells if cell.share > 0})
     across = min(len(prompts), ACROSS)
     down = math.ceil(len(prompts) / across)
@@ -50,8 +47,7 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
     figure.supylabel("First token, in times of computing", fontsize=10)
     figure.legend(*panels[0][0].get_legend_handles_labels(), frameon=False, fontsize=9,
                   loc="outside upper left", ncols=len(WAYS))  # fmt: skip
-    figure.savefig(file, metadata={"Date": None, "Creator": None})
-    plt.close(figure)
+    svg.save(figure, file)
 
 
 def panel(axes: Axes, cells: Sequence[Cell]) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from .. import svg
 
 Row = Mapping[str, Any]
 
@@ -25,10 +26,7 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
         folder: where they go.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "infbox", "svg.fonttype": "none", "font.size": 10,
-                         "font.family": "sans-serif", "axes.spines.top": False,
-                         "axes.spines.right": False})  # fmt: skip
+    svg.prepare()
     for preset in sorted({row["preset"] for row in rows}):
         mine = [row for row in rows if row["preset"] == preset]
         first = "Seconds to the first token, 95 % within"
@@ -55,8 +53,7 @@ def plot(rows: Sequence[Row], file: Path, key: str, title: str, *, is_log: bool 
                 axes.plot(across, up, style, color=colour, marker=".", linewidth=1.6)
     frame(axes, title, is_log=is_log, is_share=key == "hit_share")
     explain(axes, sizes)
-    figure.savefig(file, metadata={"Date": None, "Creator": None})
-    plt.close(figure)
+    svg.save(figure, file)
 
 
 def value(row: Row, key: str) -> float:

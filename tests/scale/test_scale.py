@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scale.costs import Costs, Work, preset_costs
-from scale.fleet import BOUND, Cache, Fleet, Host, preferences
+
+from bench.scale.costs import Costs, Work, preset_costs
+from bench.scale.fleet import BOUND, Cache, Fleet, Host, preferences
 
 # A host that reads 1,000 tokens a second, and has room for all packs.
 COSTS = Costs(prefill=1000, decode=1e12, kv_bytes=1, pack_tokens=10_000, card_bytes=1e12,
