@@ -384,7 +384,7 @@ def test_the_second_upstream_answers_only_while_the_first_does_not(
     assert site.ask("GET", "/health").status == 200
     assert [port("GET", "/v1/models") for _ in range(5)] == [8000] * 5
     # Caddy 2.6 lets requests with a body fail until it has noticed.
-    assert wait_for(lambda: port("POST", "/v1/chat/completions") == 8000, seconds=5)
+    assert wait_for(lambda: port("POST", "/v1/chat/completions") == 8000, seconds=15)
     host.check_output("systemctl start echo-upstream@8010")
     assert wait_for(lambda: port("POST", "/v1/chat/completions") == 8010, seconds=15)
 
