@@ -101,7 +101,7 @@ airgap: lab ## Deploy a lab host that has no way out from a bundle
 chaos: lab ## Make faults on a lab host under load, and print what a user sees of each (half an hour)
 	$(BIN)/pytest -s tests/system/test_chaos.py tests/system/test_losses.py
 
-interrupted: lab ## Cut off runs on a lab host after a change each, until all is done (an hour)
+interrupted: lab ## Cut off runs on a lab host after a change each, until all is done (20 to 60 minutes)
 	$(BIN)/pytest -s tests/system/test_interrupted.py
 
 upgrade-test: lab ## Bring a lab host from the last tag to this checkout
