@@ -1,4 +1,7 @@
-"""Other secrets on a deployed host, one kind after the other; long, so `make rotation` runs it."""
+"""Other secrets on a deployed host, one kind after the other.
+
+`make rotation` runs all of it; with every change only what each kind would do is seen.
+"""
 
 import json
 from pathlib import Path
@@ -11,7 +14,7 @@ from lab.shell import LabError
 from tests.system.conftest import BACKUP_PASSWORD, BACKUPS, Site
 from tests.system.test_operations import asked_all_the_time, wait_for_answers
 
-pytestmark = [pytest.mark.lab, pytest.mark.long]
+pytestmark = pytest.mark.lab
 
 SECRETS = "/etc/infbox/secrets"
 # Prints the status that monitoring's pages answer the password of a file with.
@@ -40,11 +43,21 @@ def rotate(site: Site, kind: str, *arguments: str | Path) -> str:
     )
 
 
+@pytest.mark.parametrize("kind", ["users", "kv", "monitoring"])
+def test_a_dry_run_of_each_kind_ends_well_and_changes_no_secret(site: Site, kind: str) -> None:
+    look = f"sha256sum /etc/infbox/lmcache/l2.key $(find {SECRETS} -type f)"
+    before = site.ssh(look)
+    rotate(site, kind, "--check")
+    assert site.ssh(look) == before
+
+
+@pytest.mark.long
 def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are(site: Site) -> None:
     with pytest.raises(LabError, match="Give -e secret= with one of"):
         rotate(site, "keys")
 
 
+@pytest.mark.long
 def test_users_get_other_keys_and_theirs_until_now_end(site: Site) -> None:
     before = site.client.openai
     rotate(site, "users")
@@ -56,6 +69,7 @@ def test_users_get_other_keys_and_theirs_until_now_end(site: Site) -> None:
     site.ssh("echo '{\"team\": {}}' | /opt/infbox/watcher/venv/bin/infbox-keys apply")
 
 
+@pytest.mark.long
 def test_the_pages_of_monitoring_open_with_the_new_password_alone(site: Site) -> None:
     password = f"{SECRETS}/monitoring/password"
     site.ssh(f"(umask 077; cp {password} /root/before)")
@@ -65,6 +79,7 @@ def test_the_pages_of_monitoring_open_with_the_new_password_alone(site: Site) ->
     assert opened(site, "/root/before") == "401"
 
 
+@pytest.mark.long
 def test_a_password_of_the_inventory_is_changed_by_whoever_keeps_it(
     site: Site, tmp_path: Path
 ) -> None:
@@ -82,6 +97,7 @@ def test_a_password_of_the_inventory_is_changed_by_whoever_keeps_it(
         site.ssh("/opt/infbox/backup/infbox-backup restic snapshots")
 
 
+@pytest.mark.long
 def test_the_kv_on_disk_gets_another_key_and_no_request_is_lost(site: Site) -> None:
     before = site.ssh("sha256sum /etc/infbox/lmcache/l2.key")
     text = site.client.ask(cold=True).text
