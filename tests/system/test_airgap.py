@@ -12,7 +12,7 @@ from lab.client import Client
 from lab.deployment import WORKSPACES, copy_tree, endpoint, inventory, play, ssh
 from lab.settings import ROOT, STATE
 from lab.shell import LabError
-from tests.system.conftest import WORKSPACE, Site
+from tests.system.conftest import WORKSPACE, Site, diagnosed
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
@@ -53,10 +53,11 @@ def test_a_host_without_a_way_out_is_deployed_and_answers(bundle: Path) -> None:
         for name in NEEDS_A_WAY:
             del content["inference"]["hosts"][host.instance][name]
         file.write_text(json.dumps(content))
-        play(["site.yml", "-i", folder], "airgap-site")
-        client = Client(endpoint(host), WORKSPACE)
-        client.wait_until_warm()
-        assert client.ask().prompt_tokens > 0
-        assert "changed=0 " in play(["site.yml", "-i", folder], "airgap-again")
+        with diagnosed([host]):
+            play(["site.yml", "-i", folder], "airgap-site")
+            client = Client(endpoint(host), WORKSPACE)
+            client.wait_until_warm()
+            assert client.ask().prompt_tokens > 0
+            assert "changed=0 " in play(["site.yml", "-i", folder], "airgap-again")
     finally:
         hosts.remove(HOST)
