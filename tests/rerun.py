@@ -42,15 +42,12 @@ def play(
     return done.returncode, done.stdout
 
 
-def converge(*options: str, **variables: Any) -> tuple[int, str]:
-    """Run the scenario's role once more.
-
-    Args:
-        options: as for `play`.
-        variables: as for `play`.
-
-    Returns:
-        The exit status, and what it said, with words joined as a person reads them.
-    """
-    status, seen = play(CONVERGE, *options, **variables)
+def told(playbook: Path, *options: str, **given: Any) -> tuple[int, str]:
+    """Run a playbook and return what `play` does, with words joined as a person reads them."""
+    status, seen = play(playbook, *options, **given)
     return status, " ".join(seen.split())
+
+
+def converge(*options: str, **variables: Any) -> tuple[int, str]:
+    """Run the scenario's role once more; arguments and what is returned are those of `told`."""
+    return told(CONVERGE, *options, **variables)

@@ -9,7 +9,7 @@ from typing import Any
 
 from testinfra.host import Host
 
-from tests.rerun import ROOT, converge, play
+from tests.rerun import ROOT, converge, told
 
 FOLDER = "/run/nvidia-dcgm"
 JOURNAL = "journalctl --unit nvidia-dcgm -n 30; dpkg --list 'datacenter*'"
@@ -24,11 +24,10 @@ def packages(host: Host) -> dict[str, str]:
 def check_cards(host: Host, folder: Path, **variables: Any) -> tuple[int, str]:
     """Run playbooks/gpu_check.yml, which asks the group of a real inventory, against the host."""
     (folder / "group.yml").write_text(f"inference: {{hosts: {{{host.backend.hostname}: {{}}}}}}\n")
-    status, seen = play(
+    return told(
         ROOT / "playbooks" / "gpu_check.yml", "--inventory", str(folder / "group.yml"),
         folder=folder, environment={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}, **variables,
     )  # fmt: skip
-    return status, " ".join(seen.split())
 
 
 def diagnosis(host: Host, level: int, test: str, status: str) -> None:

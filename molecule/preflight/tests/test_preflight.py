@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from tests.rerun import play
+from tests.rerun import told
 
 BAD: dict[str, Any] = {
     "preflight_presets": {"cpu": {"gpus": 0, "host_memory_gb": 1e5, "disk_gb": 1e5}},
@@ -35,16 +35,15 @@ def run(folder: Path, plays: list[dict[str, Any]], **variables: Any) -> tuple[in
     """Return the exit status of a run against the lab host, and all that it said in one line."""
     playbook = folder / "play.yml"
     playbook.write_text(json.dumps(plays))
-    status, seen = play(playbook, **variables)
-    return status, " ".join(seen.split())
+    return told(playbook, **variables)
 
 
 @pytest.fixture(scope="module")
 def refusal(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return what a run says that has everything wrong."""
     host.check_output("ln -sfn /srv/shop /srv/link && useradd --uid 64430 stranger")
-    preflight = {"hosts": "all", "gather_facts": False, "roles": ["preflight"]}
-    status, said = run(tmp_path_factory.mktemp("play"), [preflight], **BAD)
+    play = {"hosts": "all", "gather_facts": False, "roles": ["preflight"]}
+    status, said = run(tmp_path_factory.mktemp("play"), [play], **BAD)
     host.check_output("userdel stranger && rm /srv/link")
     assert status != 0
     assert "changed=0" in said

@@ -11,7 +11,7 @@ from typing import Any
 
 from testinfra.host import Host
 
-from tests.rerun import CONVERGE, play
+from tests.rerun import CONVERGE, told
 
 SCENARIO = Path(__file__).resolve().parent.parent
 Services = dict[str, Any]
@@ -222,10 +222,7 @@ def other(tasks: str, *options: str, **variables: Any) -> Done:
 
 def run(playbook: Path, *options: str, **variables: Any) -> Done:
     """Run a playbook against the host; the role needs no facts."""
-    status, seen = play(
-        playbook, *options, environment={"ANSIBLE_GATHERING": "explicit"}, **variables
-    )
-    return status, " ".join(seen.split())
+    return told(playbook, *options, environment={"ANSIBLE_GATHERING": "explicit"}, **variables)
 
 
 def change_the_host(host: Host, text: str) -> None:

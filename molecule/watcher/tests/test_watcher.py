@@ -24,13 +24,7 @@ STATE = "/var/lib/infbox/watcher"
 KEYS = "/etc/infbox/secrets/api-keys"
 DIGESTS = "/etc/infbox/keys/users.json"
 INSTALLED = "/opt/infbox/watcher"
-
-
-@pytest.fixture(autouse=True)
-def _journal(host: Host) -> Iterator[None]:
-    """Show what the services said where a test fails."""
-    yield
-    print(host.run("journalctl --no-pager --output=cat --lines=60 --unit=infbox-*").stdout)
+JOURNAL = "journalctl --no-pager --output=cat --lines=60 --unit='infbox-*'"
 
 
 @pytest.mark.parametrize("unit", [*UNITS, REMOTES])
