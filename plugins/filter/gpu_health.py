@@ -78,12 +78,13 @@ def card_health(card: Card, *, fabric: bool) -> Iterable[Finding]:
             "critical",
             f"{card['ecc_uncorrected']} uncorrected memory errors since the driver was loaded",
         ),
-        (card["row_remap"] == "failure", "critical", "a row of memory failed for good; replace it"),
+        (card["repair"] == "failure", "critical", "memory failed for good; replace the card"),
         (
-            card["row_remap"] == "pending",
-            "warning",
-            "a row of memory is replaced at the next reset",
+            card["sram_worn"],
+            "critical",
+            "more errors in the memory on the chip than NVIDIA allows; replace the card",
         ),
+        (card["repair"] == "pending", "warning", "what failed is replaced at the next reset"),
         (
             fabric and card["fabric"] not in {"Completed", ""},
             "critical",

@@ -8,6 +8,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+BEYOND_REPAIR = ("remapped_rows/remapped_row_failure", "ecc_errors/unrepairable_memory")
+REPAIRED_AT_RESET = (
+    "remapped_rows/remapped_row_pending",
+    "retired_pages/pending_retirement",
+    "ecc_errors/channel_repair_pending",
+    "ecc_errors/tpc_repair_pending",
+)
+
 
 def nvidia_smi_cards(xml: str) -> dict[str, Any]:
     """Read the output of `nvidia-smi -q -x`.
@@ -47,11 +55,12 @@ def nvidia_smi_details(xml: str) -> dict[str, Any]:
     Returns:
         driver_version, cuda_version ("" for none) and cards, in the driver's order: address (as
         sysfs writes it), name, architecture, uuid, memory_mib, used_mib, mig, persistence, ecc,
-        ecc_uncorrected (since the driver was loaded), row_remap ("", "pending" or "failure"),
-        throttle (reasons that slow a card down, such as "hw_thermal_slowdown"), pcie (generation
-        and width, each current and max; 0 where not told), fabric ("" where there is no NVSwitch),
-        processes (pid, name, type, memory_mib), recovery (what the driver asks for after an error,
-        such as "reset"; "" for nothing) and lost, for a card that no longer answers.
+        ecc_uncorrected (since the driver was loaded), repair ("", "pending" or "failure"),
+        sram_worn (more errors in the memory on the chip than NVIDIA allows), throttle (reasons that
+        slow a card down, such as "hw_thermal_slowdown"), pcie (generation and width, each current
+        and max; 0 where not told), fabric ("" where there is no NVSwitch), processes (pid, name,
+        type, memory_mib), recovery (what the driver asks for after an error, such as "reset"; ""
+        for nothing) and lost, for a card that no longer answers.
     """
     if not xml.strip():
         return {"driver_version": "", "cuda_version": "", "cards": []}
@@ -77,7 +86,8 @@ def details(card: ET.Element) -> dict[str, Any]:
         "persistence": text(card, "persistence_mode") == "Enabled",
         "ecc": text(card, "ecc_mode/current_ecc") == "Enabled",
         "ecc_uncorrected": uncorrected(card),
-        "row_remap": row_remap(card),
+        "repair": repair(card),
+        "sram_worn": text(card, "ecc_errors/aggregate/sram_threshold_exceeded") == "Yes",
         "throttle": throttle(card),
         "pcie": {
             "generation": number(text(card, link + "pcie_gen/current_link_gen")),
@@ -131,12 +141,15 @@ def recovery(card: ET.Element) -> str:
     return "reset" if any("requires reset" in (each.text or "") for each in card.iter()) else ""
 
 
-def row_remap(card: ET.Element) -> str:
-    """Return whether rows of memory failed and could not be replaced, or wait for a reset."""
-    if text(card, "remapped_rows/remapped_row_failure") == "Yes":
+def repair(card: ET.Element) -> str:
+    """Return whether a part of the card failed and could not be replaced, or waits for a reset.
+
+    Those are pages of memory, rows since Ampere, and from driver 580 on whole channels and groups
+    of multiprocessors (TPC) as well.
+    """
+    if any(text(card, path) == "Yes" for path in BEYOND_REPAIR):
         return "failure"
-    pending = ("remapped_rows/remapped_row_pending", "retired_pages/pending_retirement")
-    return "pending" if any(text(card, path) == "Yes" for path in pending) else ""
+    return "pending" if any(text(card, path) == "Yes" for path in REPAIRED_AT_RESET) else ""
 
 
 def throttle(card: ET.Element) -> list[str]:

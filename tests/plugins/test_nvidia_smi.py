@@ -154,7 +154,8 @@ def test_every_card_of_a_host_is_told_in_detail() -> None:
         "persistence": True,
         "ecc": True,
         "ecc_uncorrected": 3,
-        "row_remap": "pending",
+        "repair": "pending",
+        "sram_worn": False,
         "throttle": ["hw_thermal_slowdown"],
         "pcie": {"generation": 4, "max_generation": 4, "width": 8, "max_width": 16},
         "fabric": "Completed",
@@ -162,7 +163,7 @@ def test_every_card_of_a_host_is_told_in_detail() -> None:
         "recovery": "",
         "lost": False,
     }
-    assert (old["address"], old["ecc_uncorrected"], old["row_remap"]) == ("0000:00:1e.0", 2, "")
+    assert (old["address"], old["ecc_uncorrected"], old["repair"]) == ("0000:00:1e.0", 2, "")
     assert (old["throttle"], old["fabric"], old["processes"]) == (["hw_slowdown"], "", [])
     assert (lost["lost"], lost["memory_mib"]) == (True, 0)
 
@@ -202,12 +203,29 @@ def test_a_card_that_needs_nothing_says_so(action: str) -> None:
     assert card["recovery"] == ""
 
 
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("unrepairable_memory", ("failure", False)),
+        ("channel_repair_pending", ("pending", False)),
+        ("tpc_repair_pending", ("pending", False)),
+        ("sram_threshold_exceeded", ("", True)),
+    ],
+)
+def test_what_newer_drivers_say_of_repairs_is_heard(flag: str, told: tuple[str, bool]) -> None:
+    captured = (CAPTURED / "h200.xml").read_text()
+    failing = captured.replace(f"<{flag}>No</{flag}>", f"<{flag}>Yes</{flag}>")
+    assert failing != captured
+    (card,) = nvidia_smi_details(failing)["cards"]
+    assert (card["repair"], card["sram_worn"]) == told
+
+
 def test_a_failed_row_outweighs_one_that_waits() -> None:
     failed = A_BAD_CARD.replace(
         "<remapped_row_failure>No</remapped_row_failure>",
         "<remapped_row_failure>Yes</remapped_row_failure>",
     )
-    assert nvidia_smi_details(log(failed))["cards"][0]["row_remap"] == "failure"
+    assert nvidia_smi_details(log(failed))["cards"][0]["repair"] == "failure"
 
 
 def test_a_card_with_mig_is_one_card_in_detail_too() -> None:
@@ -234,6 +252,7 @@ def test_links_are_counted_of_each_card() -> None:
 @pytest.mark.parametrize(
     ("name", "gpus", "split"),
     [
+        ("h200", [("NVIDIA H200", 143771, 1)], []),
         ("h100-power-brake", [("NVIDIA H100 80GB HBM3", 81559, 2)], []),
         ("rtx-4090", [("NVIDIA GeForce RTX 4090", 24564, 2)], []),
         ("rtx-a6000", [("NVIDIA RTX A6000", 46068, 2)], []),
@@ -252,6 +271,23 @@ def test_captured_cards_are_counted(
 @pytest.mark.parametrize(
     ("name", "number", "told"),
     [
+        (
+            "h200",
+            0,
+            {
+                "address": "0000:00:06.0",
+                "used_mib": 40311,
+                # At its power limit, and without NVLink in a virtual machine of its own.
+                "throttle": [],
+                "fabric": "",
+                "ecc": True,
+                "ecc_uncorrected": 0,
+                "repair": "",
+                "sram_worn": False,
+                "recovery": "",
+                "processes": [{"pid": 793, "name": "python3", "type": "C", "memory_mib": 40302}],
+            },
+        ),
         (
             "h100-power-brake",
             1,
@@ -276,7 +312,7 @@ def test_captured_cards_are_counted(
                 "ecc": False,
                 "ecc_uncorrected": 0,
                 "fabric": "",
-                "row_remap": "",
+                "repair": "",
             },
         ),
         (
@@ -288,7 +324,7 @@ def test_captured_cards_are_counted(
             },
         ),
         ("a100-mig", 0, {"mig": True, "persistence": False, "memory_mib": 40960, "used_mib": 38}),
-        ("tesla-p100", 0, {"ecc": True, "ecc_uncorrected": 0, "row_remap": "", "lost": False}),
+        ("tesla-p100", 0, {"ecc": True, "ecc_uncorrected": 0, "repair": "", "lost": False}),
     ],
 )
 def test_captured_cards_are_told_in_detail(name: str, number: int, told: dict[str, Any]) -> None:
