@@ -1,6 +1,5 @@
 """A client of a deployed host, on the official `openai` library: asking, timing, looking."""
 
-import contextlib
 import ssl
 import time
 import uuid
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer
 
 from lab.deployment import Endpoint, ssh, wait_for
 from lab.hosts import Host
+from lab.shell import LabError
 
 QUESTION = "What is this source tree for? Answer in one sentence."
 ANSWER_TOKENS = 8
@@ -137,16 +137,22 @@ class Client:
         self, what: str, accept: Callable[[dict[str, Any]], bool], timeout: float
     ) -> dict[str, Any]:
         """Wait for a status that is warm in its newest version and that `accept` takes."""
+        last: object = None
 
         def look() -> dict[str, Any] | None:
-            with contextlib.suppress(openai.APIError):
-                status = self.status()["watcher"]
-                current = status and status["warm"] and status["warm_version"] == status["version"]
-                if current and accept(status):
-                    return dict(status)
-            return None
+            nonlocal last
+            try:
+                last = status = self.status()["watcher"]
+            except openai.APIError as error:
+                last = error.__cause__ or error
+                return None
+            current = status and status["warm"] and status["warm_version"] == status["version"]
+            return dict(status) if current and accept(status) else None
 
-        return wait_for(what, look, timeout)
+        try:
+            return wait_for(what, look, timeout)
+        except LabError as error:
+            raise LabError(f"{error}; the last answer: {last}") from None
 
 
 def fetch_tokenizer(host: Host) -> Tokenizer:
