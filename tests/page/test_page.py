@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,7 +199,7 @@ def test_whoever_has_signed_in_can_sign_out(browser: Browser, host: FakeHost, vi
     link = visit.open().get_by_role("link", name="Sign out")
     expect(link).to_be_hidden()  # there is nothing to sign out from
     settings = host.settings()
-    signs_in = replace(settings, status=replace(settings.status, sign_in=True))
+    signs_in = settings._replace(status=settings.status._replace(sign_in=True))
     with host.gateway(signs_in) as gateway:
         page = browser.new_page()
         page.goto(gateway.url)

@@ -8,7 +8,6 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -110,7 +109,7 @@ def deaf(tmp_path: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as engine:
         address = f"http://127.0.0.1:{engine.getsockname()[1]}"
         config = settings_for(tmp_path, address, shop=(tmp_path, 1000))
-        config = replace(config, gateway=Settings(ANY, 1000 * MEGABYTE))
+        config = config._replace(gateway=Settings(ANY, 1000 * MEGABYTE))
         with serving(Gateway(config).app) as url:
             yield url
 

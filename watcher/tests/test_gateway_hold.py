@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,8 +41,8 @@ def gateway(tmp_path: Path, place: Listen, seconds: int = 10, most: int = 5) -> 
     """A gateway whose engine is not there yet."""
     publish(tmp_path)
     config = settings_for(tmp_path, f"http://{place}", shop=(tmp_path, 1000))
-    holding = replace(config.gateway, hold_seconds=seconds, hold_requests=most)
-    with serving(Gateway(replace(config, gateway=holding)).app) as url:
+    holding = config.gateway._replace(hold_seconds=seconds, hold_requests=most)
+    with serving(Gateway(config._replace(gateway=holding)).app) as url:
         yield Stack(FakeEngine(), url)
 
 

@@ -112,8 +112,8 @@ def test_overlays_are_warm_by_their_bases_tokens_from_the_first_start_on(
             tmp_path, engine.url, shop=(repo, 20_000), anna=(anna, 25_000), ben=(ben, 25_000)
         )
         shop, *overlays = config.workspaces
-        workspaces = (*(replace(one, base="shop") for one in overlays), shop)
-        with at_work(replace(config, workspaces=workspaces)) as url:
+        workspaces = (*(one._replace(base="shop") for one in overlays), shop)
+        with at_work(config._replace(workspaces=workspaces)) as url:
             until(lambda: all(one["warm"] for one in told(url).values()), 30)
             status = told(url)
             assert "base" not in status["shop"]

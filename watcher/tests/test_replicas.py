@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,10 @@ def host(
     publish(folder, f"{name}: {TEXT}", sections=[])
     with FakeEngine(**engine).running(engine_at) as upstream:
         config = settings_for(folder, upstream.url, shop=(folder, 1000), bare=(folder, 1000))
-        gateway = replace(config.gateway, hold_seconds=seconds)
-        config = replace(config, gateway=gateway, replicas=Replicas(balancer, name))
-        overlay = replace(config.workspaces[0], name="shop-anna", base="shop")
-        config = replace(config, workspaces=(*config.workspaces, overlay))
+        gateway = config.gateway._replace(hold_seconds=seconds)
+        config = config._replace(gateway=gateway, replicas=Replicas(balancer, name))
+        overlay = config.workspaces[0]._replace(name="shop-anna", base="shop")
+        config = config._replace(workspaces=(*config.workspaces, overlay))
         with serving(Gateway(config).app) as url:
             yield Stack(upstream, url)
 

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +105,7 @@ def test_what_another_host_answers_for_is_packed_and_not_warmed(repo: Path) -> N
     stub.homes = {"shop": "there"}
     with FakeEngine().running() as engine, serving(stub.app()) as balancer:
         config = settings_for(repo.parent, engine.url, shop=(repo, 20_000))
-        config = replace(config, replicas=Replicas(balancer, "here"))
+        config = config._replace(replicas=Replicas(balancer, "here"))
         with at_work(config) as url:
             running = Running(repo, url)
             until(lambda: running.status["version"] > 0 and running.status["elsewhere"])
@@ -316,7 +315,7 @@ def test_a_tokenizer_is_read_before_ready_only_when_it_is_new(
     words.save(str(file))
     fill(repo, {"a.py": "a\n", "b.py": "print('<|end|>')\n"})
     plain = settings_for(tmp_path, "http://127.0.0.1:1", shop=(repo, 5000))
-    config = replace(plain, engine=replace(plain.engine, tokenizer=file))
+    config = plain._replace(engine=plain.engine._replace(tokenizer=file))
     assert Service(config)._control == ("<|end|>",)
     with monkeypatch.context() as patch:
         patch.setattr("infbox.service._read_control_tokens", lambda _: pytest.fail("it was read"))

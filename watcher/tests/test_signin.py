@@ -7,7 +7,6 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -50,7 +49,7 @@ class Site:
             client_id="infbox", scopes=("openid", "profile", "email"), groups_claim="groups",
             groups=frozenset({"coders"}), session_seconds=12 * HOUR, idle_seconds=HOUR,
         )  # fmt: skip
-        self.settings = replace(self.settings, **changes)
+        self.settings = self.settings._replace(**changes)
         self.clock = Clock()
         sessions = Sessions(
             self.settings.session_seconds, self.settings.idle_seconds, clock=self.clock

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -57,7 +57,7 @@ def traced(tmp_path: Path, collector: str) -> Iterator[Stack]:
     publish(tmp_path)
     with FakeEngine().running() as engine:
         config = settings_for(tmp_path, engine.url, shop=(tmp_path, 1000))
-        config = replace(config, gateway=replace(config.gateway, traces=collector))
+        config = config._replace(gateway=config.gateway._replace(traces=collector))
         with serving(Gateway(config).app) as url:
             yield Stack(engine, url)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from infbox.errors import InputError, UnreadyError
 from infbox.rules import MAX_FILE_BYTES
@@ -44,8 +43,7 @@ _KEEP_FREE_MB = 2048
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Listen:
+class Listen(NamedTuple):
     """An address to listen on."""
 
     host: str
@@ -55,8 +53,7 @@ class Listen:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Engine:
+class Engine(NamedTuple):
     """Where vLLM answers.
 
     Attributes:
@@ -74,8 +71,7 @@ class Engine:
     lmcache: str | None = None
 
 
-@dataclass(frozen=True)
-class Watcher:
+class Watcher(NamedTuple):
     """The watcher's own settings.
 
     Attributes:
@@ -89,8 +85,7 @@ class Watcher:
     poll_seconds: int = POLL_SECONDS
 
 
-@dataclass(frozen=True)
-class Gateway:
+class Gateway(NamedTuple):
     """The gateway's own settings.
 
     Attributes:
@@ -109,8 +104,7 @@ class Gateway:
     traces: str | None = None
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """What the status page shows beside what the others' sections name.
 
     Attributes:
@@ -130,8 +124,7 @@ class Status:
     sign_in: bool = False
 
 
-@dataclass(frozen=True)
-class Workspace:
+class Workspace(NamedTuple):
     """A source tree to watch.
 
     Attributes:
@@ -149,8 +142,7 @@ class Workspace:
     base: str | None = None
 
 
-@dataclass(frozen=True)
-class Replicas:
+class Replicas(NamedTuple):
     """Hosts that serve the same model and the same workspaces.
 
     Attributes:
@@ -162,8 +154,7 @@ class Replicas:
     host: str
 
 
-@dataclass(frozen=True)
-class SignIn:
+class SignIn(NamedTuple):
     """How people sign in.
 
     Attributes:
@@ -191,8 +182,7 @@ class SignIn:
     idle_seconds: int
 
 
-@dataclass(frozen=True)
-class Remote:
+class Remote(NamedTuple):
     """A git remote that is followed.
 
     Attributes:
@@ -211,8 +201,7 @@ class Remote:
     depth: int = _DEPTH
 
 
-@dataclass(frozen=True)
-class Remotes:
+class Remotes(NamedTuple):
     """How git remotes are followed.
 
     Attributes:
@@ -230,8 +219,7 @@ class Remotes:
     remotes: tuple[Remote, ...]
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """The whole file. Workspaces are in the order of the file; without replicas there are none."""
 
     state_dir: Path
@@ -626,4 +614,4 @@ def _over_its_base(workspace: Workspace, workspaces: list[Workspace]) -> Workspa
             f"workspaces: {name}: budget {workspace.budget} leaves no room beside its base "
             f"{base_name}, which may have {base.budget}: give more, a quarter more as a rule"
         )
-    return replace(workspace, model=base.model)
+    return workspace._replace(model=base.model)
