@@ -327,10 +327,12 @@ class Walk:
         while pending:
             folder = pending.pop()
             self._entering(folder)
-            with contextlib.suppress(OSError):  # the walk will tell
+            try:
                 listing = self._ahead[folder] = _listing(self._tree, folder)
-                is_entered = listing.mark is None or not folder
-                pending += [f for f in listing.folders if f in leading] if is_entered else []
+            except OSError:  # the walk will tell
+                continue
+            if listing.mark is None or not folder:
+                pending += [f for f in listing.folders if f in leading]
             yield
 
     def run(self, top: str = "", listed: set[str] | None = None) -> Iterator[None]:
@@ -344,7 +346,7 @@ class Walk:
             OSError: the root cannot be read.
             GitError: git could not answer.
         """
-        self._listed, self._leading = listed, _folders_of(listed or ())
+        self._listed, self._leading = listed, folders_of(listed or ())
         pending = [(top, self._listed is None)]
         while pending:
             pending += self._enter(*pending.pop())
@@ -367,10 +369,13 @@ class Walk:
                 return []
         changed = is_new or listing.changed_ns >= self._since
         is_border = bool(folder) and self._is_border(folder, listing.mark, changed)
-        self.folders[folder] = listing.row._replace(is_border=is_border)
         if is_border:
+            self.folders[folder] = listing.row._replace(is_border=True)
             return []
+        self.folders[folder] = listing.row
         self._take(listing.files, changed)
+        if (ignores := _below(folder, _IGNORE_FILE)) in listing.files:
+            self.ignores.add(ignores)
         return self._to_enter(listing.folders, is_new, changed)
 
     def _not_listed(self, folder: str, error: OSError) -> None:
@@ -382,7 +387,6 @@ class Walk:
     def _take(self, files: list[str], changed: bool) -> None:
         listed = self._listed or set()
         self.files.update(listed.intersection(files))
-        self.ignores.update([path for path in files if path.endswith(_IGNORE_FILE)])
         if changed:
             unknown = [path for path in files if path not in listed]
             self.files |= belonging(self._tree.git, unknown)
@@ -503,11 +507,15 @@ def _listing(tree: Tree, folder: str) -> _Listing:
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
     with os.scandir(place) as entries:
-        found = _sorted_out(entries, f"{folder}/" if folder else "")
+        found = _sorted_out(entries, _below(folder, ""))
     return _Listing(folder_row(status), max(status.st_ctime_ns, status.st_mtime_ns), *found)
 
 
-def _folders_of(paths: Iterable[str]) -> set[str]:
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
     """Return all folders on the way to these paths."""
     found: set[str] = set()
     for path in paths:

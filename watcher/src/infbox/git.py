@@ -46,6 +46,7 @@ _TELLING = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 _LIST = ("--literal-pathspecs", "ls-files", "-z")
 _FILES = (*_LIST, "--cached", "--others", "--exclude-standard")
 _CHECK = ("check-ignore", "-z", "--stdin", "--verbose", "--non-matching", "--no-index")
+_OUTSIDE = ("not a git repository", "must be run in a work tree")
 _GIT_FILES = ("index", "info/exclude", "config", "config.worktree")
 _LINK_MODE = rb"160000 [^\t]*\t([^\0]*)\0"
 _ANSWER_FIELDS = 4
@@ -116,17 +117,9 @@ class Tracked:
         """Say whether any path lies below a folder."""
         return b"\0" + os.fsencode(folder) + b"/" in self._paths
 
-    def folders(self) -> set[str]:
-        """Return all folders on the way to these paths."""
-        found = set(re.findall(rb"\0([^\0]*)/", self._paths))
-        for folder in list(found):
-            while (folder := folder.rpartition(b"/")[0]) and folder not in found:
-                found.add(folder)
-        return {os.fsdecode(folder) for folder in found}
-
     def all(self) -> set[str]:
         """Return all paths."""
-        return {os.fsdecode(path) for path in self._paths.split(b"\0") if path}
+        return set(_split(self._paths[1:]))
 
 
 def run(folder: Path, *arguments: str, given: bytes = b"", also: Sequence[int] = ()) -> bytes:
@@ -266,6 +259,15 @@ class Git:
             GitError: git could not answer.
         """
         return Tracked(self._run(*_LIST, "--stage") if self.is_repository else b"")
+
+    def tracked_paths(self) -> list[str]:
+        """Return the paths in the index of the repository, in half the time that reading all of it
+        takes.
+
+        Raises:
+            GitError: git could not answer.
+        """
+        return _split(self._run(*_LIST, "--cached")) if self.is_repository else []
 
     def owner(self, path: str) -> tuple[Git, str]:
         """Return who decides about a path, and the path as that one names it."""
@@ -507,14 +509,13 @@ def _is_hit(fields: Sequence[bytes]) -> bool:
 
 
 def _in_repository(root: Path) -> bool:
-    """Say whether root is in a repository that does not ignore it."""
+    """Say whether root is in a work tree of a repository that does not ignore it."""
     try:
-        inside = run(root, "rev-parse", "--is-inside-work-tree").strip() == b"true"
+        return not run(root, "check-ignore", "--", ".", also=(1,))
     except GitError as error:
-        if "not a git repository" in str(error):
+        if any(reason in str(error) for reason in _OUTSIDE):
             return False
         raise
-    return inside and not run(root, "check-ignore", "--", ".", also=(1,))
 
 
 def environment() -> dict[str, str]:
@@ -534,7 +535,8 @@ def _surroundings() -> tuple[str, ...]:
 
 
 def _split(answer: bytes) -> list[str]:
-    return [os.fsdecode(entry) for entry in answer.split(b"\0")[:-1]]
+    # All at once: to decode each by itself takes twice as long.
+    return os.fsdecode(answer).split("\0")[:-1]
 
 
 def _is_below(path: str, folders: Iterable[str]) -> bool:

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from infbox import watch
-from infbox.files import CLOCK_TICK_NS, Walk, belonging, folder_row
+from infbox.files import CLOCK_TICK_NS, Walk, belonging, folder_row, folders_of
 from infbox.git import Facts
 from infbox.index import Stamp
 from infbox.later import QUIET_SECONDS, Errand, Soon
@@ -341,10 +341,10 @@ class Keeper(Looker):
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
         listing = Errand(self._tree.git.files, self._wake)
-        names = Errand(self._tree.git.read_tracked, self._wake)
+        tracked_paths = Errand(self._tree.git.tracked_paths, self._wake)
         walk = Walk(self._tree, self._watch_folder, since)
-        yield from _until_done(names)
-        for _ in walk.ahead(names.result().folders()):
+        yield from _until_done(tracked_paths)
+        for _ in walk.ahead(folders_of(tracked_paths.result())):
             yield True
         yield from _until_done(listing)
         for _ in walk.run(listed=listing.result()):
