@@ -513,6 +513,28 @@ def test_a_repository_made_of_the_tree_counts(tmp_path: Path) -> None:
         seen.agrees()
 
 
+def test_a_scan_that_fails_halfway_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fill(tmp_path / "plain", {"a.py": "a\n", "inner/b.py": "b\n"})
+    git(root / "inner", "init", "--quiet")
+    all_tracked = Keeper._all_tracked
+
+    def failing(self: Keeper) -> object:
+        if (root / ".git").exists():  # it goes right after git listed by it
+            shutil.rmtree(root / ".git")
+        return all_tracked(self)
+
+    with following(root) as seen:
+        seen.settles()
+        monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+        monkeypatch.setattr(Keeper, "_all_tracked", failing)
+        git(root, "init", "--quiet")
+        until(lambda: not (root / ".git").exists())
+        until(lambda: set(seen.indexed()) == {"a.py", "inner/b.py"})
+        seen.agrees()
+
+
 @pytest.mark.parametrize("last", ["HEAD", "objects", "refs"])
 def test_a_repository_that_is_whole_right_after_git_was_asked_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str

@@ -78,6 +78,8 @@ class Keeper(Looker):
         self._rules_are_stale = False
         self._index_errand: Errand | None = None
         self._touched: set[str] | None = None
+        self._is_halfway = False
+        """Whether the index holds a part of what a scan is finding."""
         self.scans = 0
         """How many times the whole tree was listed."""
 
@@ -351,6 +353,7 @@ class Keeper(Looker):
             yield True
         if walk.vain:
             self._forget_folders(walk.vain)
+        self._forget_facts()
         self._take_walk(walk)
         tracked = Errand(self._all_tracked, self._wake)
         facts = Errand(self._tree.git.facts, self._wake)
@@ -482,7 +485,7 @@ class Keeper(Looker):
         """Note that every file was looked at, by these rules; ask for another scan if what decides
         changed while git listed by it, which was since ``since``. An index counts too: what it
         tracks is read after the list was made, and is then no news when its change is told."""
-        self._anew = False
+        self._anew = self._is_halfway = False
         with self._index.transaction():
             if heats:
                 self._index.warm_up(heats.result())
@@ -539,8 +542,17 @@ class Keeper(Looker):
         """Return the files that decide, without the repositories' indexes."""
         return (self._facts.all_sources() if self._facts else set()) | self._ignores
 
+    def _forget_facts(self) -> None:
+        """Have the next start scan the tree, until this scan has come to its end.
+
+        It may fail, or be cut off, with a part of what it found in the index; and what decides may
+        then be again as it was before.
+        """
+        self._is_halfway = True
+        self._index.keep(sources="")
+
     def _keep_facts(self, since: int) -> bool:
-        """Keep what decides, for the next start.
+        """Keep what decides, for the next start; not while a scan is halfway.
 
         Args:
             since: what changed after this was perhaps not seen; of the wall clock, in nanoseconds.
@@ -548,7 +560,7 @@ class Keeper(Looker):
         Returns:
             Whether anything did.
         """
-        if self._facts is None:
+        if self._facts is None or self._is_halfway:
             return False
         self._stamps = stamps = _stamps(self._deciding() | self._facts.indexes())
         late = {path for path, (*_, ctime) in stamps.items() if ctime >= since - CLOCK_TICK_NS}
