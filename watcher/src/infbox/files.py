@@ -296,7 +296,9 @@ class Walk:
         self._entering = entering
         self._since = since - CLOCK_TICK_NS
         self._listed: set[str] | None = None
+        self._tracked: Collection[str] = ()
         self._leading: set[str] = set()
+        self._met: list[str] = []
         self._ahead: dict[str, _Listing] = {}
         self._doubtful: list[tuple[str, bool]] = []
         self.files: set[str] = set()
@@ -314,15 +316,16 @@ class Walk:
         """Folders that were read ahead and that the walk did not come to."""
         return self._ahead.keys()
 
-    def ahead(self, leading: Collection[str]) -> Iterator[None]:
-        """Read folders while git still lists what is in them, which takes as long.
+    def ahead(self, tracked: Collection[str]) -> Iterator[None]:
+        """Read the folders on the way to tracked files while git still lists what else is there.
 
         Args:
-            leading: folders on the way to tracked files, which git will list.
+            tracked: the files; git will list them too.
 
         Yields:
             After each folder.
         """
+        self._tracked, self._leading = tracked, _folders_of(tracked)
         pending = [""]
         while pending:
             folder = pending.pop()
@@ -332,7 +335,7 @@ class Walk:
             except OSError:  # the walk will tell
                 continue
             if listing.mark is None or not folder:
-                pending += [f for f in listing.folders if f in leading]
+                pending += [f for f in listing.folders if f in self._leading]
             yield
 
     def run(self, top: str = "", listed: set[str] | None = None) -> Iterator[None]:
@@ -346,13 +349,15 @@ class Walk:
             OSError: the root cannot be read.
             GitError: git could not answer.
         """
-        self._listed, self._leading = listed, folders_of(listed or ())
+        self._listed = listed
+        self._leading |= _folders_of((listed or set()).difference(self._tracked))
         pending = [(top, self._listed is None)]
         while pending:
             pending += self._enter(*pending.pop())
             if not pending and self._doubtful:
                 pending = self._not_ignored()
             yield
+        self.files |= (listed or set()).intersection(self._met)
 
     def _enter(self, folder: str, is_new: bool) -> list[tuple[str, bool]]:
         """List a folder; return those in it to be entered, each with whether git has not seen it.
@@ -385,9 +390,9 @@ class Walk:
             self.unreadable[folder] = error.strerror or str(error)
 
     def _take(self, files: list[str], changed: bool) -> None:
-        listed = self._listed or set()
-        self.files.update(listed.intersection(files))
+        self._met += files
         if changed:
+            listed = self._listed or set()
             unknown = [path for path in files if path not in listed]
             self.files |= belonging(self._tree.git, unknown)
 
@@ -515,7 +520,7 @@ def _below(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def folders_of(paths: Iterable[str]) -> set[str]:
+def _folders_of(paths: Iterable[str]) -> set[str]:
     """Return all folders on the way to these paths."""
     found: set[str] = set()
     for path in paths:

@@ -46,7 +46,6 @@ _TELLING = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 _LIST = ("--literal-pathspecs", "ls-files", "-z")
 _FILES = (*_LIST, "--cached", "--others", "--exclude-standard")
 _CHECK = ("check-ignore", "-z", "--stdin", "--verbose", "--non-matching", "--no-index")
-_OUTSIDE = ("not a git repository", "must be run in a work tree")
 _GIT_FILES = ("index", "info/exclude", "config", "config.worktree")
 _LINK_MODE = rb"160000 [^\t]*\t([^\0]*)\0"
 _ANSWER_FIELDS = 4
@@ -509,13 +508,16 @@ def _is_hit(fields: Sequence[bytes]) -> bool:
 
 
 def _in_repository(root: Path) -> bool:
-    """Say whether root is in a work tree of a repository that does not ignore it."""
+    """Say whether root is in a repository that does not ignore it."""
     try:
-        return not run(root, "check-ignore", "--", ".", also=(1,))
+        answer = run(root, "rev-parse", "--is-inside-work-tree", "--show-prefix")
     except GitError as error:
-        if any(reason in str(error) for reason in _OUTSIDE):
+        if "not a git repository" in str(error):
             return False
         raise
+    inside, _, below = answer.partition(b"\n")
+    is_top = below == b"\n"  # which no rule can ignore
+    return inside == b"true" and (is_top or not run(root, "check-ignore", "--", ".", also=(1,)))
 
 
 def environment() -> dict[str, str]:

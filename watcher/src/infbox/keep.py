@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from infbox import watch
-from infbox.files import CLOCK_TICK_NS, Walk, belonging, folder_row, folders_of
+from infbox.files import CLOCK_TICK_NS, Walk, belonging, folder_row
 from infbox.git import Facts
 from infbox.index import Stamp
 from infbox.later import QUIET_SECONDS, Errand, Soon
@@ -342,11 +342,11 @@ class Keeper(Looker):
         if self._git_is_stale or self._rules_are_stale:
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
-        listing = Errand(self._tree.git.files, self._wake)
         tracked_paths = Errand(self._tree.git.tracked_paths, self._wake)
+        listing = Errand(self._tree.git.files, self._wake)
         walk = Walk(self._tree, self._watch_folder, since)
         yield from _until_done(tracked_paths)
-        for _ in walk.ahead(folders_of(tracked_paths.result())):
+        for _ in walk.ahead(tracked_paths.result()):
             yield True
         yield from _until_done(listing)
         for _ in walk.run(listed=listing.result()):
