@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import threading
 import time
@@ -169,10 +168,9 @@ class FakeHost:
         """Return the gateway's configuration."""
         folders = dict.fromkeys(self.workspaces, (self._folder, 6000))
         plain = settings_for(self._folder, self.url("vllm"), **folders)
-        return dataclasses.replace(
-            plain,
-            engine=dataclasses.replace(plain.engine, lmcache=self.url("lmcache")),
-            watcher=dataclasses.replace(plain.watcher, listen=self._listen["watcher"]),
+        return plain._replace(
+            engine=plain.engine._replace(lmcache=self.url("lmcache")),
+            watcher=plain.watcher._replace(listen=self._listen["watcher"]),
             status=config.Status(
                 preset="dev32",
                 keys=self.url("keys"),
