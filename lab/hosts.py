@@ -1,9 +1,11 @@
 """Lab hosts: creating, finding and removing them."""
 
+import contextlib
+import fcntl
 import ipaddress
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +77,32 @@ def create(name: str, base: str, mounts: Sequence[str] = ()) -> Host:
         run(["docker", "start", container])
     wait_until_booted(container)
     return prepare_ssh(container, name)
+
+
+@contextlib.contextmanager
+def fresh(name: str, base: str, mounts: Sequence[str] = ()) -> Iterator[Host]:
+    """Have a new host until the block is left; what a run that was cut off left of it is removed.
+
+    Args:
+        name: as for `create`.
+        base: as there.
+        mounts: as there.
+
+    Raises:
+        LabError: another run has a host of that name, or it did not come up.
+    """
+    file = STATE / "locks" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock_of_host:
+        try:
+            fcntl.flock(lock_of_host, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(f"Another run has the lab host {name}: wait until it is over.") from None
+        remove(name)
+        try:
+            yield create(name, base, mounts)
+        finally:
+            remove(name)
 
 
 def start_container(container: str, name: str, image: str, mounts: Sequence[str]) -> None:

@@ -94,9 +94,8 @@ def lab_variables(host: Host) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """Make a bare host, put the repository's files on it, and remove it afterwards."""
-    hosts.remove(NAME)
-    server = Server(hosts.create(NAME, "debian13"))
-    try:
+    with hosts.fresh(NAME, "debian13") as host:
+        server = Server(host)
         server.run(f"mkdir -p {CHECKOUT} && tar -C {CHECKOUT} -xo", tracked_files())
         # Root as a minimal server has it: without sudo.
         server.run("rm /usr/bin/sudo")
@@ -105,8 +104,6 @@ def server() -> Iterator[Server]:
         server.run("update-ca-certificates")
         server.run(f"cat >{LAB_VARIABLES}", json.dumps(lab_variables(server.host)).encode())
         yield server
-    finally:
-        hosts.remove(NAME)
 
 
 def test_check_says_the_steps_and_changes_nothing(server: Server) -> None:

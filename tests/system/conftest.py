@@ -120,26 +120,24 @@ def diagnosed(of: Iterable[Host]) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def site() -> Generator[Site]:
     """Deploy the whole stack onto a bare host; remove it afterwards."""
-    hosts.remove(HOST)
-    tree = copy_tree(ROOT, f"{HOST}-{WORKSPACE}")
-    host = hosts.create(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"])
-    workspaces = [{"name": WORKSPACE, "path": f"{WORKSPACES}/{tree.name}"}]
-    backup = {"target": BACKUPS, "password": BACKUP_PASSWORD}
-    folder = inventory(host, {"infbox_workspaces": workspaces, "infbox_backup": backup})
-    # Of a run that was cut off; its password is not known any more.
-    ssh(host, f"rm -rf {BACKUPS}")
-    before = look(host)
-    try:
-        with diagnosed([host]):
-            output = play(["site.yml", "-i", folder], "system-site")
-            client = Client(endpoint(host), WORKSPACE)
-            client.wait_until_warm()
-            yield Site(host, folder, tree, client, output, before)
-    finally:
-        # By the host, whose root owns it.
-        with contextlib.suppress(LabError):
-            ssh(host, f"rm -rf {BACKUPS}")
-        hosts.remove(HOST)
+    with hosts.fresh(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"]) as host:
+        tree = copy_tree(ROOT, f"{HOST}-{WORKSPACE}")
+        workspaces = [{"name": WORKSPACE, "path": f"{WORKSPACES}/{tree.name}"}]
+        backup = {"target": BACKUPS, "password": BACKUP_PASSWORD}
+        folder = inventory(host, {"infbox_workspaces": workspaces, "infbox_backup": backup})
+        # Of a run that was cut off; its password is not known any more.
+        ssh(host, f"rm -rf {BACKUPS}")
+        before = look(host)
+        try:
+            with diagnosed([host]):
+                output = play(["site.yml", "-i", folder], "system-site")
+                client = Client(endpoint(host), WORKSPACE)
+                client.wait_until_warm()
+                yield Site(host, folder, tree, client, output, before)
+        finally:
+            # By the host, whose root owns it.
+            with contextlib.suppress(LabError):
+                ssh(host, f"rm -rf {BACKUPS}")
 
 
 @pytest.fixture(scope="session")

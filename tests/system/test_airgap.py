@@ -39,10 +39,8 @@ def bundle(site: Site) -> Iterator[Path]:
 
 
 def test_a_host_without_a_way_out_is_deployed_and_answers(bundle: Path) -> None:
-    hosts.remove(HOST)
     tree = copy_tree(ROOT, f"{HOST}-{WORKSPACE}")
-    host = hosts.create(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"])
-    try:
+    with hosts.fresh(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"]) as host:
         ssh(host, CUT_OFF)
         with pytest.raises(LabError):
             ssh(host, REACH_OUT)
@@ -59,5 +57,3 @@ def test_a_host_without_a_way_out_is_deployed_and_answers(bundle: Path) -> None:
             client.wait_until_warm()
             assert client.ask().prompt_tokens > 0
             assert "changed=0 " in play(["site.yml", "-i", folder], "airgap-again")
-    finally:
-        hosts.remove(HOST)

@@ -36,13 +36,9 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
-    hosts.remove(HOST)
-    host = hosts.create(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"])
-    try:
-        with diagnosed([host]):
-            yield host
-    finally:
-        hosts.remove(HOST)
+    mounts = [f"{STATE / 'workspaces'}:{WORKSPACES}"]
+    with hosts.fresh(HOST, "debian13", mounts) as host, diagnosed([host]):
+        yield host
 
 
 @pytest.fixture(scope="module")

@@ -169,14 +169,10 @@ def test_without_monitoring_everything_serves_as_before(site: Site) -> None:
 @pytest.fixture(scope="module")
 def watching(site: Site) -> Iterator[Host]:
     """A host that serves nothing and watches over the deployed one."""
-    hosts.remove(WATCHING)
-    host = hosts.create(WATCHING, "debian13-docker")
-    folder = inventory(host, {}, "monitoring")
-    try:
+    with hosts.fresh(WATCHING, "debian13-docker") as host:
+        folder = inventory(host, {}, "monitoring")
         play(["playbooks/monitoring.yml", "-i", site.inventory, "-i", folder], "system-monitoring")
         yield host
-    finally:
-        hosts.remove(WATCHING)
 
 
 @pytest.mark.long

@@ -26,12 +26,11 @@ MESSAGES = ("dev31", "infbox_workspace ", "/srv/no-model", "/srv/nowhere", "shop
 @pytest.fixture(scope="module")
 def pair() -> Generator[tuple[Host, Host]]:
     """Two bare hosts."""
-    names = ("refused", "bystander")
-    try:
-        yield hosts.create(names[0], "debian13"), hosts.create(names[1], "debian13")
-    finally:
-        for name in names:
-            hosts.remove(name)
+    with (
+        hosts.fresh("refused", "debian13") as refused,
+        hosts.fresh("bystander", "debian13") as bystander,
+    ):
+        yield refused, bystander
 
 
 def test_one_bad_host_stops_the_run_before_any_change(pair: tuple[Host, Host]) -> None:

@@ -42,10 +42,8 @@ PAGE = (ROOT / "docs" / "security.md").read_text()
 @pytest.fixture(scope="module")
 def stranger() -> Iterator[Host]:
     """Another host in the same network."""
-    try:
-        yield hosts.create("stranger", "debian13")
-    finally:
-        hosts.remove("stranger")
+    with hosts.fresh("stranger", "debian13") as host:
+        yield host
 
 
 def listeners(site: Site, protocol: str) -> set[tuple[str, int]]:

@@ -36,12 +36,10 @@ def release_before(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_host_of_the_release_before_is_brought_to_this_one(release_before: Path) -> None:
-    hosts.remove(HOST)
     tree = copy_tree(ROOT, f"{HOST}-{WORKSPACE}")
-    host = hosts.create(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"])
     workspaces = [{"name": WORKSPACE, "path": f"{WORKSPACES}/{tree.name}"}]
-    folder = inventory(host, {"infbox_workspaces": workspaces})
-    try:
+    with hosts.fresh(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"]) as host:
+        folder = inventory(host, {"infbox_workspaces": workspaces})
         play(["site.yml", "-i", folder], "upgrade-before", checkout=release_before)
         client = Client(endpoint(host), WORKSPACE)
         client.wait_until_warm()
@@ -51,5 +49,3 @@ def test_a_host_of_the_release_before_is_brought_to_this_one(release_before: Pat
         assert client.ask().text == client.ask(cold=True).text
         assert ssh(host, "cat /etc/infbox/secrets/api-keys/team") == key
         assert "changed=0 " in play(["site.yml", "-i", folder], "upgrade-again")
-    finally:
-        hosts.remove(HOST)
