@@ -7,6 +7,7 @@ it. The watcher is the real one, a process of its own, looked at from outside.
 """
 
 import argparse
+import gc
 import json
 import os
 import sqlite3
@@ -94,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args(arguments)
     sys.setswitchinterval(SWITCH_SECONDS)  # as the service has it
+    gc.freeze()  # the service has not imported what this benchmark has
     with tempfile.TemporaryDirectory(prefix="infbox-bench-") as name:
         rows = measure(Path(name), options.tokenizer, tracked=not options.untracked)
     show(rows)

@@ -300,6 +300,8 @@ class Walk:
         self._leading: set[str] = set()
         self._met: list[str] = []
         self._ahead: dict[str, _Listing] = {}
+        self._pending: list[tuple[str, bool]] | None = None
+        self._unled: list[str] = []
         self._doubtful: list[tuple[str, bool]] = []
         self.files: set[str] = set()
         """Regular files that belong to the tree, as git has it."""
@@ -311,13 +313,10 @@ class Walk:
         self.ignores: set[str] = set()
         """Ignore files of git's, whether or not they belong to the tree."""
 
-    @property
-    def vain(self) -> Collection[str]:
-        """Folders that were read ahead and that the walk did not come to."""
-        return self._ahead.keys()
-
     def ahead(self, tracked: Collection[str]) -> Iterator[None]:
-        """Read the folders on the way to tracked files while git still lists what else is there.
+        """Walk over the folders on the way to tracked files while git still lists what else there
+        is. What more must be known of is left to ``run``: a folder that changed meanwhile, or that
+        may be a border.
 
         Args:
             tracked: the files; git will list them too.
@@ -325,17 +324,23 @@ class Walk:
         Yields:
             After each folder.
         """
-        self._tracked, self._leading = tracked, _folders_of(tracked)
-        pending = [""]
-        while pending:
-            folder = pending.pop()
+        self._tracked, self._leading, self._pending = tracked, _folders_of(tracked), []
+        folders = [""]
+        while folders:
+            folder = folders.pop()
             self._entering(folder)
             try:
-                listing = self._ahead[folder] = _listing(self._tree, folder)
-            except OSError:  # the walk will tell
+                listing = _listing(self._tree, folder)
+            except OSError:  # it is tried once more, and then told
+                self._pending.append((folder, False))
                 continue
-            if listing.mark is None or not folder:
-                pending += [f for f in listing.folders if f in self._leading]
+            if listing.changed_ns >= self._since or (folder and listing.mark):
+                self._ahead[folder] = listing
+                self._pending.append((folder, False))
+            else:
+                self._take(folder, listing)
+                for each in listing.folders:
+                    (folders if each in self._leading else self._unled).append(each)
             yield
 
     def run(self, top: str = "", listed: set[str] | None = None) -> Iterator[None]:
@@ -351,11 +356,12 @@ class Walk:
         """
         self._listed = listed
         self._leading |= _folders_of((listed or set()).difference(self._tracked))
-        pending = [(top, self._listed is None)]
-        while pending:
-            pending += self._enter(*pending.pop())
-            if not pending and self._doubtful:
-                pending = self._not_ignored()
+        pending = [(top, listed is None)] if self._pending is None else self._pending
+        pending += self._to_enter(self._unled, is_new=False, changed=False)
+        while pending or self._doubtful:
+            pending = pending or self._not_ignored()
+            if pending:
+                pending += self._enter(*pending.pop())
             yield
         self.files |= (listed or set()).intersection(self._met)
 
@@ -377,10 +383,9 @@ class Walk:
         if is_border:
             self.folders[folder] = listing.row._replace(is_border=True)
             return []
-        self.folders[folder] = listing.row
-        self._take(listing.files, changed)
-        if (ignores := _below(folder, _IGNORE_FILE)) in listing.files:
-            self.ignores.add(ignores)
+        self._take(folder, listing)
+        if changed:
+            self._ask_about(listing.files)
         return self._to_enter(listing.folders, is_new, changed)
 
     def _not_listed(self, folder: str, error: OSError) -> None:
@@ -389,12 +394,16 @@ class Walk:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             self.unreadable[folder] = error.strerror or str(error)
 
-    def _take(self, files: list[str], changed: bool) -> None:
-        self._met += files
-        if changed:
-            listed = self._listed or set()
-            unknown = [path for path in files if path not in listed]
-            self.files |= belonging(self._tree.git, unknown)
+    def _take(self, folder: str, listing: _Listing) -> None:
+        self.folders[folder] = listing.row
+        self._met += listing.files
+        if (ignores := _below(folder, _IGNORE_FILE)) in listing.files:
+            self.ignores.add(ignores)
+
+    def _ask_about(self, files: list[str]) -> None:
+        """Take those of a folder's files that git has not listed, and that belong."""
+        listed = self._listed or set()
+        self.files |= belonging(self._tree.git, [path for path in files if path not in listed])
 
     def _to_enter(self, folders: list[str], is_new: bool, changed: bool) -> list[tuple[str, bool]]:
         chosen: list[tuple[str, bool]] = []

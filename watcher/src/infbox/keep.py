@@ -351,8 +351,6 @@ class Keeper(Looker):
         yield from _until_done(listing)
         for _ in walk.run(listed=listing.result()):
             yield True
-        if walk.vain:
-            self._forget_folders(walk.vain)
         self._forget_facts()
         self._take_walk(walk)
         tracked = Errand(self._all_tracked, self._wake)
