@@ -52,6 +52,7 @@ def make(root: Path, *, tracked: bool = True) -> list[str]:
     if tracked:
         git(root, "add", ".")
         git(root, "commit", "--quiet", "-m", "All of it")
+    os.sync()  # else it is written out while something is measured
     return paths
 
 
