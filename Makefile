@@ -105,7 +105,7 @@ interrupted: lab ## Cut off runs on a lab host after a change each, until all is
 	$(BIN)/pytest -s tests/system/test_interrupted.py
 
 upgrade-test: lab ## Bring a lab host from the last tag to this checkout
-	$(BIN)/pytest -s tests/system/test_upgrade.py
+	$(BIN)/pytest -s -rs tests/system/test_upgrade.py
 
 fleet: lab ## Have one lab host watch over another
 	$(BIN)/pytest -s -m long tests/system/test_monitoring.py
