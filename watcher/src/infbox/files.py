@@ -299,7 +299,6 @@ class Walk:
         self._tracked: Collection[str] = ()
         self._leading: set[str] = set()
         self._met: list[str] = []
-        self._ahead: dict[str, _Listing] = {}
         self._pending: list[tuple[str, bool]] | None = None
         self._unled: list[str] = []
         self._doubtful: list[tuple[str, bool]] = []
@@ -331,11 +330,10 @@ class Walk:
             self._entering(folder)
             try:
                 listing = _listing(self._tree, folder)
-            except OSError:  # it is tried once more, and then told
+            except OSError:  # it is read once more, and then told
                 self._pending.append((folder, False))
                 continue
             if listing.changed_ns >= self._since or (folder and listing.mark):
-                self._ahead[folder] = listing
                 self._pending.append((folder, False))
             else:
                 self._take(folder, listing)
@@ -370,14 +368,12 @@ class Walk:
 
         ``is_new`` says that of this folder.
         """
-        listing = self._ahead.pop(folder, None)
-        if listing is None:
-            self._entering(folder)
-            try:
-                listing = _listing(self._tree, folder)
-            except OSError as error:
-                self._not_listed(folder, error)
-                return []
+        self._entering(folder)
+        try:
+            listing = _listing(self._tree, folder)
+        except OSError as error:
+            self._not_listed(folder, error)
+            return []
         changed = is_new or listing.changed_ns >= self._since
         is_border = bool(folder) and self._is_border(folder, listing.mark, changed)
         if is_border:
