@@ -75,7 +75,7 @@ lock: $(STAMP) ## Pin requirements anew, with hashes
 	  -o requirements-cpu.txt requirements-cpu.in
 
 profile: $(STAMP) ## Where the time of site.yml goes, by task and by role
-	@ANSIBLE_CALLBACKS_ENABLED=infbox_preload,ansible.posix.profile_tasks,ansible.posix.profile_roles \
+	@ANSIBLE_CALLBACKS_ENABLED=infbox_workers,ansible.posix.profile_tasks,ansible.posix.profile_roles \
 	$(BIN)/ansible-playbook site.yml $(ARGS)
 
 status: $(STAMP) ## How the hosts are; JSON=1 for scripts

@@ -25,6 +25,7 @@ from lab.shell import LabError, step
 BASE = "debian13-docker"
 WORKSPACE = "infbox"
 ONE_HOST_SECONDS = 60.0
+ALL_HOSTS_SECONDS = 90.0
 TICKS_PER_SECOND = 100
 
 
@@ -115,13 +116,15 @@ def machine() -> float:
 def table(costs: Sequence[Cost]) -> str:
     """Return the medians by number of hosts."""
     lines = [f"{'hosts':>5} {'wall':>8} {'controller':>11} {'the hosts':>10}   seconds"]
-    for count in sorted({cost.hosts for cost in costs}):
+    counts = sorted({cost.hosts for cost in costs})
+    allowed = {counts[-1]: ALL_HOSTS_SECONDS, 1: ONE_HOST_SECONDS}
+    for count in counts:
         runs = [cost for cost in costs if cost.hosts == count]
         wall, controller, others = (
             statistics.median(values)
             for values in zip(*((c.wall, c.controller, c.others) for c in runs), strict=True)
         )
-        bar = f"   of {ONE_HOST_SECONDS:.0f} allowed" if count == 1 else ""
+        bar = f"   of {allowed[count]:.0f} allowed" if count in allowed else ""
         lines.append(f"{count:>5} {wall:>8.1f} {controller:>11.1f} {others:>10.1f}{bar}")
     return "\n".join(lines)
 

@@ -57,7 +57,7 @@ def runs_until_done(folder: Path, changes: int, monkeypatch: pytest.MonkeyPatch)
         How many runs were killed.
     """
     monkeypatch.setenv("ANSIBLE_CALLBACK_PLUGINS", CALLBACKS)
-    monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", "infbox_preload,cut_off")
+    monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", "infbox_workers,cut_off")
     seen, allowed = set(), changes
     for run in range(MOST_RUNS):
         monkeypatch.setenv("CUT_OFF_AFTER", str(allowed))
