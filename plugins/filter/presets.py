@@ -306,9 +306,32 @@ def idle_cards(
     return [note, *broken]
 
 
+def disk_needs(
+    presets: Mapping[str, Preset], wanted: str, given_gpus: Gpus | None
+) -> list[dict[str, float]]:
+    """Return what room the preset may need that a host gets, before anybody looked at the host.
+
+    Args:
+        presets: as in `choose_preset`; `gpus` and `disk_gb` are read.
+        wanted: a name, or `auto`, which may become any that does with the host's cards.
+        given_gpus: cards that count whether the host shows them or not; None for none.
+
+    Returns:
+        gb, and the number of cards without which they will not be needed.
+    """
+    if wanted != AUTO:
+        return [{"cards": 0, "gb": presets.get(wanted, {}).get("disk_gb", 0)}]
+    count = sum(gpu["count"] for gpu in given_gpus or ())
+    return [
+        {"cards": 0 if needed <= count else needed, "gb": preset.get("disk_gb", 0)}
+        for preset in presets.values()
+        for needed in [preset.get("gpus", 0)]
+    ]
+
+
 class FilterModule:
     """What Ansible looks for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"choose_preset": choose_preset}
+        return {"choose_preset": choose_preset, "disk_needs": disk_needs}

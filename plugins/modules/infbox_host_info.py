@@ -26,10 +26,13 @@ options:
     type: list
     elements: path
     default: []
-  disk_gb:
-    description: Space that will be needed, in GB. Only where less is free are the folders measured.
-    type: float
-    default: 0
+  disk_needs:
+    description:
+      - Space that may be needed, as C(gb) and the number of C(cards) without which it will not be.
+        Only where less is free are the folders measured.
+    type: list
+    elements: dict
+    default: []
   paths:
     description: Paths to look at.
     type: list
@@ -253,6 +256,16 @@ def model(path: str) -> dict[str, Any]:
     }
 
 
+def needed_bytes(needs: Iterable[dict[str, Any]], cards: int) -> float:
+    """Return the most bytes that may be needed on a host with so many cards.
+
+    Args:
+        needs: gb, and how many cards there must be for them to be needed.
+        cards: those of the host.
+    """
+    return max((float(n["gb"]) * 1e9 for n in needs if int(n["cards"]) <= cards), default=0.0)
+
+
 def disks(folders: Iterable[str], needed_bytes: float) -> dict[str, Any]:
     """Return the room on the file systems of some folders.
 
@@ -439,7 +452,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "data_dirs": {"type": "list", "elements": "path", "default": []},
-            "disk_gb": {"type": "float", "default": 0},
+            "disk_needs": {"type": "list", "elements": "dict", "default": []},
             "paths": {"type": "list", "elements": "str", "default": []},
             "reader": {"type": "dict", "default": {}},
             "model_path": {"type": "str", "default": ""},
@@ -451,10 +464,11 @@ def main() -> None:
     )
     asked = module.params
     root = Path("/")
+    cards = nvidia_cards(root)
     host = {
         **system(root),
-        **disks(asked["data_dirs"], asked["disk_gb"] * 1e9),
-        "nvidia_cards": nvidia_cards(root),
+        **disks(asked["data_dirs"], needed_bytes(asked["disk_needs"], len(cards))),
+        "nvidia_cards": cards,
         "nvidia": nvidia_state(root, asked["project"], run),
         "secure_boot": secure_boot(root),
         "kernel": platform.release(),

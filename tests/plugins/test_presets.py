@@ -8,6 +8,8 @@ from tests.plugins.plugin_files import load
 
 choose_preset = load("filter", "presets").choose_preset
 host_refusals = load("filter", "presets").host_refusals
+disk_needs = load("filter", "presets").disk_needs
+needed_bytes = load("modules", "infbox_host_info").needed_bytes
 
 PRESETS = {
     "cpu": {"gpus": 0, "host_memory_gb": 8, "disk_gb": 15},
@@ -95,6 +97,27 @@ def test_too_little_disk_is_refused_with_all_numbers() -> None:
 def test_what_infbox_holds_already_counts_as_room() -> None:
     host = {**HOST, "free_bytes": 1e9, "held_bytes": 14e9}
     assert choose_preset(PRESETS, "cpu", [], host)["refusals"] == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "cards", "gigabytes"),
+    [
+        ("auto", None, 0, 15),
+        ("auto", None, 1, 80),
+        ("auto", None, 3, 80),
+        ("auto", None, 8, 400),
+        ("auto", gpus(81920, 4), 0, 400),
+        ("auto", gpus(24000, 1), 0, 80),
+        ("dev24", None, 0, 60),
+        ("team", None, 1, 400),
+        ("cpu", None, 8, 15),
+        ("unknown", None, 8, 0),
+    ],
+)
+def test_the_room_that_may_be_needed_is_that_of_presets_the_cards_allow(
+    wanted: str, given: list[Any] | None, cards: int, gigabytes: float
+) -> None:
+    assert needed_bytes(disk_needs(PRESETS, wanted, given), cards) == gigabytes * 1e9
 
 
 def test_an_old_driver_is_no_refusal_where_a_later_one_comes() -> None:
