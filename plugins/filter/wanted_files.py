@@ -47,6 +47,15 @@ def look_command(paths: Iterable[str]) -> list[str]:
     return ["find", *paths, *each]
 
 
+def paths_found(found: Sequence[str]) -> list[str]:
+    """Return the paths that are on the host, of whatever type.
+
+    Args:
+        found: the lines that the command printed.
+    """
+    return [match[7] for line in found if (match := FOUND.fullmatch(line))]
+
+
 def unlike(
     wanted_files: Iterable[Mapping[str, Any]], found: Sequence[str]
 ) -> list[Mapping[str, Any]]:
@@ -95,4 +104,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"look_command": look_command, "unlike": unlike, "wanted": wanted}
+        return {
+            "look_command": look_command,
+            "paths_found": paths_found,
+            "unlike": unlike,
+            "wanted": wanted,
+        }

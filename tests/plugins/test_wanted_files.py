@@ -11,6 +11,7 @@ from tests.plugins.plugin_files import load
 
 module = load("filter", "wanted_files")
 wanted, look_command, unlike = module.wanted, module.look_command, module.unlike
+paths_found = module.paths_found
 
 OWN = {"owner": os.getuid(), "group": os.getgid()}
 
@@ -31,14 +32,21 @@ def there(tmp_path: Path) -> list[dict[str, Any]]:
 
 def missing(wanted_files: list[dict[str, Any]]) -> list[str]:
     """Look, and return the paths of those that are not as they should be."""
-    done = subprocess.run(
-        look_command(item["path"] for item in wanted_files),
-        capture_output=True,
-        text=True,
-        check=False,
-        shell=False,
-    )
-    return [item["path"] for item in unlike(wanted_files, done.stdout.splitlines())]
+    lines = look(*(item["path"] for item in wanted_files))
+    return [item["path"] for item in unlike(wanted_files, lines)]
+
+
+def look(*paths: str) -> list[str]:
+    """Return what the look prints of some paths."""
+    command = look_command(paths)
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def test_what_is_there_is_found_whatever_it_is(there: list[dict[str, Any]], tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    paths = [*(item["path"] for item in there), str(link)]
+    assert sorted(paths_found(look(*paths, str(tmp_path / "none")))) == sorted(paths)
 
 
 def test_what_is_as_it_should_be_is_left_out(there: list[dict[str, Any]]) -> None:

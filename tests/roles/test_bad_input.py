@@ -17,7 +17,7 @@ from tests.plugins.plugin_files import ROOT
 
 # Stubs of `docker`: an Engine that is older than any that can be had here, and one that will do.
 OLD_DOCKER = '#!/bin/sh\n[ "$1" = info ] && echo 19.03.15 && exit 0\nexit 1\n'
-GOOD_DOCKER = '#!/bin/sh\n[ "$1" = info ] && echo "26.1.5|/var/lib/docker|3" || echo 2.26.1\n'
+GOOD_DOCKER = '#!/bin/sh\n[ "$1" = info ] && echo "26.1.5|/var/lib/docker|3|v2.26.1"\n'
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "preflight, all at once": (
