@@ -322,11 +322,8 @@ def disk_needs(
     if wanted != AUTO:
         return [{"cards": 0, "gb": presets.get(wanted, {}).get("disk_gb", 0)}]
     count = sum(gpu["count"] for gpu in given_gpus or ())
-    return [
-        {"cards": 0 if needed <= count else needed, "gb": preset.get("disk_gb", 0)}
-        for preset in presets.values()
-        for needed in [preset.get("gpus", 0)]
-    ]
+    needs = [(preset.get("gpus", 0), preset.get("disk_gb", 0)) for preset in presets.values()]
+    return [{"cards": 0 if cards <= count else cards, "gb": gb} for cards, gb in needs]
 
 
 class FilterModule:

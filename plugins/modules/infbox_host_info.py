@@ -256,7 +256,7 @@ def model(path: str) -> dict[str, Any]:
     }
 
 
-def needed_bytes(needs: Iterable[dict[str, Any]], cards: int) -> float:
+def most_needed_bytes(needs: Iterable[dict[str, Any]], cards: int) -> float:
     """Return the most bytes that may be needed on a host with so many cards.
 
     Args:
@@ -467,7 +467,7 @@ def main() -> None:
     cards = nvidia_cards(root)
     host = {
         **system(root),
-        **disks(asked["data_dirs"], needed_bytes(asked["disk_needs"], len(cards))),
+        **disks(asked["data_dirs"], most_needed_bytes(asked["disk_needs"], len(cards))),
         "nvidia_cards": cards,
         "nvidia": nvidia_state(root, asked["project"], run),
         "secure_boot": secure_boot(root),

@@ -9,7 +9,7 @@ from tests.plugins.plugin_files import load
 choose_preset = load("filter", "presets").choose_preset
 host_refusals = load("filter", "presets").host_refusals
 disk_needs = load("filter", "presets").disk_needs
-needed_bytes = load("modules", "infbox_host_info").needed_bytes
+most_needed_bytes = load("modules", "infbox_host_info").most_needed_bytes
 
 PRESETS = {
     "cpu": {"gpus": 0, "host_memory_gb": 8, "disk_gb": 15},
@@ -117,7 +117,7 @@ def test_what_infbox_holds_already_counts_as_room() -> None:
 def test_the_room_that_may_be_needed_is_that_of_presets_the_cards_allow(
     wanted: str, given: list[Any] | None, cards: int, gigabytes: float
 ) -> None:
-    assert needed_bytes(disk_needs(PRESETS, wanted, given), cards) == gigabytes * 1e9
+    assert most_needed_bytes(disk_needs(PRESETS, wanted, given), cards) == gigabytes * 1e9
 
 
 def test_an_old_driver_is_no_refusal_where_a_later_one_comes() -> None:
