@@ -12,15 +12,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from infbox import keep
 from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.follow import Changes, Follower, due
-from infbox.git import Git
+from infbox.git import Git, GitError
 from infbox.index import Reader
 from infbox.keep import Keeper
 from infbox.later import LONGEST_SECONDS, QUIET_SECONDS
@@ -575,27 +576,49 @@ def test_a_repository_below_that_is_edited_is_followed(tmp_path: Path) -> None:
         seen.agrees()
 
 
-def test_a_file_added_while_the_tree_is_listed_is_followed(
-    history: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", ["between git's two listings", "after both"])
+@pytest.mark.parametrize("command", [("add", "--force"), ("rm", "--quiet", "--cached")])
+def test_what_git_comes_to_track_or_not_while_the_tree_is_listed_is_followed(
+    history: Path, monkeypatch: pytest.MonkeyPatch, moment: str, command: tuple[str, ...]
 ) -> None:
     fill(history, {"skipped/kept.py": "k\n"})
+    if "rm" in command:
+        git(history, "add", "--force", "skipped/kept.py")
     with following(history) as seen:
         seen.settles()
-        listed, is_added = Git.files, threading.Event()
+        list_others, is_done = Git.other_files, threading.Event()
 
-        def adding(self: Git, among: Iterable[str] = ()) -> set[str]:
-            """After git has listed the files, and before it is asked what it tracks."""
-            found = listed(self, among)
-            if not among and not is_added.is_set():
-                is_added.set()
-                git(history, "add", "--force", "skipped/kept.py")
-            return found
+        def changing(self: Git) -> set[str]:
+            before = list_others(self) if moment == "after both" else None
+            if not is_done.is_set():
+                time.sleep(0.5)  # git has named what it tracks
+                git(history, *command, "skipped/kept.py")
+                is_done.set()
+            return list_others(self) if before is None else before
 
-        monkeypatch.setattr(Git, "files", adding)
+        monkeypatch.setattr(Git, "other_files", changing)
         fill(history, {".git/info/exclude": "*.o\n"})
-        assert is_added.wait(10)
-        until(lambda: "skipped/kept.py" in seen.indexed())
+        assert is_done.wait(10)
+        until(lambda: ("skipped/kept.py" in seen.indexed()) == ("add" in command))
         seen.agrees()
+
+
+def test_a_repository_made_while_git_is_asked_for_it_is_followed(
+    history: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed, asked = keep.tracked_paths, threading.Event()
+
+    def too_early(folder: Path) -> list[str]:
+        if not asked.is_set():
+            asked.set()
+            raise GitError("fatal: not a git repository")
+        return listed(folder)
+
+    monkeypatch.setattr(keep, "tracked_paths", too_early)
+    with following(history) as seen:
+        assert asked.is_set()
+        seen.agrees()
+    assert not caplog.records, "it was not put off"
 
 
 def test_a_linked_work_tree_is_followed(history: Path) -> None:

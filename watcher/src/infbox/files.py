@@ -296,7 +296,6 @@ class Walk:
         self._entering = entering
         self._since = since - CLOCK_TICK_NS
         self._listed: set[str] | None = None
-        self._tracked: Collection[str] = ()
         self._leading: set[str] = set()
         self._met: list[str] = []
         self._pending: list[tuple[str, bool]] | None = None
@@ -318,12 +317,12 @@ class Walk:
         may be a border.
 
         Args:
-            tracked: the files; git will list them too.
+            tracked: the files; what git lists beside them is given to ``run``.
 
         Yields:
             After each folder.
         """
-        self._tracked, self._leading, self._pending = tracked, _folders_of(tracked), []
+        self._listed, self._leading, self._pending = set(tracked), _folders_of(tracked), []
         folders = [""]
         while folders:
             folder = folders.pop()
@@ -346,14 +345,17 @@ class Walk:
 
         Args:
             top: where to begin.
-            listed: what git listed of the tree, or None.
+            listed: what git listed of the tree, or None. After ``ahead``, what it listed besides.
 
         Raises:
             OSError: the root cannot be read.
             GitError: git could not answer.
         """
-        self._listed = listed
-        self._leading |= _folders_of((listed or set()).difference(self._tracked))
+        if self._listed is None:
+            self._listed = listed
+        elif listed:
+            self._listed |= listed
+        self._leading |= _folders_of(listed or ())
         pending = [(top, listed is None)] if self._pending is None else self._pending
         pending += self._to_enter(self._unled, is_new=False, changed=False)
         while pending or self._doubtful:
@@ -361,7 +363,9 @@ class Walk:
             if pending:
                 pending += self._enter(*pending.pop())
             yield
-        self.files |= (listed or set()).intersection(self._met)
+        belonging = (self._listed or set()).intersection(self._met)
+        belonging |= self.files
+        self.files = belonging
 
     def _enter(self, folder: str, is_new: bool) -> list[tuple[str, bool]]:
         """List a folder; return those in it to be entered, each with whether git has not seen it.
@@ -393,8 +397,8 @@ class Walk:
     def _take(self, folder: str, listing: _Listing) -> None:
         self.folders[folder] = listing.row
         self._met += listing.files
-        if (ignores := _below(folder, _IGNORE_FILE)) in listing.files:
-            self.ignores.add(ignores)
+        if listing.has_ignores:
+            self.ignores.add(_below(folder, _IGNORE_FILE))
 
     def _ask_about(self, files: list[str]) -> None:
         """Take those of a folder's files that git has not listed, and that belong."""
@@ -497,6 +501,7 @@ class _Listing(NamedTuple):
         files: regular ones.
         folders: in it, but ``.git``.
         mark: its ``.git``, or None.
+        has_ignores: whether it has an ignore file of git's.
     """
 
     row: Folder
@@ -504,6 +509,7 @@ class _Listing(NamedTuple):
     files: list[str]
     folders: list[str]
     mark: os.DirEntry[str] | None
+    has_ignores: bool
 
 
 def _listing(tree: Tree, folder: str) -> _Listing:
@@ -512,13 +518,25 @@ def _listing(tree: Tree, folder: str) -> _Listing:
     Raises:
         OSError: it cannot be read, or is none.
     """
-    place = tree.place(folder)
+    place, prefix = tree.place(folder), _below(folder, "")
     status = os.lstat(place)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
+    files: list[str] = []
+    folders: list[str] = []
+    mark, has_ignores = None, False
     with os.scandir(place) as entries:
-        found = _sorted_out(entries, _below(folder, ""))
-    return _Listing(folder_row(status), max(status.st_ctime_ns, status.st_mtime_ns), *found)
+        for entry in entries:
+            name = entry.name
+            if name == ".git":
+                mark = entry
+            elif entry.is_file(follow_symlinks=False):
+                files.append(prefix + name)
+                has_ignores |= name == _IGNORE_FILE
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(prefix + name)
+    row, changed_ns = folder_row(status), max(status.st_ctime_ns, status.st_mtime_ns)
+    return _Listing(row, changed_ns, files, folders, mark, has_ignores)
 
 
 def _below(folder: str, name: str) -> str:
@@ -528,12 +546,11 @@ def _below(folder: str, name: str) -> str:
 def _folders_of(paths: Iterable[str]) -> set[str]:
     """Return all folders on the way to these paths."""
     found: set[str] = set()
-    for path in paths:
-        folder = path.rstrip("/").rpartition("/")[0]
-        while folder and folder not in found:
-            found.add(folder)
-            folder = folder.rpartition("/")[0]
-    return found
+    above = {path.rpartition("/")[0] for path in paths}
+    while above:
+        found |= above
+        above = {folder.rpartition("/")[0] for folder in above} - found
+    return found - {""}
 
 
 def _read_up_to(descriptor: int, most: int, expected: int) -> bytes:
@@ -545,24 +562,6 @@ def _read_up_to(descriptor: int, most: int, expected: int) -> bytes:
 
 def _path_of(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # on each save's way
-
-
-def _sorted_out(
-    entries: Iterable[os.DirEntry[str]], prefix: str
-) -> tuple[list[str], list[str], os.DirEntry[str] | None]:
-    """Return the regular files and the folders among a folder's entries, and its ``.git``."""
-    files: list[str] = []
-    folders: list[str] = []
-    mark = None
-    for entry in entries:
-        name = entry.name
-        if name == ".git":
-            mark = entry
-        elif entry.is_file(follow_symlinks=False):
-            files.append(prefix + name)
-        elif entry.is_dir(follow_symlinks=False):
-            folders.append(prefix + name)
-    return files, folders, mark
 
 
 def _nothing(_folder: str) -> None:

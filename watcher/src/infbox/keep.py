@@ -12,11 +12,12 @@ import logging
 import os
 import stat
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from infbox import watch
 from infbox.files import CLOCK_TICK_NS, Walk, belonging, folder_row
-from infbox.git import Facts
+from infbox.git import Facts, GitError, tracked_paths
 from infbox.index import Stamp
 from infbox.later import QUIET_SECONDS, Errand, Soon
 from infbox.log import line
@@ -339,26 +340,28 @@ class Keeper(Looker):
         self._check_root()
         self._touched = set()
         since = time.time_ns()
+        tracked = Errand(partial(tracked_paths, self._tree.root), self._wake)
         if self._git_is_stale or self._rules_are_stale:
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
-        tracked_paths = Errand(self._tree.git.tracked_paths, self._wake)
-        listing = Errand(self._tree.git.files, self._wake)
+        git = self._tree.git
+        others = Errand(git.other_files, self._wake)
+        git.make_ready()
         walk = Walk(self._tree, self._watch_folder, since)
-        yield from _until_done(tracked_paths)
-        for _ in walk.ahead(tracked_paths.result()):
+        yield from _until_done(tracked)
+        for _ in walk.ahead(self._paths_from(tracked) if git.is_repository else []):
             yield True
-        yield from _until_done(listing)
-        for _ in walk.run(listed=listing.result()):
+        yield from _until_done(others)
+        for _ in walk.run(listed=others.result()):
             yield True
         self._forget_facts()
         self._take_walk(walk)
-        tracked = Errand(self._all_tracked, self._wake)
-        facts = Errand(self._tree.git.facts, self._wake)
-        yield from _until_done(tracked, facts)
+        all_tracked = Errand(self._all_tracked, self._wake)
+        facts = Errand(git.facts, self._wake)
+        yield from _until_done(all_tracked, facts)
         heats = Errand(self._first_heats, self._wake) if self._founding else None
-        for git, names in tracked.result():
-            git.tracked = names
+        for each, names in all_tracked.result():
+            each.tracked = names
         self._facts = facts.result()
         self._ignores = frozenset(map(self._tree.place, walk.ignores))
         known = self._sources
@@ -373,6 +376,14 @@ class Keeper(Looker):
         if heats:
             yield from _until_done(heats)
         self._complete(heats, since)
+
+    def _paths_from(self, tracked: Errand) -> list[str]:
+        """Return the paths that git tracks; it was asked before it was known to be a repository."""
+        try:
+            paths: list[str] = tracked.result()
+        except GitError:  # it may have become one just then
+            return tracked_paths(self._tree.root)
+        return paths
 
     def compare(self, only: Collection[str] | None = None) -> Iterator[bool]:
         """Compare the stamps of known folders and files with those that they have.
