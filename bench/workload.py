@@ -18,6 +18,11 @@ IGNORED = 20_000
 
 _IGNORED_FOLDERS = 1_000
 _FUNCTIONS = 20
+_SETTINGS = (
+    "user.name=Bench",
+    "user.email=bench@example.org",
+    "gc.auto=0",  # else git packs a new repository for seconds, beside what is measured
+)
 _READY_SECONDS = 180.0
 
 
@@ -58,8 +63,8 @@ def make(root: Path, *, tracked: bool = True) -> list[str]:
 
 def git(root: Path, *arguments: str) -> bytes:
     """Run git and return what it prints."""
-    identity = ("-c", "user.name=Bench", "-c", "user.email=bench@example.org")
-    done = subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
+    options = [part for setting in _SETTINGS for part in ("-c", setting)]
+    done = subprocess.run(["git", *options, *arguments], cwd=root, check=True, capture_output=True)
     return done.stdout
 
 
