@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.files import Tree
+from infbox.files import CLOCK_TICK_NS, Tree, Walk
+from infbox.git import tracked_paths
 from infbox.rules import IGNORE_FILE
 from trees import fill, git
 
@@ -74,6 +77,31 @@ def test_scan_agrees_with_git(repo: Path, name: str) -> None:
     rules, paths = TRICKY[name]
     fill(repo, dict.fromkeys(paths, "x\n") | rules)
     assert Tree(repo).scan() == as_git_says(repo)
+
+
+@pytest.mark.parametrize("is_listed", [True, False], ids=["git-is-quick", "git-is-slow"])
+@pytest.mark.parametrize("is_added", [True, False], ids=["added", "new"])
+@pytest.mark.parametrize("name", TRICKY)
+def test_a_walk_while_git_lists_finds_what_one_after_it_does(
+    repo: Path, name: str, is_added: bool, is_listed: bool
+) -> None:
+    rules, paths = TRICKY[name]
+    fill(repo, dict.fromkeys(paths, "x\n") | rules)
+    if is_added:
+        git(repo, "--literal-pathspecs", "add", "--force", "--", *paths[:1])  # ignored or not
+        git(repo, "add", "--all")
+    time.sleep(2 * CLOCK_TICK_NS / 1e9)  # what just changed is left until git has listed it
+    with contextlib.closing(Tree(repo)) as tree:
+        after, meanwhile = (Walk(tree, lambda _: None, time.time_ns()) for _ in range(2))
+        for _ in after.run(listed=tree.git.files()):
+            pass
+        for _ in meanwhile.ahead(tracked_paths(repo), lambda: is_listed):
+            pass
+        assert "" in meanwhile.folders
+        for _ in meanwhile.run(listed=tree.git.other_files()):
+            pass
+    assert meanwhile.files == after.files == as_git_says(repo)
+    assert meanwhile.folders == after.folders
 
 
 _PARTS = st.sampled_from(["a", "b", "c.py", "d.o", "keep"])

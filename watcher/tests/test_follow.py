@@ -621,6 +621,27 @@ def test_a_repository_made_while_git_is_asked_for_it_is_followed(
     assert not caplog.records, "it was not put off"
 
 
+def test_what_lies_in_a_submodule_that_was_not_checked_out_is_not_taken_in(
+    history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = git(history, "rev-parse", "HEAD").decode().strip()
+    git(history, "update-index", "--add", "--cacheinfo", f"160000,{commit},libs/other")
+    (history / "libs/other").mkdir(parents=True)
+    time.sleep(0.1)  # what just changed is looked at once more anyway
+    list_others = Git.other_files
+
+    def slowly(self: Git) -> set[str]:
+        time.sleep(0.5)
+        return list_others(self)
+
+    monkeypatch.setattr(Git, "other_files", slowly)
+    with following(history) as seen:
+        fill(history, {"libs/other/stray.py": "s\n", "libs/own.py": "o\n"})
+        until(lambda: "libs/own.py" in seen.indexed())
+        seen.agrees()
+        assert "libs/other/stray.py" not in seen.indexed()
+
+
 def test_a_linked_work_tree_is_followed(history: Path) -> None:
     root = history.parent / "linked"
     git(history, "worktree", "add", "--quiet", str(root), "other")

@@ -27,6 +27,7 @@ CLOCK_TICK_NS = 20_000_000
 change again and keep its stamp."""
 
 _IGNORE_FILE = ".gitignore"
+_ASKED_AT_ONCE = 250  # folders that git is asked about
 _ATTEMPTS = 3  # to read a file that changes meanwhile
 
 
@@ -298,7 +299,7 @@ class Walk:
         self._listed: set[str] | None = None
         self._leading: set[str] = set()
         self._met: list[str] = []
-        self._pending: list[tuple[str, bool]] | None = None
+        self._left: list[str] = []
         self._unled: list[str] = []
         self._doubtful: list[tuple[str, bool]] = []
         self.files: set[str] = set()
@@ -311,33 +312,31 @@ class Walk:
         self.ignores: set[str] = set()
         """Ignore files of git's, whether or not they belong to the tree."""
 
-    def ahead(self, tracked: Collection[str]) -> Iterator[None]:
-        """Walk over the folders on the way to tracked files while git still lists what else there
-        is. What more must be known of is left to ``run``: a folder that changed meanwhile, or that
-        may be a border.
+    def ahead(self, tracked: Collection[str], is_listed: Callable[[], bool]) -> Iterator[None]:
+        """Walk while git still lists what there is beside tracked files: over the folders on the
+        way to those, then over others that are not ignored; in one that is, git lists nothing else.
+        What more must be known of is left to ``run``: a folder that changed meanwhile, or that may
+        be a border.
 
         Args:
             tracked: the files; what git lists beside them is given to ``run``.
+            is_listed: says whether git is done.
 
         Yields:
             After each folder.
+
+        Raises:
+            GitError: git could not answer.
         """
-        self._listed, self._leading, self._pending = set(tracked), _folders_of(tracked), []
+        self._listed, self._leading = set(tracked), _folders_of(tracked)
         folders = [""]
-        while folders:
-            folder = folders.pop()
-            self._entering(folder)
-            try:
-                listing = _listing(self._tree, folder)
-            except OSError:  # it is read once more, and then told
-                self._pending.append((folder, False))
-                continue
-            if listing.changed_ns >= self._since or (folder and listing.mark):
-                self._pending.append((folder, False))
+        while folders or (self._unled and not is_listed()):
+            if folders:
+                folders += self._enter_ahead(folders.pop())
             else:
-                self._take(folder, listing)
-                for each in listing.folders:
-                    (folders if each in self._leading else self._unled).append(each)
+                asked, self._unled = self._unled[:_ASKED_AT_ONCE], self._unled[_ASKED_AT_ONCE:]
+                ignored = self._tree.git.ignored(asked)
+                folders += [folder for folder in asked if folder not in ignored]
             yield
 
     def run(self, top: str = "", listed: set[str] | None = None) -> Iterator[None]:
@@ -352,11 +351,11 @@ class Walk:
             GitError: git could not answer.
         """
         if self._listed is None:
-            self._listed = listed
-        elif listed:
-            self._listed |= listed
+            self._listed, pending = listed, [(top, listed is None)]
+        else:
+            self._listed |= listed or set()
+            pending = [(folder, False) for folder in self._left]
         self._leading |= _folders_of(listed or ())
-        pending = [(top, listed is None)] if self._pending is None else self._pending
         pending += self._to_enter(self._unled, is_new=False, changed=False)
         while pending or self._doubtful:
             pending = pending or self._not_ignored()
@@ -366,6 +365,22 @@ class Walk:
         belonging = (self._listed or set()).intersection(self._met)
         belonging |= self.files
         self.files = belonging
+
+    def _enter_ahead(self, folder: str) -> list[str]:
+        """List a folder if no more must be known of it; return those in it that are on the way."""
+        self._entering(folder)
+        try:
+            listing = _listing(self._tree, folder)
+        except OSError:  # it is read once more, and then told
+            self._left.append(folder)
+            return []
+        is_doubtful = (folder and listing.mark) or folder in (self._listed or ())
+        if listing.changed_ns >= self._since or is_doubtful:
+            self._left.append(folder)
+            return []
+        self._take(folder, listing)
+        self._unled += [each for each in listing.folders if each not in self._leading]
+        return [each for each in listing.folders if each in self._leading]
 
     def _enter(self, folder: str, is_new: bool) -> list[tuple[str, bool]]:
         """List a folder; return those in it to be entered, each with whether git has not seen it.

@@ -349,7 +349,8 @@ class Keeper(Looker):
         git.make_ready()
         walk = Walk(self._tree, self._watch_folder, since)
         yield from _until_done(tracked)
-        for _ in walk.ahead(self._paths_from(tracked) if git.is_repository else []):
+        paths = self._paths_from(tracked) if git.is_repository else []
+        for _ in walk.ahead(paths, lambda: others.is_done):
             yield True
         yield from _until_done(others)
         for _ in walk.run(listed=others.result()):
