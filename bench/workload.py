@@ -84,16 +84,10 @@ class Watcher:
     index: Path
     published: Path
 
-    def memory(self) -> tuple[float, float]:
-        """Return the memory of its processes now, and no less than the most there was, in MB.
-
-        What they share is counted once now; the most is of each by itself, shared or not.
-        """
-        now, most = 0.0, 0.0
-        for process in self._processes():
-            now += _kilobytes(process / "smaps_rollup", "Pss") / 1000
-            most += _kilobytes(process / "status", "VmHWM") / 1000
-        return now, most
+    def memory(self) -> float:
+        """Return the memory of its processes, in MB; what they share is counted once."""
+        shares = [_kilobytes(process / "smaps_rollup", "Pss") for process in self._processes()]
+        return sum(shares) / 1000
 
     def cpu_seconds(self) -> float:
         """Return the processor time that its processes have used."""
