@@ -27,7 +27,7 @@ CLOCK_TICK_NS = 20_000_000
 change again and keep its stamp."""
 
 _IGNORE_FILE = ".gitignore"
-_ASKED_AT_ONCE = 250  # folders that git is asked about
+_ASKED_AT_ONCE = 250  # folders about which git is asked in one go
 _ATTEMPTS = 3  # to read a file that changes meanwhile
 
 
@@ -323,7 +323,7 @@ class Walk:
             is_listed: says whether git is done.
 
         Yields:
-            After each folder.
+            After each folder, and after each question to git.
 
         Raises:
             GitError: git could not answer.

@@ -345,8 +345,8 @@ class Keeper(Looker):
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
         git = self._tree.git
-        others = Errand(git.other_files, self._wake)
         git.make_ready()
+        others = Errand(git.other_files, self._wake)
         walk = Walk(self._tree, self._watch_folder, since)
         yield from _until_done(tracked)
         paths = self._paths_from(tracked) if git.is_repository else []
