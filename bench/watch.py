@@ -142,7 +142,7 @@ def listings(root: Path, folder: Path) -> tuple[float, float]:
     by_git: list[float] = []
     ours: list[float] = []
     for _ in range(LISTINGS):
-        by_git.append(_median(lambda: git(root, "ls-files", "-coz", "--exclude-standard"), 1))
+        by_git.append(_took(lambda: git(root, "ls-files", "-coz", "--exclude-standard")))
         ours.append(_listed_once(root, folder))
     return statistics.median(by_git), statistics.median(ours)
 
@@ -313,12 +313,14 @@ def _hashes(database: sqlite3.Connection, wanted: dict[bytes, str]) -> dict[byte
 
 def _median(action: Callable[[], object], times: int) -> float:
     """Return how long something takes, in milliseconds: the median of so many times."""
-    took: list[float] = []
-    for _ in range(times):
-        began = time.perf_counter()
-        action()
-        took.append((time.perf_counter() - began) * 1e3)
-    return statistics.median(took)
+    return statistics.median(_took(action) for _ in range(times))
+
+
+def _took(action: Callable[[], object]) -> float:
+    """Return how long something takes, in milliseconds."""
+    began = time.perf_counter()
+    action()
+    return (time.perf_counter() - began) * 1e3
 
 
 def _at(values: Sequence[float], share: float) -> float:

@@ -362,9 +362,7 @@ class Walk:
             if pending:
                 pending += self._enter(*pending.pop())
             yield
-        belonging = (self._listed or set()).intersection(self._met)
-        belonging |= self.files
-        self.files = belonging
+        self.files |= (self._listed or set()).intersection(self._met)
 
     def _enter_ahead(self, folder: str) -> list[str]:
         """List a folder if no more must be known of it; return those in it that are on the way."""
