@@ -14,7 +14,7 @@ COMPILE := $(LOCK) --universal
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -109,6 +109,9 @@ interrupted: lab ## Cut off runs on a lab host after a change each, until all is
 
 upgrade-test: lab ## Bring a lab host from the last tag to this checkout
 	$(BIN)/pytest -s -rs tests/system/test_upgrade.py
+
+engine-cuda: lab ## Build the CUDA engine image (4 GB to download) and prove it as far as no GPU is needed
+	$(BIN)/pytest -s -n 2 tests/engine_cuda
 
 fleet: lab ## Have one lab host watch over another
 	$(BIN)/pytest -s -m long tests/system/test_monitoring.py

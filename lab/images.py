@@ -157,7 +157,7 @@ def engine_image() -> str:
 
 
 def cuda_engine_image() -> str:
-    """Return the engine image for NVIDIA GPUs, built from `files/engine` as a user would build it."""
+    """Return the CUDA engine image, built from `files/engine` as a user would build it."""
     return engine("cuda", "4 GB to download", ("cuda",))
 
 

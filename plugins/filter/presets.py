@@ -36,7 +36,8 @@ def choose_preset(
 
     Args:
         presets: name to preset; of each `rank`, `model`, `engine`, `lmcache`, `gpus`,
-            `gpu_memory_mib`, `host_memory_gb`, `disk_gb` and `least_driver` are read. One without `model.config` is judged by its count of cards alone.
+            `gpu_memory_mib`, `host_memory_gb`, `disk_gb` and `least_driver` are read. One without
+            `model.config` is judged by its count of cards alone.
         wanted: a name, or `auto`.
         gpus: name, memory_mib and count of the cards.
         host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known) and
@@ -183,11 +184,12 @@ def pending(name: str, preset: Preset) -> list[str]:
     """Return what a preset itself lacks, whatever the host."""
     if not unpinned(preset):
         return []
-    return [
+    refusal = (
         f"Preset {name} is not pinned to a revision of {preset['model']['repository']}. Set"
         " infbox_preset_overrides to {model: {revision: …}}, the commit of 40 digits that the hub"
         " shows."
-    ]
+    )
+    return [refusal]
 
 
 def gpu_memory(preset: Preset) -> int:
