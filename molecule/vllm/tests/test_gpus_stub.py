@@ -17,7 +17,7 @@ from tests.rerun import play
 PLAYBOOK = Path(__file__).resolve().parent.parent / "gpus_stub.yml"
 SERVICES = ("lmcache", "vllm")
 COMPOSE = "docker compose --project-name gpus " + " ".join(
-    f"--file /etc/infbox/staging/compose/{service}.yml" for service in SERVICES
+    f"--file /etc/infbox/staging-of-gpus/compose/{service}.yml" for service in SERVICES
 )
 NODE = {"type": "c", "major": 1, "minor": 5, "fileMode": 0o666}
 SPEC = {
@@ -34,7 +34,7 @@ SPEC = {
 IMAGE = (
     "tar --create --dereference --directory /"
     " usr/bin/sh usr/bin/sleep usr/bin/printenv usr/bin/head $(ldd /usr/bin/sh /usr/bin/sleep"
-    " | grep --only-matching '/[^ ]*' | grep '[.]so' | sort -u | cut --characters 2-) lib64"
+    " | grep --only-matching '/[^ ]*' | grep '[.]so' | sort -u | cut --characters 2-)"
     " | docker import"
     """ --change 'ENTRYPOINT ["/usr/bin/sh", "-c", "exec /usr/bin/sleep infinity"]'"""
     " - infbox/stub:1"
