@@ -113,6 +113,40 @@ def apt_errors(said: str) -> str:
     return " ".join(dict.fromkeys(errors))[:600] or said.strip()[:600]
 
 
+def apt_common_version(
+    madison: str, packages: Sequence[str], candidates: Sequence[str]
+) -> dict[str, str]:
+    """Find a version that several packages have in what apt knows.
+
+    Args:
+        madison: what `apt-cache madison` prints, each package's newest version first.
+        packages: their names.
+        candidates: versions without epoch and revision, the best first; an empty one stands for
+            the newest that all packages have.
+
+    Returns:
+        Each package's whole version by its name, of the first candidate that all have. Where none
+        is, the versions that there are instead, behind an exclamation mark.
+    """
+    known: dict[str, dict[str, str]] = {name: {} for name in packages}
+    for line in madison.splitlines():
+        name, _, rest = line.partition("|")
+        if name.strip() in known:
+            full = rest.partition("|")[0].strip()
+            upstream = re.sub(r"^\d+:|[-~+].*$", "", full)
+            known[name.strip()].setdefault(upstream, full)
+    shared = [
+        version
+        for version in known[packages[0]]
+        if all(version in versions for versions in known.values())
+    ]
+    for candidate in candidates:
+        version = candidate or (shared[0] if shared else "")
+        if version in shared:
+            return {name: known[name][version] for name in packages}
+    return {name: f"!{', '.join(known[name].values()) or 'none'}" for name in packages}
+
+
 class FilterModule:
     """What Ansible looks for."""
 
@@ -122,4 +156,5 @@ class FilterModule:
             "apt_repository": apt_repository,
             "apt_conflict": apt_conflict,
             "apt_errors": apt_errors,
+            "apt_common_version": apt_common_version,
         }

@@ -196,3 +196,34 @@ def test_lists_that_were_downloaded_are_told(apt: Apt, tmp_path: Path) -> None:
 def test_errors_are_bounded() -> None:
     said = "".join(f"E: mistake {number}\n" for number in range(1000))
     assert len(apt_sources.apt_errors(said)) <= 600
+
+
+MADISON = """
+core | 1:4.7.0-1 | https://cuda.example Packages
+core | 1:4.5.2-1 | https://cuda.example Packages
+core | 1:4.5.2-1 | https://other.example Packages
+plug | 1:4.6.1-1 | https://cuda.example Packages
+plug | 1:4.5.2-1+b1 | https://cuda.example Packages
+other | 9 | https://cuda.example Packages
+W: noise
+"""
+
+
+@pytest.mark.parametrize(
+    ("packages", "candidates", "found"),
+    [
+        (["core", "plug"], ["4.5.2"], {"core": "1:4.5.2-1", "plug": "1:4.5.2-1+b1"}),
+        (["core", "plug"], ["4.7.0", ""], {"core": "1:4.5.2-1", "plug": "1:4.5.2-1+b1"}),
+        (["core"], ["4.4.0", ""], {"core": "1:4.7.0-1"}),
+        (
+            ["core", "plug"],
+            ["4.7.0"],
+            {"core": "!1:4.7.0-1, 1:4.5.2-1", "plug": "!1:4.6.1-1, 1:4.5.2-1+b1"},
+        ),
+        (["gone"], [""], {"gone": "!none"}),
+    ],
+)
+def test_the_first_version_is_taken_that_all_packages_have(
+    packages: list[str], candidates: list[str], found: dict[str, str]
+) -> None:
+    assert apt_sources.apt_common_version(MADISON, packages, candidates) == found
