@@ -89,18 +89,25 @@ def place(uri: str) -> str:
 
 
 def apt_conflict(said: str) -> str:
-    """Return what the files have in common whose conflict stops apt; empty where it is none.
+    """Return what the entries look like whose conflict stops apt; empty where it is none.
 
     Args:
         said: what apt prints on stderr, in English.
+
+    Returns:
+        An extended regular expression for a line of an entry's file.
     """
     found = re.search(
         r"^E: Conflicting values set for option \S+ regarding source (\S+) ", said, re.MULTILINE
     )
     if not found:
         return ""
-    # Architectures are written as $(ARCH) too, at the end: the first directories are enough.
-    return "/".join(place(found[1]).lstrip("/").split("/")[:2])
+    *parts, last = (
+        re.sub(r"([][.+*?(){}^$|\\])", r"\\\1", part) for part in place(found[1]).split("/") if part
+    )
+    # The architecture at the end may be written as a variable, and the end as a suite.
+    end = rf"({last}|\$\(ARCH\))([/[:space:]]|$)"
+    return "^[^#]*[/:]" + "".join(f"{part}[/[:space:]]+" for part in parts) + end
 
 
 def apt_errors(said: str) -> str:

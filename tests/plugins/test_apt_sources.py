@@ -146,15 +146,24 @@ def test_an_entry_without_the_packages_is_unusable_and_named(
 
 
 @pytest.mark.parametrize("theirs", ["https", "http"])
-def test_two_keys_for_one_repository_are_told_as_a_conflict_by_its_first_directories(
+def test_two_keys_for_one_repository_are_told_as_a_conflict_of_the_files_that_name_it(
     apt: Apt, theirs: str
 ) -> None:
-    apt.knows(FLAT, theirs_list=f"deb [{KEY}] {theirs}://nvidia.example/stable/deb/$(ARCH) /\n")
+    entry = f"deb [{KEY}] {theirs}://nvidia.example/stable/deb/$(ARCH) /\n"
+    apt.knows(
+        FLAT, theirs_list=entry, off_list=f"#{entry}", more_list=entry.replace("/deb/", "/x/")
+    )
     mine = deb822(FLAT["uri"], "/", "Signed-By: /etc/apt/keyrings/ours.asc")
     (apt.parts / "infbox-ours.sources").write_text(mine)
     status, _, said = apt.asks()
     assert status != 0
-    assert apt_sources.apt_conflict(said) == "nvidia.example/stable"
+    found = subprocess.run(
+        ["grep", "-Erl", apt_sources.apt_conflict(said), str(apt.parts)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stderr == ""
+    named = {Path(line).name for line in found.stdout.splitlines()}
+    assert named == {"infbox-ours.sources", "theirs.list"}
     errors = apt_sources.apt_errors(said)
     assert errors.count("Conflicting values set for option Signed-By") == 1
 
