@@ -369,6 +369,8 @@ def test_the_meta_package_of_a_kernel_is_the_one_that_brings_it() -> None:
     assert found("6.17.0-41-generic", *hwe)[0] == "generic-hwe-24.04"
     assert found("6.17.0-35-generic", *hwe)[0] == "generic-hwe-24.04"
     assert found("6.8.0-45-generic", *hwe)[0] == "generic"
+    both = [meta("generic", "7.0.0-43-generic"), meta("generic-hwe-26.04", "7.0.0-45-generic")]
+    assert found("7.0.0-45-generic", *both)[0] == "generic-hwe-26.04"
     assert found("6.8.0-1045-aws", *hwe) == []
     assert found(STOCK, "installed linux-image-6.8.0-45-generic kmod, linux-base") == []
     assert found(STOCK, "not-installed linux-image-generic linux-image-6.8.0-45-generic") == []
