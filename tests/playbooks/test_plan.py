@@ -79,7 +79,7 @@ def test_hosts_that_nobody_can_reach_are_planned_by_the_cards_given(tmp_path: Pa
     assert "It would fit with 8 x NVIDIA A100-SXM4-80GB" in plans["big"]["reasons"][-1]
     # As text for each host, and as a table.
     assert "big: prod480 DOES NOT FIT" in printed
-    assert "leaves no room for KV" in printed
+    assert "leaves no memory for KV" in printed
     assert "mid   moe80    yes   31.2 GB" in printed
 
 

@@ -115,7 +115,8 @@ def test_an_override_beyond_what_fits_is_refused_with_the_arithmetic() -> None:
     presets = filters.presets_with(PRESETS, {}, longer)
     (refusal,) = choose_preset(presets, "moe80", A6000, None)["refusals"]
     assert "Preset moe80 does not fit:" in refusal
-    assert "33.6 GiB (70% of 49140 MiB) - weights 29.1 GiB - computing" in refusal
+    assert "33.1 GiB (70% of the 47.3 GiB that CUDA has of 49140 MiB)" in refusal
+    assert "- weights 29.1 GiB - computing" in refusal
     assert "fewer than 262,144" in refusal
 
 
