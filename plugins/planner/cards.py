@@ -34,7 +34,7 @@ CAPABILITIES = (
     (r"\b(A100|A800|A30)\b", 80),
     (r"\b(A10[GM]?|A16|A2|A40|RTX A\d+)\b|RTX 30\d0", 86),
     (r"\bT4G?\b|RTX 20\d0|GTX 16", 75),
-    (r"\bV100|TITAN V\b", 70),
+    (r"\b(V100|GV100)|TITAN V\b", 70),
     (r"\bP100\b", 60),
     (r"\b(P40|P4)\b|GTX 10\d0", 61),
 )  # fmt: skip

@@ -362,7 +362,9 @@ def test_the_drivers_capability_counts_before_the_name() -> None:
     )
     assert told.capability == 61
     verdict = planned("Qwen2.5-Coder-0.5B-Instruct", Engine(), told)
-    assert "has compute capability 6.1, the engine needs 7.5. Use a later GPU." in verdict.reasons[0]
+    assert (
+        "has compute capability 6.1, the engine needs 7.5. Use a later GPU." in verdict.reasons[0]
+    )
 
 
 @pytest.mark.parametrize(("given", "capability"), [(8.6, 86), ("12.0", 120), ("", 0), (None, 0)])

@@ -171,4 +171,4 @@ def test_an_absurd_override_is_refused_by_name(key: str, value: object) -> None:
 def test_cards_that_are_none_are_refused() -> None:
     for given in ("four", [1], [{"memory_mib": "80"}], [{"memory_mib": 1, "count": True}]):
         choice = choose_preset(PRESETS, "auto", given, None)
-        assert "infbox_gpus is not a list of cards" in choice["refusals"][0]
+        assert "infbox_gpus is not a list of GPUs" in choice["refusals"][0]

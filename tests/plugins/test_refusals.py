@@ -69,7 +69,7 @@ class TestGpus:
     def test_cards_without_a_driver_are_refused(self) -> None:
         (refusal,) = self.refuse(cards=("0000:01:00.0", "0000:02:00.0"))
         assert refusal.startswith(
-            "This host has 2 NVIDIA cards (0000:01:00.0, 0000:02:00.0) and nvidia-smi does not"
+            "This host has 2 NVIDIA GPUs (0000:01:00.0, 0000:02:00.0) and nvidia-smi does not"
             " answer. Install the NVIDIA driver"
         )
 
@@ -86,11 +86,26 @@ class TestGpus:
     )  # fmt: skip
     def test_cards_given_in_another_form_are_refused(self, given: Any) -> None:
         (refusal,) = self.refuse(given=given)
-        assert refusal.startswith("infbox_gpus is not a list of cards")
+        assert refusal.startswith("infbox_gpus is not a list of GPUs")
 
     def test_a_card_split_by_mig_is_refused(self) -> None:
         (refusal,) = self.refuse(driver_version="580.1", split=["NVIDIA A100"])
-        assert refusal.startswith("MIG has split the card NVIDIA A100. Join it")
+        assert refusal.startswith("MIG has split the GPU NVIDIA A100. Join it")
+
+    def test_output_that_cannot_be_read_is_refused_by_what_is_wrong_with_it(self) -> None:
+        (refusal,) = self.refuse(
+            cards=("01:00.0",), gpus=[self.CARD], problems=["it ends before its end"]
+        )
+        assert refusal.startswith(
+            "The output of `nvidia-smi -q -x` cannot be read: it ends before its end. Run it"
+        )
+
+    @pytest.mark.parametrize("source", ["pci", "unknown"])
+    def test_a_driver_that_does_not_answer_is_no_refusal_where_pci_ids_stand_in(
+        self, source: str
+    ) -> None:
+        cards = ("01:00.0",)
+        assert refusals.gpu_refusals(None, cards, self.NOTHING, "auto", self.PRESETS, source) == []
 
     def test_a_card_of_unknown_memory_is_refused(self) -> None:
         card = {"name": "NVIDIA GB10", "memory_mib": 0, "count": 1}
@@ -357,7 +372,7 @@ def test_somebody_elses_program_on_a_card_is_named_with_what_it_holds() -> None:
     ]
     first, second = refusals.process_refusals(processes, told, "dev48", 2)
     assert first.startswith(
-        "train.py (pid 31, jobs.service) holds 21000 MiB of the cards that preset dev48 needs. End"
+        "train.py (pid 31, jobs.service) holds 21000 MiB of the GPUs that preset dev48 needs. End"
     )
-    assert second.startswith("jupyter (pid 33) uses the cards that preset dev48 needs.")
+    assert second.startswith("jupyter (pid 33) uses the GPUs that preset dev48 needs.")
     assert refusals.process_refusals(processes, told, "cpu", 0) == []
