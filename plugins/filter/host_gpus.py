@@ -30,10 +30,10 @@ def host_gpus(
         by_pci: whether PCI ids may stand in for a driver that does not answer.
 
     Returns:
-        source: "given", "driver", "pci", "unknown" (PCI ids tell nothing of one or more), "silent" (the
-        driver does not answer, and nobody asked the ids) or "none"; gpus as `infbox_gpus` has them, with
-        the least memory that they may have; most: the same with the most; doubts: what is not known, in
-        words.
+        source: "given", "driver", "pci", "unknown" (PCI ids tell nothing of one or more),
+        "silent" (the driver does not answer, and PCI ids may not stand in) or "none"; gpus as
+        `infbox_gpus` has them, with the least memory that they may have; most: the same with the
+        most; doubts: what is not known, in words.
     """
     if given is not None:
         return known("given", given)

@@ -1,8 +1,8 @@
 """What `nvidia-smi -q -x` says of a host's GPUs.
 
-Its output is input: the names of processes stand in it as they are, whatever bytes those have. So it is
-not given to an XML parser, which takes all or nothing. What can be read is read, and what cannot is told
-as a problem; nothing here raises.
+Its output is input: the names of processes stand in it as they are, whatever bytes those have. So
+it is not given to an XML parser, which takes all or nothing. What can be read is read, and what
+cannot is told as a problem; nothing here raises.
 """
 
 from __future__ import annotations
@@ -90,11 +90,12 @@ def nvidia_smi_details(xml: Any) -> dict[str, Any]:
         driver_version, cuda_version ("" for none), problems (what of the output cannot be read, in
         words) and cards, in the driver's order: address (as sysfs writes it), name, architecture,
         uuid, memory_mib, used_mib, mig, persistence, ecc, ecc_uncorrected (since the driver was
-        loaded), repair ("", "pending" or "failure"), sram_worn (more errors in the memory on the chip
-        than NVIDIA allows), throttle (reasons that slow a GPU down, such as "hw_thermal_slowdown"),
-        pcie (generation and width, each current and max; 0 where not told), fabric ("" where there is
-        no NVSwitch), processes (pid, name, type, memory_mib), recovery (what the driver asks for
-        after an error, such as "reset"; "" for nothing) and lost, for a GPU that no longer answers.
+        loaded), repair ("", "pending" or "failure"), sram_worn (more errors in the memory on the
+        chip than NVIDIA allows), throttle (reasons that slow a GPU down, such as
+        "hw_thermal_slowdown"), pcie (generation and width, each current and max; 0 where not told),
+        fabric ("" where there is no NVSwitch), processes (pid, name, type, memory_mib), recovery
+        (what the driver asks for after an error, such as "reset"; "" for nothing) and lost, for a
+        GPU that no longer answers.
     """
     log, problems = read_log(xml)
     return {
@@ -109,8 +110,8 @@ def read_log(printed: Any) -> tuple[ET.Element, list[str]]:
     """Read as much of the output of `nvidia-smi -q -x` as can be read.
 
     Returns:
-        The document, empty where there is none, and what of it cannot be read, in words. What stands
-        before the document, such as a warning, is passed over.
+        The document, empty where there is none, and what of it cannot be read, in words. What
+        stands before the document, such as a warning, is passed over.
     """
     nothing = ET.Element(ROOT)
     if not isinstance(printed, str) or not printed.strip():
@@ -154,15 +155,14 @@ def build(xml: str) -> tuple[ET.Element, list[str]]:
     root = ET.Element(ROOT)
     open_elements: list[ET.Element] = []
     problems: list[str] = []
-    position = elements = 0
-    for tag in TAG.finditer(xml):
+    position = 0
+    for elements, tag in enumerate(TAG.finditer(xml)):
         closing, name, attributes, empty = tag.groups()
         if open_elements and len(open_elements[-1]) == 0:
             leaf = open_elements[-1]
             leaf.text = f"{leaf.text or ''}{plain(xml[position : tag.start()])}"[:MOST_TEXT]
         position = tag.end()
-        elements += 1
-        if elements > MOST_ELEMENTS:
+        if elements >= MOST_ELEMENTS:
             return root, [f"it has more than {MOST_ELEMENTS:,} tags"]
         if closing:
             problems += close(name, open_elements)

@@ -258,7 +258,7 @@ def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> 
         )
     least, driver = str(preset.get("least_driver", "")), str(host["driver_version"])
     coming = str(host.get("coming_driver", ""))
-    # Without GPUs a preset names no driver; with GPUs given by hand nobody may have said what comes.
+    # With GPUs given by hand nobody may have said what driver there is, or comes.
     if least and (driver or coming) and not any(late_enough(v, least) for v in (driver, coming)):
         there = f"this host has {driver}" if driver else "this host has none"
         refusals.append(

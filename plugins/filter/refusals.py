@@ -44,6 +44,7 @@ def gpu_refusals(
     seen: Mapping[str, Any],
     preset: str,
     presets: Mapping[str, Any],
+    *,
     source: str = "silent",
 ) -> list[str]:
     """Refuse GPUs that nothing can be said about.
@@ -54,8 +55,8 @@ def gpu_refusals(
         seen: driver_version, gpus, split and problems, as the driver told.
         preset: the preset asked for.
         presets: all of them; one without GPUs needs none.
-        source: who tells of the GPUs, as `host_gpus` has it; a driver that does not answer is refused
-            only where nobody stands in for it.
+        source: who tells of the GPUs, as `host_gpus` has it; a driver that does not answer is
+            refused only where nobody stands in for it.
     """
     if given is not None:
         right = isinstance(given, list) and all(
@@ -74,8 +75,8 @@ def gpu_refusals(
         refusals.append(
             f"This host has {len(cards)} NVIDIA GPU{'s' * (len(cards) != 1)}"
             f" ({', '.join(cards)}) and nvidia-smi does not answer. Install the NVIDIA driver with"
-            " playbooks/driver.yml, and reboot where it asks for that; or say by infbox_gpus what GPUs"
-            " they are, or set infbox_preset to cpu."
+            " playbooks/driver.yml, and reboot where it asks for that; or say by infbox_gpus what"
+            " GPUs they are, or set infbox_preset to cpu."
         )
     for problem in problems:
         refusals.append(

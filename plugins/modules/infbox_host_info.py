@@ -94,8 +94,8 @@ Run = Callable[[Sequence[str]], str | None]
 def run(command: Sequence[str]) -> str | None:
     """Return what a command prints, or None where it is missing, fails or hangs.
 
-    Bytes that are no UTF-8 are replaced. A command that prints without end is ended, and what it printed
-    until then is returned, for the reader to refuse.
+    Bytes that are no UTF-8 are replaced. A command that prints without end is ended, and what it
+    printed until then is returned, for the reader to refuse.
     """
     try:
         process = subprocess.Popen(
@@ -166,8 +166,8 @@ def nvidia_devices(root: Path, kind: str) -> list[dict[str, str]]:
         kind: how their class begins: `DISPLAY_CONTROLLER` or `NVSWITCH`.
 
     Returns:
-        address, device (four hexadecimal digits), subsystem (who made the board, and which one it is:
-        two times four such digits with a colon) and driver, the kernel's, empty for none.
+        address, device (four hexadecimal digits), subsystem (who made the board, and which one it
+        is: two times four such digits with a colon) and driver, the kernel's, empty for none.
     """
     return [
         {
@@ -201,8 +201,8 @@ def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
         cards and switches as `nvidia_devices` has them; kernel_module: version of the one that is
         loaded ("" for none), open_kernel_module: whether it is the open one, xids: the driver's
         errors since boot, as address, xid and message; nvlinks: what `nvidia-smi nvlink --status`
-        prints; compute_capabilities: what nvidia-smi prints of these, "" from a driver that does not
-        know them; processes: who uses a GPU, as pid, process, unit and ours.
+        prints; compute_capabilities: what nvidia-smi prints of these, "" from a driver that does
+        not know them; processes: who uses a GPU, as pid, process, unit and ours.
     """
     cards = nvidia_devices(root, DISPLAY_CONTROLLER)
     state: dict[str, Any] = {

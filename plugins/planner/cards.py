@@ -14,14 +14,14 @@ LEAST_CAPABILITY = 75
 FP8_CAPABILITY = 89
 
 # What CUDA does not give of the memory that nvidia-smi tells, measured as the two totals of one GPU
-# (torch's `mem_get_info` against `fb_memory_usage/total`): the least line over all of them, from 15 to
-# 179 GiB, T4 to B200. tests/plugins/test_planner.py has the measurements.
+# (torch's `mem_get_info` against `fb_memory_usage/total`): a line above all of them, from 15 to 179
+# GiB, T4 to B200. tests/plugins/test_planner.py has the measurements.
 HIDDEN_BYTES = 400 * MIB
 HIDDEN_SHARE = 0.006
 
-# Names as the driver tells them, to ten times the compute capability; the first match counts, so the
-# professional series, whose numbers GeForce uses again, come first. For names alone: where the driver
-# answers, it tells the capability itself.
+# Names as the driver tells them, to ten times the compute capability; the first match counts, so
+# the professional series, whose numbers GeForce uses again, come first. For names alone: where the
+# driver answers, it tells the capability itself.
 # Source: NVIDIA, "CUDA GPU Compute Capability".
 CAPABILITIES = (
     (r"Quadro RTX|TITAN RTX", 75),
@@ -52,7 +52,7 @@ class Card:
         name: as the driver tells it.
         memory_mib: memory of each, in MiB, as the driver tells it.
         count: how many there are.
-        told_capability: ten times the compute capability that the driver tells; 0 where it does not.
+        told_capability: ten times the compute capability that the driver tells; 0 for none.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Card:
 
     @property
     def capability(self) -> int:
-        """Ten times the compute capability, or 0 where nobody tells it and the name is not known."""
+        """Ten times the compute capability, or 0 where neither driver nor name tells it."""
         if self.told_capability:
             return self.told_capability
         return next(
@@ -123,8 +123,8 @@ def read_capability(given: Any) -> int:
     told = re.fullmatch(r"([0-9]{1,2})\.([0-9])", str(given))
     if not told:
         raise PlanError(
-            f"infbox_gpus has the compute_capability {given!r}. Write it as NVIDIA does, such as 8.6,"
-            " or leave it out."
+            f"infbox_gpus has the compute_capability {given!r}. Write it as NVIDIA does, such as"
+            " 8.6, or leave it out."
         )
     return int(told[1]) * 10 + int(told[2])
 
@@ -158,10 +158,11 @@ def capability_notes(card: Card, quantization: str) -> list[str]:
     weights as they are used.
     """
     if not card.capability:
-        return [
-            f"The compute capability of {card.name} is not known. Check that it is 7.5 or later, and"
-            " give it as compute_capability in infbox_gpus."
-        ]
+        note = (
+            f"The compute capability of {card.name} is not known. Check that it is 7.5 or later,"
+            " and give it as compute_capability in infbox_gpus."
+        )
+        return [note]
     if method_of(quantization) == "fp8" and card.capability < FP8_CAPABILITY:
         note = (
             f"FP8 weights run weight-only on {card.name}: they take FP8's memory and are computed"

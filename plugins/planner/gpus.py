@@ -1,12 +1,13 @@
 """NVIDIA's GPUs by their PCI ids: what is known of one before any driver answers.
 
 Sources: device and subsystem ids from pci.ids (pci-ids.ucw.cz, 2026.08.22); names and memory as
-`nvidia-smi` of driver 510 and later prints them, from outputs that people published and from those in
-tests/plugins/nvidia_smi; compute capability from NVIDIA, "CUDA GPU Compute Capability".
+`nvidia-smi` of driver 510 and later prints them, from outputs that people published and from those
+in tests/plugins/nvidia_smi; compute capability from NVIDIA, "CUDA GPU Compute Capability".
 
-Two numbers of memory are what boards of one id may have: GDDR6 with ECC gives a sixteenth of it away,
-which an owner may switch, and some ids are shared by boards of two sizes. Nothing in between is guessed:
-where the two decide differently, the driver is asked. An id whose memory nobody published is left out.
+Two numbers of memory are what boards of one id may have: GDDR6 with ECC gives a sixteenth of it
+away, which an owner may switch, and some ids are shared by boards of two sizes. Nothing in between
+is guessed: where the two decide differently, the driver is asked. An id whose memory nobody
+published is left out.
 """
 
 from __future__ import annotations

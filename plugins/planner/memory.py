@@ -20,10 +20,10 @@ CPU_BLOCK = 128
 LIBRARIES_BYTES = 384 * MIB
 COLLECTIVES_BYTES = GIB
 GRAPH_BYTES_PER_LAYER = 12 * MIB
-# What lies on each GPU beside the share that the engine takes for itself: the CUDA contexts of the engine
-# (it exists before the engine measures what is free) and of LMCache's server, each with the kernels it
-# loads, and buffers of LMCache's for the chunks in flight. An out-of-memory message of a shared H200
-# told 612 MiB for one such process.
+# What lies on each GPU beside the share that the engine takes for itself: the CUDA contexts of the
+# engine (it exists before the engine measures what is free) and of LMCache's server, each with the
+# kernels it loads, and buffers of LMCache's for the chunks in flight. An out-of-memory message of a
+# shared H200 told 612 MiB for one such process.
 # Source: vLLM 0.32, `request_memory`; LMCache 0.5.6, `GPUTempBuffer` (max_batch_size, chunk_size).
 CONTEXT_BYTES = 640 * MIB
 LMCACHE_CHUNKS = 4

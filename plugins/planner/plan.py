@@ -159,8 +159,9 @@ def plan(
 
             KV = CUDA's memory * gpu_memory_utilization - weights - reserve
 
-        as vLLM has it (`request_memory`, `Worker.determine_available_memory`), where what is not the
-        engine's must hold CUDA's contexts and LMCache's buffers. On a CPU KV is what the preset gives it.
+        as vLLM has it (`request_memory`, `Worker.determine_available_memory`), and what is not the
+        engine's must hold CUDA's contexts and LMCache's buffers. On a CPU KV is what the preset
+        gives it.
 
     Raises:
         PlanError: the weights have no bytes.
@@ -256,8 +257,8 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         batch=batch,
     )
     share = (
-        f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of the {gib(card.cuda_bytes)} that CUDA has"
-        f" of {card.memory_mib} MiB)"
+        f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of the {gib(card.cuda_bytes)} that"
+        f" CUDA has of {card.memory_mib} MiB)"
     )
     words = f"{share} - weights {gib(weights)} - computing {gib(reserve)}"
     where = f"on each of {shape.cards} x {card.name}" if shape.cards > 1 else f"on {card.name}"
@@ -272,8 +273,8 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
     if card.cuda_bytes - usable < beside_engine(layout):
         reason = (
             f"{model.name} does not fit: {where}, gpu_memory_utilization leaves"
-            f" {gib(card.cuda_bytes - usable)} of the {gib(card.cuda_bytes)} that CUDA has, and CUDA's"
-            f" contexts and LMCache's buffers take {gib(beside_engine(layout))}."
+            f" {gib(card.cuda_bytes - usable)} of the {gib(card.cuda_bytes)} that CUDA has, and"
+            f" CUDA's contexts and LMCache's buffers take {gib(beside_engine(layout))}."
         )
         return replace(planned, reasons=(reason,))
     return with_context(planned, model, engine, f"{where}, {words} = {gib(pool)} for KV")
@@ -363,7 +364,8 @@ def mends(
 ) -> Iterator[str]:
     """Yield the nearest change that would fit, as a sentence; nothing where none is known.
 
-    Nearest is what costs least: a smaller share, a shorter context, more GPUs like these, larger ones.
+    Nearest is what costs least: a smaller share, a shorter context, more GPUs like these, larger
+    ones.
     """
     changes = [
         *smaller_share(engine, cards, refused),

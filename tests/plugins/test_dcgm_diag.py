@@ -121,14 +121,16 @@ def test_diagnostics_without_a_result_say_why(text: str, why: str) -> None:
     assert why in dcgm_diag(text)["error"]
 
 
+TESTS = '{"DCGM Diagnostic": {"test_categories": [{"tests": [{"results": [{%s}]}]}]}}'
+
+
 @pytest.mark.parametrize(
     "document",
     [
         '{"DCGM Diagnostic": {"test_categories": 7}}',
         '{"DCGM Diagnostic": {"test_categories": [7, null, {"tests": {"a": 1}}]}}',
-        '{"DCGM Diagnostic": {"test_categories": [{"tests": [{"results": [{"gpu_ids": "a,b"}]}]}]}}',
-        '{"DCGM Diagnostic": {"test_categories": [{"tests": [{"name": "x", "results": ['
-        '{"entity_id": [], "status": "Fail", "warnings": {"error_severity": {}}}]}]}]}}',
+        TESTS % '"gpu_ids": "a,b"',
+        TESTS % '"entity_id": [], "status": "Fail", "warnings": {"error_severity": {}}',
         '{"DCGM Diagnostic": {}, "metadata": []}',
         '{"DCGM Diagnostic": ' + "[" * 100_000,
         '{"DCGM Diagnostic": {"runtime_error": ' + "9" * 5000 + "}}",

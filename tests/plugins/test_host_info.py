@@ -372,7 +372,8 @@ def test_numbers_beyond_all_measure_are_passed_over(tmp_path: Path) -> None:
 
     def run(command: Sequence[str]) -> str | None:
         if command[0] == "journalctl":
-            return f"NVRM: Xid (PCI:0000:18:00): {'9' * 5000}, many\nNVRM: Xid (PCI:0000:18:00): 79, one"
+            xid = "NVRM: Xid (PCI:0000:18:00):"
+            return f"{xid} {'9' * 5000}, many\n{xid} 79, one"
         return f"{'9' * 5000}\n31\n" if "--query-compute-apps=pid" in command else None
 
     seen = host_info.nvidia_state(tmp_path, "infbox", run)

@@ -380,8 +380,8 @@ def test_a_capability_that_is_none_is_refused_by_name(given: object) -> None:
         read_cards([entry])
 
 
-# What CUDA told as the total of a GPU, in GiB, in out-of-memory messages and logs that people published,
-# beside what nvidia-smi tells of such a GPU.
+# What CUDA told as the total of a GPU, in GiB, in out-of-memory messages and logs that people
+# published, beside what nvidia-smi tells of such a GPU.
 TOTALS = [
     ("Tesla T4", 15360, 14.56), ("NVIDIA L4", 23034, 22.03), ("NVIDIA A10G", 23028, 22.05),
     ("NVIDIA GeForce RTX 4090", 24564, 23.52), ("NVIDIA GeForce RTX 5090", 32607, 31.36),
@@ -407,8 +407,8 @@ def test_what_the_engine_does_not_take_must_hold_cudas_contexts_and_lmcaches_buf
     greedy = int4(RTX4090, gpu_memory_utilization=0.97, least_model_len=2048)
     assert not greedy.fits
     assert (
-        "gpu_memory_utilization leaves 0.7 GiB of the 23.5 GiB that CUDA has, and CUDA's contexts and"
-        " LMCache's buffers take 1.5 GiB." in greedy.reasons[0]
+        "gpu_memory_utilization leaves 0.7 GiB of the 23.5 GiB that CUDA has, and CUDA's contexts"
+        " and LMCache's buffers take 1.5 GiB." in greedy.reasons[0]
     )
     assert greedy.reasons[-1] == "It would fit with gpu_memory_utilization: 0.93."
     assert int4(RTX4090, gpu_memory_utilization=0.93, least_model_len=2048).fits

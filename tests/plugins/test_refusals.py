@@ -105,7 +105,10 @@ class TestGpus:
         self, source: str
     ) -> None:
         cards = ("01:00.0",)
-        assert refusals.gpu_refusals(None, cards, self.NOTHING, "auto", self.PRESETS, source) == []
+        found = refusals.gpu_refusals(
+            None, cards, self.NOTHING, "auto", self.PRESETS, source=source
+        )
+        assert found == []
 
     def test_a_card_of_unknown_memory_is_refused(self) -> None:
         card = {"name": "NVIDIA GB10", "memory_mib": 0, "count": 1}

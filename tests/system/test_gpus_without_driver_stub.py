@@ -1,7 +1,7 @@
-"""GPUs on the PCI bus and no driver: known by their ids, or the driver is installed before the plan.
+"""GPUs on the PCI bus and no driver: known by their ids, or the driver comes before the plan.
 
-Bus, driver and packages are stubs, on a real host that the real playbooks run against. The tests build
-on one another, in the order they stand here; the last one installs the driver.
+Bus, driver and packages are stubs, on a real host that the real playbooks run against. The tests
+build on one another, in the order they stand here; the last one installs the driver.
 """
 
 import json
@@ -54,8 +54,8 @@ def server() -> Generator[Host]:
     with hosts.fresh("gpus", "debian13") as host, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOLECULE_PROJECT_DIRECTORY", str(ROOT))
         folder = inventory(host, SETTINGS)
-        stubs = ["molecule/shared/stub_gpu.yml", "-i", folder, "-e", json.dumps(STUBS)]
-        play(stubs, "system-gpus-stubs")
+        stubs = json.dumps(STUBS)
+        play(["molecule/shared/stub_gpu.yml", "-i", folder, "-e", stubs], "system-gpus-stubs")
         ssh(host, "mkdir -p /srv/shop")
         yield host
 
