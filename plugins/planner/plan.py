@@ -351,11 +351,11 @@ def choose_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> tuple[s
         there += f", and so have the others of {nodes}"
     if sum(card.count for card in cards) * nodes >= shape.cards:
         refusal = (
-            f"{model.name} needs {shape.cards} equal cards, this host has {there}. Cards of several"
+            f"{model.name} needs {shape.cards} equal GPUs, this host has {there}. GPUs of several"
             " kinds cannot share a model's layers."
         )
     else:
-        refusal = f"{model.name} needs {shape.cards} cards, this host has {there}."
+        refusal = f"{model.name} needs {shape.cards} GPUs, this host has {there}."
     return refusal, largest, shape
 
 
@@ -415,8 +415,8 @@ def more_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> Iterator[
         count, least = card.count, card.memory_mib
     for size in CARD_SIZES_MIB:
         if size > least:
-            words = f"{count} card{'s' * (count > 1)} of {size} MiB"
-            yield words, engine, [Card(f"a card of {size} MiB", size, count)]
+            words = f"{count} GPU{'s' * (count > 1)} of {size} MiB"
+            yield words, engine, [Card(f"a GPU of {size} MiB", size, count)]
 
 
 def same_cards(model: Model, engine: Engine, card: Card) -> Iterator[Change]:
@@ -439,7 +439,7 @@ def model_notes(model: Model) -> tuple[str, ...]:
     notes = []
     if not model.exact:
         notes.append(
-            f"KV of {model.name} as given by hand (kv_bytes_per_token), all of it on every card."
+            f"KV of {model.name} as given by hand (kv_bytes_per_token), all of it on every GPU."
         )
     if model.kind in NOT_IN_FP16:
         notes.append(
@@ -481,7 +481,7 @@ def cut_refusals(engine: Engine) -> Iterator[str]:
     if engine.tensor_parallel_size % engine.nodes:
         yield (
             f"tensor_parallel_size is {engine.tensor_parallel_size}, which {engine.nodes} hosts"
-            f" cannot share evenly. Give a multiple of {engine.nodes}, or 0 for all equal cards."
+            f" cannot share evenly. Give a multiple of {engine.nodes}, or 0 for all equal GPUs."
         )
 
 

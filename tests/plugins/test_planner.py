@@ -211,7 +211,7 @@ def test_larger_cards_are_named_where_more_of_the_same_do_not_help() -> None:
     none = planned("Qwen2.5-Coder-32B-Instruct", Engine())
     assert none.reasons == (
         "Qwen2.5-Coder-32B-Instruct needs GPUs, this host has none.",
-        "It would fit with 1 card of 81920 MiB.",
+        "It would fit with 1 GPU of 81920 MiB.",
     )
 
 
@@ -270,7 +270,7 @@ def test_a_part_of_a_model_that_cannot_be_shared_out_is_named(
 def test_a_cut_that_does_not_go_is_refused_by_what_stands_in_the_way() -> None:
     verdict = planned("Qwen2.5-Coder-7B-Instruct", Engine(tensor_parallel_size=8),
                       replace(H100, count=8))  # fmt: skip
-    assert "28 attention heads cannot be shared out among 8 cards" in verdict.reasons[0]
+    assert "28 attention heads cannot be shared out among 8 GPUs" in verdict.reasons[0]
     assert verdict.reasons[-1] == "It would fit with 1 x NVIDIA H100 80GB HBM3."
 
 
@@ -295,7 +295,7 @@ class TestMixedCards:
             replace(A100, count=2), replace(A6000, count=2),
         )  # fmt: skip
         assert not verdict.fits
-        assert "needs 4 equal cards" in verdict.reasons[0]
+        assert "needs 4 equal GPUs" in verdict.reasons[0]
         assert "2 x NVIDIA A100-SXM4-80GB of 81920 MiB and 2 x" in verdict.reasons[0]
 
     def test_serve_where_those_of_one_kind_are_enough(self) -> None:
