@@ -373,7 +373,8 @@ def system_refusals(
     refusals = []
     if host["version"] not in platforms.get(host["distribution"], []):
         good = ", ".join(
-            f"{name.capitalize()} {' or '.join(versions)}" for name, versions in platforms.items()
+            f"{name.capitalize()} {' or '.join([', '.join(versions[:-1]), versions[-1]])}"
+            for name, versions in platforms.items()
         )
         refusals.append(
             f"This host runs {host['name'] or 'an unknown system'}. Use one with {good}."

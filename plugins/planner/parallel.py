@@ -36,9 +36,7 @@ def head_refusal(model: Model, tensor: int) -> str:
     """Return why attention heads cannot be shared out; empty where they can."""
     if model.heads % tensor == 0:
         return ""
-    return (
-        f"{model.name}'s {model.heads} attention heads cannot be shared out among {tensor} GPUs."
-    )
+    return f"{model.name}'s {model.heads} attention heads cannot be shared out among {tensor} GPUs."
 
 
 def kv_head_refusals(model: Model, tensor: int) -> list[str]:

@@ -3,8 +3,9 @@
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 
-from tests.plugins.plugin_files import load
+from tests.plugins.plugin_files import ROOT, load
 
 refusals = load("filter", "refusals")
 
@@ -278,7 +279,9 @@ class TestSystem:
         "distribution": "debian", "version": "13", "name": "Debian GNU/Linux 13 (trixie)",
         "architecture": "x86_64", "systemd": True,
     }  # fmt: skip
-    PLATFORMS: ClassVar[dict[str, Any]] = {"debian": ["12", "13"], "ubuntu": ["22.04"]}
+    PLATFORMS: ClassVar[dict[str, Any]] = yaml.safe_load(
+        (ROOT / "roles/preflight/vars/main.yml").read_text(encoding="utf-8")
+    )["_preflight_platforms"]
 
     def refuse(self, **host: Any) -> list[str]:
         found: list[str] = refusals.system_refusals(
@@ -288,13 +291,15 @@ class TestSystem:
 
     def test_a_good_one_passes(self) -> None:
         assert self.refuse() == []
+        for version in ("22.04", "24.04", "26.04"):
+            assert self.refuse(distribution="ubuntu", version=version) == []
 
     @pytest.mark.parametrize(
         "other", [{"version": "11"}, {"distribution": "fedora"}, {"version": "", "name": ""}]
     )
     def test_another_system_is_refused(self, other: dict[str, str]) -> None:
         (refusal,) = self.refuse(**other)
-        assert refusal.endswith("Use one with Debian 12 or 13, Ubuntu 22.04.")
+        assert refusal.endswith("Use one with Debian 12 or 13, Ubuntu 22.04, 24.04 or 26.04.")
 
     def test_another_architecture_is_refused(self) -> None:
         assert self.refuse(architecture="aarch64") == [
