@@ -373,8 +373,7 @@ def system_refusals(
     refusals = []
     if host["version"] not in platforms.get(host["distribution"], []):
         good = ", ".join(
-            f"{name.capitalize()} {' or '.join([', '.join(versions[:-1]), versions[-1]])}"
-            for name, versions in platforms.items()
+            f"{name.capitalize()} {one_of(versions)}" for name, versions in platforms.items()
         )
         refusals.append(
             f"This host runs {host['name'] or 'an unknown system'}. Use one with {good}."
@@ -390,6 +389,11 @@ def system_refusals(
             " Use a host or a virtual machine that boots with it."
         )
     return refusals
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Return words as a choice: "12", "12 or 13", "22.04, 24.04 or 26.04"."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def user_refusals(users: Iterable[Mapping[str, Any]]) -> list[str]:
