@@ -55,8 +55,9 @@ def gpu_refusals(
         seen: driver_version, gpus, split and problems, as the driver told.
         preset: the preset asked for.
         presets: all of them; one without GPUs needs none.
-        source: who tells of the GPUs, as `host_gpus` has it; a driver that does not answer is
-            refused only where nobody stands in for it.
+        source: who tells of the GPUs, as `host_gpus` has it, or "installed" for a driver that this
+            run brought and that is silent; one that does not answer is refused only where nobody
+            stands in for it.
     """
     if given is not None:
         right = isinstance(given, list) and all(
@@ -77,6 +78,12 @@ def gpu_refusals(
             f" ({', '.join(cards)}) and nvidia-smi does not answer. Install the NVIDIA driver with"
             " playbooks/driver.yml, and reboot where it asks for that; or say by infbox_gpus what"
             " GPUs they are, or set infbox_preset to cpu."
+        )
+    if cards and not answers and source == "installed":
+        refusals.append(
+            f"This host has {len(cards)} NVIDIA GPU{'s' * (len(cards) != 1)}"
+            f" ({', '.join(cards)}), the driver is installed, and nvidia-smi does not answer."
+            " Reboot the host, or see why by `journalctl --dmesg --grep NVRM`; then run this again."
         )
     for problem in problems:
         refusals.append(

@@ -101,6 +101,12 @@ class TestGpus:
             "The output of `nvidia-smi -q -x` cannot be read: it ends before its end. Run it"
         )
 
+    def test_a_driver_that_was_installed_and_is_silent_is_refused_as_such(self) -> None:
+        (refusal,) = refusals.gpu_refusals(
+            None, ("01:00.0",), self.NOTHING, "auto", self.PRESETS, source="installed"
+        )
+        assert "the driver is installed, and nvidia-smi does not answer. Reboot the host" in refusal
+
     @pytest.mark.parametrize("source", ["pci", "unknown"])
     def test_a_driver_that_does_not_answer_is_no_refusal_where_pci_ids_stand_in(
         self, source: str
