@@ -89,7 +89,8 @@ def same_choice(choice: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def gpu_words(gpus: Iterable[Mapping[str, Any]]) -> str:
     """Return GPUs in words."""
     return " and ".join(
-        f"{gpu['count']} x {gpu['name']} of {gpu['memory_mib']} MiB" for gpu in gpus
+        f"{gpu['count']} x {gpu.get('name', 'unnamed GPU')} of {gpu['memory_mib']} MiB"
+        for gpu in sorted(gpus, key=lambda gpu: (-gpu["memory_mib"], str(gpu.get("name"))))
     )
 
 

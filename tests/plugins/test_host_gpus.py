@@ -155,3 +155,11 @@ def test_what_a_preset_lacks_is_refused_before_anybody_knows_the_gpus() -> None:
     assert presets.preset_refusals(table, "auto", HOST) == []
     (alone,) = presets.preset_refusals({"two": {"engine": {"nodes": 2}}}, "two", HOST)
     assert alone.startswith("Preset two does not fit: it is for 2 hosts, and this one is in no")
+
+
+def test_gpus_in_words_are_the_same_in_whatever_order_they_are_given() -> None:
+    large = {"name": "NVIDIA H200", "memory_mib": 143771, "count": 4, "compute_capability": "9.0"}
+    small = {"memory_mib": 24564, "count": 1}
+    words = "4 x NVIDIA H200 of 143771 MiB and 1 x unnamed GPU of 24564 MiB"
+    assert host_gpus.gpu_words([large, small]) == host_gpus.gpu_words([small, large]) == words
+    assert host_gpus.gpu_words([]) == ""
