@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-# How a lock is made: for every Python and platform, with hashes, and without a word about where
-# packages come from.
-COMPILE := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
-  --no-emit-find-links --no-annotate --no-header
+# How a lock is made: with hashes, and without a word about where packages come from.
+LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --no-annotate --no-header
+# For every Python and platform.
+COMPILE := $(LOCK) --universal
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
@@ -68,11 +69,13 @@ lock: $(STAMP) ## Pin requirements anew, with hashes
 	cd watcher && $(COMPILE) --python-version 3.10 -o requirements.txt requirements.in
 	$(COMPILE) --python-version 3.11 -c watcher/requirements.txt -o requirements/dev.txt requirements/dev.in
 	$(COMPILE) --python-version 3.11 -c requirements/dev.txt -o requirements/ansible.txt requirements/ansible.in
-	cd files/engine && uv pip compile --quiet --generate-hashes --no-emit-index-url \
-	  --no-emit-find-links --no-annotate --no-header --python-version 3.11 \
-	  --python-platform x86_64-manylinux_2_28 --excludes excludes-cpu.txt \
+	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --excludes excludes-cpu.txt \
 	  $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu) \
 	  -o requirements-cpu.txt requirements-cpu.in
+	@# Without find-links: a torch for CPUs there would be taken for the newer one.
+	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
+	  --excludes excludes-cuda.txt -o requirements-cuda.txt requirements-cuda.in
 
 profile: $(STAMP) ## Where the time of site.yml goes, by task and by role
 	@ANSIBLE_CALLBACKS_ENABLED=infbox_workers,ansible.posix.profile_tasks,ansible.posix.profile_roles \

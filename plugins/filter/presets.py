@@ -25,7 +25,6 @@ def choose_preset(
     wanted: str,
     gpus: Gpus,
     host: Mapping[str, Any] | None,
-    missing_images: Sequence[str] = (),
     *,
     group: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -37,14 +36,12 @@ def choose_preset(
 
     Args:
         presets: name to preset; of each `rank`, `model`, `engine`, `lmcache`, `gpus`,
-            `gpu_memory_mib`, `host_memory_gb`, `disk_gb`, `least_driver` and `engine_image` are
-            read. One without `model.config` is judged by its count of cards alone.
+            `gpu_memory_mib`, `host_memory_gb`, `disk_gb` and `least_driver` are read. One without `model.config` is judged by its count of cards alone.
         wanted: a name, or `auto`.
         gpus: name, memory_mib and count of the cards.
         host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known) and
             coming_driver (installed later where that is too old, "" for none); None where nobody
             looked.
-        missing_images: names of engine images that nobody has.
         group: the hosts that hold one model together with this one: name, hosts (all names) and
             gbit, of the network between them, 0 where nobody knows; None for a host of its own.
 
@@ -67,14 +64,14 @@ def choose_preset(
             plans[name],
             host_refusals(name, presets[name], host),
             notes,
-            pending(name, presets[name], missing_images),
+            pending(name, presets[name]),
         )
     if wanted not in presets:
         return choice("", {}, [unknown(presets, wanted)])
     refusals = host_refusals(wanted, presets[wanted], host)
     if not plans[wanted]["fits"]:
         refusals = [misfit(wanted, presets, plans, gpus), *refusals]
-    rest = pending(wanted, presets[wanted], missing_images)
+    rest = pending(wanted, presets[wanted])
     return choice(wanted, plans[wanted], refusals, plans[wanted]["notes"], rest)
 
 
@@ -182,23 +179,15 @@ def unpinned(preset: Preset) -> bool:
     return "revision" in preset.get("model", {}) and not preset["model"]["revision"]
 
 
-def pending(name: str, preset: Preset, missing_images: Sequence[str]) -> list[str]:
+def pending(name: str, preset: Preset) -> list[str]:
     """Return what a preset itself lacks, whatever the host."""
-    refusals = []
-    if unpinned(preset):
-        refusals.append(
-            f"Preset {name} is not pinned to a revision of {preset['model']['repository']}. Set"
-            " infbox_preset_overrides to {model: {revision: …}}, the commit of 40 digits that the"
-            " hub shows."
-        )
-    image = preset.get("engine_image", "")
-    if image in missing_images:
-        refusals.append(
-            f"Preset {name} needs the engine image {image}, which infbox does not build. Give one"
-            f" of yours with vLLM and LMCache, by infbox_images.{image} (repository, tag, digest)"
-            " and infbox_registry_prefix, or set infbox_preset to one without GPUs."
-        )
-    return refusals
+    if not unpinned(preset):
+        return []
+    return [
+        f"Preset {name} is not pinned to a revision of {preset['model']['repository']}. Set"
+        " infbox_preset_overrides to {model: {revision: …}}, the commit of 40 digits that the hub"
+        " shows."
+    ]
 
 
 def gpu_memory(preset: Preset) -> int:

@@ -101,15 +101,6 @@ def test_a_preset_that_is_not_pinned_is_refused_with_the_mend() -> None:
     assert choose_preset(pinned, "dev32", A6000, None)["refusals"] == []
 
 
-def test_an_engine_image_that_nobody_has_is_refused_and_planned_all_the_same() -> None:
-    choice = choose_preset(PRESETS, "moe80", A100, None, ["engine-cuda"])
-    assert (
-        "needs the engine image engine-cuda, which infbox does not build" in choice["refusals"][0]
-    )
-    assert choice["plan"]["fits"]
-    assert choose_preset(PRESETS, "cpu", A100, None, ["engine-cuda"])["refusals"] == []
-
-
 def test_an_override_beyond_what_fits_is_refused_with_the_arithmetic() -> None:
     longer = {"engine": {"max_model_len": 262144, "gpu_memory_utilization": 0.7}}
     presets = filters.presets_with(PRESETS, {}, longer)
