@@ -65,8 +65,8 @@ PIP = (
         ),
         (
             PIP,
-            ("2 min 5 s, 2 packages of the lock's 3, 1.1 GB, torch-2.13.0 (600.5 MB), step cuda 4/5:"
-            " RUN sh /build/install_locked.sh 'torch triton'"),
+            ("2 min 5 s, 2 packages of the lock's 3, 1.1 GB, torch-2.13.0 (600.5 MB), step"
+            " cuda 4/5: RUN sh /build/install_locked.sh 'torch triton'"),
         ),
         (
             PIP + "#9 8.0 Installing collected packages: torch\n",
