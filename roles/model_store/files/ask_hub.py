@@ -52,12 +52,12 @@ def server(address: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
-def token_of(asked: dict[str, str]) -> str:
+def token_of(asked: dict[str, Any]) -> str:
     """Return the token, if there is one."""
     if asked.get("token"):
-        return asked["token"]
+        return str(asked["token"])
     try:
-        return Path(asked.get("token_file", "")).read_text(encoding="utf-8").strip()
+        return Path(asked.get("token_file") or "").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return ""
 
@@ -76,14 +76,14 @@ def address_of(asked: dict[str, str]) -> str:
     return f"{endpoint}/api/models/{repository}"
 
 
-def opener_of(asked: dict[str, str]) -> urllib.request.OpenerDirector:
+def opener_of(asked: dict[str, Any]) -> urllib.request.OpenerDirector:
     """Return what asks.
 
     Raises:
         RefusedError: the CA certificates are none.
     """
     context = ssl.create_default_context()
-    if asked.get("ca", "").strip():
+    if (asked.get("ca") or "").strip():
         try:
             context.load_verify_locations(cadata=asked["ca"])
         except (ssl.SSLError, ValueError) as error:
