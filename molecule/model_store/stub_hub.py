@@ -2,8 +2,9 @@
 
     stub_hub.py PORT FOLDER TOKEN [BYTES_A_SECOND]
 
-FOLDER/OWNER/NAME holds a model; every revision has the same files. Only who shows the token gets
-them. The real hub is not in reach of a test; its client, which runs against this, is the real one.
+FOLDER/OWNER/NAME holds a model; every revision has the same files. FOLDER/latest holds the commit
+of the default branch. Only who shows the token gets them. The real hub is not in reach of a test;
+its client, which runs against this, is the real one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PIECE = 64 * 1024
+LATEST = "1a7e57" + "0" * 34
 
 
 @dataclass
@@ -87,6 +89,11 @@ class StubHub(ThreadingHTTPServer):
                 return self.troubles.answers.pop(0)
         return None
 
+    def latest(self) -> str:
+        """Return the commit of the default branch."""
+        told = self.folder / "latest"
+        return told.read_text().strip() if told.is_file() else LATEST
+
     def revoked(self) -> bool:
         """Return whether the token counts no more."""
         return 0 <= self.troubles.revoke_after <= self.sent
@@ -113,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             self.error(401, "", "Invalid credentials in Authorization header")
         elif parts[:2] == ["api", "models"] and parts[4:5] == ["revision"]:
             self.model("/".join(parts[2:4]), parts[5])
+        elif parts[:2] == ["api", "models"] and len(parts) == 4:  # noqa: PLR2004
+            self.model("/".join(parts[2:]), self.server.latest())
         elif parts[2:3] == ["resolve"]:
             self.resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         else:

@@ -143,11 +143,10 @@ def host_plan(
 
     Returns:
         The contract's figures, and notes. What a host lacks beside its cards (memory, disk, driver)
-        counts: then it does not fit either. What the preset lacks (a revision, an image) is a note.
+        counts: then it does not fit either.
     """
     plan = choice["plan"] or dict.fromkeys(FIGURES, 0)
-    pending = choice.get("pending", [])
-    beside = [refusal for refusal in choice["refusals"] if refusal not in pending]
+    beside = choice["refusals"]
     # The plan's own reasons say it at length already.
     told = [why for why in beside if not why.startswith(f"Preset {choice['name']} does not fit:")]
     return {
@@ -155,7 +154,7 @@ def host_plan(
         "preset": choice["name"] or wanted,
         "fits": bool(plan["fits"]) and not beside and not mistakes,
         "reasons": [*(plan["reasons"] or []), *mistakes, *told],
-        "notes": [*choice["notes"], *pending],
+        "notes": list(choice["notes"]),
     }
 
 

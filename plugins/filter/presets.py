@@ -30,9 +30,8 @@ def choose_preset(
 ) -> dict[str, Any]:
     """Choose the preset of a host and say whether the host can bear it.
 
-    `auto` takes the one of the highest rank among those that fit the cards and are pinned to a
-    revision. Memory, disk and driver do not change that choice, since they can be mended: they are
-    refused by name.
+    `auto` takes the one of the highest rank among those that fit the cards. Memory, disk and driver
+    do not change that choice, since they can be mended: they are refused by name.
 
     Args:
         presets: name to preset; of each `rank`, `model`, `engine`, `lmcache`, `gpus`,
@@ -48,8 +47,8 @@ def choose_preset(
 
     Returns:
         name ("" where there is none to choose), plan as `plan_preset` has it ({} without a name),
-        refusals: why it cannot be, each with its mend; pending: those of them that say nothing of
-        the host; and notes: what a person should know although the run goes on.
+        refusals: why it cannot be, each with its mend; and notes: what a person should know
+        although the run goes on.
     """
     mistake = card_mistake(gpus)
     if mistake:
@@ -58,22 +57,17 @@ def choose_preset(
     if wanted == AUTO:
         name = best(presets, plans)
         if not name:
-            return choice("", {}, [nothing_fits(presets, plans, gpus)])
+            return choice("", {}, [nothing_fits(presets, gpus)])
         notes = idle_cards(presets, plans, name, gpus) + plans[name]["notes"]
-        return choice(
-            name,
-            plans[name],
-            host_refusals(name, presets[name], host),
-            notes,
-            pending(name, presets[name]),
-        )
+        notes += open_notes(name, presets[name])
+        return choice(name, plans[name], host_refusals(name, presets[name], host), notes)
     if wanted not in presets:
         return choice("", {}, [unknown(presets, wanted)])
     refusals = host_refusals(wanted, presets[wanted], host)
     if not plans[wanted]["fits"]:
         refusals = [misfit(wanted, presets, plans, gpus), *refusals]
-    rest = pending(wanted, presets[wanted])
-    return choice(wanted, plans[wanted], refusals, plans[wanted]["notes"], rest)
+    notes = plans[wanted]["notes"] + open_notes(wanted, presets[wanted])
+    return choice(wanted, plans[wanted], refusals, notes)
 
 
 def preset_refusals(
@@ -94,7 +88,6 @@ def preset_refusals(
     return [
         *([f"Preset {wanted} does not fit: {grouped}"] if grouped else []),
         *host_refusals(wanted, preset, host),
-        *pending(wanted, preset),
     ]
 
 
@@ -120,14 +113,12 @@ def choice(
     plan: Mapping[str, Any],
     refusals: Sequence[str],
     notes: Sequence[str] = (),
-    pending: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what was chosen; what is pending refuses too."""
+    """Return what was chosen."""
     return {
         "name": name,
         "plan": dict(plan),
-        "refusals": [*refusals, *pending],
-        "pending": list(pending),
+        "refusals": list(refusals),
         "notes": list(notes),
     }
 
@@ -186,8 +177,8 @@ def misfit(
 
 
 def best(presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the preset of the highest rank of those that fit and are pinned, or nothing."""
-    fitting = [name for name in presets if plans[name]["fits"] and not unpinned(presets[name])]
+    """Return the preset of the highest rank of those that fit, or nothing."""
+    fitting = [name for name in presets if plans[name]["fits"]]
     # max() keeps the first of equals, so the order of the table decides between them.
     return max(fitting, key=lambda name: rank(presets[name]), default="")
 
@@ -202,16 +193,13 @@ def unpinned(preset: Preset) -> bool:
     return "revision" in preset.get("model", {}) and not preset["model"]["revision"]
 
 
-def pending(name: str, preset: Preset) -> list[str]:
-    """Return what a preset itself lacks, whatever the host."""
+def open_notes(name: str, preset: Preset) -> list[str]:
+    """Return a note where a preset leaves open which files its model is."""
     if not unpinned(preset):
         return []
-    refusal = (
-        f"Preset {name} is not pinned to a revision of {preset['model']['repository']}. Set"
-        " infbox_preset_overrides to {model: {revision: …}}, the commit of 40 digits that the hub"
-        " shows."
-    )
-    return [refusal]
+    model = preset["model"]["repository"]
+    first = "the first run asks the hub for its latest, and the host holds to that"
+    return [f"Preset {name} names no commit of {model}: {first}."]
 
 
 def gpu_memory(preset: Preset) -> int:
@@ -303,16 +291,8 @@ def unknown(presets: Mapping[str, Preset], wanted: str) -> str:
     return f"There is no preset {wanted}. Set infbox_preset to one of: {', '.join([*near, AUTO])}."
 
 
-def nothing_fits(
-    presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]], gpus: Gpus
-) -> str:
+def nothing_fits(presets: Mapping[str, Preset], gpus: Gpus) -> str:
     """Return the refusal of a host that no preset fits."""
-    open_ones = [name for name in presets if plans[name]["fits"]]
-    if open_ones:
-        return (
-            f"Only presets fit that are not pinned to a revision ({', '.join(open_ones)}). Name one"
-            " by infbox_preset and pin it by infbox_preset_overrides."
-        )
     demands = "; ".join(f"{name} needs {needs(preset)}" for name, preset in presets.items())
     return f"No preset fits: this host has {has(gpus)}, {demands}. Use another host."
 

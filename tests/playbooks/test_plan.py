@@ -124,7 +124,7 @@ def test_what_is_wrong_is_named_host_by_host(tmp_path: Path) -> None:
     }  # fmt: skip
     printed, plans = plan(tmp_path, hosts)
     assert [name for name, figures in plans.items() if figures["fits"]] == ["open"]
-    assert "Note: Preset dev32 is not pinned" in printed
+    assert "Note: Preset dev32 names no commit of Qwen/Qwen2.5-Coder-32B" in printed
     words = {name: " ".join(figures["reasons"]) for name, figures in plans.items()}
     assert "There is no preset prod48. Set infbox_preset to one of: prod480" in words["unknown"]
     assert "infbox_gpus is not a list of GPUs" in words["cards"]

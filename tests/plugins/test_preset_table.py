@@ -51,7 +51,7 @@ def test_a_preset_fits_what_it_is_made_for_and_asks_for_no_less_than_it_needs(na
 def test_a_preset_pins_all_that_it_must(name: str) -> None:
     preset = PRESETS[name]
     assert list(filters.mistakes(name, preset, filters.KNOWN)) == []
-    # dev32 waits for somebody who can see the hub, and is refused until then.
+    # dev32 waits for somebody who can see the hub; a host asks it for the commit until then.
     assert re.fullmatch(r"[0-9a-f]{40}", preset["model"]["revision"]) or name == "dev32"
     assert preset["model"]["licence"]
     assert preset["tuple"]["vllm"] == "0.32.0"
@@ -101,23 +101,24 @@ def test_fp8_experts_have_kernels_that_need_no_compiler(name: str) -> None:
         ([], "cpu"),
         (cards("NVIDIA RTX A4000", 16376), "cpu"),
         (MADE_FOR["dev24"], "dev24"),
-        (MADE_FOR["dev32"], "dev32-awq"),
+        (MADE_FOR["dev32"], "dev32"),
         (A100, "moe80"),
         (cards("NVIDIA A100-SXM4-80GB", 81920, 4), "moe80"),
         (cards("NVIDIA A100-SXM4-80GB", 81920, 8), "prod480"),
         (MADE_FOR["prod480"], "prod480"),
     ],
 )
-def test_auto_takes_the_best_that_fits_and_is_pinned(gpus: list[Any], name: str) -> None:
+def test_auto_takes_the_best_that_fits(gpus: list[Any], name: str) -> None:
     assert choose_preset(PRESETS, "auto", gpus, None)["name"] == name
 
 
-def test_a_preset_that_is_not_pinned_is_refused_with_the_mend() -> None:
-    (refusal,) = choose_preset(PRESETS, "dev32", A6000, None)["refusals"]
-    assert "Preset dev32 is not pinned to a revision of Qwen/Qwen2.5-Coder-32B" in refusal
-    assert "infbox_preset_overrides" in refusal
+@pytest.mark.parametrize("wanted", ["dev32", "auto"])
+def test_a_preset_that_names_no_commit_is_taken_and_told_of(wanted: str) -> None:
+    chosen = choose_preset(PRESETS, wanted, MADE_FOR["dev32"], None)
+    assert (chosen["name"], chosen["refusals"]) == ("dev32", [])
+    assert "Preset dev32 names no commit of Qwen/Qwen2.5-Coder-32B" in chosen["notes"][-1]
     pinned = filters.presets_with(PRESETS, {}, {"model": {"revision": "0" * 40}})
-    assert choose_preset(pinned, "dev32", A6000, None)["refusals"] == []
+    assert choose_preset(pinned, wanted, MADE_FOR["dev32"], None)["notes"] == []
 
 
 def test_an_override_beyond_what_fits_is_refused_with_the_arithmetic() -> None:

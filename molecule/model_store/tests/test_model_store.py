@@ -97,6 +97,14 @@ OTHER = {
     "model_store_endpoint": "http://127.0.0.1:18999",
     "model_store_progress_seconds": 1,
 }
+# One whose preset names no commit.
+OPEN: dict[str, Any] = {**OTHER, "model_store_repository": "stub/open", "model_store_revision": ""}
+HELD, MOVED = "a" * 40, "b" * 40
+
+
+def commits(host: Host) -> dict[str, str]:
+    record = json.loads(host.file("/etc/infbox/models/commits.json").content_string)
+    return {model: entry["commit"] for model, entry in record.items()}
 
 
 def operate(entry: str, *more: str, **variables: Any) -> tuple[int, str]:
@@ -152,6 +160,42 @@ def test_another_host_of_the_inventory_is_copied_from(host: Host) -> None:
     copy = host.file("/srv/store/stub--model-ea3f2471cf1b/model.safetensors")
     assert copy.sha256sum == host.file(f"{HUB}/model.safetensors").sha256sum
     assert marker(host, "/srv/store/stub--model-ea3f2471cf1b")["source"] == "copy"
+
+
+def test_a_model_is_downloaded_while_the_engine_image_is_built(host: Host) -> None:
+    host.check_output(
+        "cp -r /srv/hub/stub/other /srv/hub/stub/open"
+        " && head -c 20000000 /dev/urandom > /srv/hub/stub/open/model.safetensors"
+        f" && echo {HELD} > /srv/hub/latest"
+    )
+    since = host.check_output("date +%s")
+    status, seen = play(SCENARIO / "fetch.yml", **OPEN)
+    assert status == 0, seen
+    assert re.search(r"item=image engine: \d+ s, .*step engine 1/1: RUN sleep", seen), seen
+    assert f"from now on this host holds to {HELD}" in " ".join(seen.split())
+    created = host.check_output(
+        f"docker events --since {since} --until $(date +%s) --filter event=create"
+        f" --filter container=infbox-model-stub--open-{HELD[:12]}"
+        " --format '{{.Actor.Attributes.image}}'"
+    )
+    # It began before the engine image was there, and was not begun anew with that.
+    assert created == "infbox/hub:1"
+    assert marker(host, f"{MODELS}/stub--open-{HELD[:12]}")["revision"] == HELD
+
+
+def test_a_recorded_commit_is_held_to_until_an_update_is_asked_for(host: Host) -> None:
+    host.check_output(
+        f"echo {MOVED} > /srv/hub/latest"
+        " && head -c 1000000 /dev/urandom > /srv/hub/stub/open/model.safetensors"
+    )
+    status, seen = operate("main", **OPEN)
+    assert status == 0, seen
+    assert "changed=0" in seen
+    assert commits(host) == {"stub/open": HELD}
+    status, seen = operate("main", **OPEN, model_store_update=True)
+    assert status == 0, seen
+    assert commits(host) == {"stub/open": MOVED}
+    assert marker(host, f"{MODELS}/stub--open-{MOVED[:12]}")["revision"] == MOVED
 
 
 def test_what_nothing_uses_is_removed_on_request_alone(host: Host) -> None:
