@@ -81,12 +81,13 @@ def unexplained(role: Role) -> list[str]:
 
 
 def lacking(role: Role, root: Path) -> list[str]:
-    """Return the files that every role has and this one lacks."""
+    """Return the files that every role has and this one lacks; a library has no scenario."""
     mends = {
         role.path / "README.md": "Run `make docs`",
         role.path / "meta" / "main.yml": "Write it",
-        root / "molecule" / role.name / "molecule.yml": "Write the scenario",
     }
+    if not role.is_library:
+        mends[root / "molecule" / role.name / "molecule.yml"] = "Write the scenario"
     return [
         f"roles/{role.name}: {path.relative_to(root)} is not there. {mend}."
         for path, mend in mends.items()

@@ -40,7 +40,11 @@ def page(role: Role, before: str) -> str:
     parts += [markdown(paragraph) for paragraph in role.description]
     if role.options:
         parts += ["## Variables", "\n".join(table(role.options))]
-    parts += [f"Its tests: `make molecule SCENARIO={role.name}`."]
+    parts += [
+        "Its tests: those of the roles that include it."
+        if role.is_library
+        else f"Its tests: `make molecule SCENARIO={role.name}`."
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -32,6 +32,12 @@ class Role:
         """The role's name, which its variables start with."""
         return self.path.name
 
+    @property
+    def is_library(self) -> bool:
+        """Whether other roles include its tasks by name, and nothing runs it whole."""
+        tasks = self.path / "tasks"
+        return tasks.is_dir() and not (tasks / "main.yml").exists()
+
 
 def read_roles(root: Path) -> list[Role]:
     """Return the roles of a checkout, by name.

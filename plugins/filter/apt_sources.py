@@ -1,30 +1,116 @@
-"""What apt knows of repositories."""
+"""What apt's configuration says of a repository."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+# A target that belongs to no architecture or component: apt leaves the variable as it is.
+UNSET = "$("
 
-def known_elsewhere(targets: str, uri: str, own: str) -> bool:
-    """Say whether a repository is known to apt by another file than one's own.
+
+def apt_repository(told: str, repository: Mapping[str, Any] | None, own: str) -> dict[str, Any]:
+    """Return how apt knows a repository.
+
+    To apt, two entries that differ in scheme and credentials alone are one repository, and where
+    their keys differ it reads no source at all. So a repository that another file names is left to
+    that file.
 
     Args:
-        targets: what `apt-get indextargets --format '$(SOURCESENTRY) $(REPO_URI)'` prints.
-        uri: the repository's.
-        own: the file in which we would name it.
+        told: what `_common_apt_question` of the role `common` prints: the host's architecture,
+            where apt looks for entries, and its targets, those configured and those downloaded.
+        repository: its uri, suite (ending in a slash for a flat one) and components; None for none.
+        own: the file in which infbox names it.
+
+    Returns:
+        `state`: `elsewhere` (another file names it), `own`, `absent`, `unusable` (another file
+        names it without the packages that are wanted, so that it can be neither used nor added), or
+        `redirected` (apt reads other files than /etc/apt/sources.list.d, as with an offline
+        bundle); `files`: which others name it; `downloaded`: whether apt has its package lists.
     """
-    for line in targets.splitlines():
-        entry, _, named = line.partition(" ")
-        if plain(named) == plain(uri) and entry.rpartition(":")[0] != own:
-            return True
-    return False
+    lines = [line.split("\t") for line in told.splitlines()]
+    values = {line[0]: line[1] for line in lines if len(line) == 2}  # noqa: PLR2004
+    targets = [line for line in lines if len(line) == 6]  # noqa: PLR2004
+    if values.get("parts", "").rstrip("/") != own.rpartition("/")[0]:
+        return {"state": "redirected", "files": [], "downloaded": True}
+    if not repository:
+        return {"state": "absent", "files": [], "downloaded": False}
+
+    wanted = components(repository)
+    here = [line for line in targets if place(line[2]) == place(base_uri(repository))]
+    usable = [
+        line
+        for line in here
+        if line[4] == "Packages"
+        and (line[5].startswith(UNSET) or line[5] == values.get("architecture"))
+    ]
+
+    def complete(kind: str) -> bool:
+        has = {line[3] for line in usable if line[0] == kind}
+        return bool(has) and (not wanted or wanted <= has)
+
+    files = sorted({line[1].rpartition(":")[0] for line in here if line[0] == "configured"})
+    others = [file for file in files if file != own]
+    if own in files:
+        # It may lack what is wanted now, and is written anew then.
+        state = "own"
+    elif others:
+        state = "elsewhere" if complete("configured") else "unusable"
+    else:
+        state = "absent"
+    return {"state": state, "files": others, "downloaded": complete("downloaded")}
 
 
-def plain(uri: str) -> str:
-    """Return an address as one of several ways to write it: apt puts a slash behind it."""
-    return re.sub(r"^(file|copy):/+", r"\1:/", uri.strip()).rstrip("/")
+def components(repository: Mapping[str, Any]) -> set[str]:
+    """Return a repository's components: a text with blanks between, or a list."""
+    given: str | Sequence[str] = repository.get("components") or ""
+    return set(given.split() if isinstance(given, str) else given)
+
+
+def base_uri(repository: Mapping[str, Any]) -> str:
+    """Return the directory of a repository's Release file."""
+    uri, suite = str(repository["uri"]).strip().rstrip("/"), str(repository["suite"])
+    return f"{uri}/{suite}" if suite.endswith("/") else f"{uri}/dists/{suite}"
+
+
+def place(uri: str) -> str:
+    """Return an address as one of several ways to write it.
+
+    The scheme, credentials, a default port, double slashes and `./` make no other repository.
+    """
+    scheme, colon, rest = uri.strip().partition(":")
+    if not colon:
+        rest = scheme
+    authority, _, path = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
+    authority = re.sub(r":(80|443)$", "", authority.rpartition("@")[2].lower())
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "/".join([authority, *parts])
+
+
+def apt_conflict(said: str) -> str:
+    """Return what the files have in common whose conflict stops apt; empty where it is none.
+
+    Args:
+        said: what apt prints on stderr, in English.
+    """
+    found = re.search(
+        r"^E: Conflicting values set for option \S+ regarding source (\S+) ", said, re.MULTILINE
+    )
+    if not found:
+        return ""
+    # Architectures are written as $(ARCH) too, at the end: the first directories are enough.
+    return "/".join(place(found[1]).lstrip("/").split("/")[:2])
+
+
+def apt_errors(said: str) -> str:
+    """Return apt's errors, each once, on one line of bounded length.
+
+    Args:
+        said: what apt prints on stderr.
+    """
+    errors = [line.removeprefix("E: ") for line in said.splitlines() if line.startswith("E: ")]
+    return " ".join(dict.fromkeys(errors))[:600] or said.strip()[:600]
 
 
 class FilterModule:
@@ -32,4 +118,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"known_elsewhere": known_elsewhere}
+        return {
+            "apt_repository": apt_repository,
+            "apt_conflict": apt_conflict,
+            "apt_errors": apt_errors,
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ def host_status(
     containers: Sequence[str],
     units: Sequence[str],
     head: str = "",
+    *,
+    driver: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return how a host is.
 
@@ -39,10 +42,13 @@ def host_status(
         units: what systemd says of each of ours, in the order of `UNITS`.
         head: the host that answers by the model of which this one only holds a part; empty for one
             that answers by itself. A part has neither units nor a gateway.
+        driver: a line of JSON, as the role `nvidia_driver` records what it installed, and the
+            version that the kernel has loaded; either may be missing.
 
     Returns:
         `well`, `problems` in words, `release`, `containers` and `units` by name, `status`, the
-        gateway's own words, or None, and `head`.
+        gateway's own words, or None, `head`, and `driver`: version, branch, modules and loaded, or
+        None where infbox installed none.
     """
     releases = [link.rpartition("/")[2] for link in links]
     running = dict(line.split("\t", 1) for line in containers if "\t" in line)
@@ -55,6 +61,7 @@ def host_status(
         else dict(zip(UNITS, [*units, *["missing"] * len(UNITS)], strict=False)),
         "status": told if told and "parts" in told else None,
         "head": head,
+        "driver": _driver(driver),
     }
     problems = list(_problems(host))
     return {"well": not problems, "problems": problems, **host}
@@ -78,6 +85,7 @@ def hosts_status(
         "units": {},
         "status": None,
         "head": "",
+        "driver": None,
     }
     return {name: variables[name].get("status_of_host", away) for name in names}
 
@@ -110,6 +118,20 @@ def status_figures(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"well": all(host["well"] for host in hosts.values()), "hosts": dict(hosts)}
 
 
+def _driver(lines: Sequence[str]) -> dict[str, Any] | None:
+    """Return what a host records of its driver, and what is loaded."""
+    loaded = next((line.strip() for line in lines if line[:1].isdigit()), "")
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            names = ("version", "branch", "modules")
+            return {name: str(record.get(name, "")) for name in names} | {"loaded": loaded}
+    return None
+
+
 def _problems(host: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong: what the host itself knows first."""
     if not host["release"]:
@@ -124,6 +146,12 @@ def _problems(host: Mapping[str, Any]) -> Iterator[str]:
     for name, state in host["units"].items():
         if state != "active":
             yield f"The unit {name} is {state}: journalctl -u {name}"
+    driver = host["driver"]
+    if driver and driver["loaded"] != driver["version"]:
+        yield (
+            f"NVIDIA driver {driver['version']} is installed, and"
+            f" {driver['loaded'] or 'none'} is loaded: reboot the host."
+        )
     if host["status"]:
         yield from _told_problems(host["status"])
     elif not host["head"]:
@@ -150,6 +178,10 @@ def _facts(host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _served(told)
     if host["release"]:
         yield "release", host["release"] + ("" if host["release_passed"] else ", not passed yet")
+    if driver := host["driver"]:
+        built = "prebuilt" if driver["modules"] == "prebuilt" else "built here"
+        words = f"of branch {driver['branch']}, held, modules {built}"
+        yield "driver", f"{driver['version']} {words}"
     for name, said in host["containers"].items():
         yield "container", f"{name:<24} {said}"
     for name, state in host["units"].items():

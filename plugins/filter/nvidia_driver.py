@@ -8,29 +8,36 @@ from typing import Any
 
 Host = Mapping[str, Any]
 Plan = Mapping[str, Any]
+Kernel = Mapping[str, Any]
 
 # What a driver's own packages are called, in every archive.
 FAMILY = re.compile(
     r"(lib)?nvidia-(?!container)|libnv(cuvid|optix)|libcuda1$|cuda-drivers|linux-modules-nvidia-"
 )
+ENROL = (
+    "Run `apt install dkms mokutil`, `dkms generate_mok` and `mokutil --import"
+    " /var/lib/dkms/mok.pub`, reboot, choose Enroll MOK on the console, and run this again; or"
+    " switch Secure Boot off in the firmware."
+)
 DRIVER_VERSION = re.compile(r"\d{3,}(\.\d+){1,2}")
 
 
-def driver_plan(
-    host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any], enrolled: bool
-) -> dict[str, Any]:
-    """Say which packages bring a driver to a host.
+def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what a host's driver packages are called; which version is chosen once apt is asked.
 
     Args:
         host: what `infbox_host_info` saw.
         sources: the package maps, by the name of the source.
-        asked: source, version, open and fabric_manager, as the role's variables have them.
-        enrolled: whether the firmware trusts the key that signs modules built on this host.
+        asked: source, version (a branch, or exact), open and fabric_manager, as the role's
+            variables have them.
 
     Returns:
-        system, source, branch, version, open, modules ("dkms" or "signed"), fabric_manager, folder
-        and key of the repository, pin (installed first; "" for none), versioned (packages that take
-        the driver's version, each a list of names of which one exists) and others.
+        system, source, branch, asked (as it was asked for), exact (the version where it is exact,
+        else ""), open, fabric_manager, folder and key of the repository, pin (how the names of
+        pinning packages begin; "" for none), versioned (packages that take the driver's version,
+        each a list of names of which one exists), optional, dkms (the package that builds the
+        modules), prebuilt (how the names of prebuilt modules begin; "" for none), kernel_common
+        (by which these tell their driver's version) and family (globs for apt's preferences).
     """
     release_name = host["version"] if host["distribution"] == "ubuntu" else major(host["version"])
     system = f"{host['distribution']}-{release_name}"
@@ -44,41 +51,369 @@ def driver_plan(
     opened = asked["open"] == "true"
     if asked["open"] == "auto":
         opened = all(number(card) >= found.get("first_open", 0) for card in cards)
-    signed = host["secure_boot"] and not enrolled and "signed" in found.get("packages", {})
     fabric = asked["fabric_manager"] == "true"
     if asked["fabric_manager"] == "auto":
         fabric = bool(host["nvidia"]["switches"])
-    architectures = found.get("architectures", {})
-    words = {
-        "branch": branch,
-        "version": version,
-        "open": "-open" if opened else "",
-        "kernel": host["kernel"],
-        "flavour": re.sub(r"^[\d.]+-(\d+-)?", "", host["kernel"]),
-        "arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(host["architecture"], ""),
-    }
-    plan: dict[str, Any] = {
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(host["architecture"], "")
+    folder = found.get("architectures", {}).get(architecture, "")
+    words = {"branch": branch, "open": "-open" if opened else ""}
+
+    def fill(name: str) -> str:
+        return name.format(**words)
+
+    versioned = [[name] for name in found.get("packages", [])]
+    if fabric:
+        versioned = [*versioned, found.get("fabric_manager", [])]
+    return {
         "system": system,
         "source": source,
         "branch": branch,
-        "version": version,
+        "asked": version,
+        "exact": version if "." in version else "",
         "open": opened,
-        "modules": "signed" if signed else "dkms",
         "fabric_manager": fabric,
-        "folder": f"{release.get('folder', '')}/{architectures.get(words['arch'], '')}",
+        "folder": f"{release.get('folder', '')}/{folder}",
         "key": release.get("key", ""),
-        "pin": found.get("pin", "").format(**words),
+        "pin": found.get("pin", ""),
+        "versioned": [[fill(name) for name in names] for names in versioned],
+        "optional": [fill(name) for name in found.get("optional", [])],
+        "dkms": fill(found.get("dkms", "")),
+        "prebuilt": fill(found.get("prebuilt", "")),
+        "kernel_common": fill(found.get("kernel_common", "")),
+        "family": fill(found.get("family", "")),
     }
-    packages = found.get("packages", {}).get(plan["modules"], {})
-    versioned = packages.get("versioned", [])
-    if plan["fabric_manager"]:
-        versioned = [*versioned, found.get("fabric_manager", [])]
-    plan["versioned"] = [
-        [name.format(**words) for name in ([names] if isinstance(names, str) else names)]
-        for names in versioned
+
+
+def kernel_metas(listing: str, kernel: str) -> list[dict[str, str]]:
+    """Return the installed meta packages that bring a host's kernel, the best one first.
+
+    The kernel's own name does not tell which one it is: generic, generic-hwe-24.04 and virtual all
+    bring kernels that end in -generic. A meta package that has been upgraded since the boot already
+    points to the next kernel: then the one of the same version, or else of the same kind, counts.
+
+    Args:
+        listing: lines of status, name and dependencies of the packages `linux-image-*`.
+        kernel: the running one, as `uname -r` prints it.
+
+    Returns:
+        image (the package), suffix (its name without `linux-image-`) and kernel (what it brings).
+    """
+    found = []
+    for line in listing.splitlines():
+        status, _, rest = line.partition(" ")
+        image, _, depends = rest.partition(" ")
+        suffix = image.removeprefix("linux-image-")
+        if status != "installed" or re.match(r"(unsigned-)?\d", suffix):
+            continue
+        brought = re.findall(r"\blinux-image-(?:unsigned-)?(\d[^\s,|(:]*)", depends)
+        found += [{"image": image, "suffix": suffix, "kernel": name} for name in brought[:1]]
+
+    def distance(meta: Mapping[str, str]) -> tuple[bool, bool, bool, str]:
+        other = meta["kernel"]
+        same_version = other.partition("-")[0] == kernel.partition("-")[0]
+        return (other != kernel, not same_version, "virtual" in meta["suffix"], meta["suffix"])
+
+    return sorted((meta for meta in found if kind(meta["kernel"]) == kind(kernel)), key=distance)
+
+
+def kind(kernel: str) -> str:
+    """Return a kernel's kind: generic, aws, cloud-amd64."""
+    return re.sub(r"^\d+-", "", kernel.partition("-")[2])
+
+
+def driver_queries(plan: Plan, kernel: Kernel) -> dict[str, list[str]]:
+    """Return which packages apt is asked about: `madison` for versions, `show` for dependencies."""
+    metas = kernel["metas"]
+    prebuilt = []
+    if plan["prebuilt"]:
+        prebuilt = [f"{plan['prebuilt']}-{name}" for name in kernels(kernel)]
+        prebuilt += [f"{plan['prebuilt']}-{name}" for meta in metas for name in suffixes(meta)]
+    headers = [f"linux-headers-{name}" for name in kernels(kernel)]
+    headers += [name for meta in metas for name in (headers_of(meta), meta["image"])]
+    names = [name for each in plan["versioned"] for name in each]
+    names += [*plan["optional"], plan["dkms"], *headers, *prebuilt]
+    return {"madison": list(dict.fromkeys(names)), "show": list(dict.fromkeys(prebuilt))}
+
+
+def kernels(kernel: Kernel) -> list[str]:
+    """Return the kernels that a host may boot: the running one, and its meta package's."""
+    return list(
+        dict.fromkeys([kernel["running"], *(meta["kernel"] for meta in kernel["metas"][:1])])
+    )
+
+
+def suffixes(meta: Mapping[str, str]) -> list[str]:
+    """Return what meta packages of prebuilt modules that fit a kernel's may end in."""
+    return list(dict.fromkeys([meta["suffix"], meta["suffix"].replace("virtual", "generic")]))
+
+
+def headers_of(meta: Mapping[str, str]) -> str:
+    """Return the meta package of the headers that belongs to a kernel's."""
+    return f"linux-headers-{meta['suffix']}"
+
+
+def choose_driver(
+    plan: Plan,
+    host: Host,
+    kernel: Kernel,
+    packages: Mapping[str, Any],
+    asked: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Choose a driver's version and its kernel modules from what apt has.
+
+    Modules that the archive has built for the running kernel come first: they need no compiler, and
+    are signed. Without them the host builds its own. Where neither can be for the running kernel,
+    the kernel's meta package brings the next one, and a reboot.
+
+    Args:
+        plan: what `driver_plan` said.
+        host: what `infbox_host_info` saw.
+        kernel: running (as `uname -r` prints it) and metas (see `kernel_metas`).
+        packages: installed (versions of all), and what `apt-cache madison`, `apt-cache show` and,
+            as pins, `apt-cache search` print.
+        asked: min_version ("" for any), upgrade (whether the newest version is wanted though one of
+            the branch is installed), enrolled (whether the firmware trusts this host's key) and
+            disk_gb (space that building modules needs).
+
+    Returns:
+        version, modules ("prebuilt" or "dkms"), next_kernel (whether only a reboot brings them),
+        pin, versioned (whole versions by package), others (packages of any version) and refusal (""
+        where a choice was made).
+    """
+    known = archive_versions(packages["madison"])
+    offers = [
+        {
+            full.partition("-")[0]: (name, full)
+            for name in reversed(alternatives)
+            for full in reversed(known.get(name, []))
+        }
+        for alternatives in plan["versioned"]
     ]
-    plan["others"] = [name.format(**words) for name in packages.get("others", [])]
-    return plan
+    modules = Modules(plan, kernel, known, packages)
+    there = installed_driver(driver_packages(packages["installed"]))
+    pins = {line.partition(" ")[0] for line in packages["pins"].splitlines()}
+    candidates = [
+        version
+        for version in set.intersection(*(set(offer) for offer in offers))
+        if version == (plan["exact"] or version)
+        and major(version) == plan["branch"]
+        and parts(version) >= max(parts(asked["min_version"]), parts(there))
+        and (not plan["pin"] or plan["pin"] + version in pins)
+    ]
+    candidates.sort(key=parts, reverse=True)
+    if there in candidates and not asked["upgrade"]:
+        candidates.sort(key=lambda version: version != there)
+    signed_only = host["secure_boot"] and not asked["enrolled"]
+    # An upgrade reboots in any case.
+    later = ("dkms", "next_prebuilt")
+    ways = [
+        (way, version)
+        for way in ("prebuilt", *(reversed(later) if asked["upgrade"] else later), "next_dkms")
+        if not (signed_only and way.endswith("dkms"))
+        for version in candidates
+        if getattr(modules, way)(version) is not None
+    ]
+    nothing: dict[str, Any] = {
+        "version": "",
+        "modules": "",
+        "next_kernel": False,
+        "pin": "",
+        "versioned": {},
+        "others": [],
+        "refusal": "",
+    }
+    if not candidates:
+        return nothing | {"refusal": no_version(plan, offers, asked["min_version"], there)}
+    if not ways:
+        return nothing | {"refusal": no_modules(candidates[0], kernel["running"], signed_only)}
+    way, version = ways[0]
+    versioned, others = getattr(modules, way)(version)
+    built = "dkms" if way.endswith("dkms") else "prebuilt"
+    free = host["free_bytes"] / 1e9
+    if built == "dkms" and free < asked["disk_gb"] and there != version:
+        return nothing | {
+            "refusal": f"Building the driver's modules needs {asked['disk_gb']:g} GB in"
+            f" /var/lib/dkms, where {free:.1f} GB are free. Free some."
+        }
+    optional = {
+        name: full
+        for name in plan["optional"]
+        for full in reversed(known.get(name, []))
+        if full.partition("-")[0] == version
+    }
+    return {
+        "version": version,
+        "modules": built,
+        "next_kernel": way.startswith("next"),
+        "pin": f"{plan['pin']}{version}" if plan["pin"] else "",
+        "versioned": dict(offer[version] for offer in offers) | optional | versioned,
+        "others": others,
+        "refusal": "",
+    }
+
+
+class Modules:
+    """Which packages bring a driver's kernel modules, for each way that there is.
+
+    Each method takes the driver's version and returns whole versions by package and packages of any
+    version, or None where there is no such way.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        kernel: Kernel,
+        known: Mapping[str, list[str]],
+        packages: Mapping[str, Any],
+    ) -> None:
+        """Keep what apt and dpkg know of them."""
+        self.plan, self.kernel, self.known = plan, kernel, known
+        self.installed = packages["installed"]
+        self.built: dict[str, dict[str, str]] = {}
+        if plan["prebuilt"]:
+            self.built = prebuilt_versions(packages["show"], plan["kernel_common"])
+
+    def there(self, name: str) -> bool:
+        """Return whether a package is installed or can be."""
+        return name in self.known or name in self.installed
+
+    def prebuilt(self, version: str) -> tuple[dict[str, str], list[str]] | None:
+        """Take those that the archive has for each kernel that the host may boot."""
+        found = {}
+        for name in (f"{self.plan['prebuilt']}-{kernel}" for kernel in kernels(self.kernel)):
+            if version not in self.built.get(name, {}):
+                return None
+            found[name] = self.built[name][version]
+        following, image = self.following(version)
+        return found | following, image
+
+    def following(self, version: str) -> tuple[dict[str, str], list[str]]:
+        """Take the meta package that follows the kernel's, in the same version of the driver."""
+        for meta in self.kernel["metas"]:
+            for name in (f"{self.plan['prebuilt']}-{suffix}" for suffix in suffixes(meta)):
+                if version in self.built.get(name, {}):
+                    return {name: self.built[name][version]}, [meta["image"]]
+        return {}, []
+
+    def dkms(self, version: str) -> tuple[dict[str, str], list[str]] | None:
+        """Build them, with headers of exactly the running kernel and of those to come."""
+        package = self.dkms_package(version)
+        headers = f"linux-headers-{self.kernel['running']}"
+        if not package or not self.there(headers):
+            return None
+        following = [name for name in map(headers_of, self.kernel["metas"][:1]) if self.there(name)]
+        return package, ["dkms", headers, *following]
+
+    def next_prebuilt(self, version: str) -> tuple[dict[str, str], list[str]] | None:
+        """Take those of the kernel's meta package, and its kernel."""
+        following, image = self.following(version)
+        return (following, image) if following else None
+
+    def next_dkms(self, version: str) -> tuple[dict[str, str], list[str]] | None:
+        """Build them for the kernel that the meta package brings, since this one has no headers."""
+        package = self.dkms_package(version)
+        for meta in self.kernel["metas"][:1]:
+            if package and meta["image"] in self.known and headers_of(meta) in self.known:
+                return package, ["dkms", meta["image"], headers_of(meta)]
+        return None
+
+    def dkms_package(self, version: str) -> dict[str, str]:
+        """Return the package that builds them in a version of the driver, empty for none."""
+        name = self.plan["dkms"]
+        found = [full for full in self.known.get(name, []) if full.partition("-")[0] == version]
+        return {name: found[0]} if found else {}
+
+
+def archive_versions(madison: str) -> dict[str, list[str]]:
+    """Return the versions of packages that apt can install, as `apt-cache madison` prints them."""
+    known: dict[str, list[str]] = {}
+    for line in madison.splitlines():
+        name, _, rest = line.partition("|")
+        known.setdefault(name.strip(), []).append(rest.partition("|")[0].strip())
+    return known
+
+
+def prebuilt_versions(show: str, common: str) -> dict[str, dict[str, str]]:
+    """Return for packages of prebuilt modules the whole version by that of their driver.
+
+    Args:
+        show: what `apt-cache show` prints of them.
+        common: the package on which they depend in the driver's version.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for stanza in re.split(r"\n\s*\n", show):
+        fields = dict(re.findall(r"(?m)^(Package|Version|Depends): (.*)$", stanza))
+        driver = re.search(rf"{re.escape(common)} \(>= ([\d.]+)", fields.get("Depends", ""))
+        if driver and "Package" in fields and "Version" in fields:
+            found.setdefault(fields["Package"], {}).setdefault(driver[1], fields["Version"])
+    return found
+
+
+def no_version(
+    plan: Plan, offers: Sequence[Mapping[str, tuple[str, str]]], least: str, there: str
+) -> str:
+    """Say that apt has no version of the driver that all packages have."""
+    wanted = (
+        f"no version {plan['exact']}" if plan["exact"] else f"no version of branch {plan['branch']}"
+    )
+    if parts(least) > parts(plan["exact"]):
+        wanted += f" from {least} on"
+    elif not plan["exact"] and there:
+        wanted += f" from {there} on, which is installed,"
+    told = []
+    for names, offer in zip(plan["versioned"], offers, strict=True):
+        versions = sorted(offer, key=parts, reverse=True)
+        told.append(f"{names[0]} (there is: {', '.join(versions) or 'none'})")
+    if plan["pin"]:
+        told.append(f"{plan['pin']}VERSION")
+    return (
+        f"apt knows {wanted} of all of {', '.join(told)}. Set nvidia_driver_version to a version or"
+        " a branch that all have; on Ubuntu the components restricted and multiverse must be on."
+    )
+
+
+def no_modules(version: str, kernel: str, signed_only: bool) -> str:
+    """Say that there are no modules for the kernel."""
+    if signed_only:
+        return (
+            f"Secure Boot is on, and the archive has no signed modules of driver {version} for"
+            f" kernel {kernel}. {ENROL}"
+        )
+    return (
+        f"The archive has neither modules of driver {version} for kernel {kernel} nor"
+        f" linux-headers-{kernel} to build them with. Install a kernel of the distribution, reboot,"
+        " and run this again."
+    )
+
+
+def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, least: str) -> str:
+    """Return the version of a driver that is installed with all that was asked for, or nothing.
+
+    The archive is not asked: it may no longer have what is installed here.
+
+    Args:
+        plan: what `driver_plan` said.
+        installed: versions of all installed packages.
+        kernel: the running one.
+        least: the least version that will do; "" for any.
+    """
+    if not plan["versioned"]:
+        return ""
+    names = [next((name for name in each if name in installed), "") for each in plan["versioned"]]
+    versions = {installed.get(name, "").partition("-")[0] for name in names}
+    version = versions.pop()
+    has_modules = f"{plan['prebuilt']}-{kernel}" in installed or (
+        installed.get(plan["dkms"], "").partition("-")[0] == version
+        and f"linux-headers-{kernel}" in installed
+    )
+    is_asked_for = plan["exact"] == version or (
+        not plan["exact"] and major(version) == plan["branch"]
+    )
+    is_pinned = not plan["pin"] or plan["pin"] + version in installed
+    is_complete = not versions and has_modules and is_asked_for and is_pinned
+    is_enough = parts(version) >= parts(least)
+    others = other_branches(driver_packages(installed), plan["branch"])
+    return version if is_complete and is_enough and not others else ""
 
 
 def major(version: str) -> str:
@@ -91,8 +426,8 @@ def number(card: Mapping[str, str]) -> int:
     return int(card["device"] or "0", 16)
 
 
-def driver_packages(listing: str) -> dict[str, str]:
-    """Return the driver's packages that are installed, with their versions.
+def installed_packages(listing: str) -> dict[str, str]:
+    """Return the packages that are installed, with their versions.
 
     Args:
         listing: lines of status, name and version, as dpkg-query prints them.
@@ -101,8 +436,13 @@ def driver_packages(listing: str) -> dict[str, str]:
     return {
         line[1]: line[2]
         for line in words
-        if len(line) == 3 and line[0] == "installed" and FAMILY.match(line[1])  # noqa: PLR2004
+        if len(line) == 3 and line[0] == "installed"  # noqa: PLR2004
     }
+
+
+def driver_packages(installed: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the installed packages that are the driver's."""
+    return {name: version for name, version in installed.items() if FAMILY.match(name)}
 
 
 def installed_driver(packages: Mapping[str, str]) -> str:
@@ -132,22 +472,17 @@ def driver_choice(running: str, managed: bool, least: str) -> str:
 
 
 def driver_refusals(
-    host: Host,
-    plan: Plan,
-    sources: Mapping[str, Any],
-    found: Mapping[str, Any],
-    disk_gb: float,
+    host: Host, plan: Plan, sources: Mapping[str, Any], found: Mapping[str, Any]
 ) -> list[str]:
-    """Say what speaks against installing the driver of a plan, each with its mend.
+    """Say what speaks against installing the driver of a plan, each with its fix.
 
     Args:
         host: what `infbox_host_info` saw.
         plan: what `driver_plan` said.
         sources: the package maps.
-        found: running and installed (versions, "" for none), runfile (whether a driver came from
-            NVIDIA's installer), enrolled (whether the firmware trusts this host's key) and open
-            (the variable).
-        disk_gb: space that building the modules needs, in GB.
+        found: running and installed (versions, "" for none), kept (the version that is complete and
+            stays, "" for none), runfile (whether a driver came from NVIDIA's installer), enrolled
+            (whether the firmware trusts this host's key) and open (the variable).
     """
     source = sources.get(plan["source"], {})
     branches = source.get("systems", {}).get(plan["system"], {}).get("branches", [])
@@ -161,17 +496,17 @@ def driver_refusals(
             " yourself."
         )
         return refusals
-    if not re.fullmatch(r"\d{3}\.\d+(\.\d+)?", plan["version"]):
+    if not re.fullmatch(r"\d{3}(\.\d+){0,2}", plan["asked"]):
         refusals.append(
-            f"nvidia_driver_version is {plan['version']}, which is no exact version. Write it as"
-            " 580.173.02."
+            f"nvidia_driver_version is {plan['asked']}, which is neither a branch nor a version."
+            " Write it as 580, or as 580.178.04."
         )
         return refusals
     if int(plan["branch"]) not in branches:
         refusals.append(
             f"There is no branch {plan['branch']} of the driver for {plan['system']} known here;"
-            f" there are {', '.join(map(str, branches))}. Set nvidia_driver_version to a version"
-            " of one of these."
+            f" there are {', '.join(map(str, branches))}. Set nvidia_driver_version to one of"
+            " these, or to a version of it."
         )
     if host["architecture"] not in {"x86_64", "aarch64"}:
         refusals.append(
@@ -180,19 +515,13 @@ def driver_refusals(
         )
     refusals += card_refusals(host["nvidia"]["cards"], plan, source, found["open"])
     refusals += change_refusals(host, plan, found)
-    free = host["free_bytes"] / 1e9
-    if plan["modules"] == "dkms" and free < disk_gb and found["installed"] != plan["version"]:
-        refusals.append(
-            f"Building the driver's modules needs {disk_gb:g} GB in /var/lib/dkms, where"
-            f" {free:.1f} GB are free. Free some."
-        )
     return refusals
 
 
 def card_refusals(
     cards: Iterable[Mapping[str, str]], plan: Plan, source: Mapping[str, Any], wanted: str
 ) -> list[str]:
-    """Refuse cards that the branch or the kind of module does not know."""
+    """Refuse GPUs that the branch or the kind of module does not know."""
     refusals = []
     firsts = [
         int(device)
@@ -205,7 +534,7 @@ def card_refusals(
         refusals.append(
             f"Branch {plan['branch']} of the driver does not know {names(old)}, which"
             f" {'is' if len(old) == 1 else 'are'} too old. Set nvidia_driver_version to a version"
-            " of an earlier branch, or take the card out."
+            " of an earlier branch, or take the GPU out."
         )
     closed = [card for card in cards if number(card) < source["first_open"]]
     opened = [card for card in cards if number(card) >= source["only_open"]]
@@ -228,20 +557,21 @@ def card_refusals(
 
 def names(cards: Sequence[Mapping[str, str]]) -> str:
     """Return cards in words, by address and PCI id."""
-    return ", ".join(f"the card {card['address']} (10de:{card['device']})" for card in cards)
+    return ", ".join(f"the GPU {card['address']} (10de:{card['device']})" for card in cards)
 
 
 def change_refusals(host: Host, plan: Plan, found: Mapping[str, Any]) -> list[str]:
-    """Refuse a change that goes backwards, breaks another driver or takes a card from somebody."""
-    version, there = plan["version"], max(found["installed"], found["running"], key=parts)
-    if there == version:
-        return []
-    refusals = []
-    if parts(there) > parts(version):
+    """Refuse a change that goes backwards, breaks another driver or takes a GPU from somebody."""
+    asked, there = plan["asked"], max(found["installed"], found["running"], key=parts)
+    stays = there == asked if plan["exact"] else major(there) == plan["branch"]
+    refusals: list[str] = []
+    if found["kept"]:
+        return refusals
+    if not stays and parts(there) > parts(asked):
         refusals.append(
-            f"Driver {there} is here, later than nvidia_driver_version ({version}), and a"
+            f"Driver {there} is here, later than nvidia_driver_version ({asked}), and a"
             " downgrade can leave a host without a driver. Set nvidia_driver_version to"
-            f" {there}, or remove its packages first."
+            f" {there if plan['exact'] else major(there)}, or remove its packages first."
         )
     if found["runfile"]:
         refusals.append(
@@ -252,48 +582,14 @@ def change_refusals(host: Host, plan: Plan, found: Mapping[str, Any]) -> list[st
     if strangers:
         told = ", ".join(f"{each['process']} (pid {each['pid']})" for each in strangers)
         refusals.append(
-            f"Another program uses a card: {told}. End it, or wait for it, and run this again."
+            f"Another program uses a GPU: {told}. End it, or wait for it, and run this again."
         )
-    if host["secure_boot"] and plan["modules"] == "dkms" and not found["enrolled"]:
+    if host["secure_boot"] and not plan["prebuilt"] and not found["enrolled"]:
         refusals.append(
             "Secure Boot is on, and the modules would be signed by a key that the firmware does not"
-            " know. Run `apt install dkms mokutil`, `dkms generate_mok` and"
-            " `mokutil --import /var/lib/dkms/mok.pub`, reboot, choose Enroll MOK on the console,"
-            " and run this again; or switch Secure Boot off in the firmware."
+            f" know. {ENROL}"
         )
     return refusals
-
-
-def exact_versions(madison: str, wanted: Sequence[Sequence[str]], version: str) -> dict[str, str]:
-    """Find the packages of a driver's version in what apt knows.
-
-    Args:
-        madison: what `apt-cache madison` prints.
-        wanted: packages, each a list of names of which one exists.
-        version: the driver's version, without what an archive puts behind it.
-
-    Returns:
-        Each package's whole version by its name. Of a package that is missing, the first name with
-        the versions there are instead, behind an exclamation mark.
-    """
-    known: dict[str, list[str]] = {}
-    for line in madison.splitlines():
-        name, _, rest = line.partition("|")
-        known.setdefault(name.strip(), []).append(rest.partition("|")[0].strip())
-    found = {}
-    for alternatives in wanted:
-        hits = [
-            (name, full)
-            for name in alternatives
-            for full in known.get(name, [])
-            if full.partition("-")[0] == version
-        ]
-        if hits:
-            found[hits[0][0]] = hits[0][1]
-        else:
-            there = [full for name in alternatives for full in known.get(name, [])]
-            found[alternatives[0]] = f"!{', '.join(dict.fromkeys(there)) or 'none'}"
-    return found
 
 
 def other_branches(packages: Mapping[str, str], branch: str) -> list[str]:
@@ -309,10 +605,14 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "driver_plan": driver_plan,
+            "kernel_metas": kernel_metas,
+            "driver_queries": driver_queries,
+            "choose_driver": choose_driver,
+            "complete_driver": complete_driver,
+            "installed_packages": installed_packages,
             "driver_packages": driver_packages,
             "installed_driver": installed_driver,
             "driver_choice": driver_choice,
             "driver_refusals": driver_refusals,
-            "exact_versions": exact_versions,
             "other_branches": other_branches,
         }

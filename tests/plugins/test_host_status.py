@@ -42,6 +42,25 @@ def test_a_host_that_is_well_says_what_it_serves(host: FakeHost) -> None:
     assert "card         0 NVIDIA H100 80GB HBM3" in text
 
 
+DRIVER = (
+    '{"branch": "580", "modules": "prebuilt", "source": "distribution", "version": "580.178.04"}'
+)
+
+
+def test_the_driver_that_infbox_installed_is_shown_and_one_that_waits_for_a_reboot_named() -> None:
+    def status(*driver: str) -> Any:
+        return plugin.host_status(None, LINKS, RUNNING, [], head="one", driver=driver)
+
+    found = status(DRIVER, "580.178.04")
+    shown = "driver       580.178.04 of branch 580, held, modules prebuilt"
+    assert found["well"] and shown in plugin.status_text(found, "one")
+    trouble = "NVIDIA driver 580.178.04 is installed, and {} is loaded: reboot the host."
+    assert status(DRIVER, "580.173.02")["problems"] == [trouble.format("580.173.02")]
+    assert status(DRIVER)["problems"] == [trouble.format("none")]
+    for lines in ([], ["580.173.02"], ["{", "580.173.02"]):
+        assert status(*lines)["driver"] is None
+
+
 def test_each_trouble_is_named_with_what_to_do(host: FakeHost) -> None:
     host.workspaces["shop"] = told(warm=False, error="the tree is gone")
     found = plugin.host_status(

@@ -84,6 +84,14 @@ def test_a_missing_file_is_named(checkout: Path, name: str) -> None:
     assert name in problem
 
 
+def test_a_library_of_tasks_has_no_scenario_of_its_own(checkout: Path) -> None:
+    (checkout / "molecule/web/molecule.yml").unlink()
+    write(checkout / "roles/web/tasks/some.yml", "")
+    assert check_specs.check(checkout) == []
+    write(checkout / "roles/web/tasks/main.yml", "")
+    assert len(check_specs.check(checkout)) == 1
+
+
 def test_specs_without_an_entry_point_are_refused(checkout: Path) -> None:
     write(checkout / "roles/web/meta/argument_specs.yml", "argument_specs: {}\n")
     with pytest.raises(ValueError, match="no entry point main"):
