@@ -336,6 +336,8 @@ has_nvidia_gpu() {
 
 driver_answers() { timeout 60 nvidia-smi -L >/dev/null 2>&1; }
 
+reboot_reason() { sed 's/[. ]*$//' "$MARKER"; }
+
 # Says why this run cannot continue by itself after a reboot, or nothing.
 why_not_resume() {
     local argument
@@ -410,13 +412,13 @@ reboot_and_resume() {
     local obstacles
     obstacles=$(why_not_resume)
     if [[ -n $obstacles ]]; then
-        echo "A reboot is needed: $(cat "$MARKER"). This run does not do it: ${obstacles//$'\n'/; }." >&2
+        echo "A reboot is needed: $(reboot_reason). This run does not do it: ${obstacles//$'\n'/; }." >&2
         echo "Reboot this server, then run the same command again." >&2
         return 1
     fi
     install_resume "$@"
     cat <<END
-==> A reboot is needed: $(cat "$MARKER")
+==> A reboot is needed: $(reboot_reason)
     This server reboots in $REBOOT_DELAY seconds, and continues by itself with the same arguments.
     To watch it, log in again and run: journalctl -fu ${UNIT%.service}
     To prevent it, press Ctrl-C now; later: systemctl stop ${UNIT%.service}

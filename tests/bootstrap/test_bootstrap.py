@@ -307,7 +307,7 @@ sleep() {{ echo "sleep $*"; }}
 systemctl() {{ echo "systemctl $*"; [[ $1 != reboot ]] || {{ cat "$RESUME"; ls "$UNITS"; }}; }}
 play() {{
     printf 'play'; printf ' %q' "${{@:2}}"; echo
-    [[ $2 == site.yml ]] || ! {needs} || echo "nouveau holds the GPUs" >"$MARKER"
+    [[ $2 == site.yml ]] || ! {needs} || echo "nouveau holds the GPUs." >"$MARKER"
 }}
 """
 
