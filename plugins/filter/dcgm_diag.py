@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ ROOTS = ("DCGM Diagnostic", "DCGM GPU Diagnostic")
 
 # What DCGM calls severities, where a card can go on: it is to be watched, or its settings are to be
 # changed. All others, and those without one, need somebody to look before work goes on.
-BEARABLE = frozenset({1, 5})
+BEARABLE = frozenset({"1", "5"})
 
 
 def dcgm_diag(text: str) -> dict[str, Any]:
@@ -30,13 +31,14 @@ def dcgm_diag(text: str) -> dict[str, Any]:
     start = text.find("{")
     try:
         document = json.loads(text[start:]) if start >= 0 else {}
-    except ValueError:
+    # Deep enough nesting ends Python's patience before JSON's rules.
+    except (ValueError, RecursionError):
         document = {}
     root = next((document[name] for name in ROOTS if name in document), None)
     if not isinstance(root, Mapping):
         said = " ".join(text.split())[:200]
         return {"version": "", "error": f"no result came ({said or 'nothing'})", "results": []}
-    version = document.get("metadata", {}).get("version") or root.get("version", "")
+    version = mapping(document.get("metadata")).get("version") or root.get("version") or ""
     results = list(read_results(root))
     error = str(root.get("runtime_error") or "")
     if not results and not error:
@@ -46,20 +48,38 @@ def dcgm_diag(text: str) -> dict[str, Any]:
 
 def read_results(root: Mapping[str, Any]) -> Iterator[Result]:
     """Return each test's result of each card."""
-    for category in root.get("test_categories") or []:
-        for test in category.get("tests") or []:
-            # DCGM 3 puts a null after some tests.
-            for result in (test or {}).get("results") or []:
+    for category in mappings(root.get("test_categories")):
+        # DCGM 3 puts a null after some tests.
+        for test in mappings(category.get("tests")):
+            for result in mappings(test.get("results")):
                 for card in cards_of(result):
-                    yield judged(str(test["name"]), card, result)
+                    yield judged(str(test.get("name", "unnamed")), card, result)
+
+
+def mapping(given: Any) -> Mapping[str, Any]:
+    """Return a mapping, an empty one in the place of anything else."""
+    return given if isinstance(given, Mapping) else {}
+
+
+def mappings(given: Any) -> list[Mapping[str, Any]]:
+    """Return the mappings of a list; anything else has none."""
+    return [each for each in given if isinstance(each, Mapping)] if isinstance(given, list) else []
 
 
 def cards_of(result: Mapping[str, Any]) -> list[int]:
-    """Return the numbers of the cards that a result is about, -1 for the host."""
+    """Return the numbers of the GPUs that a result is about, -1 for the host."""
     if "gpu_ids" in result:
-        return [int(number) for number in str(result["gpu_ids"]).split(",") if number.strip()]
+        return [
+            card_number(number) for number in str(result["gpu_ids"]).split(",") if number.strip()
+        ]
     of_card = result.get("entity_group", "GPU") == "GPU"
-    return [int(result.get("entity_id", -1)) if of_card else -1]
+    return [card_number(result.get("entity_id", -1)) if of_card else -1]
+
+
+def card_number(given: Any) -> int:
+    """Return the number of a GPU, or -1 where none is told."""
+    told = str(given).strip()
+    return int(told) if re.fullmatch(r"[0-9]{1,4}", told) else -1
 
 
 def judged(test: str, card: int, result: Mapping[str, Any]) -> Result:
@@ -76,7 +96,7 @@ def judged(test: str, card: int, result: Mapping[str, Any]) -> Result:
     if status == "warn":
         found["severity"] = "warning"
     elif status not in {"pass", "skip"}:
-        told = {each.get("error_severity") for each in warnings}
+        told = {str(each.get("error_severity")) for each in warnings}
         found["severity"] = "warning" if told and told <= BEARABLE else "critical"
     return found
 
@@ -84,7 +104,7 @@ def judged(test: str, card: int, result: Mapping[str, Any]) -> Result:
 def warnings_of(result: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     """Return what a result warns of, as DCGM 4 does; older ones give one text, or a list."""
     given = result.get("warnings") or []
-    if isinstance(given, str):
+    if not isinstance(given, list):
         given = [given]
     return [each if isinstance(each, Mapping) else {"warning": each} for each in given]
 

@@ -37,9 +37,14 @@ def gpu_health(
     if not nvidia["cards"]:
         return []
     told = {card["address"] for card in driver["cards"]}
+    unread = [
+        finding("host", "critical", f"the output of `nvidia-smi -q -x` cannot be read: {problem}")
+        for problem in driver.get("problems", [])
+    ]
     if not told:
-        return [finding("host", "critical", "the driver does not answer; see `nvidia-smi`")]
-    found = [
+        silent = finding("host", "critical", "the driver does not answer; see `nvidia-smi`")
+        return unread or [silent]
+    found = unread + [
         finding(card["address"], "critical", "on the bus, and the driver does not tell of it")
         for card in nvidia["cards"]
         if card["address"] not in told

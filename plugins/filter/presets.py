@@ -78,6 +78,29 @@ def choose_preset(
     return choice(wanted, plans[wanted], refusals, plans[wanted]["notes"], rest)
 
 
+def preset_refusals(
+    presets: Mapping[str, Preset],
+    wanted: str,
+    host: Mapping[str, Any],
+    missing_images: Sequence[str] = (),
+    *,
+    group: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return why a preset asked for by name cannot be, whatever GPUs the host turns out to have.
+
+    Arguments as for `choose_preset`; nothing for `auto`, and for a preset that there is not.
+    """
+    if wanted not in presets:
+        return []
+    preset = presets[wanted]
+    grouped = group_refusal(preset, group or {})
+    return [
+        *([f"Preset {wanted} does not fit: {grouped}"] if grouped else []),
+        *host_refusals(wanted, preset, host),
+        *pending(wanted, preset, missing_images),
+    ]
+
+
 def card_mistake(gpus: Any) -> str:
     """Return what is wrong with a list of cards; empty for nothing. A memory of 0 is not told."""
     right = isinstance(gpus, Sequence) and all(
@@ -87,7 +110,7 @@ def card_mistake(gpus: Any) -> str:
     if right:
         return ""
     mend = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
-    return f"infbox_gpus is not a list of cards with memory and count. {mend}"
+    return f"infbox_gpus is not a list of GPUs with memory and count. {mend}"
 
 
 def told(number: Any) -> bool:
@@ -235,12 +258,31 @@ def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> 
         )
     least, driver = str(preset.get("least_driver", "")), str(host["driver_version"])
     coming = str(host.get("coming_driver", ""))
-    if least and driver and max(version(driver), version(coming)) < version(least):
+    # With GPUs given by hand nobody may have said what driver there is, or comes.
+    if least and (driver or coming) and not any(late_enough(v, least) for v in (driver, coming)):
+        there = f"this host has {driver}" if driver else "this host has none"
         refusals.append(
-            f"Preset {name} needs NVIDIA driver {least} or later, this host has {driver}"
-            f"{f', and {coming} would be installed' if coming else ''}. Install a later driver."
+            f"Preset {name} needs NVIDIA driver {least} or later, {there}"
+            f"{f', and {words_of(coming)} would be installed' if coming else ''}."
+            " Set infbox_driver_version to a later one."
         )
     return refusals
+
+
+def late_enough(driver: str, least: str) -> bool:
+    """Return whether a driver is as late as another.
+
+    Args:
+        driver: a version, or a branch alone such as 580, which stands for its newest version.
+        least: the version that it must not come before.
+    """
+    given, wanted = version(driver), version(least)
+    return bool(given) and (given >= wanted if len(given) > 1 else given >= wanted[:1])
+
+
+def words_of(driver: str) -> str:
+    """Return a driver that would be installed, in words."""
+    return driver if "." in driver else f"the newest of branch {driver}"
 
 
 def version(number: str) -> tuple[int, ...]:
@@ -301,7 +343,7 @@ def idle_cards(
     demands = "; ".join(f"{name} needs {needs(preset)}" for name, preset in others.items())
     note = (
         f"This host has {has(gpus)}, too little for any preset with GPUs ({demands or 'none'})."
-        f" It gets the preset {chosen}, which leaves the cards idle."
+        f" It gets the preset {chosen}, which leaves the GPUs idle."
     )
     return [note, *broken]
 
@@ -331,4 +373,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"choose_preset": choose_preset, "disk_needs": disk_needs}
+        return {
+            "choose_preset": choose_preset,
+            "disk_needs": disk_needs,
+            "preset_refusals": preset_refusals,
+        }

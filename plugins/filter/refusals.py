@@ -44,15 +44,19 @@ def gpu_refusals(
     seen: Mapping[str, Any],
     preset: str,
     presets: Mapping[str, Any],
+    *,
+    source: str = "silent",
 ) -> list[str]:
-    """Refuse cards that nothing can be said about.
+    """Refuse GPUs that nothing can be said about.
 
     Args:
-        given: the cards given by hand, None for none.
-        cards: PCI addresses of the NVIDIA cards there are.
-        seen: driver_version, gpus and split, as the driver told.
+        given: the GPUs given by hand, None for none.
+        cards: PCI addresses of the NVIDIA GPUs there are.
+        seen: driver_version, gpus, split and problems, as the driver told.
         preset: the preset asked for.
-        presets: all of them; one without GPUs needs no cards.
+        presets: all of them; one without GPUs needs none.
+        source: who tells of the GPUs, as `host_gpus` has it; a driver that does not answer is
+            refused only where nobody stands in for it.
     """
     if given is not None:
         right = isinstance(given, list) and all(
@@ -61,22 +65,28 @@ def gpu_refusals(
             for card in given
         )
         mend = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
-        return (
-            [] if right else [f"infbox_gpus is not a list of cards with memory and count. {mend}"]
-        )
+        return [] if right else [f"infbox_gpus is not a list of GPUs with memory and count. {mend}"]
     if presets.get(preset, {"gpus": 1}).get("gpus", 0) == 0:
         return []
     refusals = []
-    if cards and not seen["driver_version"] and not seen["gpus"] and not seen["split"]:
+    problems = seen.get("problems", [])
+    answers = seen["driver_version"] or seen["gpus"] or seen["split"] or problems
+    if cards and not answers and source == "silent":
         refusals.append(
-            f"This host has {len(cards)} NVIDIA card{'s' * (len(cards) != 1)}"
-            f" ({', '.join(cards)}) and nvidia-smi does not answer. Install the NVIDIA driver, or"
-            " say by infbox_gpus what cards they are, or set infbox_preset to cpu."
+            f"This host has {len(cards)} NVIDIA GPU{'s' * (len(cards) != 1)}"
+            f" ({', '.join(cards)}) and nvidia-smi does not answer. Install the NVIDIA driver with"
+            " playbooks/driver.yml, and reboot where it asks for that; or say by infbox_gpus what"
+            " GPUs they are, or set infbox_preset to cpu."
+        )
+    for problem in problems:
+        refusals.append(
+            f"The output of `nvidia-smi -q -x` cannot be read: {problem}. Run it on the host to see"
+            " why, or say by infbox_gpus what GPUs there are."
         )
     for name in seen["split"]:
         refusals.append(
-            f"MIG has split the card {name}. Join it with `nvidia-smi -mig 0`, or say by"
-            " infbox_gpus what cards to count."
+            f"MIG has split the GPU {name}. Join it with `nvidia-smi -mig 0`, or say by"
+            " infbox_gpus what GPUs to count."
         )
     for card in seen["gpus"]:
         if not card["memory_mib"]:
@@ -92,13 +102,13 @@ def process_refusals(
     preset: str,
     gpus: int,
 ) -> list[str]:
-    """Refuse cards that somebody else's program uses: the engine takes their memory whole.
+    """Refuse GPUs that somebody else's program uses: the engine takes their memory whole.
 
     Args:
-        processes: who uses a card, as `infbox_host_info` found them.
-        told: the cards as `nvidia_smi_details` has them, with the memory that each process holds.
+        processes: who uses a GPU, as `infbox_host_info` found them.
+        told: the GPUs as `nvidia_smi_details` has them, with the memory that each process holds.
         preset: the preset that the host gets.
-        gpus: how many cards it uses.
+        gpus: how many GPUs it uses.
     """
     if not gpus:
         return []
@@ -112,7 +122,7 @@ def process_refusals(
             memory = held.get(process["pid"], 0)
             does = f"holds {memory} MiB of" if memory else "uses"
             refusals.append(
-                f"{holder_of(process)} {does} the cards that preset {preset} needs. End it, or wait"
+                f"{holder_of(process)} {does} the GPUs that preset {preset} needs. End it, or wait"
                 " for it; or set infbox_preset to cpu."
             )
     return refusals
@@ -363,7 +373,7 @@ def system_refusals(
     refusals = []
     if host["version"] not in platforms.get(host["distribution"], []):
         good = ", ".join(
-            f"{name.capitalize()} {' or '.join(versions)}" for name, versions in platforms.items()
+            f"{name.capitalize()} {one_of(versions)}" for name, versions in platforms.items()
         )
         refusals.append(
             f"This host runs {host['name'] or 'an unknown system'}. Use one with {good}."
@@ -379,6 +389,11 @@ def system_refusals(
             " Use a host or a virtual machine that boots with it."
         )
     return refusals
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Return words as a choice: "12", "12 or 13", "22.04, 24.04 or 26.04"."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def user_refusals(users: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import platform
 import pwd
 import re
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ DOCUMENTATION = """
 module: infbox_host_info
 short_description: Looks at a host before anything on it is changed
 description:
-  - Returns the system, memory, disks, NVIDIA cards, users, ports in use and what lies at paths.
+  - Returns the system, memory, disks, NVIDIA GPUs, users, ports in use and what lies at paths.
   - Changes nothing. Wants root, to see whose processes hold a port.
 author: infbox
 options:
@@ -75,7 +78,10 @@ NVIDIA = "0x10de"
 # How the classes of PCI devices begin. An NVSwitch is a bridge of no kind that has a name.
 DISPLAY_CONTROLLER = "0x03"
 NVSWITCH = "0x0680"
-XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+),?(.*)")
+XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]{1,32})\): ([0-9]{1,6})(?![0-9]),?(.*)")
+# The most of a command's output that is read: the reader of nvidia-smi's refuses more than 4 MiB.
+MOST_BYTES = 5 * 1024 * 1024
+PATIENCE = 60.0  # seconds
 
 TCP_LISTEN = "0A"
 SYSTEMD = 1  # its process
@@ -86,12 +92,39 @@ Run = Callable[[Sequence[str]], str | None]
 
 
 def run(command: Sequence[str]) -> str | None:
-    """Return what a command prints, or None where it is missing, fails or hangs."""
+    """Return what a command prints, or None where it is missing, fails or hangs.
+
+    Bytes that are no UTF-8 are replaced. A command that prints without end is ended, and what it
+    printed until then is returned, for the reader to refuse.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=True, text=True)
-    except (OSError, subprocess.SubprocessError):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
         return None
-    return done.stdout
+    patience = threading.Timer(PATIENCE, end, [process])
+    patience.start()
+    with process:
+        printed = process.stdout.read(MOST_BYTES) if process.stdout else b""
+        if len(printed) < MOST_BYTES:
+            process.wait()
+        else:
+            end(process)
+        patience.cancel()
+    if process.returncode and len(printed) < MOST_BYTES:
+        return None
+    return printed.decode(errors="replace")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a command and all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def system(root: Path) -> dict[str, Any]:
@@ -133,12 +166,16 @@ def nvidia_devices(root: Path, kind: str) -> list[dict[str, str]]:
         kind: how their class begins: `DISPLAY_CONTROLLER` or `NVSWITCH`.
 
     Returns:
-        address, device (four hexadecimal digits) and driver, the kernel's, empty for none.
+        address, device (four hexadecimal digits), subsystem (who made the board, and which one it
+        is: two times four such digits with a colon) and driver, the kernel's, empty for none.
     """
     return [
         {
             "address": device.name,
-            "device": read(device / "device").strip().removeprefix("0x"),
+            "device": hexadecimal(device / "device"),
+            "subsystem": ":".join(
+                hexadecimal(device / f"subsystem_{what}") for what in ("vendor", "device")
+            ),
             "driver": (device / "driver").resolve().name if (device / "driver").exists() else "",
         }
         for device in sorted((root / "sys/bus/pci/devices").glob("*"))
@@ -147,8 +184,13 @@ def nvidia_devices(root: Path, kind: str) -> list[dict[str, str]]:
     ]
 
 
+def hexadecimal(path: Path) -> str:
+    """Return a number of sysfs without its prefix, or nothing where there is none."""
+    return read(path).strip().removeprefix("0x").lower()
+
+
 def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
-    """Return what a host's NVIDIA cards are up to, beside what `nvidia-smi -q -x` tells of them.
+    """Return what a host's NVIDIA GPUs are up to, beside what `nvidia-smi -q -x` tells of them.
 
     Args:
         root: where /sys and /proc are.
@@ -159,7 +201,8 @@ def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
         cards and switches as `nvidia_devices` has them; kernel_module: version of the one that is
         loaded ("" for none), open_kernel_module: whether it is the open one, xids: the driver's
         errors since boot, as address, xid and message; nvlinks: what `nvidia-smi nvlink --status`
-        prints; processes: who uses a card, as pid, process, unit and ours.
+        prints; compute_capabilities: what nvidia-smi prints of these, "" from a driver that does
+        not know them; processes: who uses a GPU, as pid, process, unit and ours.
     """
     cards = nvidia_devices(root, DISPLAY_CONTROLLER)
     state: dict[str, Any] = {
@@ -169,6 +212,7 @@ def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
         "open_kernel_module": "Open Kernel Module" in read(root / "proc/driver/nvidia/version"),
         "xids": [],
         "nvlinks": "",
+        "compute_capabilities": "",
         "processes": [],
     }
     if not cards:
@@ -176,8 +220,11 @@ def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
     journal = ["journalctl", "--dmesg", "--boot", "--output", "cat", "--no-pager", "--quiet"]
     state["xids"] = xids(run([*journal, "--grep", "NVRM: Xid"]) or "")
     state["nvlinks"] = run(["nvidia-smi", "nvlink", "--status"]) or ""
-    asked = run(["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]) or ""
-    pids = sorted({int(pid) for pid in re.findall(r"^\d+", asked, re.MULTILINE)})
+    csv = "--format=csv,noheader"
+    asked = run(["nvidia-smi", "--query-gpu=pci.bus_id,compute_cap", csv])
+    state["compute_capabilities"] = asked or ""
+    asked = run(["nvidia-smi", "--query-compute-apps=pid", csv]) or ""
+    pids = sorted({int(pid) for pid in re.findall(r"^[0-9]{1,9}\b", asked, re.MULTILINE)})
     state["processes"] = [{"pid": pid, **process(root, pid, project, run)} for pid in pids]
     return state
 
@@ -378,10 +425,15 @@ def process(root: Path, pid: int, project: str, run: Run) -> dict[str, Any]:
     unit = (re.findall(r"([^/\n]+\.service)$", cgroup, re.MULTILINE) or [""])[-1]
     is_ours = unit.startswith(f"{project}-") or in_project(cgroup, project, run)
     return {
-        "process": read(root / f"proc/{pid}/comm").strip() if pid else "",
+        "process": printable(read(root / f"proc/{pid}/comm").strip()) if pid else "",
         "unit": unit,
         "ours": is_ours or (pid == SYSTEMD and keeps_ours(project, run)),
     }
+
+
+def printable(name: str) -> str:
+    """Return a name that anybody may have chosen without what moves a terminal."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in name)
 
 
 def keeps_ours(project: str, run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""The cards of a host, and what the engine can compute on them."""
+"""The GPUs of a host, and what the engine can compute on them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,28 @@ MIB = 1024**2
 LEAST_CAPABILITY = 75
 FP8_CAPABILITY = 89
 
-# Names as the driver tells them, to ten times the compute capability; the first match counts.
+# What CUDA does not give of the memory that nvidia-smi tells, measured as the two totals of one GPU
+# (torch's `mem_get_info` against `fb_memory_usage/total`): a line above all of them, from 15 to 179
+# GiB, T4 to B200. tests/plugins/test_planner.py has the measurements.
+HIDDEN_BYTES = 400 * MIB
+HIDDEN_SHARE = 0.006
+
+# Names as the driver tells them, to ten times the compute capability; the first match counts, so
+# the professional series, whose numbers GeForce uses again, come first. For names alone: where the
+# driver answers, it tells the capability itself.
 # Source: NVIDIA, "CUDA GPU Compute Capability".
 CAPABILITIES = (
+    (r"Quadro RTX|TITAN RTX", 75),
+    (r"Ada Generation|\bRTX \d{3,4} (SFF )?Ada\b", 89),
     (r"\b(B200|GB200)\b", 100),
     (r"\b(B300|GB300)\b", 103),
-    (r"RTX PRO \d000|RTX 50\d0|Blackwell", 120),
+    (r"RTX PRO \d{3,4}|RTX 50\d0|Blackwell", 120),
     (r"\b(H100|H200|H800|H20|GH200)\b", 90),
-    (r"\b(L4|L40S?|L20|RTX \d000 Ada)\b|RTX 40\d0|Ada Generation", 89),
+    (r"\b(L2|L4|L40[SG]?|L20)\b|RTX 40\d0", 89),
     (r"\b(A100|A800|A30)\b", 80),
-    (r"\b(A10G?|A16|A2|A40|RTX A\d+)\b|RTX 30\d0", 86),
-    (r"\bT4\b|RTX 20\d0|TITAN RTX|Quadro RTX|GTX 16", 75),
-    (r"\bV100|TITAN V\b", 70),
+    (r"\b(A10[GM]?|A16|A2|A40|RTX A\d+)\b|RTX 30\d0", 86),
+    (r"\bT4G?\b|RTX 20\d0|GTX 16", 75),
+    (r"\b(V100|GV100)|TITAN V\b", 70),
     (r"\bP100\b", 60),
     (r"\b(P40|P4)\b|GTX 10\d0", 61),
 )  # fmt: skip
@@ -36,26 +46,35 @@ METHODS = {"fp8": 75, "gptq": 75, "awq": 75, "mxfp4": 80}
 
 @dataclass(frozen=True)
 class Card:
-    """Equal cards of a host.
+    """Equal GPUs of a host.
 
     Attributes:
         name: as the driver tells it.
-        memory_mib: memory of each, in MiB.
+        memory_mib: memory of each, in MiB, as the driver tells it.
         count: how many there are.
+        told_capability: ten times the compute capability that the driver tells; 0 for none.
     """
 
     name: str
     memory_mib: int
     count: int
+    told_capability: int = 0
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of each card, in bytes."""
+        """Memory of each GPU, in bytes, as the driver tells it."""
         return self.memory_mib * MIB
 
     @property
+    def cuda_bytes(self) -> int:
+        """Memory of each GPU, in bytes, of which CUDA and so the engine can have a share."""
+        return max(self.memory_bytes - hidden_bytes(self.memory_bytes), 0)
+
+    @property
     def capability(self) -> int:
-        """Ten times the compute capability, or 0 where the name is not known."""
+        """Ten times the compute capability, or 0 where neither driver nor name tells it."""
+        if self.told_capability:
+            return self.told_capability
         return next(
             (number for pattern, number in CAPABILITIES if re.search(pattern, self.name)), 0
         )
@@ -64,25 +83,50 @@ class Card:
         return f"{self.count} x {self.name} of {self.memory_mib} MiB"
 
 
+def hidden_bytes(memory_bytes: int) -> int:
+    """Return the bytes of a GPU's memory that CUDA keeps to itself."""
+    return HIDDEN_BYTES + int(memory_bytes * HIDDEN_SHARE)
+
+
 def read_cards(given: Iterable[Mapping[str, Any]]) -> tuple[Card, ...]:
-    """Read cards from {name, memory_mib, count}; those given twice are counted together.
+    """Read GPUs from {name, memory_mib, count}; those given twice are counted together.
+
+    An entry may have a `compute_capability` too, such as 8.6, which counts before the name.
 
     Raises:
         PlanError: an entry lacks a number or has an absurd one.
     """
-    counts: dict[tuple[str, int], int] = {}
+    counts: dict[tuple[str, int, int], int] = {}
     for entry in given:
         numbers = [entry.get(key) for key in ("memory_mib", "count")]
         if not all(whole(number) for number in numbers):
             raise PlanError(
-                f"infbox_gpus has {dict(entry)}. Give each card's name, memory_mib and count, both"
+                f"infbox_gpus has {dict(entry)}. Give each GPU's name, memory_mib and count, both"
                 " whole numbers above 0."
             )
         memory, count = (int(number) for number in numbers if number is not None)
-        key = (str(entry.get("name", "unnamed card")), memory)
+        capability = read_capability(entry.get("compute_capability", ""))
+        key = (str(entry.get("name", "unnamed GPU")), memory, capability)
         counts[key] = counts.get(key, 0) + count
-    cards = [Card(name, memory, count) for (name, memory), count in counts.items()]
+    cards = [Card(name, memory, count, told) for (name, memory, told), count in counts.items()]
     return tuple(sorted(cards, key=lambda card: card.memory_mib, reverse=True))
+
+
+def read_capability(given: Any) -> int:
+    """Return ten times a compute capability such as "8.6" or 8.6; 0 where none is given.
+
+    Raises:
+        PlanError: it is none.
+    """
+    if given in ("", None):
+        return 0
+    told = re.fullmatch(r"([0-9]{1,2})\.([0-9])", str(given))
+    if not told:
+        raise PlanError(
+            f"infbox_gpus has the compute_capability {given!r}. Write it as NVIDIA does, such as"
+            " 8.6, or leave it out."
+        )
+    return int(told[1]) * 10 + int(told[2])
 
 
 def whole(number: Any) -> bool:
@@ -96,27 +140,29 @@ def method_of(quantization: str) -> str:
 
 
 def capability_refusal(card: Card, quantization: str) -> str:
-    """Return why a card cannot compute a model; empty where it can or nobody knows."""
+    """Return why a GPU cannot compute a model; empty where it can or nobody knows."""
     least = max(LEAST_CAPABILITY, METHODS.get(method_of(quantization), 0))
     if not card.capability or card.capability >= least:
         return ""
     weights = f"{quantization} weights" if quantization else "the engine"
     return (
         f"{card.name} has compute capability {card.capability / 10:.1f}, {weights} need"
-        f"{'' if quantization else 's'} {least / 10:.1f}. Use a later card."
+        f"{'' if quantization else 's'} {least / 10:.1f}. Use a later GPU."
     )
 
 
 def capability_notes(card: Card, quantization: str) -> list[str]:
-    """Return what a person should know of how a card computes a model.
+    """Return what a person should know of how a GPU computes a model.
 
-    Source: vLLM, `Fp8Config`: cards before 8.9 have no FP8 arithmetic, and Marlin kernels widen the
+    Source: vLLM, `Fp8Config`: GPUs before 8.9 have no FP8 arithmetic, and Marlin kernels widen the
     weights as they are used.
     """
     if not card.capability:
-        return [
-            f"The planner does not know what {card.name} can compute; see that it is 7.5 or later."
-        ]
+        note = (
+            f"The compute capability of {card.name} is not known. Check that it is 7.5 or later,"
+            " and give it as compute_capability in infbox_gpus."
+        )
+        return [note]
     if method_of(quantization) == "fp8" and card.capability < FP8_CAPABILITY:
         note = (
             f"FP8 weights run weight-only on {card.name}: they take FP8's memory and are computed"

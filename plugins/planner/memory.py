@@ -20,6 +20,14 @@ CPU_BLOCK = 128
 LIBRARIES_BYTES = 384 * MIB
 COLLECTIVES_BYTES = GIB
 GRAPH_BYTES_PER_LAYER = 12 * MIB
+# What lies on each GPU beside the share that the engine takes for itself: the CUDA contexts of the
+# engine (it exists before the engine measures what is free) and of LMCache's server, each with the
+# kernels it loads, and buffers of LMCache's for the chunks in flight. An out-of-memory message of a
+# shared H200 told 612 MiB for one such process.
+# Source: vLLM 0.32, `request_memory`; LMCache 0.5.6, `GPUTempBuffer` (max_batch_size, chunk_size).
+CONTEXT_BYTES = 640 * MIB
+LMCACHE_CHUNKS = 4
+LMCACHE_CHUNK_TOKENS = 256
 # A state is kept twice: the one that grows and the last one that a prefix can be taken up from.
 # Source: vLLM, `MambaSpec.max_memory_usage_bytes`, mode `align`.
 STATES = 2
@@ -105,6 +113,11 @@ def reserve_per_card(model: Model, shape: Shape, batch: Batch, *, eager: bool) -
     return LIBRARIES_BYTES + collectives + activations(model, shape, batch) + logits + graphs
 
 
+def beside_engine(layout: KvLayout) -> int:
+    """Return the bytes that must stay free of the engine's share on each GPU."""
+    return 2 * CONTEXT_BYTES + LMCACHE_CHUNKS * LMCACHE_CHUNK_TOKENS * layout.token_bytes()
+
+
 def activations(model: Model, shape: Shape, batch: Batch) -> int:
     """Return the bytes of the widest layer's activations for a step's tokens, at FP16."""
     # Residual, normed input, output and one more of each; gate and up beside each other, twice.
@@ -145,6 +158,10 @@ class KvLayout:
             held = min(window - 1 + self.slack, tokens)
             total += (whole_blocks(held, self.block) + self.block) * token_bytes
         return total
+
+    def token_bytes(self) -> int:
+        """Return the bytes of one token in layers of all kinds, as LMCache's chunks hold it."""
+        return self.per_token + sum(each for _, each in self.sliding)
 
     def longest(self, pool: int, limit: int) -> int:
         """Return the most tokens up to a limit that one request can keep in a pool of bytes."""

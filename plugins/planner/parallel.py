@@ -22,7 +22,7 @@ def shape_refusals(model: Model, shape: Shape) -> list[str]:
     if vocabulary % shape.tensor:
         refusals.append(
             f"{model.name}'s vocabulary of {vocabulary} cannot be shared out among {shape.tensor}"
-            " cards."
+            " GPUs."
         )
     refusals.append(width_refusal(model, shape))
     if shape.pipeline > model.layer_count:
@@ -36,9 +36,7 @@ def head_refusal(model: Model, tensor: int) -> str:
     """Return why attention heads cannot be shared out; empty where they can."""
     if model.heads % tensor == 0:
         return ""
-    return (
-        f"{model.name}'s {model.heads} attention heads cannot be shared out among {tensor} cards."
-    )
+    return f"{model.name}'s {model.heads} attention heads cannot be shared out among {tensor} GPUs."
 
 
 def kv_head_refusals(model: Model, tensor: int) -> list[str]:
@@ -46,7 +44,7 @@ def kv_head_refusals(model: Model, tensor: int) -> list[str]:
     counts = {kind.kv_heads for kind in model.layers if kind.kv_heads}
     return [
         f"{model.name}'s {count} KV heads can be neither shared out nor repeated evenly among"
-        f" {tensor} cards."
+        f" {tensor} GPUs."
         for count in sorted(counts)
         if max(count, tensor) % min(count, tensor)
     ]
@@ -60,7 +58,7 @@ def width_refusal(model: Model, shape: Shape) -> str:
         return ""
     part, rest = divmod(width, shape.tensor)
     if rest:
-        return f"{model.name}'s MLP of {width} cannot be shared out among {shape.tensor} cards."
+        return f"{model.name}'s MLP of {width} cannot be shared out among {shape.tensor} GPUs."
     if model.weight_block and part % model.weight_block:
         mend = " Set expert_parallel, which shares experts out whole." if cut_experts else ""
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import floor
 from typing import Literal
 
 from plugins.planner.cards import Card, capability_notes, capability_refusal
@@ -14,6 +15,7 @@ from plugins.planner.memory import (
     Batch,
     KvLayout,
     Shape,
+    beside_engine,
     default_batch,
     growing_bytes_per_token,
     in_flight,
@@ -155,9 +157,11 @@ def plan(
     Returns:
         The plan. On each card
 
-            KV = memory * gpu_memory_utilization - weights - reserve
+            KV = CUDA's memory * gpu_memory_utilization - weights - reserve
 
-        and on a CPU KV is what the preset gives it.
+        as vLLM has it (`request_memory`, `Worker.determine_available_memory`), and what is not the
+        engine's must hold CUDA's contexts and LMCache's buffers. On a CPU KV is what the preset
+        gives it.
 
     Raises:
         PlanError: the weights have no bytes.
@@ -238,8 +242,9 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
     batch = engine.batch or default_batch(card)
     weights = weights_per_card(start.weights_bytes, shape)
     reserve = reserve_per_card(model, shape, batch, eager=engine.enforce_eager)
-    usable = int(card.memory_bytes * engine.gpu_memory_utilization)
+    usable = int(card.cuda_bytes * engine.gpu_memory_utilization)
     pool = usable - weights - reserve
+    layout = kv_layout(model, shape, in_flight(batch, shape))
     planned = replace(
         start,
         notes=tuple(capability_notes(card, model.quantization)) + model_notes(model),
@@ -248,18 +253,28 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         + GPU_PROCESSES_BYTES
         + shape.cards // engine.nodes * GPU_CARD_PROCESSES_BYTES,
         disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
-        layout=kv_layout(model, shape, in_flight(batch, shape)),
+        layout=layout,
         batch=batch,
     )
-    share = f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of {card.memory_mib} MiB)"
+    share = (
+        f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of the {gib(card.cuda_bytes)} that"
+        f" CUDA has of {card.memory_mib} MiB)"
+    )
     words = f"{share} - weights {gib(weights)} - computing {gib(reserve)}"
     where = f"on each of {shape.cards} x {card.name}" if shape.cards > 1 else f"on {card.name}"
     if engine.nodes > 1:
         where += f" ({shape.cards // engine.nodes} in each of {engine.nodes} hosts)"
     if pool <= 0:
         reason = (
-            f"{model.name} does not fit: {where}, {words} leaves no room for KV"
+            f"{model.name} does not fit: {where}, {words} leaves no memory for KV"
             f" ({gib(-pool)} too little)."
+        )
+        return replace(planned, reasons=(reason,))
+    if card.cuda_bytes - usable < beside_engine(layout):
+        reason = (
+            f"{model.name} does not fit: {where}, gpu_memory_utilization leaves"
+            f" {gib(card.cuda_bytes - usable)} of the {gib(card.cuda_bytes)} that CUDA has, and"
+            f" CUDA's contexts and LMCache's buffers take {gib(beside_engine(layout))}."
         )
         return replace(planned, reasons=(reason,))
     return with_context(planned, model, engine, f"{where}, {words} = {gib(pool)} for KV")
@@ -336,11 +351,11 @@ def choose_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> tuple[s
         there += f", and so have the others of {nodes}"
     if sum(card.count for card in cards) * nodes >= shape.cards:
         refusal = (
-            f"{model.name} needs {shape.cards} equal cards, this host has {there}. Cards of several"
+            f"{model.name} needs {shape.cards} equal GPUs, this host has {there}. GPUs of several"
             " kinds cannot share a model's layers."
         )
     else:
-        refusal = f"{model.name} needs {shape.cards} cards, this host has {there}."
+        refusal = f"{model.name} needs {shape.cards} GPUs, this host has {there}."
     return refusal, largest, shape
 
 
@@ -349,9 +364,14 @@ def mends(
 ) -> Iterator[str]:
     """Yield the nearest change that would fit, as a sentence; nothing where none is known.
 
-    Nearest is what costs least: a shorter context, then more cards like these, then larger ones.
+    Nearest is what costs least: a smaller share, a shorter context, more GPUs like these, larger
+    ones.
     """
-    changes = [*shorter(model, engine, cards, refused), *more_cards(model, engine, cards)]
+    changes = [
+        *smaller_share(engine, cards, refused),
+        *shorter(model, engine, cards, refused),
+        *more_cards(model, engine, cards),
+    ]
     for words, changed, there in changes:
         if plan_cards(model, weights_bytes, changed, there).fits:
             yield f"It would fit with {words}."
@@ -360,6 +380,17 @@ def mends(
 
 # What it is, in words, and the engine and cards that it comes to.
 Change = tuple[str, Engine, Sequence[Card]]
+
+
+def smaller_share(engine: Engine, cards: Sequence[Card], refused: Plan) -> Iterator[Change]:
+    """Yield the largest whole percentage of a GPU's memory that leaves enough to others."""
+    if not cards or not refused.kv_pool_bytes:
+        return
+    smallest = min(card.cuda_bytes for card in cards)
+    share = floor(100 * (1 - beside_engine(refused.layout) / smallest)) / 100
+    if 0 < share < engine.gpu_memory_utilization:
+        changed = replace(engine, gpu_memory_utilization=share)
+        yield f"gpu_memory_utilization: {share:g}", changed, cards
 
 
 def shorter(model: Model, engine: Engine, cards: Sequence[Card], refused: Plan) -> Iterator[Change]:
@@ -384,8 +415,8 @@ def more_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> Iterator[
         count, least = card.count, card.memory_mib
     for size in CARD_SIZES_MIB:
         if size > least:
-            words = f"{count} card{'s' * (count > 1)} of {size} MiB"
-            yield words, engine, [Card(f"a card of {size} MiB", size, count)]
+            words = f"{count} GPU{'s' * (count > 1)} of {size} MiB"
+            yield words, engine, [Card(f"a GPU of {size} MiB", size, count)]
 
 
 def same_cards(model: Model, engine: Engine, card: Card) -> Iterator[Change]:
@@ -408,7 +439,7 @@ def model_notes(model: Model) -> tuple[str, ...]:
     notes = []
     if not model.exact:
         notes.append(
-            f"KV of {model.name} as given by hand (kv_bytes_per_token), all of it on every card."
+            f"KV of {model.name} as given by hand (kv_bytes_per_token), all of it on every GPU."
         )
     if model.kind in NOT_IN_FP16:
         notes.append(
@@ -450,7 +481,7 @@ def cut_refusals(engine: Engine) -> Iterator[str]:
     if engine.tensor_parallel_size % engine.nodes:
         yield (
             f"tensor_parallel_size is {engine.tensor_parallel_size}, which {engine.nodes} hosts"
-            f" cannot share evenly. Give a multiple of {engine.nodes}, or 0 for all equal cards."
+            f" cannot share evenly. Give a multiple of {engine.nodes}, or 0 for all equal GPUs."
         )
 
 

@@ -79,7 +79,7 @@ def test_hosts_that_nobody_can_reach_are_planned_by_the_cards_given(tmp_path: Pa
     assert "It would fit with 8 x NVIDIA A100-SXM4-80GB" in plans["big"]["reasons"][-1]
     # As text for each host, and as a table.
     assert "big: prod480 DOES NOT FIT" in printed
-    assert "leaves no room for KV" in printed
+    assert "leaves no memory for KV" in printed
     assert "mid   moe80    yes   31.2 GB" in printed
 
 
@@ -127,7 +127,7 @@ def test_what_is_wrong_is_named_host_by_host(tmp_path: Path) -> None:
     assert "Note: Preset dev32 is not pinned" in printed
     words = {name: " ".join(figures["reasons"]) for name, figures in plans.items()}
     assert "There is no preset prod48. Set infbox_preset to one of: prod480" in words["unknown"]
-    assert "infbox_gpus is not a list of cards" in words["cards"]
+    assert "infbox_gpus is not a list of GPUs" in words["cards"]
     assert "max_model_len is -1. Give a number that is not negative." in words["absurd"]
     assert "engine.max_modle_len is nothing that a preset has." in words["slip"]
     assert "Did you mean max_model_len?" in words["slip"]
@@ -204,7 +204,7 @@ def test_a_host_without_cards_given_is_looked_at(tmp_path: Path) -> None:
     assert plans["here"]["preset"] == "cpu"
     assert plans["here"]["weights_bytes"] == 988065536
     assert not plans["gone"]["fits"]
-    assert "This host could not be looked at" in plans["gone"]["reasons"][0]
+    assert "This host could not be inspected" in plans["gone"]["reasons"][0]
     assert "needs 1e+06 GB of memory" in " ".join(plans["huge"]["reasons"])
     assert not plans["huge"]["fits"]
     assert "changed=0" in printed or "changed=1" in printed

@@ -119,3 +119,23 @@ def test_dcgm_3_names_cards_in_a_list_and_puts_nulls_between_tests() -> None:
 )
 def test_diagnostics_without_a_result_say_why(text: str, why: str) -> None:
     assert why in dcgm_diag(text)["error"]
+
+
+TESTS = '{"DCGM Diagnostic": {"test_categories": [{"tests": [{"results": [{%s}]}]}]}}'
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '{"DCGM Diagnostic": {"test_categories": 7}}',
+        '{"DCGM Diagnostic": {"test_categories": [7, null, {"tests": {"a": 1}}]}}',
+        TESTS % '"gpu_ids": "a,b"',
+        TESTS % '"entity_id": [], "status": "Fail", "warnings": {"error_severity": {}}',
+        '{"DCGM Diagnostic": {}, "metadata": []}',
+        '{"DCGM Diagnostic": ' + "[" * 100_000,
+        '{"DCGM Diagnostic": {"runtime_error": ' + "9" * 5000 + "}}",
+    ],
+)
+def test_output_of_another_form_is_no_traceback(document: str) -> None:
+    found = dcgm_diag(document)
+    assert found["error"] or found["results"]

@@ -150,3 +150,12 @@ def test_the_table_has_a_line_a_card_with_the_worst_of_each() -> None:
         ["0000:19:00.0", "NVIDIA", "H100", "80GB", "HBM3", "0/81559", "off", "13,79", "5x16",
          "0/0", "-", "critical"],
     ]  # fmt: skip
+
+
+def test_output_that_cannot_be_read_is_told_and_so_is_the_rest() -> None:
+    nvidia = {"cards": [{"address": "0000:01:00.0"}], "switches": [], "xids": []}
+    problems = ["it ends before its end"]
+    found = gpu_health(nvidia, {"cards": [], "problems": problems}, [])
+    assert [each["what"] for each in found] == [
+        "the output of `nvidia-smi -q -x` cannot be read: it ends before its end"
+    ]

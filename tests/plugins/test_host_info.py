@@ -185,16 +185,26 @@ def pci(root: Path, address: str, device: str, kind: str) -> Path:
 def test_cards_and_switches_are_told_by_their_pci_ids_without_a_driver(tmp_path: Path) -> None:
     pci(tmp_path, "0000:05:00.0", "22a3", "0x068000")
     card = pci(tmp_path, "0000:18:00.0", "2330", "0x030200")
+    (card / "subsystem_vendor").write_text("0x10de\n")
+    (card / "subsystem_device").write_text("0x16C1\n")
     (tmp_path / "sys/bus/pci/drivers/nouveau").mkdir(parents=True)
     (card / "driver").symlink_to(tmp_path / "sys/bus/pci/drivers/nouveau")
     seen = host_info.nvidia_state(tmp_path, "infbox", never_ours)
     assert seen == {
-        "cards": [{"address": "0000:18:00.0", "device": "2330", "driver": "nouveau"}],
-        "switches": [{"address": "0000:05:00.0", "device": "22a3", "driver": ""}],
+        "cards": [
+            {
+                "address": "0000:18:00.0",
+                "device": "2330",
+                "subsystem": "10de:16c1",
+                "driver": "nouveau",
+            }
+        ],
+        "switches": [{"address": "0000:05:00.0", "device": "22a3", "subsystem": ":", "driver": ""}],
         "kernel_module": "",
         "open_kernel_module": False,
         "xids": [],
         "nvlinks": "",
+        "compute_capabilities": "",
         "processes": [],
     }
 
@@ -333,3 +343,44 @@ def test_units_of_ours_are_told_by_name(tmp_path: Path) -> None:
         write(tmp_path / "etc/systemd/system" / name, "")
     assert host_info.units(tmp_path, "infbox") == ["infbox-node-guard.service"]
     assert host_info.units(tmp_path / "none", "infbox") == []
+
+
+def test_bytes_that_are_no_utf_8_do_not_stop_the_look() -> None:
+    assert host_info.run(["printf", "caf\\351 1\\n"]) == "caf\ufffd 1\n"
+
+
+def test_a_command_that_prints_without_end_is_ended() -> None:
+    printed = host_info.run(["yes", "nvidia"])
+    assert printed is not None
+    assert len(printed) == host_info.MOST_BYTES
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_info, "PATIENCE", 0.3)
+    assert host_info.run(["sh", "-c", "sleep 60 & echo some; wait"]) is None
+
+
+@pytest.mark.parametrize("command", [["false"], ["sh", "-c", "echo some; exit 9"], ["/no/such"]])
+def test_a_command_that_fails_says_nothing(command: list[str]) -> None:
+    assert host_info.run(command) is None
+
+
+def test_numbers_beyond_all_measure_are_passed_over(tmp_path: Path) -> None:
+    pci(tmp_path, "0000:18:00.0", "2330", "0x030200")
+
+    def run(command: Sequence[str]) -> str | None:
+        if command[0] == "journalctl":
+            xid = "NVRM: Xid (PCI:0000:18:00):"
+            return f"{xid} {'9' * 5000}, many\n{xid} 79, one"
+        return f"{'9' * 5000}\n31\n" if "--query-compute-apps=pid" in command else None
+
+    seen = host_info.nvidia_state(tmp_path, "infbox", run)
+    assert [each["xid"] for each in seen["xids"]] == [79]
+    assert [each["pid"] for each in seen["processes"]] == [31]
+
+
+def test_a_process_name_moves_no_terminal(tmp_path: Path) -> None:
+    write(tmp_path / "proc/42/comm", "\x1b[2Jname\n")
+    assert host_info.process(tmp_path, 42, "infbox", never_ours)["process"] == "\ufffd[2Jname"

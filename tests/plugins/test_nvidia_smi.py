@@ -3,10 +3,13 @@
 nvidia_smi/ has what real cards told, with where that was captured. What stands below is composed.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.plugins.plugin_files import load
 
@@ -65,7 +68,130 @@ def test_memory_that_is_not_told_is_zero(memory: str) -> None:
 
 
 def test_no_output_is_no_driver_and_no_card() -> None:
-    assert nvidia_smi_cards(" \n") == {"driver_version": "", "gpus": [], "split": []}
+    nothing = {"driver_version": "", "gpus": [], "split": [], "problems": []}
+    assert nvidia_smi_cards(" \n") == nothing
+
+
+def with_process(name: str) -> str:
+    process = (
+        f"<processes>\n<process_info>\n<pid>4711</pid>\n<process_name>{name}</process_name>\n"
+        "<used_memory>7 MiB</used_memory>\n</process_info>\n</processes>"
+    )
+    return log(
+        '<gpu id="00000000:01:00.0"><product_name>NVIDIA A100-SXM4-80GB</product_name>\n'
+        f"{process}\n<fb_memory_usage><total>81920 MiB</total></fb_memory_usage></gpu>"
+    )
+
+
+A100S = [{"name": "NVIDIA A100-SXM4-80GB", "memory_mib": 81920, "count": 1}]
+
+
+class TestOddOutput:
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("a & b", "a & b"),
+            ("a &amp; b", "a & b"),
+            ("&lol; &#0; &#x1F;", "&lol; &#0; &#x1F;"),
+            ("python <train.py>", "python <train.py>"),
+            ("x</gpu><gpu>", "x</gpu><gpu>"),
+            ("a</process_name>b", "a</process_name>b"),
+            (b"caf\xe9".decode(errors="replace"), "caf\ufffd"),
+            ("\udce9\x00\x1b[2J", "\ufffd\ufffd\ufffd[2J"),
+            ("<![CDATA[x]]>", "<![CDATA[x]]>"),
+            ("<!-- x", "<!-- x"),
+        ],
+    )
+    def test_whatever_a_process_is_called_its_gpu_is_read(self, name: str, told: str) -> None:
+        printed = with_process(name)
+        seen = nvidia_smi_cards(printed)
+        assert (seen["gpus"], seen["problems"]) == (A100S, [])
+        (process,) = nvidia_smi_details(printed)["cards"][0]["processes"]
+        assert process == {"pid": 4711, "name": told, "type": "", "memory_mib": 7}
+
+    @pytest.mark.parametrize(
+        "before", ["WARNING: infoROM is corrupted at gpu 0000:01:00.0\n", "\ufeff", "<b>no</b>\n"]
+    )
+    def test_what_stands_before_the_document_is_passed_over(self, before: str) -> None:
+        seen = nvidia_smi_cards(before + with_process("python"))
+        assert (seen["gpus"], seen["problems"]) == (A100S, [])
+
+    def test_the_drivers_own_document_type_is_no_declaration_of_entities(self) -> None:
+        document = '<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">'
+        assert document in with_process("x")
+        assert nvidia_smi_cards(with_process("x"))["problems"] == []
+
+    def test_entities_that_would_expand_are_refused_and_not_expanded(self) -> None:
+        lines = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
+        bomb = f'<!DOCTYPE nvidia_smi_log [<!ENTITY l0 "lol">{lines}]>'
+        printed = bomb + with_process("&l9;").partition('dtd">')[2]
+        seen = nvidia_smi_cards(printed)
+        assert seen["gpus"] == []
+        assert seen["problems"] == ["its XML declares entities, which NVIDIA's does not"]
+        # Without the declaration it is a name like another.
+        assert nvidia_smi_cards(with_process("&l9;"))["gpus"] == A100S
+
+    @pytest.mark.parametrize(
+        ("change", "problem", "gpus"),
+        [
+            (lambda xml: xml[: xml.index("<processes>")], "it ends before its end", 1),
+            (lambda xml: xml[: xml.index("<gpu ")], "it ends before its end", 0),
+            (lambda xml: xml.replace("</pid>", ""), "it leaves <pid> open", 1),
+            (lambda xml: xml.replace("<pid>", "<pid"), "it closes <pid>, which is not open", 1),
+            (lambda xml: xml.replace("</gpu>", ""), "it leaves <gpu> open", 1),
+            (lambda xml: xml.replace("<gpu ", "<attached_gpus>8</attached_gpus><gpu "),
+             "it tells of 1 of 8 GPUs", 1),
+            (lambda _: "No devices were found", "it printed no XML: No devices were found", 0),
+            (lambda xml: xml + " " * 5_000_000, "it printed more than 4 MB", 0),
+            (lambda xml: xml.replace("<pid>", "<a>" * 300_000), "it has more than 200,000 tags", 1),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_read_is_named_and_the_rest_is_read(
+        self, change: Any, problem: str, gpus: int
+    ) -> None:
+        seen = nvidia_smi_cards(change(with_process("python")))
+        assert problem in seen["problems"]
+        assert len(seen["gpus"]) == gpus
+        if gpus:
+            assert seen["driver_version"] == "580.95.05"
+
+    @pytest.mark.parametrize("given", [None, 7, b"<nvidia_smi_log>", ["x"], {}])
+    def test_what_is_no_text_is_no_output(self, given: object) -> None:
+        assert nvidia_smi_cards(given, given)["gpus"] == []
+
+    @pytest.mark.parametrize("piece", ["<a>", "</a>", "<process_name>", "<", "<a ", "\n", "9"])
+    def test_as_much_of_it_as_there_may_be_is_read_in_seconds(self, piece: str) -> None:
+        most = nvidia_smi.MOST_CHARACTERS // len(piece) - 20
+        whole = "<nvidia_smi_log><x>" + piece * most
+        began = time.monotonic()
+        nvidia_smi_cards(whole, whole)
+        nvlinks(whole)
+        # Linear: a second here. Quadratic would be hours.
+        assert time.monotonic() - began < 20
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        file=st.sampled_from(sorted(CAPTURED.glob("*.xml"))),
+        cuts=st.lists(
+            st.tuples(st.integers(0, 20_000), st.integers(0, 200), st.text(max_size=12)), max_size=6
+        ),
+    )
+    def test_nothing_that_befalls_it_raises(
+        self, file: Path, cuts: list[tuple[int, int, str]]
+    ) -> None:
+        printed = file.read_text(encoding="utf-8")
+        for at, less, text in cuts:
+            printed = printed[:at] + text + printed[at + less :]
+        seen, told = nvidia_smi_cards(printed, printed), nvidia_smi_details(printed)
+        assert seen["problems"] == told["problems"]
+        assert sum(gpu["count"] for gpu in seen["gpus"]) + len(seen["split"]) == len(told["cards"])
+
+    def test_compute_capabilities_are_joined_to_gpus_by_address(self) -> None:
+        told = "00000000:01:00.0, 8.0\n00000000:02:00.0, [N/A]\nwhatever\n" + "9" * 5000 + ", 9.0"
+        assert nvidia_smi_cards(with_process("x"), told)["gpus"] == [
+            {**A100S[0], "compute_capability": "8.0"}
+        ]
+        assert nvidia_smi_cards(with_process("x"), "Field is not valid")["gpus"] == A100S
 
 
 A_BAD_CARD = """
@@ -237,7 +363,8 @@ def test_a_card_with_mig_is_one_card_in_detail_too() -> None:
 
 
 def test_no_output_has_no_details() -> None:
-    assert nvidia_smi_details("") == {"driver_version": "", "cuda_version": "", "cards": []}
+    nothing = {"driver_version": "", "cuda_version": "", "cards": [], "problems": []}
+    assert nvidia_smi_details("") == nothing
 
 
 def test_links_are_counted_of_each_card() -> None:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from plugins.planner import Batch, Card, Engine, Host, Model, PlanError, index_bytes, plan
 from plugins.planner import read_config as read
 from plugins.planner.cards import read_cards
-from plugins.planner.memory import Shape, in_flight, kv_layout, reserve_per_card, weights_per_card
+from plugins.planner.memory import (
+    Shape,
+    beside_engine,
+    in_flight,
+    kv_layout,
+    reserve_per_card,
+    weights_per_card,
+)
 from plugins.planner.parallel import shape_refusals, widths
 
 FACTS: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -125,7 +132,7 @@ class TestTheBigModel:
         verdict = planned(PROD480, ALL_CARDS, replace(card, count=4))
         assert not verdict.fits
         assert verdict.kv_tokens == verdict.max_model_len == 0
-        assert "leaves no room for KV" in verdict.reasons[0]
+        assert "leaves no memory for KV" in verdict.reasons[0]
 
     @pytest.mark.parametrize("card", [A100, H100])
     def test_fits_eight_cards_of_80_gb_with_whole_experts(self, card: Card) -> None:
@@ -183,7 +190,11 @@ def test_the_context_is_the_most_that_fits_up_to_the_models_own() -> None:
 def test_a_context_that_does_not_fit_is_refused_with_the_arithmetic_and_the_mend() -> None:
     verdict = int4(RTX4090, max_model_len=32768, least_model_len=2048)
     assert not verdict.fits
-    assert "21.6 GiB (90% of 24564 MiB) - weights 18.1 GiB - computing" in verdict.reasons[0]
+    # 24,564 MiB less 400 and 0.6 % of it is 24,016.6: 23.45 GiB, and 90 % of that is 21.1.
+    assert (
+        "21.1 GiB (90% of the 23.5 GiB that CUDA has of 24564 MiB) - weights 18.1 GiB - computing"
+        in verdict.reasons[0]
+    )
     assert "fewer than 32,768" in verdict.reasons[0]
     assert verdict.reasons[-1].startswith("It would fit with max_model_len: ")
 
@@ -200,7 +211,7 @@ def test_larger_cards_are_named_where_more_of_the_same_do_not_help() -> None:
     none = planned("Qwen2.5-Coder-32B-Instruct", Engine())
     assert none.reasons == (
         "Qwen2.5-Coder-32B-Instruct needs GPUs, this host has none.",
-        "It would fit with 1 card of 81920 MiB.",
+        "It would fit with 1 GPU of 81920 MiB.",
     )
 
 
@@ -259,7 +270,7 @@ def test_a_part_of_a_model_that_cannot_be_shared_out_is_named(
 def test_a_cut_that_does_not_go_is_refused_by_what_stands_in_the_way() -> None:
     verdict = planned("Qwen2.5-Coder-7B-Instruct", Engine(tensor_parallel_size=8),
                       replace(H100, count=8))  # fmt: skip
-    assert "28 attention heads cannot be shared out among 8 cards" in verdict.reasons[0]
+    assert "28 attention heads cannot be shared out among 8 GPUs" in verdict.reasons[0]
     assert verdict.reasons[-1] == "It would fit with 1 x NVIDIA H100 80GB HBM3."
 
 
@@ -284,7 +295,7 @@ class TestMixedCards:
             replace(A100, count=2), replace(A6000, count=2),
         )  # fmt: skip
         assert not verdict.fits
-        assert "needs 4 equal cards" in verdict.reasons[0]
+        assert "needs 4 equal GPUs" in verdict.reasons[0]
         assert "2 x NVIDIA A100-SXM4-80GB of 81920 MiB and 2 x" in verdict.reasons[0]
 
     def test_serve_where_those_of_one_kind_are_enough(self) -> None:
@@ -310,7 +321,97 @@ def test_a_card_that_cannot_compute_is_refused_by_its_capability() -> None:
 def test_a_card_whose_name_says_nothing_is_planned_with_a_note() -> None:
     verdict = planned("Qwen2.5-Coder-0.5B-Instruct", Engine(), Card("card", 24564, 1))
     assert verdict.fits
-    assert "does not know what card can compute" in verdict.notes[0]
+    assert verdict.notes[0].startswith("The compute capability of card is not known.")
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [
+        ("Tesla P40", 61), ("Tesla P100-PCIE-16GB", 60), ("Tesla V100-SXM2-32GB", 70),
+        ("Tesla T4", 75), ("NVIDIA T4G", 75), ("NVIDIA TITAN RTX", 75),
+        ("NVIDIA GeForce RTX 2080 Ti", 75), ("NVIDIA GeForce GTX 1660 SUPER", 75),
+        ("Quadro RTX 3000", 75), ("Quadro RTX 4000", 75), ("Quadro RTX 5000", 75),
+        ("NVIDIA Quadro RTX 5000", 75), ("Quadro RTX 5000 with Max-Q Design", 75),
+        ("Quadro RTX 6000", 75), ("Quadro RTX 8000", 75),
+        ("NVIDIA A100-SXM4-80GB", 80), ("NVIDIA A100 80GB PCIe", 80), ("NVIDIA A800-SXM4-80GB", 80),
+        ("NVIDIA A30", 80), ("NVIDIA A2", 86), ("NVIDIA A10", 86), ("NVIDIA A10G", 86),
+        ("NVIDIA A16", 86), ("NVIDIA A40", 86), ("NVIDIA RTX A2000 12GB", 86),
+        ("NVIDIA RTX A4000", 86), ("NVIDIA RTX A6000", 86), ("NVIDIA GeForce RTX 3090", 86),
+        ("NVIDIA L2", 89), ("NVIDIA L4", 89), ("NVIDIA L20", 89), ("NVIDIA L40", 89),
+        ("NVIDIA L40S", 89), ("NVIDIA GeForce RTX 4090", 89), ("NVIDIA GeForce RTX 4060 Ti", 89),
+        ("NVIDIA RTX 2000 Ada Generation", 89), ("NVIDIA RTX 4000 SFF Ada Generation", 89),
+        ("NVIDIA RTX 5000 Ada Generation", 89), ("NVIDIA RTX 5000 Ada Generation Laptop GPU", 89),
+        ("NVIDIA RTX 5880 Ada Generation", 89), ("NVIDIA RTX 6000 Ada Generation", 89),
+        ("NVIDIA H100 80GB HBM3", 90), ("NVIDIA H100 PCIe", 90), ("NVIDIA H100 NVL", 90),
+        ("NVIDIA H20", 90), ("NVIDIA H20-3e", 90), ("NVIDIA H200", 90), ("NVIDIA H200 NVL", 90),
+        ("NVIDIA H800", 90), ("NVIDIA GH200 480GB", 90), ("NVIDIA B200", 100),
+        ("NVIDIA GB200", 100), ("NVIDIA B300 SXM6 AC", 103), ("NVIDIA GB300", 103),
+        ("NVIDIA GeForce RTX 5090", 120), ("NVIDIA GeForce RTX 5070 Ti", 120),
+        ("NVIDIA RTX PRO 4000 Blackwell", 120), ("NVIDIA RTX PRO 5000 Blackwell", 120),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 120),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 120), ("NVIDIA Something", 0),
+    ],
+)  # fmt: skip
+def test_the_capability_of_a_product_is_known_by_its_name(name: str, capability: int) -> None:
+    assert Card(name, 24564, 1).capability == capability
+
+
+def test_the_drivers_capability_counts_before_the_name() -> None:
+    (told,) = read_cards(
+        [{"name": "NVIDIA A100", "memory_mib": 40960, "count": 1, "compute_capability": "6.1"}]
+    )
+    assert told.capability == 61
+    verdict = planned("Qwen2.5-Coder-0.5B-Instruct", Engine(), told)
+    assert (
+        "has compute capability 6.1, the engine needs 7.5. Use a later GPU." in verdict.reasons[0]
+    )
+
+
+@pytest.mark.parametrize(("given", "capability"), [(8.6, 86), ("12.0", 120), ("", 0), (None, 0)])
+def test_a_capability_may_be_a_number_or_a_text(given: object, capability: int) -> None:
+    entry = {"name": "x", "memory_mib": 1, "count": 1, "compute_capability": given}
+    assert read_cards([entry])[0].told_capability == capability
+
+
+@pytest.mark.parametrize("given", ["sm_86", 86, -8.6, True, [8], "8.66"])
+def test_a_capability_that_is_none_is_refused_by_name(given: object) -> None:
+    entry = {"name": "x", "memory_mib": 1, "count": 1, "compute_capability": given}
+    with pytest.raises(PlanError, match="compute_capability"):
+        read_cards([entry])
+
+
+# What CUDA told as the total of a GPU, in GiB, in out-of-memory messages and logs that people
+# published, beside what nvidia-smi tells of such a GPU.
+TOTALS = [
+    ("Tesla T4", 15360, 14.56), ("NVIDIA L4", 23034, 22.03), ("NVIDIA A10G", 23028, 22.05),
+    ("NVIDIA GeForce RTX 4090", 24564, 23.52), ("NVIDIA GeForce RTX 5090", 32607, 31.36),
+    ("NVIDIA A100-SXM4-40GB", 40960, 39.38), ("NVIDIA L40S", 46068, 44.39),
+    ("NVIDIA A40", 46068, 44.34), ("NVIDIA RTX A6000", 49140, 47.53),
+    ("NVIDIA A100-SXM4-80GB", 81920, 79.14), ("NVIDIA H100 80GB HBM3", 81559, 79.18),
+    ("NVIDIA RTX PRO 6000 Blackwell", 97887, 94.96), ("NVIDIA H200", 143771, 139.72),
+    ("NVIDIA B200", 183359, 178.35),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "memory_mib", "total"), TOTALS)
+def test_the_planner_counts_on_no_memory_that_cuda_does_not_have(
+    name: str, memory_mib: int, total: float
+) -> None:
+    counted = Card(name, memory_mib, 1).cuda_bytes / 1024**3
+    # To the last digit that was printed, and not much less than there is.
+    assert total * 0.985 < counted <= total + 0.005
+
+
+def test_what_the_engine_does_not_take_must_hold_cudas_contexts_and_lmcaches_buffers() -> None:
+    # 1,024 tokens of 256 KiB are 256 MiB; with two contexts of 640, 1.5 GiB.
+    greedy = int4(RTX4090, gpu_memory_utilization=0.97, least_model_len=2048)
+    assert not greedy.fits
+    assert (
+        "gpu_memory_utilization leaves 0.7 GiB of the 23.5 GiB that CUDA has, and CUDA's contexts"
+        " and LMCache's buffers take 1.5 GiB." in greedy.reasons[0]
+    )
+    assert greedy.reasons[-1] == "It would fit with gpu_memory_utilization: 0.93."
+    assert int4(RTX4090, gpu_memory_utilization=0.93, least_model_len=2048).fits
 
 
 def test_a_kind_of_model_that_is_not_known_is_refused_by_name_and_taken_with_an_override() -> None:
@@ -492,7 +593,9 @@ def test_a_plan_never_spends_more_than_there_is(name: str, memory: int, count: i
     spent = weights_per_card(verdict.weights_bytes, shape) + reserve_per_card(
         known, shape, Batch(), eager=False
     )
-    assert spent + verdict.kv_pool_bytes <= card.memory_bytes * engine.gpu_memory_utilization
+    assert spent + verdict.kv_pool_bytes <= card.cuda_bytes * engine.gpu_memory_utilization
+    taken = spent + verdict.kv_pool_bytes + beside_engine(verdict.layout)
+    assert taken <= card.cuda_bytes < card.memory_bytes
     assert verdict.layout.request_bytes(verdict.max_model_len) <= verdict.kv_pool_bytes
     assert verdict.kv_tokens * verdict.layout.per_token <= verdict.kv_pool_bytes
     assert verdict.max_model_len <= min(verdict.kv_tokens, known.context)

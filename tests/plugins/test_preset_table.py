@@ -115,7 +115,8 @@ def test_an_override_beyond_what_fits_is_refused_with_the_arithmetic() -> None:
     presets = filters.presets_with(PRESETS, {}, longer)
     (refusal,) = choose_preset(presets, "moe80", A6000, None)["refusals"]
     assert "Preset moe80 does not fit:" in refusal
-    assert "33.6 GiB (70% of 49140 MiB) - weights 29.1 GiB - computing" in refusal
+    assert "33.1 GiB (70% of the 47.3 GiB that CUDA has of 49140 MiB)" in refusal
+    assert "- weights 29.1 GiB - computing" in refusal
     assert "fewer than 262,144" in refusal
 
 
@@ -170,4 +171,4 @@ def test_an_absurd_override_is_refused_by_name(key: str, value: object) -> None:
 def test_cards_that_are_none_are_refused() -> None:
     for given in ("four", [1], [{"memory_mib": "80"}], [{"memory_mib": 1, "count": True}]):
         choice = choose_preset(PRESETS, "auto", given, None)
-        assert "infbox_gpus is not a list of cards" in choice["refusals"][0]
+        assert "infbox_gpus is not a list of GPUs" in choice["refusals"][0]

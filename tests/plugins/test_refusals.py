@@ -3,8 +3,9 @@
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 
-from tests.plugins.plugin_files import load
+from tests.plugins.plugin_files import ROOT, load
 
 refusals = load("filter", "refusals")
 
@@ -69,7 +70,7 @@ class TestGpus:
     def test_cards_without_a_driver_are_refused(self) -> None:
         (refusal,) = self.refuse(cards=("0000:01:00.0", "0000:02:00.0"))
         assert refusal.startswith(
-            "This host has 2 NVIDIA cards (0000:01:00.0, 0000:02:00.0) and nvidia-smi does not"
+            "This host has 2 NVIDIA GPUs (0000:01:00.0, 0000:02:00.0) and nvidia-smi does not"
             " answer. Install the NVIDIA driver"
         )
 
@@ -86,11 +87,29 @@ class TestGpus:
     )  # fmt: skip
     def test_cards_given_in_another_form_are_refused(self, given: Any) -> None:
         (refusal,) = self.refuse(given=given)
-        assert refusal.startswith("infbox_gpus is not a list of cards")
+        assert refusal.startswith("infbox_gpus is not a list of GPUs")
 
     def test_a_card_split_by_mig_is_refused(self) -> None:
         (refusal,) = self.refuse(driver_version="580.1", split=["NVIDIA A100"])
-        assert refusal.startswith("MIG has split the card NVIDIA A100. Join it")
+        assert refusal.startswith("MIG has split the GPU NVIDIA A100. Join it")
+
+    def test_output_that_cannot_be_read_is_refused_by_what_is_wrong_with_it(self) -> None:
+        (refusal,) = self.refuse(
+            cards=("01:00.0",), gpus=[self.CARD], problems=["it ends before its end"]
+        )
+        assert refusal.startswith(
+            "The output of `nvidia-smi -q -x` cannot be read: it ends before its end. Run it"
+        )
+
+    @pytest.mark.parametrize("source", ["pci", "unknown"])
+    def test_a_driver_that_does_not_answer_is_no_refusal_where_pci_ids_stand_in(
+        self, source: str
+    ) -> None:
+        cards = ("01:00.0",)
+        found = refusals.gpu_refusals(
+            None, cards, self.NOTHING, "auto", self.PRESETS, source=source
+        )
+        assert found == []
 
     def test_a_card_of_unknown_memory_is_refused(self) -> None:
         card = {"name": "NVIDIA GB10", "memory_mib": 0, "count": 1}
@@ -260,7 +279,9 @@ class TestSystem:
         "distribution": "debian", "version": "13", "name": "Debian GNU/Linux 13 (trixie)",
         "architecture": "x86_64", "systemd": True,
     }  # fmt: skip
-    PLATFORMS: ClassVar[dict[str, Any]] = {"debian": ["12", "13"], "ubuntu": ["22.04"]}
+    PLATFORMS: ClassVar[dict[str, Any]] = yaml.safe_load(
+        (ROOT / "roles/preflight/vars/main.yml").read_text(encoding="utf-8")
+    )["_preflight_platforms"]
 
     def refuse(self, **host: Any) -> list[str]:
         found: list[str] = refusals.system_refusals(
@@ -270,13 +291,15 @@ class TestSystem:
 
     def test_a_good_one_passes(self) -> None:
         assert self.refuse() == []
+        for version in ("22.04", "24.04", "26.04"):
+            assert self.refuse(distribution="ubuntu", version=version) == []
 
     @pytest.mark.parametrize(
         "other", [{"version": "11"}, {"distribution": "fedora"}, {"version": "", "name": ""}]
     )
     def test_another_system_is_refused(self, other: dict[str, str]) -> None:
         (refusal,) = self.refuse(**other)
-        assert refusal.endswith("Use one with Debian 12 or 13, Ubuntu 22.04.")
+        assert refusal.endswith("Use one with Debian 12 or 13, Ubuntu 22.04, 24.04 or 26.04.")
 
     def test_another_architecture_is_refused(self) -> None:
         assert self.refuse(architecture="aarch64") == [
@@ -357,7 +380,7 @@ def test_somebody_elses_program_on_a_card_is_named_with_what_it_holds() -> None:
     ]
     first, second = refusals.process_refusals(processes, told, "dev48", 2)
     assert first.startswith(
-        "train.py (pid 31, jobs.service) holds 21000 MiB of the cards that preset dev48 needs. End"
+        "train.py (pid 31, jobs.service) holds 21000 MiB of the GPUs that preset dev48 needs. End"
     )
-    assert second.startswith("jupyter (pid 33) uses the cards that preset dev48 needs.")
+    assert second.startswith("jupyter (pid 33) uses the GPUs that preset dev48 needs.")
     assert refusals.process_refusals(processes, told, "cpu", 0) == []
