@@ -1,47 +1,71 @@
 #!/usr/bin/env bash
 # Turns this server into an infbox endpoint: installs what Ansible needs, then runs site.yml here.
-# Everything it does can be done again; an interrupted run is mended by the next one.
+# Everything it does can be done again; the next run completes an interrupted one.
 set -euo pipefail
 
-readonly SUPPORTED="Debian 12 or 13, Ubuntu 22.04 or 24.04"
+readonly SUPPORTED="Debian 12 or 13, Ubuntu 22.04, 24.04 or 26.04"
 # What the smallest preset needs; site.yml looks again, with the preset that this host gets.
 readonly LEAST_MEMORY_GB=7
 readonly LEAST_DISK_GB=12
 readonly ANSIBLE_DISK_GB=1
+readonly REBOOT_DELAY=15 # seconds
+# How long another apt, or a first boot that is still being set up, may take.
+readonly PATIENCE=600 # seconds
 
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+SCRIPT=$CHECKOUT/bootstrap.sh
 REQUIREMENTS=$CHECKOUT/requirements/ansible.txt
 VENV=/opt/infbox/ansible
 INVENTORY=/etc/infbox/inventory
 LOG=/var/log/infbox-bootstrap.log
 OS_RELEASE=/etc/os-release
 SYSTEMD=/run/systemd/system
+PCI=/sys/bus/pci/devices
+LOCK=/run/infbox-bootstrap.lock
+CLOUD_INIT=/run/cloud-init
+CGROUP=/proc/self/cgroup
+MOTD=/run/motd.d/infbox-bootstrap
+# The NVIDIA driver's role writes into it why a reboot is needed; a boot clears it.
+MARKER=/run/infbox/reboot-needed
+# What goes on after that reboot, and with what; both are gone once it begins.
+UNIT=infbox-bootstrap-resume.service
+UNITS=/etc/systemd/system
+RUNTIME_UNITS=/run/systemd/system
+RESUME=/etc/infbox/bootstrap-resume
 
 CHECK=false
+REBOOT=true
+RESUMED=false
 WORKSPACES=()
 WORKSPACES_GIVEN=true
 PASSED_ON=()
 REFUSALS=()
-# Set by look_at_system.
-PYTHON=python3
+# Set by look_at_system. The system's own: a `python3` in PATH may be conda's.
+PYTHON=/usr/bin/python3
 PACKAGES=(python3-apt python3-venv)
 # Set by look_at_packages.
 MISSING=()
 
 usage() {
     cat <<END
-Usage: ./bootstrap.sh [--check] [--workspace NAME=PATH]... [ARGUMENT OF ansible-playbook]...
+Usage: ./bootstrap.sh [--check] [--no-reboot] [--workspace NAME=PATH]...
+                      [ARGUMENT OF ansible-playbook]...
 
 Turns this server ($SUPPORTED) into a private coding model. Run it as root; it asks nothing.
 
   --check                 change nothing: say what would be done, and where Ansible is
                           already here, what site.yml would change
+  --no-reboot             do not reboot where the NVIDIA driver needs it: say so, and stop
   --workspace NAME=PATH   a source tree to keep warm; clients ask for MODEL@NAME.
                           Without any: this checkout, as infbox
   --help                  this text
 
 All else goes to ansible-playbook, such as -e infbox_preset=cpu. What should last belongs in
 $INVENTORY/hosts.yml, which is written once and then yours.
+
+On a server with NVIDIA GPUs, the driver is installed first. If it works only after a reboot, because
+another driver holds the GPUs, this script reboots the server once and continues by itself with the
+same arguments: journalctl -fu ${UNIT%.service}
 END
 }
 
@@ -50,6 +74,7 @@ read_arguments() {
         case $1 in
             --help | -h) usage && exit 0 ;;
             --check | -C) CHECK=true ;;
+            --no-reboot) REBOOT=false ;;
             --workspace) WORKSPACES+=("${2:-}") && shift ;;
             --workspace=*) WORKSPACES+=("${1#*=}") ;;
             *) PASSED_ON+=("$1") ;;
@@ -67,7 +92,15 @@ read_arguments() {
 refuse() { REFUSALS+=("$1"); }
 
 look_at_user() {
-    ((EUID == 0)) || refuse "This needs root. Run: sudo $0"
+    ((EUID == 0)) || refuse "This needs root. Run: sudo $SCRIPT"
+}
+
+# Held until the end, also by ansible-playbook where only this script was ended.
+look_at_other_runs() {
+    [[ -w ${LOCK%/*} ]] || return 0
+    exec 9>"$LOCK"
+    flock --nonblock 9 ||
+        refuse "Another run of bootstrap.sh is in progress. Wait for its end; if it continues after a reboot, watch it: journalctl -fu ${UNIT%.service}"
 }
 
 look_at_systemd() {
@@ -82,9 +115,9 @@ look_at_system() {
         . "$OS_RELEASE" && echo "${ID:-}:${VERSION_ID:-} ${PRETTY_NAME:-an unknown system}"
     )
     case $system in
-        debian:12 | debian:13 | ubuntu:24.04) ;;
+        debian:12 | debian:13 | ubuntu:24.04 | ubuntu:26.04) ;;
         # Its own Python is 3.10, too old for Ansible; a later one is in its archive.
-        ubuntu:22.04) PYTHON=python3.11 && PACKAGES=(python3-apt python3.11 python3.11-venv) ;;
+        ubuntu:22.04) PYTHON=/usr/bin/python3.11 && PACKAGES=(python3-apt python3.11 python3.11-venv) ;;
         *) refuse "This host runs $name. Use one with $SUPPORTED." ;;
     esac
 }
@@ -140,6 +173,18 @@ is_installed() {
     [[ $(dpkg-query --show --showformat='${db:Status-Abbrev}' "$1" 2>/dev/null) == ii* ]]
 }
 
+# A first boot may still grow the disk, write the package sources and run apt. Where cloud-init itself
+# runs this script, it waits for us.
+first_boot_is_over() {
+    [[ ! -e $CLOUD_INIT/enabled || -e $CLOUD_INIT/result.json ]] || grep -qs 'cloud-\(final\|config\)' "$CGROUP"
+}
+
+wait_for_first_boot() {
+    local deadline=$((SECONDS + PATIENCE))
+    first_boot_is_over || say "Waiting until cloud-init has set this server up"
+    until first_boot_is_over || ((SECONDS > deadline)); do sleep 2; done
+}
+
 # Asks the package sources, with lists of its own so that those of the host stay as they are.
 look_at_packages() {
     local package
@@ -152,7 +197,7 @@ look_at_packages() {
     mkdir -p "$SCRATCH/lists/partial" "$SCRATCH/cache/archives/partial"
     say "Asking the package sources"
     if ! apt-get "${options[@]}" -qq update >"$SCRATCH/apt" 2>&1; then
-        refuse "The package sources do not answer: $(tail -n 1 "$SCRATCH/apt"). Mend the network, or /etc/apt/sources.list.d."
+        refuse "The package sources do not answer: $(tail -n 1 "$SCRATCH/apt"). Fix the network, or /etc/apt/sources.list.d."
     elif ! apt-get "${options[@]}" -qq --simulate install "${MISSING[@]}" >"$SCRATCH/apt" 2>&1; then
         refuse "The package sources cannot give ${MISSING[*]}: $(tail -n 1 "$SCRATCH/apt"). Add the distribution's own archive, on Ubuntu with universe."
     fi
@@ -160,6 +205,7 @@ look_at_packages() {
 
 look() {
     look_at_user
+    look_at_other_runs
     look_at_systemd
     look_at_system
     look_at_architecture
@@ -168,7 +214,7 @@ look() {
     look_at_disk /opt "$ANSIBLE_DISK_GB" /opt/infbox
     look_at_workspaces
     # A system that will not do has other packages; there is no need to ask for them.
-    ((${#REFUSALS[@]})) || look_at_packages
+    ((${#REFUSALS[@]})) || { wait_for_first_boot && look_at_packages; }
     ((${#REFUSALS[@]} == 0)) && return
     echo "This host is left as it is, since this cannot work:" >&2
     printf -- '- %s\n' "${REFUSALS[@]}" >&2
@@ -203,11 +249,26 @@ stop_ticker() {
     TICKER=
 }
 
+# Of the user's environment nothing may change what we install, or ask a question.
+settle_environment() {
+    export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l NEEDRESTART_SUSPEND=1
+    unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV VIRTUAL_ENV
+}
+
+# apt waits for another's lock on packages if told to, but never for one on the lists.
+update_lists() {
+    local deadline=$((SECONDS + PATIENCE))
+    until "$@" -o APT::Update::Error-Mode=any update 2>"$SCRATCH/update"; do
+        if ((SECONDS > deadline)) || ! grep -q 'Could not get lock' "$SCRATCH/update"; then
+            cat "$SCRATCH/update" && return 1
+        fi
+        sleep 3
+    done
+}
+
 install_packages() {
-    export DEBIAN_FRONTEND=noninteractive
-    # On its first boot a server may be updating itself.
-    local apt=(apt-get -o DPkg::Lock::Timeout=300)
-    "${apt[@]}" update && "${apt[@]}" install --yes --no-install-recommends "${MISSING[@]}"
+    local apt=(apt-get -o "DPkg::Lock::Timeout=$PATIENCE")
+    update_lists "${apt[@]}" && "${apt[@]}" install --yes --no-install-recommends "${MISSING[@]}"
 }
 
 # What Ansible's environment is made of: it is made anew when this changes.
@@ -254,10 +315,162 @@ write_inventory() {
     mv "$1/hosts.yml.new" "$1/hosts.yml"
 }
 
+# play INVENTORY PLAYBOOK ARGUMENT...
 play() {
-    # Ansible insists on UTF-8, and a fresh server may have no other locale.
-    LC_ALL=C.UTF-8 ANSIBLE_CONFIG=$CHECKOUT/ansible.cfg \
-        "$VENV/bin/ansible-playbook" -i "$1" "$CHECKOUT/site.yml" "${@:2}"
+    # Ansible insists on UTF-8, and a fresh server may have no other locale. Modules want the system's
+    # Python, which has apt's bindings.
+    LC_ALL=C.UTF-8 ANSIBLE_CONFIG=$CHECKOUT/ansible.cfg ANSIBLE_PYTHON_INTERPRETER=/usr/bin/python3 \
+        "$VENV/bin/ansible-playbook" -i "$1" "$CHECKOUT/$2" "${@:3}"
+}
+
+# --- The NVIDIA driver, and the reboot that it may need -------------------------------------------
+
+# The PCI vendor NVIDIA, and the class of display controllers.
+has_nvidia_gpu() {
+    local device
+    for device in "$PCI"/*; do
+        [[ $(cat "$device/vendor" 2>/dev/null) != 0x10de || $(cat "$device/class") != 0x03* ]] || return 0
+    done
+    return 1
+}
+
+driver_answers() { timeout 60 nvidia-smi -L >/dev/null 2>&1; }
+
+reboot_reason() { sed 's/[. ]*$//' "$MARKER"; }
+
+# Says why this run cannot continue by itself after a reboot, or nothing.
+why_not_resume() {
+    local argument
+    $REBOOT || echo "--no-reboot was given"
+    ! $RESUMED || echo "it was rebooted once already"
+    for argument in "$CHECKOUT" "${PASSED_ON[@]}"; do
+        argument=${argument##*[@=]}
+        case $argument in
+            -K | -k | -J | --ask-*) echo "$argument asks a question" ;;
+            /tmp/* | /run/* | /dev/* | /proc/*) echo "a reboot may remove $argument" ;;
+        esac
+    done
+}
+
+# All that decides where packages come from and what Ansible does; the rest of an environment belongs to
+# a login.
+kept_environment() {
+    local name
+    for name in $(compgen -e); do
+        case ${name^^} in
+            HOME | PIP_* | ANSIBLE_* | HF_* | SSL_CERT_* | REQUESTS_CA_BUNDLE | CURL_CA_BUNDLE | *_PROXY)
+                printf 'export %s=%q\n' "$name" "${!name}"
+                ;;
+        esac
+    done
+}
+
+# The arguments may hold secrets: they stand in a file of root's, in no unit and no list of processes.
+resume_script() {
+    echo "# Made by bootstrap.sh, to continue after a reboot. It is removed once it runs."
+    printf 'cd %q\n' "$PWD"
+    kept_environment
+    printf '. %q\nresume' "$SCRIPT"
+    printf ' %q' "$@"
+    echo
+}
+
+# It is no oneshot: the boot does not wait for it.
+resume_unit() {
+    cat <<END
+[Unit]
+Description=infbox: continue bootstrap.sh after the reboot for the NVIDIA driver
+Wants=network-online.target
+After=network-online.target docker.service
+ConditionPathExists=$RESUME
+RequiresMountsFor="${CHECKOUT//%/%%}"
+
+[Service]
+Type=exec
+ExecStart=/bin/bash $RESUME
+
+[Install]
+WantedBy=multi-user.target
+END
+}
+
+install_resume() {
+    mkdir -p "${RESUME%/*}"
+    (umask 077 && resume_script "$@" >"$RESUME")
+    resume_unit >"$UNITS/$UNIT"
+    RESUME_INSTALLED=true
+    systemctl --quiet enable "$UNIT"
+}
+
+remove_resume() {
+    rm -f "$RESUME" "$UNITS/$UNIT" "$UNITS/multi-user.target.wants/$UNIT"
+    RESUME_INSTALLED=false
+}
+
+# reboot_and_resume ARGUMENT...: those of this script.
+reboot_and_resume() {
+    local obstacles
+    obstacles=$(why_not_resume)
+    if [[ -n $obstacles ]]; then
+        echo "A reboot is needed: $(reboot_reason). This run does not do it: ${obstacles//$'\n'/; }." >&2
+        echo "Reboot this server, then run the same command again." >&2
+        return 1
+    fi
+    install_resume "$@"
+    cat <<END
+==> A reboot is needed: $(reboot_reason)
+    This server reboots in $REBOOT_DELAY seconds, and continues by itself with the same arguments.
+    To watch it, log in again and run: journalctl -fu ${UNIT%.service}
+    To prevent it, press Ctrl-C now; later: systemctl stop ${UNIT%.service}
+END
+    sync
+    sleep "$REBOOT_DELAY"
+    RESUME_INSTALLED=false
+    systemctl reboot
+    exit 0
+}
+
+# Where the driver needs no reboot, site.yml finds nothing left to do for it.
+install_driver() {
+    mkdir -p "${MARKER%/*}"
+    rm -f "$MARKER"
+    say "Installing the NVIDIA driver"
+    play "$INVENTORY" playbooks/driver.yml -e "nvidia_driver_reboot_marker=$MARKER" "${PASSED_ON[@]}"
+}
+
+# What greets who logs in, until the next boot.
+tell() {
+    mkdir -p "${MOTD%/*}"
+    echo "infbox: $1" >"$MOTD"
+}
+
+# Runs after the reboot, by the unit. The next boot finds neither unit nor arguments, whatever becomes of
+# this run; until then the unit can be asked how it ended.
+resume() {
+    RESUMED=true
+    mkdir -p "$RUNTIME_UNITS"
+    mv "$UNITS/$UNIT" "$RUNTIME_UNITS/"
+    remove_resume
+    tell "bootstrap.sh continues after the reboot. Watch it: journalctl -fu ${UNIT%.service}"
+    (umask 077 && : >>"$LOG")
+    exec > >(trap '' TERM && exec tee -a "$LOG") 2>&1
+    TEE=$!
+    main "$@"
+}
+
+tell_end() {
+    if (($1)); then
+        tell "bootstrap.sh failed after the reboot. See $LOG, fix it, then run $SCRIPT again."
+    else
+        tell "bootstrap.sh ended well after the reboot. See the end of $LOG."
+    fi
+    # What was written last is to reach the journal too.
+    exec >&- 2>&-
+    local _
+    for _ in {1..50}; do
+        kill -0 "$TEE" 2>/dev/null || break
+        sleep 0.1
+    done
 }
 
 show() {
@@ -268,6 +481,10 @@ show() {
         echo "- write $INVENTORY/hosts.yml:"
         inventory | sed 's/^/    /'
     fi
+    if has_nvidia_gpu; then
+        echo "- run playbooks/driver.yml, which installs the NVIDIA driver"
+        driver_answers || echo "- reboot once, if the driver needs it, and continue by itself: nvidia-smi does not answer yet"
+    fi
     echo "- run site.yml with $INVENTORY"
     ansible_is_ready || return 0
     local inventory=$INVENTORY
@@ -276,22 +493,39 @@ show() {
         write_inventory "$inventory"
     fi
     say "What site.yml would change"
-    play "$inventory" --check --diff "${PASSED_ON[@]}"
+    play "$inventory" site.yml --check --diff "${PASSED_ON[@]}"
 }
 
+# bring_up ARGUMENT...: those of this script.
 bring_up() {
+    settle_environment
     ((${#MISSING[@]} == 0)) || step "Installing ${MISSING[*]}" install_packages
     ansible_is_ready || step "Making Ansible's environment in $VENV" make_environment
     if [[ ! -e $INVENTORY/hosts.yml ]]; then
         say "Writing $INVENTORY/hosts.yml"
         write_inventory "$INVENTORY"
     fi
-    say "Running site.yml on this host"
-    if ! play "$INVENTORY" "${PASSED_ON[@]}"; then
-        echo "site.yml failed. Mend what it says above, then run the same command again." >&2
-        return 1
+    if has_nvidia_gpu; then
+        install_driver || failed playbooks/driver.yml
+        [[ ! -e $MARKER ]] || reboot_and_resume "$@"
     fi
-    say "Settings are in $INVENTORY/hosts.yml. After a change there, run $0 again."
+    say "Running site.yml on this host"
+    play "$INVENTORY" site.yml "${PASSED_ON[@]}" || failed site.yml
+    say "Settings are in $INVENTORY/hosts.yml. After a change there, run $SCRIPT again."
+}
+
+failed() {
+    echo "$1 failed. Fix what it says above, then run the same command again." >&2
+    return 1
+}
+
+RESUME_INSTALLED=false
+clean_up() {
+    stop_ticker
+    rm -rf "$SCRATCH"
+    # Somebody prevented the reboot.
+    ! $RESUME_INSTALLED || remove_resume
+    ! $RESUMED || tell_end "$1"
 }
 
 main() {
@@ -299,9 +533,9 @@ main() {
     SCRATCH=$(mktemp -d)
     # apt fetches as a user of its own, who must be able to get there.
     chmod 0755 "$SCRATCH"
-    trap 'stop_ticker; rm -rf "$SCRATCH"' EXIT
+    trap 'clean_up $?' EXIT
     look
-    if $CHECK; then show; else bring_up; fi
+    if $CHECK; then show; else bring_up "$@"; fi
 }
 
 # The tests call the functions one by one.
