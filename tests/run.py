@@ -72,6 +72,7 @@ STAGES = (
     Stage("sign-in", ("pytest", "-q", "-m", "lab", "tests/caddy"), "roles"),
     Stage("valkey-client", ("pytest", "-q", "-m", "lab", "tests/valkey"), "roles"),
     Stage("cake", ("pytest", "-q", "-m", "lab", "tests/cake"), "roles"),
+    Stage("gpu-presets", ("pytest", "-q", "-m", "lab and not long", "tests/engine"), "roles"),
     Stage("page", ("pytest", "-q", "-m", "lab", "tests/page"), "roles"),
 )  # fmt: skip
 

@@ -22,7 +22,8 @@ FIGURES = (
 )
 COLUMNS = ("host", "preset", "fits", "weights", "KV a token", "KV tokens", "context", "cards")
 
-# What a preset may say; of `config` everything may be given. Kept beside the code that reads it.
+# What a preset may say, and the choice that there is; of `config` everything may be given. Kept
+# beside the code that reads it.
 KNOWN: Mapping[str, Any] = {
     "description": None,
     "rank": None,
@@ -42,8 +43,8 @@ KNOWN: Mapping[str, Any] = {
         ("device", "max_model_len", "least_model_len", "cpu_kv_cache_gib", "enforce_eager",
          "tool_call_parser", "reasoning_parser", "start_period", "tensor_parallel_size",
          "pipeline_parallel_size", "nodes", "expert_parallel", "gpu_memory_utilization",
-         "max_num_batched_tokens", "max_num_seqs")
-    ),
+         "max_num_batched_tokens", "max_num_seqs", "moe_backend")
+    ) | {"dtype": ("float16", "bfloat16")},
     "lmcache": {"l1_size_gb": None, "l2_size_gb": None, "cake": None},
     "workspace_budget": None,
 }  # fmt: skip
@@ -126,6 +127,8 @@ def mistakes(path: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> I
                 yield from mistakes(f"{path}.{key}", value, known[key])
             else:
                 yield f"{path}.{key} is {value!r}. Write it as names and values."
+        elif isinstance(known[key], tuple) and value not in known[key]:
+            yield f"{path}.{key} is {value!r}. Set it to one of {', '.join(known[key])}."
 
 
 def host_plan(

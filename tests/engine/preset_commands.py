@@ -1,4 +1,4 @@
-"""What vLLM is started with for each GPU preset, rendered by the roles themselves.
+"""What vLLM and LMCache are started with for each GPU preset, rendered by the roles themselves.
 
 One run of Ansible renders all of them on this machine: the playbook beside this file plans each
 preset for the GPUs that it is made for, which are not there, and templates the variables of
@@ -32,6 +32,7 @@ class PresetCommand:
         name: of the case: the preset, the GPU and, of several hosts, which of them it is.
         preset: name of the preset.
         argv: the command line, which begins with ``vllm serve MODEL_PATH``.
+        lmcache: the command line of LMCache's server, which begins with ``lmcache server``.
         environment: what the container has beside the image's own.
         gpus: of one host, each {name, memory_mib, count, compute_capability}; the capability as a
             pair, as in (9, 0).
@@ -44,6 +45,7 @@ class PresetCommand:
     name: str
     preset: str
     argv: list[str]
+    lmcache: list[str]
     environment: dict[str, str]
     gpus: list[dict[str, Any]]
     nodes: int

@@ -193,7 +193,7 @@ def test_the_parts_find_each_other(rendered: dict[str, Any]) -> None:
         environment = told["vllm"]["environment"]
         assert environment["VLLM_HOST_IP"] == f"192.0.2.{rank + 1}"
         assert environment["GLOO_SOCKET_IFNAME"] == interface
-        assert environment["NCCL_SOCKET_IFNAME"] == interface
+        assert environment["NCCL_SOCKET_IFNAME"] == f"={interface}"
     assert value(rendered["gpu1"], "--whole") == value(rendered["gpu2"], "--whole")
     assert rendered["gpu1"]["preflight_group"]["gbit"] == 25
 

@@ -164,7 +164,7 @@ def test_what_is_deployed_is_what_was_planned(tmp_path: Path) -> None:
         },
         {
             "ansible.builtin.include_role": {"name": "vllm"},
-            "vars": {"vllm_staging_dir": str(tmp_path)},
+            "vars": {"vllm_staging_dir": str(tmp_path), "vllm_cache_dir": ""},
         },
     ]
     play = [{"hosts": "all", "gather_facts": False, "tasks": tasks}]
@@ -185,7 +185,8 @@ def test_what_is_deployed_is_what_was_planned(tmp_path: Path) -> None:
     assert said["--tensor-parallel-size"] == str(figures["tensor_parallel_size"]) == "4"
     assert said["--gpu-memory-utilization"] == "0.94"
     assert said["--max-num-seqs"] == "128"
-    assert said["--kv-cache-dtype"] == "float16"
+    assert said["--kv-cache-dtype"] == "bfloat16"
+    assert said["--moe-backend"] == "triton"
     assert "--enable-expert-parallel" in command
 
 

@@ -8,6 +8,8 @@ Of a request that is aborted while its KV is loaded, LMCache tells vLLM two ends
 is stored any more, and, later, that it is loaded. vLLM gives its memory back at the first, while
 that is still written to, and at the second finds no such request, which ends the engine for
 everybody (https://github.com/vllm-project/vllm/issues/43226). Here the first is not told.
+
+An engine to which nobody has spoken yet says nothing to LMCache; here it does: `presence`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lmcache.integration.vllm.lmcache_mp_connector import LMCacheMPConnector
+from lmcache.integration.vllm.vllm_multi_process_adapter import send_ping
+
+from infbox_cake.presence import Presence
 
 if TYPE_CHECKING:
+    import torch
     from vllm.config import VllmConfig
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
@@ -39,6 +45,32 @@ class InfboxConnector(LMCacheMPConnector):
         """Requests whose KV is being loaded."""
         self._gone: set[str] = set()
         """Requests that ended while theirs was, until LMCache told that nothing is stored."""
+        self._presence: Presence | None = None
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """Register KV with LMCache, and say from now on that this engine is there."""
+        super().register_kv_caches(kv_caches)
+        adapter = self.worker_adapter
+
+        def ping() -> bool:
+            # LMCache registers the KV of one rank after the other, and answers nobody meanwhile.
+            return bool(send_ping(adapter.req_client, adapter._mq_timeout, adapter.instance_id))
+
+        def lose() -> None:
+            # LMCache's own heartbeat registers anew once it has seen the server come back.
+            adapter._health_event.clear()
+            adapter._ensure_heartbeat_started()
+
+        self._presence = Presence(
+            ping, lambda: adapter._heartbeat is not None, lose, adapter._heartbeat_interval
+        )
+        self._presence.start()
+
+    def shutdown(self) -> None:
+        """End; see vLLM's base class."""
+        if self._presence:
+            self._presence.end()
+        super().shutdown()
 
     def update_state_after_alloc(
         self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int
