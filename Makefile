@@ -113,7 +113,7 @@ upgrade-test: lab ## Bring a lab host from the last tag to this checkout
 	$(BIN)/pytest -s -rs tests/system/test_upgrade.py
 
 engine-cuda: lab ## Build the CUDA engine image (4 GB to download) and prove it as far as no GPU is needed
-	$(BIN)/pytest -s -n 2 tests/engine_cuda
+	$(BIN)/pytest -s tests/engine_cuda
 
 fleet: lab ## Have one lab host watch over another
 	$(BIN)/pytest -s -m long tests/system/test_monitoring.py
