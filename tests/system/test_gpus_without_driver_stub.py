@@ -154,7 +154,7 @@ def test_the_driver_is_installed_first_where_nothing_else_tells_the_gpus(server:
     came = {
         line.split()[1]
         for line in look(server) - before
-        if line.startswith("package ") and line.endswith(" ii")
+        if line.startswith("package ") and line.split()[2:] == ["ii"]
     }
     drivers = ("dkms", "libcuda1", "linux-headers-", "nvidia-", "python3-")
     assert came
