@@ -94,6 +94,17 @@ def test_a_log_that_makes_no_sense_is_no_error(log: str, tmp_path: Path) -> None
     assert build.sentence(log, 5, tmp_path)
 
 
+def test_a_stage_without_a_name_has_steps_too(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("a==1\nb==2\n")
+    log = (
+        "#6 [2/3] COPY requirements.txt /\n#6 CACHED\n\n#7 [3/3] RUN install\n"
+        "#7 0.054 Downloading a-1-py3-none-any.whl (1.5 MB)\n"
+    )
+    assert build.sentence(log, 5, tmp_path) == (
+        "5 s, 1 package of the lock's 2, 1.5 MB, a-1 (1.5 MB), step 3/3: RUN install"
+    )
+
+
 def told(**other: Any) -> dict[str, Any]:
     return {
         "reference": "infbox/engine:1", "target": "cuda", "network": "host", "label": "l=1",

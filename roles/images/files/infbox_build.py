@@ -60,6 +60,11 @@ class Step:
     layers: dict[str, tuple[float, float]] = field(default_factory=dict)
     doing: str = ""
 
+    @property
+    def stage(self) -> str:
+        """The stage that this step is of; empty for one without a name."""
+        return self.name.rpartition(" ")[0]
+
     def read(self, text: str) -> None:
         """Take what one line of the log says of this step."""
         self.ended = bool(ENDED.match(text))
@@ -143,11 +148,12 @@ def sentence(log: str, seconds: float, context: Path) -> str:
     step = running[-1]
     parts = [duration(seconds)]
     # A stage may install what its lock names in several steps.
-    stage = [each for each in steps if each.name.split(" ")[0] == step.name.split(" ")[0]]
+    stage = [each for each in steps if each.stage == step.stage]
     wheels = {name: size for each in stage for name, size in each.wheels.items()}
     if wheels:
         total = locked(stage, context)
-        parts.append(f"{len(wheels)} packages" + (f" of the lock's {total}" if total else ""))
+        of_all = f" of the lock's {total}" if total else ""
+        parts.append(f"{len(wheels)} package{'s' * (len(wheels) != 1)}{of_all}")
         parts.append(amount(sum(wheels.values())))
     elif step.packages:
         parts.append(f"{len(step.packages)} Debian packages, {amount(sum(step.packages))}")
