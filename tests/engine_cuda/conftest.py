@@ -54,6 +54,8 @@ def engine() -> Iterator[Engine]:
     run(
         ["docker", "run", "--detach", "--name", name, "--network", "none", "--read-only",
          "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp:exec",
+         # In place of the directory of compiled kernels.
+         "--tmpfs", "/var/lib/infbox:exec,mode=1777",
          "--env", f"LD_LIBRARY_PATH={STUB}", "--volume", f"{HERE.parent}:/infbox/tests:ro",
          "--workdir", "/infbox", image, "sleep", "infinity"]
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Have vLLM's own code judge command lines, on GPUs that are not there. Runs in the engine image.
 
 Reads cases as a JSON list from standard input: name, argv (``vllm serve MODEL …``), environment,
-gpus and config, the model's config.json. Prints the verdicts as one line of JSON, by name: what vLLM
-made of a command, or what it said as it refused.
+gpus and config, the model's config.json. Prints the verdicts as one line of JSON, by name: what
+vLLM made of a command, or what it said as it refused.
 """
 
 import json

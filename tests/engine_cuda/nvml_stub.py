@@ -13,6 +13,7 @@ def install(gpus: Sequence[Mapping[str, Any]]) -> None:
     Args:
         gpus: name, memory_mib, count and compute_capability (a pair) of each kind.
     """
+    import torch.cuda
     from triton.backends.nvidia.driver import CudaDriver
     from vllm.third_party import pynvml
 
@@ -34,6 +35,8 @@ def install(gpus: Sequence[Mapping[str, Any]]) -> None:
         ),
         "nvmlDeviceGetP2PStatus": lambda *_: pynvml.NVML_P2P_STATUS_OK,
     }
+    # torch counts by NVML too, through a binding of its own.
+    torch.cuda._device_count_nvml = lambda: len(flat)
     for name, answer in answers.items():
         # Raises where vLLM has no such function any more.
         getattr(pynvml, name)

@@ -34,7 +34,7 @@ QUANTISATIONS: dict[str, dict[str, Any]] = {
             "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3"}},
     "": {"torch_dtype": "bfloat16"},
 }  # fmt: skip
-P100 = {"name": "Tesla P100", "memory_mib": 49152, "count": 1, "compute_capability": (6, 0)}
+T4 = {"name": "Tesla T4", "memory_mib": 24576, "count": 1, "compute_capability": (7, 5)}
 
 
 def config_json(config: dict[str, Any]) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def config_json(config: dict[str, Any]) -> dict[str, Any]:
 
 
 ON_A6000 = "dev32 on 1 x RTX A6000"
+IN_BFLOAT16 = "dev24 on 1 x RTX 4090"
 TOO_OLD = "a GPU that is too old"
 # More arguments, and what vLLM says of them.
 WRONG: dict[str, tuple[Sequence[str], str]] = {
@@ -62,8 +63,13 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
 def commands() -> dict[str, PresetCommand]:
     given = {command.name: command for command in preset_commands()}
     like = given[ON_A6000]
-    wrong = {name: replace(like, argv=[*like.argv, *more]) for name, (more, _) in WRONG.items()}
-    return {**given, **wrong, TOO_OLD: replace(like, gpus=[P100])}
+    # Three of them, so that it is not their number that is refused.
+    three = [{**like.gpus[0], "count": 3}]
+    wrong = {
+        name: replace(like, argv=[*like.argv, *more], gpus=three)
+        for name, (more, _) in WRONG.items()
+    }
+    return {**given, **wrong, TOO_OLD: replace(given[IN_BFLOAT16], gpus=[T4])}
 
 
 @pytest.fixture(scope="module")
@@ -109,4 +115,4 @@ def test_vllm_refuses_a_command_that_is_wrong_on_stub_gpus(
 
 
 def test_vllm_refuses_a_stub_gpu_that_is_too_old(verdicts: Mapping[str, Any]) -> None:
-    assert "Minimum capability" in verdicts[TOO_OLD]["refused"]
+    assert "Bfloat16 is only supported" in verdicts[TOO_OLD]["refused"]
