@@ -19,7 +19,7 @@ JOURNAL = "journalctl --unit nvidia-dcgm -n 30; dpkg --list 'datacenter*'"
 def packages(host: Host) -> dict[str, str]:
     shown = "dpkg-query --show --showformat='${db:Status-Abbrev}${Package} ${Version}\n'"
     lines = [line.split() for line in host.check_output(f"{shown} 'datacenter*'").splitlines()]
-    return {name.rpartition("-")[2]: version for status, name, version in lines if "i" in status}
+    return {line[1].rpartition("-")[2]: line[2] for line in lines if "i" in line[0]}
 
 
 def check_cards(host: Host, folder: Path, **variables: Any) -> tuple[int, str]:
@@ -140,7 +140,8 @@ def test_dcgm_3_of_a_clouds_image_is_replaced_from_the_repository_that_its_keyri
     keyring = "/usr/share/keyrings/cuda-archive-keyring.gpg"
     entry = f"deb [signed-by={keyring}] file:///opt/stub/repository/debian13/x86_64/ /"
     host.check_output(
-        "apt-get --quiet --yes --allow-change-held-packages install datacenter-gpu-manager"
+        "apt-get --quiet --yes --allow-change-held-packages purge 'datacenter-gpu-manager-4-*'"
+        " && apt-get --quiet --yes install datacenter-gpu-manager"
         f" && rm {PARTS}/* /etc/apt/preferences.d/infbox-dcgm"
         f" && gpg --batch --output {keyring} --dearmor /opt/stub/repository/key.asc"
         f" && echo '{entry}' > {PARTS}/cuda-debian13-x86_64.list && rm -r /var/lib/apt/lists/*"
