@@ -14,7 +14,7 @@ import pytest
 from lab import hosts
 from lab.deployment import inventory, play, ssh
 from lab.hosts import Host
-from lab.settings import ROOT
+from lab.settings import ROOT, STATE
 from lab.shell import LabError
 from tests.system.conftest import LOOK
 
@@ -143,7 +143,8 @@ def test_the_driver_is_installed_first_where_nothing_else_tells_the_gpus(server:
     before = look(server)
     printed = run(server, PROVISION, "-e", TOO_LARGE)
     assert "FAILED" in printed
-    assert "The driver is installed first" in printed
+    log = " ".join((STATE / "logs/system-gpus.log").read_text(encoding="utf-8").split())
+    assert "The driver is installed first" in log
     assert (
         "gpus has the NVIDIA driver and is otherwise left as it is, since this cannot work:"
         in printed
