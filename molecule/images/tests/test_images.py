@@ -57,7 +57,7 @@ def test_the_authorities_were_in_the_context(host: Host) -> None:
 
 
 def test_no_context_is_left_behind(host: Host) -> None:
-    assert host.file(BUILDS).listdir() == []
+    assert "built" not in host.file(BUILDS).listdir()
 
 
 def test_the_archive_was_loaded(host: Host) -> None:
@@ -95,6 +95,8 @@ def started(host: Host) -> bool:
 def test_a_build_goes_on_where_the_run_is_interrupted_and_the_next_run_waits_for_it(
     host: Host,
 ) -> None:
+    # The log of an earlier verification would pass for this one's.
+    host.check_output(f"rm -rf {BUILDS}/slow")
     given = slow(15)
     run = subprocess.Popen(
         [Path(sys.executable).with_name("ansible-playbook"), CONVERGE,
