@@ -89,18 +89,25 @@ def place(uri: str) -> str:
 
 
 def apt_conflict(said: str) -> str:
-    """Return what the files have in common whose conflict stops apt; empty where it is none.
+    """Return what the entries look like whose conflict stops apt; empty where it is none.
 
     Args:
         said: what apt prints on stderr, in English.
+
+    Returns:
+        An extended regular expression for a line of an entry's file.
     """
     found = re.search(
         r"^E: Conflicting values set for option \S+ regarding source (\S+) ", said, re.MULTILINE
     )
     if not found:
         return ""
-    # Architectures are written as $(ARCH) too, at the end: the first directories are enough.
-    return "/".join(place(found[1]).lstrip("/").split("/")[:2])
+    *parts, last = (
+        re.sub(r"([][.+*?(){}^$|\\])", r"\\\1", part) for part in place(found[1]).split("/") if part
+    )
+    # The architecture at the end may be written as a variable, and the end as a suite.
+    end = rf"({last}|\$\(ARCH\))([/[:space:]]|$)"
+    return "^[^#]*[/:]" + "".join(f"{part}[/[:space:]]+" for part in parts) + end
 
 
 def apt_errors(said: str) -> str:
@@ -113,6 +120,40 @@ def apt_errors(said: str) -> str:
     return " ".join(dict.fromkeys(errors))[:600] or said.strip()[:600]
 
 
+def apt_common_version(
+    madison: str, packages: Sequence[str], candidates: Sequence[str]
+) -> dict[str, str]:
+    """Find a version that several packages have in what apt knows.
+
+    Args:
+        madison: what `apt-cache madison` prints, each package's newest version first.
+        packages: their names.
+        candidates: versions without epoch and revision, the best first; an empty one stands for
+            the newest that all packages have.
+
+    Returns:
+        Each package's whole version by its name, of the first candidate that all have. Where none
+        is, the versions that there are instead, behind an exclamation mark.
+    """
+    known: dict[str, dict[str, str]] = {name: {} for name in packages}
+    for line in madison.splitlines():
+        name, _, rest = line.partition("|")
+        if name.strip() in known:
+            full = rest.partition("|")[0].strip()
+            upstream = re.sub(r"^\d+:|[-~+].*$", "", full)
+            known[name.strip()].setdefault(upstream, full)
+    shared = [
+        version
+        for version in known[packages[0]]
+        if all(version in versions for versions in known.values())
+    ]
+    for candidate in candidates:
+        version = candidate or (shared[0] if shared else "")
+        if version in shared:
+            return {name: known[name][version] for name in packages}
+    return {name: f"!{', '.join(known[name].values()) or 'none'}" for name in packages}
+
+
 class FilterModule:
     """What Ansible looks for."""
 
@@ -122,4 +163,5 @@ class FilterModule:
             "apt_repository": apt_repository,
             "apt_conflict": apt_conflict,
             "apt_errors": apt_errors,
+            "apt_common_version": apt_common_version,
         }

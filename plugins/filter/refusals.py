@@ -285,7 +285,8 @@ def port_refusals(
     """Refuse ports that somebody else holds, or that two of our own services want.
 
     Args:
-        ports: port, address, purpose and optionally the setting that moves it.
+        ports: port, address, purpose and optionally the setting that moves it, and freed_from:
+            units that a later step moves off it.
         listeners: who listens on them now.
     """
     refusals = []
@@ -301,7 +302,10 @@ def port_refusals(
         holders = {
             holder_of(listener)
             for listener in listeners
-            if listener["port"] == port and not listener["ours"] and clashes(wanted, listener)
+            if listener["port"] == port
+            and not listener["ours"]
+            and listener["unit"] not in wanted.get("freed_from", ())
+            and clashes(wanted, listener)
         }
         for holder in sorted(holders):
             refusals.append(f"Port {port} ({purpose}) is taken by {holder}. {make_room(wanted)}.")

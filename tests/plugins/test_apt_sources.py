@@ -146,15 +146,24 @@ def test_an_entry_without_the_packages_is_unusable_and_named(
 
 
 @pytest.mark.parametrize("theirs", ["https", "http"])
-def test_two_keys_for_one_repository_are_told_as_a_conflict_by_its_first_directories(
+def test_two_keys_for_one_repository_are_told_as_a_conflict_of_the_files_that_name_it(
     apt: Apt, theirs: str
 ) -> None:
-    apt.knows(FLAT, theirs_list=f"deb [{KEY}] {theirs}://nvidia.example/stable/deb/$(ARCH) /\n")
+    entry = f"deb [{KEY}] {theirs}://nvidia.example/stable/deb/$(ARCH) /\n"
+    apt.knows(
+        FLAT, theirs_list=entry, off_list=f"#{entry}", more_list=entry.replace("/deb/", "/x/")
+    )
     mine = deb822(FLAT["uri"], "/", "Signed-By: /etc/apt/keyrings/ours.asc")
     (apt.parts / "infbox-ours.sources").write_text(mine)
     status, _, said = apt.asks()
     assert status != 0
-    assert apt_sources.apt_conflict(said) == "nvidia.example/stable"
+    found = subprocess.run(
+        ["grep", "-Erl", apt_sources.apt_conflict(said), str(apt.parts)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stderr == ""
+    named = {Path(line).name for line in found.stdout.splitlines()}
+    assert named == {"infbox-ours.sources", "theirs.list"}
     errors = apt_sources.apt_errors(said)
     assert errors.count("Conflicting values set for option Signed-By") == 1
 
@@ -196,3 +205,34 @@ def test_lists_that_were_downloaded_are_told(apt: Apt, tmp_path: Path) -> None:
 def test_errors_are_bounded() -> None:
     said = "".join(f"E: mistake {number}\n" for number in range(1000))
     assert len(apt_sources.apt_errors(said)) <= 600
+
+
+MADISON = """
+core | 1:4.7.0-1 | https://cuda.example Packages
+core | 1:4.5.2-1 | https://cuda.example Packages
+core | 1:4.5.2-1 | https://other.example Packages
+plug | 1:4.6.1-1 | https://cuda.example Packages
+plug | 1:4.5.2-1+b1 | https://cuda.example Packages
+other | 9 | https://cuda.example Packages
+W: noise
+"""
+
+
+@pytest.mark.parametrize(
+    ("packages", "candidates", "found"),
+    [
+        (["core", "plug"], ["4.5.2"], {"core": "1:4.5.2-1", "plug": "1:4.5.2-1+b1"}),
+        (["core", "plug"], ["4.7.0", ""], {"core": "1:4.5.2-1", "plug": "1:4.5.2-1+b1"}),
+        (["core"], ["4.4.0", ""], {"core": "1:4.7.0-1"}),
+        (
+            ["core", "plug"],
+            ["4.7.0"],
+            {"core": "!1:4.7.0-1, 1:4.5.2-1", "plug": "!1:4.6.1-1, 1:4.5.2-1+b1"},
+        ),
+        (["gone"], [""], {"gone": "!none"}),
+    ],
+)
+def test_the_first_version_is_taken_that_all_packages_have(
+    packages: list[str], candidates: list[str], found: dict[str, str]
+) -> None:
+    assert apt_sources.apt_common_version(MADISON, packages, candidates) == found

@@ -1,5 +1,6 @@
 """Which packages bring a driver to each supported system, and what is refused before a change."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,8 @@ def test_the_meta_package_of_a_kernel_is_the_one_that_brings_it() -> None:
     assert found("6.17.0-41-generic", *hwe)[0] == "generic-hwe-24.04"
     assert found("6.17.0-35-generic", *hwe)[0] == "generic-hwe-24.04"
     assert found("6.8.0-45-generic", *hwe)[0] == "generic"
+    both = [meta("generic", "7.0.0-43-generic"), meta("generic-hwe-26.04", "7.0.0-45-generic")]
+    assert found("7.0.0-45-generic", *both)[0] == "generic-hwe-26.04"
     assert found("6.8.0-1045-aws", *hwe) == []
     assert found(STOCK, "installed linux-image-6.8.0-45-generic kmod, linux-base") == []
     assert found(STOCK, "not-installed linux-image-generic linux-image-6.8.0-45-generic") == []
@@ -584,6 +587,66 @@ def test_the_maps_name_no_system_that_the_platforms_lack() -> None:
     }
     mapped = {name for source in SOURCES.values() for name in source["systems"]}
     assert mapped - {"ubuntu-26.04"} == supported - {"ubuntu-26.04"}
+
+
+def stanza(name: str, version: str, **relations: str) -> str:
+    fields = {"Package": name, "Version": version, "Architecture": "all"}
+    fields |= {"Filename": f"./{name}.deb", "Size": "1", "SHA256": "0" * 64, **relations}
+    return "".join(f"{field}: {text}\n" for field, text in fields.items()) + "\n"
+
+
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="apt is not here")
+@pytest.mark.parametrize("pinned", [True, False])
+def test_apt_takes_what_an_earlier_driver_depends_on_only_by_our_preferences(
+    tmp_path: Path, pinned: bool
+) -> None:
+    index = ""
+    for version in ("580.173.02", "580.178.04"):
+        whole, common = f"{version}-0ubuntu0.24.04.1", "nvidia-kernel-common-580-server"
+        index += stanza(common, whole, Provides=f"{common}-{version}")
+        index += stanza("libnvidia-compute-580-server", whole, Depends=f"{common}-{version}")
+        index += stanza(
+            "nvidia-utils-580-server",
+            whole,
+            Depends=f"libnvidia-compute-580-server (>= {version}), {common}-{version}",
+        )
+    for folder in ("repository", "lists/partial", "cache/archives/partial"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "repository/Packages").write_text(index)
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] copy:{tmp_path}/repository ./\n")
+    (tmp_path / "status").write_text("")
+    tasks = yaml.safe_load((ROOT / "roles/nvidia_driver/tasks/install.yml").read_text())
+    (task,) = [
+        task for task in tasks if task["name"] == "Ensure apt keeps the driver to one version"
+    ]
+    preferences = task["ansible.builtin.copy"]["content"]
+    preferences = preferences.replace("{{ _nvidia_driver_target }}", "580.173.02").replace(
+        "{{ _nvidia_driver_plan.family }}", plan(host("ubuntu-24.04"))["family"]
+    )
+    (tmp_path / "preferences").write_text(preferences if pinned else "")
+    options = {
+        "Dir::State": tmp_path,
+        "Dir::State::lists": tmp_path / "lists",
+        "Dir::State::status": tmp_path / "status",
+        "Dir::Cache": tmp_path / "cache",
+        "Dir::Etc::sourcelist": tmp_path / "sources.list",
+        "Dir::Etc::sourceparts": "-",
+        "Dir::Etc::preferences": tmp_path / "preferences",
+        "Dir::Etc::preferencesparts": "-",
+        "APT::Sandbox::User": "",
+    }
+    apt = ["apt-get", *(f"--option={name}={value}" for name, value in options.items())]
+    subprocess.run([*apt, "update"], check=True, capture_output=True)
+    done = subprocess.run(
+        [*apt, "--simulate", "install", "nvidia-utils-580-server=580.173.02-0ubuntu0.24.04.1"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode == 0) is pinned, done.stdout + done.stderr
+    if pinned:
+        assert "Inst libnvidia-compute-580-server (580.173.02" in done.stdout
+        assert "580.178.04" not in done.stdout
 
 
 FAKE_MODPROBE = """#!/bin/sh

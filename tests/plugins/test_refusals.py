@@ -227,6 +227,12 @@ class TestPorts:
     def test_our_own_service_is_no_stranger(self) -> None:
         assert self.refuse({"ours": True}) == []
 
+    def test_a_unit_that_is_moved_off_it_later_is_not_in_the_way(self) -> None:
+        freed = ["nvidia-dcgm.service"]
+        assert self.refuse({"unit": "nvidia-dcgm.service"}, freed_from=freed) == []
+        assert self.refuse({"unit": "other.service"}, freed_from=freed) != []
+        assert self.refuse({"unit": "nvidia-dcgm.service"}, freed_from=[]) != []
+
     @pytest.mark.parametrize(
         ("listener", "address", "clash"),
         [

@@ -1,4 +1,4 @@
-"""The dcgm role and playbooks/gpu_check.yml, with stubs of the cards and of NVIDIA's packages.
+"""The dcgm role and playbooks/gpu_check.yml, with stubs of the GPUs and of NVIDIA's packages.
 
 The tests follow each other: each finds the host as the one before left it.
 """
@@ -12,6 +12,7 @@ from testinfra.host import Host
 from tests.rerun import ROOT, converge, told
 
 FOLDER = "/run/nvidia-dcgm"
+PARTS = "/etc/apt/sources.list.d"
 JOURNAL = "journalctl --unit nvidia-dcgm -n 30; dpkg --list 'datacenter*'"
 
 
@@ -48,6 +49,12 @@ def test_the_diagnostics_for_the_drivers_cuda_are_there_in_one_version_and_held(
     assert packages(host) == {"core": "1:4.5.2-1", "cuda13": "1:4.5.2-1"}
     held = set(host.check_output("apt-mark showhold").split())
     assert held >= {f"datacenter-gpu-manager-4-{part}" for part in ("core", "cuda13")}
+
+
+def test_nvidias_repository_is_known_by_one_entry_with_its_key_alone(host: Host) -> None:
+    assert host.file(PARTS).listdir() == ["infbox-nvidia-dcgm.sources"]
+    source = host.file(f"{PARTS}/infbox-nvidia-dcgm.sources").content_string
+    assert "Signed-By: /opt/stub/repository/key.asc" in source
 
 
 def test_an_upgrade_takes_neither_it_nor_what_the_distribution_has_from_there(host: Host) -> None:
@@ -120,16 +127,38 @@ def test_an_upgrade_that_was_interrupted_is_gone_on_with_and_follows_the_drivers
     assert host.service("nvidia-dcgm").is_running
 
 
-def test_a_downgrade_is_refused() -> None:
-    status, said = converge()
-    assert status != 0
-    assert "DCGM is installed in version 4.5.3, later than dcgm_version (4.5.2)" in said
+def test_a_later_dcgm_is_left_alone(host: Host) -> None:
+    status, said = converge()  # with the earlier version that the scenario sets
+    assert status == 0, said
+    assert "has DCGM 4.5.3: its packages are left as they are." in said
+    assert packages(host) == {"core": "1:4.5.3-1", "cuda12": "1:4.5.3-1"}
 
 
-def test_without_a_card_nothing_is_done_and_one_line_says_so(host: Host) -> None:
+def test_dcgm_3_of_a_clouds_image_is_replaced_from_the_repository_that_its_keyring_names(
+    host: Host,
+) -> None:
+    keyring = "/usr/share/keyrings/cuda-archive-keyring.gpg"
+    entry = f"deb [signed-by={keyring}] file:///opt/stub/repository/debian13/x86_64/ /"
+    host.check_output(
+        "apt-get --quiet --yes --allow-change-held-packages install datacenter-gpu-manager"
+        f" && rm {PARTS}/* /etc/apt/preferences.d/infbox-dcgm"
+        f" && gpg --batch --output {keyring} --dearmor /opt/stub/repository/key.asc"
+        f" && echo '{entry}' > {PARTS}/cuda-debian13-x86_64.list && rm -r /var/lib/apt/lists/*"
+    )
+    assert packages(host) == {"manager": "1:3.3.9-1"}
+    status, said = converge(dcgm_version="")
+    assert status == 0, said
+    assert packages(host) == {"core": "1:4.5.2-1", "cuda12": "1:4.5.2-1"}
+    assert host.file(PARTS).listdir() == ["cuda-debian13-x86_64.list"]
+    assert host.run("apt-get update").rc == 0
+    assert host.file(f"{FOLDER}/socket").is_socket
+    assert "changed=0" in converge(dcgm_version="")[1]
+
+
+def test_without_a_gpu_nothing_is_done_and_one_line_says_so(host: Host) -> None:
     host.check_output("umount /sys/bus/pci/devices")
     status, said = converge(dcgm_version="nonsense")
     host.check_output("stub-gpu")
     assert status == 0
-    assert "has no NVIDIA card: no DCGM is installed." in said
+    assert "has no NVIDIA GPU: no DCGM is installed." in said
     assert "changed=0" in said

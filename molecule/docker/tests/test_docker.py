@@ -14,6 +14,7 @@ from tests.rerun import converge
 
 # The only files that a program needs to run in an otherwise empty image.
 PROGRAM = "/usr/bin/true /lib64/ld-linux-x86-64.so.2 /lib/x86_64-linux-gnu/libc.so.6"
+PARTS = "/etc/apt/sources.list.d"
 JOURNAL = "journalctl --unit docker --no-pager --lines 40"
 
 
@@ -39,8 +40,8 @@ def test_a_container_goes_on_while_the_engine_restarts(host: Host) -> None:
 
 def test_it_came_from_dockers_own_signed_repository_in_the_version_asked_for(host: Host) -> None:
     assert host.package("docker-ce").version == "5:28.0.4-1"
-    source = host.file("/etc/apt/sources.list.d/docker.sources").content_string
-    assert "Signed-By:" in source
+    assert host.file(PARTS).listdir() == ["infbox-docker.sources"]
+    assert "Signed-By:" in host.file(f"{PARTS}/infbox-docker.sources").content_string
 
 
 def test_upgrades_leave_the_engine_alone(host: Host) -> None:
@@ -171,6 +172,64 @@ def test_what_an_interrupted_run_wrote_is_applied_by_the_next(host: Host) -> Non
     assert "drop" in host.check_output(table)
     assert host.file("/etc/ssl/certs/ca-certificates.crt").mtime.year > 2000
     assert "changed=0 " in converge()[1]
+
+
+def test_an_engine_of_a_clouds_image_that_is_stopped_is_started_and_completed_from_its_source(
+    host: Host,
+) -> None:
+    keyring = "/etc/apt/keyrings/docker.gpg"
+    entry = f"deb [arch=amd64 signed-by={keyring}] file:///opt/stub/repository/debian trixie stable"
+    host.check_output(
+        "systemctl disable --now docker.socket docker && apt-get --quiet --yes purge"
+        " docker-compose-plugin docker-compose docker-buildx-plugin docker-buildx"
+        f" && rm {PARTS}/* && mkdir -p /etc/apt/keyrings"
+        f" && gpg --batch --output {keyring} --dearmor /opt/stub/repository/key.asc"
+        f" && echo '{entry}' > {PARTS}/docker.list && rm -r /var/lib/apt/lists/*"
+    )
+    # In check mode nothing is started, and no other Engine is planned.
+    status, said = converge("--check", docker_source="distribution")
+    assert status == 0, said
+    assert not host.service("docker").is_running
+    status, said = converge(docker_source="distribution")
+    assert status == 0, said
+    assert host.service("docker").is_running and host.service("docker").is_enabled
+    assert host.package("docker-ce").version == "5:28.0.4-1"
+    assert not host.package("docker.io").is_installed
+    for plugin in ("docker-compose-plugin", "docker-buildx-plugin"):
+        assert host.package(plugin).is_installed
+    assert host.file(PARTS).listdir() == ["docker.list"]
+    assert host.run("apt-get update").rc == 0
+    assert "changed=0 " in converge(docker_source="distribution")[1]
+
+
+@pytest.fixture
+def answering(host: Host) -> Iterator[Any]:
+    """Have a stub answer in the place of the docker command."""
+    place = "/usr/local/sbin/docker"
+
+    def answer(text: str) -> None:
+        host.check_output(f"printf '#!/bin/sh\\necho \"{text}\"\\n' > {place}; chmod +x {place}")
+
+    yield answer
+    host.check_output(f"rm {place}")
+
+
+def test_an_engine_that_cannot_give_gpus_is_refused_with_the_fix_stub(answering: Any) -> None:
+    answering("24.0.7|/var/lib/docker|0|v2.20.0|v0.11.0")
+    status, said = converge(docker_daemon_options={"features": {"cdi": True}})
+    assert status != 0
+    assert "Docker Engine 24.0.7 does not know CDI" in said
+    assert "apt-get install --only-upgrade docker-ce" in said
+    assert "changed=0" in said
+
+
+def test_a_snap_is_refused_by_name_stub(answering: Any) -> None:
+    answering("29.1.3|/var/snap/docker/common/var-lib-docker|0|v2.40.0|v0.30.0")
+    status, said = converge()
+    assert status != 0
+    assert "Docker is installed as a snap" in said
+    assert "`snap remove docker`" in said
+    assert "changed=0" in said
 
 
 def main_pid(host: Host) -> str:

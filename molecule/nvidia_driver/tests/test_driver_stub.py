@@ -78,7 +78,8 @@ def test_modules_are_loaded_and_device_nodes_made_before_docker_at_each_boot(hos
     modules = host.file("/etc/modules-load.d/infbox-nvidia.conf").content_string
     assert modules.split() == ["nvidia", "nvidia_uvm"]
     before = host.check_output("systemctl show --property=Before --value infbox-nvidia-devices")
-    assert {"docker.service", "nvidia-cdi-refresh.service"} <= set(before.split())
+    units = {"docker.service", "infbox-cdi.service", "nvidia-cdi-refresh.service"}
+    assert units <= set(before.split())
     assert "systemd-modules-load.service" in host.check_output(
         "systemctl show --property=After --value infbox-nvidia-devices"
     )
