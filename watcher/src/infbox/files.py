@@ -75,7 +75,7 @@ class Tree:
     ) -> None:
         self.root = root.resolve()
         self._start = f"{self.root}/" if self.root.name else "/"
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._control_tokens = control_tokens
         self._git = Git(self.root, facts) if facts else None
         self.is_from_facts = facts is not None
@@ -220,7 +220,7 @@ class Tree:
             if not stat.S_ISREG(before.st_mode) or _path_of(descriptor) != place:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             refused = self.rules.by_size(before.st_size)
-            data = b"" if refused else _read_up_to(descriptor, self._max_bytes + 1, before.st_size)
+            data = b"" if refused else _read_up_to(descriptor, self.max_bytes + 1, before.st_size)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -272,7 +272,7 @@ class Tree:
 
     def _read_rules(self) -> None:
         self._ignores = self._own_ignores()
-        self.rules = Rules(self._ignores, self._max_bytes, self._control_tokens)
+        self.rules = Rules(self._ignores, self.max_bytes, self._control_tokens)
 
     def _own_ignores(self) -> list[str]:
         own = self.root / IGNORE_FILE

@@ -394,7 +394,7 @@ def packed(
 def _committed(tree: Tree, roots: Iterable[Path], path: str) -> str | None:
     """Return a file's text in the last commit of the first that has it, as far as the tree's rules
     let it be shown; or None."""
-    for data in (git.committed(root, path) for root in roots):
+    for data in (git.committed(root, path, tree.max_bytes) for root in roots):
         if data is not None:
             refused = tree.rules.by_content(data, path)
             return None if refused else data.decode(errors="replace")
