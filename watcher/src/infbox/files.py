@@ -13,7 +13,7 @@ from xxhash import xxh3_128_hexdigest
 
 from infbox.git import Git
 from infbox.index import Folder, Stamp
-from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules
+from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules, as_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -48,8 +48,8 @@ class Content(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The bytes as text; what is not UTF-8 becomes the replacement character."""
-        return self.data.decode(errors="replace")
+        """The bytes as text; what is neither UTF-8 nor UTF-16 becomes the replacement character."""
+        return as_utf8(self.data).decode(errors="replace")
 
 
 class Tree:

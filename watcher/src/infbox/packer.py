@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from infbox import git, layout, outlook, overlay, rank, store
 from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length
+from infbox.rules import as_utf8
 from infbox.store import State
 
 if TYPE_CHECKING:
@@ -397,7 +398,7 @@ def _committed(tree: Tree, roots: Iterable[Path], path: str) -> str | None:
     for data in (git.committed(root, path, tree.max_bytes) for root in roots):
         if data is not None:
             refused = tree.rules.by_content(data, path)
-            return None if refused else data.decode(errors="replace")
+            return None if refused else as_utf8(data).decode(errors="replace")
     return None
 
 

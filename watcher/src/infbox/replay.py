@@ -20,7 +20,7 @@ from infbox import git, layout, outlook, rank
 from infbox.errors import InputError
 from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length
-from infbox.rules import Rules
+from infbox.rules import Rules, as_utf8
 from infbox.tokens import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class History:
         data = stdout.read(size + 1)[:-1]
         if self._rules.by_content(data, path):
             return None
-        return Blob(name.decode(), data.decode(errors="replace"), size)
+        return Blob(name.decode(), as_utf8(data).decode(errors="replace"), size)
 
 
 class Remembering:
