@@ -8,6 +8,8 @@ from pathlib import Path
 from shlex import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infbox import git, rank
 from infbox.cli import watch
@@ -192,3 +194,21 @@ def test_a_question_to_the_process_that_is_kept_has_a_limit_too(
             asked.ignored(["a.py"])
     finally:
         asked.close()
+
+
+PATHS = st.sets(
+    st.text(st.sampled_from("ab/-.é\n\udc80"), min_size=1, max_size=5).filter(
+        lambda path: "//" not in path and path.strip("/") == path
+    )
+)
+
+
+@given(PATHS, st.data())
+def test_what_is_tracked_is_found_as_in_a_set(paths: set[str], data: st.DataObject) -> None:
+    names = [os.fsencode(path) for path in sorted(paths)]
+    listing = b"".join(b"100644 %040d 0\t%b\0" % (0, name) for name in names)
+    tracked = git.Tracked(listing)
+    assert tracked.all() == paths
+    asked = data.draw(st.sampled_from([*paths, "a", "b/a", "é", "-"]))
+    assert (asked in tracked) is (asked in paths)
+    assert tracked.has_below(asked) is any(path.startswith(f"{asked}/") for path in paths)

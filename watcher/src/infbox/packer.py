@@ -114,6 +114,7 @@ class Packer:
         self.candidate: Publication | None = None
         """The next generation, to be warmed before ``adopt`` publishes it."""
         self._next: Pack | None = None
+        self._state: State
         try:
             self._load()
         except sqlite3.DatabaseError as error:
