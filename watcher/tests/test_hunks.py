@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infbox.hunks import unified
+from infbox.hunks import MAX_COMPARED_PAIRS, unified
 from reading import applied, shown
 
 _LINES = st.sampled_from(["a", "b", "def f():", "  b", "", "é", "x\r", "y\x0c", "\u2028"])
@@ -27,6 +28,7 @@ def test_patch_makes_the_new_of_the_old(
     tmp_path_factory: pytest.TempPathFactory, old: str, new: str
 ) -> None:
     hunks = unified(old, new)
+    assert hunks is not None
     assert (hunks == "") is (old == new)
     assert patched(tmp_path_factory.mktemp("patch") / "file", old, hunks) == new
 
@@ -66,3 +68,21 @@ def test_a_change_far_from_another_is_a_hunk_of_its_own() -> None:
     hunks = unified("".join(lines), "".join(changed))
     assert hunks.count("@@ -") == 2
     assert len(hunks.splitlines()) == 2 * (1 + 2 + 2), "a header, two lines around, one for one"
+
+
+def test_a_large_file_of_lines_that_are_alike_is_compared(tmp_path: Path) -> None:
+    """As an ordinary JSON file: difflib's time grows with the cube of such lines, to minutes here,
+    in which every save of every workspace waited."""
+    before = [{"name": f"old-{n}", "value": [n, n + 1]} for n in range(1500)]
+    after = [{"name": f"new-{n}", "value": [n] * (n % 2)} for n in range(1500)]
+    old, new = json.dumps(before, indent=1), json.dumps(after, indent=1)
+    hunks = unified(old, new)
+    assert hunks is not None
+    assert patched(tmp_path / "file", old, hunks) == new
+
+
+def test_texts_that_differ_in_too_many_lines_are_not_compared() -> None:
+    lines = round(MAX_COMPARED_PAIRS**0.5) + 1
+    old, new = "old\n" * lines, "new\n" * lines
+    assert unified(old, new) is None
+    assert unified("same\n" + old, "same\n" + old + "new\n") is not None

@@ -324,6 +324,75 @@ def test_a_damaged_store_is_made_anew_and_said_so(
     assert current(shop.published["text"]) == {"a.py": "a\n"}
 
 
+def damage_a_page(shop: Shop) -> None:
+    """Overwrite the pages of the table of entries, as a disk does, and leave the rest."""
+    file = shop.file.with_name("pack.db")
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        found = "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
+        root = database.execute(found).fetchone()[0]
+        size = database.execute("PRAGMA page_size").fetchone()[0]
+    with file.open("r+b") as stream:
+        stream.seek((root - 1) * size)
+        stream.write(b"\xff" * size)
+
+
+def test_a_damaged_page_is_found_at_the_start_and_the_pack_is_made_anew(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.save(a_py="a\n")
+    with shop.packer() as packer:
+        packer.update()
+    damage_a_page(shop)
+    with shop.packer() as packer:
+        packer.update()
+        shop.save(a_py="aa\n")
+        packer.update()
+    assert caplog.text.count("pack-damaged") == 1
+    assert current(shop.published["text"]) == {"a.py": "aa\n"}
+
+
+def test_a_page_that_is_damaged_meanwhile_is_found_and_the_pack_is_made_anew(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.save(a_py="a\n", b_py="b\n")
+    with shop.packer() as packer:
+        packer.update()
+        damage_a_page(shop)
+        versions = [now(packer).version]
+        for number in range(3):
+            shop.save(a_py=f"{number}\n" * 50)
+            packer.update()
+            versions.append(now(packer).version)
+    assert versions == sorted(set(versions)), "no number names two texts"
+    assert caplog.text.count("pack-damaged") == 1
+    assert current(shop.published["text"]) == {"a.py": "2\n" * 50, "b.py": "b\n"}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM state",
+        "UPDATE entries SET kind = 'none such'",
+        "UPDATE entries SET ids = x'00'",
+        "UPDATE entries SET text = CAST(x'ff80' AS TEXT)",
+    ],
+)
+def test_rows_that_cannot_be_read_are_damage_too(
+    shop: Shop, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    shop.save(a_py="a\n")
+    with shop.packer() as packer:
+        packer.update()
+    with contextlib.closing(sqlite3.connect(shop.file.with_name("pack.db"))) as database:
+        database.execute(damage)
+        database.commit()
+    with shop.packer() as packer:
+        packer.update()
+    assert "pack-damaged" in caplog.text
+    assert current(shop.published["text"]) == {"a.py": "a\n"}
+
+
 def test_a_store_of_a_newer_version_is_refused(shop: Shop) -> None:
     with shop.packer():
         pass

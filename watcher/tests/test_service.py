@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 from tokenizers import Tokenizer, models
 
 from fake_engine import FakeEngine
@@ -35,6 +38,8 @@ from stub_balancer import StubHomes
 from trees import fill
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from infbox.config import Config
 
 
@@ -283,6 +288,39 @@ def test_it_tells_systemd_and_ends_soon_when_asked(repo: Path, tmp_path: Path) -
     assert process.returncode in (0, -signal.SIGTERM)
     assert b"event=ready" in log
     assert b"Traceback" not in log
+
+
+def test_a_server_feeds_the_watchdog_while_its_loop_turns_and_not_while_it_is_blocked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked, released = threading.Event(), threading.Event()
+
+    async def block(_request: Request) -> Response:
+        blocked.set()
+        released.wait(30)  # the whole loop, as a library that computes for long does
+        return Response()
+
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "600000")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(20)
+        with serving(Starlette(routes=[Route("/", block)])) as url:
+            assert [heard.recv(100), heard.recv(100)] == [b"WATCHDOG=1"] * 2
+            asked = threading.Thread(target=get_text, args=(url,))
+            asked.start()
+            assert blocked.wait(10)
+            heard.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while heard.recv(100):  # what was sent before the loop was blocked
+                    pass
+            heard.settimeout(0.6)
+            with pytest.raises(TimeoutError):
+                heard.recv(100)
+            released.set()
+            heard.settimeout(20)
+            assert heard.recv(100) == b"WATCHDOG=1"
+            asked.join()
 
 
 def test_there_is_no_sign_of_life_unless_a_write_is_really_seen(

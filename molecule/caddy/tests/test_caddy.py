@@ -8,7 +8,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,11 @@ class Site:
     """The site as a client sees it, which trusts its authority and no other."""
 
     address: str
-    trust: ssl.SSLContext
+    certificate: str
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cadata=self.certificate)
 
     def connect(self, name: str | None = "infbox.test", port: int = 443) -> ssl.SSLSocket:
         plain = socket.create_connection((self.address, port), timeout=20)
@@ -113,7 +117,7 @@ def site(host: Host) -> Iterator[Site]:
     assert up.rc == 0, up.stderr + host.run(f"{COMPOSE} logs").stdout
     address = host.ansible.get_variables()["ansible_host"]
     certificate = wait_for(lambda: host.run(f"cat {ROOT_CERTIFICATE}").stdout)
-    yield Site(address, ssl.create_default_context(cadata=certificate))
+    yield Site(address, certificate)
     print(host.run(f"{COMPOSE} logs --tail 100").stdout)
 
 
@@ -231,6 +235,57 @@ def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
     assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("alice", "7")
     assert not {"authorization", "x-api-key", "cookie"} & seen.keys()
     assert secret not in json.dumps(seen)
+
+
+@pytest.mark.parametrize("case", [str.lower, str.title])
+def test_a_client_cannot_have_taken_off_what_caddy_says_of_it(
+    site: Site, alice: dict[str, str], case: Callable[[str], str]
+) -> None:
+    listed = {"Connection": f"close, {case('x-infbox-user, x-infbox-concurrent')}"}
+    seen = site.ask("GET", "/v1/models", {**alice, **listed}).content["headers"]
+    assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("alice", "7")
+    assert "connection" not in seen or "infbox" not in seen["connection"].lower()
+
+
+def test_nor_can_it_over_http_2(site: Site) -> None:
+    fields = {
+        ":method": "GET", ":scheme": "https", ":authority": "infbox.test", ":path": "/v1/models",
+        "authorization": f"Bearer {ALICE}",
+    }  # fmt: skip
+    seen = json.loads(ask_by_http_2(site, fields))["headers"]
+    assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("alice", "7")
+    listed = {"connection": "x-infbox-user, x-infbox-concurrent"}
+    assert b"headers" not in ask_by_http_2(site, fields | listed), "refused, as the RFC wants it"
+
+
+def ask_by_http_2(site: Site, fields: dict[str, str]) -> bytes:
+    """Return the body of an answer over HTTP/2, written by hand since clients refuse such fields.
+
+    Frames: RFC 9113, section 4.1; fields as literals that are not indexed: RFC 7541, 6.2.2.
+    """
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+        return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+    words = [word.encode() for field in fields.items() for word in field]
+    literals = [bytes([len(word)]) + word for word in words]
+    block = b"".join(b"\0" + a + b for a, b in zip(literals[::2], literals[1::2], strict=True))
+    trust = site.trust
+    trust.set_alpn_protocols(["h2"])
+    plain = socket.create_connection((site.address, 443), timeout=20)
+    body = b""
+    with trust.wrap_socket(plain, server_hostname="infbox.test") as connection:
+        assert connection.selected_alpn_protocol() == "h2"
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        connection.sendall(preface + frame(4, 0, 0) + frame(1, 0b101, 1, block))
+        stream = connection.makefile("rb")
+        while head := stream.read(9):
+            payload = stream.read(int.from_bytes(head[:3]))
+            body += payload if head[3] == 0 else b""
+            has_ended = head[3] in (3, 7) or (head[3] in (0, 1) and head[4] & 1)
+            if has_ended:
+                break
+    return body
 
 
 @pytest.mark.parametrize("path", PAGE)

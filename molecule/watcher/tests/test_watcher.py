@@ -331,6 +331,23 @@ def test_a_watcher_that_hangs_is_restarted(host: Host) -> None:
     assert "Watchdog timeout" in host.check_output("journalctl --lines=40 --unit=infbox-watcher")
 
 
+def test_what_answers_requests_is_restarted_where_it_hangs(host: Host) -> None:
+    folders = [f"/run/systemd/system/{unit}.service.d" for unit in UNITS[1:]]
+    host.check_output(f"mkdir -p {' '.join(folders)}")
+    for folder in folders:
+        setting = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n"
+        host.check_output(f"printf %s > {folder}/soon.conf", setting)
+    host.check_output(f"systemctl daemon-reload && systemctl restart {' '.join(UNITS[1:])}")
+    before = {unit: show(host, unit, "MainPID") for unit in UNITS[1:]}
+    time.sleep(4)  # longer than the watchdog waits: it is fed
+    assert {unit: show(host, unit, "MainPID") for unit in UNITS[1:]} == before
+    host.check_output(f"kill -STOP {' '.join(before.values())}")
+    for unit, process in before.items():
+        assert is_another(host, process, unit)
+    host.check_output(f"rm -r {' '.join(folders)} && systemctl daemon-reload")
+    assert show(host, "infbox-keys", "WatchdogUSec") == "10s"
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_watcher_that_hears_of_no_writes_is_restarted(host: Host) -> None:
     before = show(host, "infbox-watcher", "MainPID")
@@ -441,12 +458,12 @@ def inside(host: Host, unit: str, command: str, *, root: bool = False) -> str:
     return str(done.stdout + done.stderr)
 
 
-def is_another(host: Host, before: str) -> bool:
-    """Wait until another watcher runs than the one with this number of a process."""
+def is_another(host: Host, before: str, unit: str = "infbox-watcher") -> bool:
+    """Wait until another process of a unit runs than the one with this number."""
 
     def has_come() -> bool:
-        running = show(host, "infbox-watcher", "ActiveState") == "active"
-        return running and show(host, "infbox-watcher", "MainPID") not in (before, "0")
+        running = show(host, unit, "ActiveState") == "active"
+        return running and show(host, unit, "MainPID") not in (before, "0")
 
     return bool(wait_for(has_come, 40))
 

@@ -13,7 +13,7 @@ from xxhash import xxh3_128_hexdigest
 
 from infbox.git import Git
 from infbox.index import Folder, Stamp
-from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules
+from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules, as_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -48,8 +48,8 @@ class Content(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The bytes as text; what is not UTF-8 becomes the replacement character."""
-        return self.data.decode(errors="replace")
+        """The bytes as text; what is neither UTF-8 nor UTF-16 becomes the replacement character."""
+        return as_utf8(self.data).decode(errors="replace")
 
 
 class Tree:
@@ -75,7 +75,7 @@ class Tree:
     ) -> None:
         self.root = root.resolve()
         self._start = f"{self.root}/" if self.root.name else "/"
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._control_tokens = control_tokens
         self._git = Git(self.root, facts) if facts else None
         self.is_from_facts = facts is not None
@@ -220,7 +220,7 @@ class Tree:
             if not stat.S_ISREG(before.st_mode) or _path_of(descriptor) != place:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             refused = self.rules.by_size(before.st_size)
-            data = b"" if refused else _read_up_to(descriptor, self._max_bytes + 1, before.st_size)
+            data = b"" if refused else _read_up_to(descriptor, self.max_bytes + 1, before.st_size)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -272,7 +272,7 @@ class Tree:
 
     def _read_rules(self) -> None:
         self._ignores = self._own_ignores()
-        self.rules = Rules(self._ignores, self._max_bytes, self._control_tokens)
+        self.rules = Rules(self._ignores, self.max_bytes, self._control_tokens)
 
     def _own_ignores(self) -> list[str]:
         own = self.root / IGNORE_FILE

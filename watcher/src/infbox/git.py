@@ -2,15 +2,25 @@
 
 In a repository git is the authority on which files belong to it. Outside one git still is the
 authority on what ``.gitignore`` means: it is asked with an empty repository of ours and the folder
-as its work tree. Nothing in the folder is ever written, and nothing that a repository configures
-is run.
+as its work tree. Nothing in the folder is ever written.
+
+A repository's configuration is input. ``command`` and ``environment`` are the only way in which git
+is run here: together they take away every setting that names a program or a transport and that the
+commands used here would read. So no pager, file system monitor, signature check, external diff or
+text conversion runs, and a missing object of a partial clone is missing instead of fetched.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
 import re
+import select
+import signal
 import time
+from array import array
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +44,7 @@ _DROPPED = frozenset(
         "GIT_CONFIG_NOSYSTEM",
         "GIT_CONFIG_PARAMETERS",
         "GIT_DIR",
+        "GIT_EXTERNAL_DIFF",
         "GIT_INDEX_FILE",
         "GIT_NAMESPACE",
         "GIT_OBJECT_DIRECTORY",
@@ -41,6 +52,23 @@ _DROPPED = frozenset(
         "GIT_WORK_TREE",
     }
 )
+# Before every file of configuration, the repository's among them. What names a driver by a name of
+# its own (filter.X.clean, diff.X.textconv) cannot be overridden: no command here asks for one.
+_SETTINGS = {
+    "core.fsmonitor": "false",
+    "core.hooksPath": "/dev/null",
+    "core.pager": "cat",
+    "credential.helper": "",
+    "gpg.program": "false",
+    "gpg.openpgp.program": "false",
+    "gpg.ssh.program": "false",
+    "gpg.x509.program": "false",
+    "log.showSignature": "false",
+}
+_OPTIONS = ("--no-pager", *(word for item in _SETTINGS.items() for word in ("-c", "=".join(item))))
+# Commands that would compare contents by programs of a repository's choosing.
+_PLAIN_DIFF = ("--no-ext-diff", "--no-textconv", "--no-show-signature")
+_PLAIN = {"log": _PLAIN_DIFF, "diff-tree": _PLAIN_DIFF[:2]}
 # What moves the files in which git looks for a person's own rules.
 _TELLING = ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL")
 _LIST = ("--literal-pathspecs", "ls-files", "-z")
@@ -50,6 +78,10 @@ _CHECK = ("check-ignore", "-z", "--stdin", "--verbose", "--non-matching", "--no-
 _GIT_FILES = ("index", "info/exclude", "config", "config.worktree")
 _LINK_MODE = rb"160000 [^\t]*\t([^\0]*)\0"
 _ANSWER_FIELDS = 4
+_LIMIT_SECONDS = 300.0
+"""For one answer. Listing a million files on a slow disk takes less; an ignore file that is a pipe,
+or a file system that went away, takes for ever."""
+
 _MOST_AT_ONCE = 16 * 1024  # bytes: less than a pipe holds, so that neither side waits for the other
 
 
@@ -106,23 +138,53 @@ class Tracked:
     """
 
     def __init__(self, listing: bytes = b"") -> None:
-        # One piece of memory: a set of paths takes ten times as much, and searching this is fast.
-        self._paths = b"\0" + b"".join(re.findall(rb"\t([^\0]*\0)", listing))
+        paths = re.findall(rb"\t([^\0]*\0)", listing)
+        paths.sort()  # as git has them already
+        # One piece of memory and where each path in it starts: a set of paths takes ten times as
+        # much.
+        self._paths = b"".join(paths)
+        self._starts = array("Q", itertools.accumulate(map(len, paths), initial=0))
         self.links = frozenset(os.fsdecode(path) for path in re.findall(_LINK_MODE, listing))
 
     def __contains__(self, path: str) -> bool:
-        return b"\0" + os.fsencode(path) + b"\0" in self._paths
+        return self._first_from(name := os.fsencode(path) + b"\0") == name
 
     def has_below(self, folder: str) -> bool:
         """Say whether any path lies below a folder."""
-        return b"\0" + os.fsencode(folder) + b"/" in self._paths
+        return self._first_from(name := os.fsencode(folder) + b"/").startswith(name)
 
     def all(self) -> set[str]:
         """Return all paths."""
-        return set(_split(self._paths[1:]))
+        return set(_split(self._paths))
+
+    def _first_from(self, name: bytes) -> bytes:
+        """Return the first path that is not before a name, with what ends it; else nothing."""
+        places = range(len(self._starts) - 1)
+        place = bisect.bisect_left(places, name, key=self._at)
+        return self._at(place) if place < len(places) else b""
+
+    def _at(self, place: int) -> bytes:
+        return self._paths[self._starts[place] : self._starts[place + 1]]
 
 
-def run(folder: Path, *arguments: str, given: bytes = b"", also: Sequence[int] = ()) -> bytes:
+def command(*arguments: str) -> list[str]:
+    """Return the command line of git, which takes no program from a repository's configuration.
+
+    Args:
+        arguments: options that come before git's command, the command, and its arguments.
+    """
+    place = next((n for n, word in enumerate(arguments) if not word.startswith("-")), 0)
+    plain = _PLAIN.get(arguments[place], ())
+    return ["git", *_OPTIONS, *arguments[: place + 1], *plain, *arguments[place + 1 :]]
+
+
+def run(
+    folder: Path,
+    *arguments: str,
+    given: bytes = b"",
+    also: Sequence[int] = (),
+    limit_seconds: float = _LIMIT_SECONDS,
+) -> bytes:
     """Run git and return what it prints.
 
     Args:
@@ -130,26 +192,53 @@ def run(folder: Path, *arguments: str, given: bytes = b"", also: Sequence[int] =
         arguments: the command and its arguments.
         given: its standard input.
         also: exit statuses other than 0 that are an answer too.
+        limit_seconds: after which git, and all that it started, is ended.
 
     Raises:
-        GitError: git ended with another status.
+        GitError: git ended with another status, or gave no answer in time.
         InputError: git is not installed.
     """
     import subprocess  # noqa: PLC0415  # a restart with nothing changed asks git nothing
 
-    command = ["git", "-c", "core.fsmonitor=false", *arguments]
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment(), input=given, capture_output=True, check=False
+        process = subprocess.Popen(
+            command(*arguments),
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that what git starts ends with it
         )
     except FileNotFoundError as error:
         if error.filename != "git":
             raise
         raise InputError("git is not installed: install the package git") from error
-    if done.returncode != 0 and done.returncode not in also:
-        complaint = done.stderr.decode(errors="replace").strip().splitlines()
-        raise GitError(complaint[0] if complaint else f"git {arguments[0]}: {done.returncode}")
-    return done.stdout
+    try:
+        answer, said = process.communicate(given, timeout=limit_seconds)
+    except subprocess.TimeoutExpired:
+        raise _no_answer(folder, limit_seconds) from None
+    finally:
+        _end(process)
+    if process.returncode != 0 and process.returncode not in also:
+        complaint = said.decode(errors="replace").strip().splitlines()
+        raise GitError(complaint[0] if complaint else f"git {arguments[0]}: {process.returncode}")
+    return answer
+
+
+def _no_answer(folder: Path, limit_seconds: float) -> GitError:
+    return GitError(f"git gave no answer about {folder} within {limit_seconds:g} s and was ended")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End git and all that it started, where it did not end by itself."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            stream.close()
+    process.wait()
 
 
 class Git:
@@ -417,7 +506,7 @@ class Git:
         return run(self._root, *self._options(), *arguments, given=given, also=also)
 
     def _command(self, *arguments: str) -> list[str]:
-        return ["git", "-c", "core.fsmonitor=false", *self._options(), *arguments]
+        return command(*self._options(), *arguments)
 
     def _options(self) -> tuple[str, ...]:
         if self.is_repository:
@@ -441,6 +530,7 @@ class _Checker:
         import subprocess  # noqa: PLC0415  # as above
 
         self.asked_at = time.monotonic()
+        self._folder = folder
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             command,
             cwd=folder,
@@ -449,6 +539,7 @@ class _Checker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
+            start_new_session=True,  # so that what git starts ends with it
         )
 
     def ask(self, paths: Sequence[str]) -> list[str]:
@@ -456,6 +547,7 @@ class _Checker:
 
         Raises:
             OSError: it ended without an answer.
+            GitError: it gave none in time.
         """
         self.asked_at = time.monotonic()
         ignored: list[str] = []
@@ -472,11 +564,7 @@ class _Checker:
 
     def close(self) -> None:
         """End it."""
-        self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                stream.close()
-        self._process.wait()
+        _end(self._process)
 
     def _ask(self, paths: Sequence[str], given: bytes) -> Iterable[str]:
         if self._process.stdin is None or self._process.stdout is None:
@@ -484,7 +572,7 @@ class _Checker:
         self._process.stdin.write(given)
         answer, wanted = bytearray(), len(paths) * _ANSWER_FIELDS
         while answer.count(b"\0") < wanted:
-            part = os.read(self._process.stdout.fileno(), 1 << 16)
+            part = self._read()
             if not part:
                 raise OSError
             answer += part
@@ -492,6 +580,19 @@ class _Checker:
         for place, path in enumerate(paths):
             if _is_hit(fields[place * _ANSWER_FIELDS :]):
                 yield path
+
+    def _read(self) -> bytes:
+        """Return what comes next; nothing where the process has ended.
+
+        Raises:
+            GitError: nothing comes in time.
+        """
+        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        if not poll.poll(_LIMIT_SECONDS * 1000):
+            raise _no_answer(self._folder, _LIMIT_SECONDS)
+        return os.read(self._process.stdout.fileno(), 1 << 16)
 
 
 def tracked_paths(folder: Path) -> list[str]:
@@ -504,15 +605,19 @@ def tracked_paths(folder: Path) -> list[str]:
     return _split(run(folder, *_LIST, "--cached"))
 
 
-def committed(folder: Path, path: str) -> bytes | None:
-    """Return a file's bytes in the last commit, or None where there are none.
+def committed(folder: Path, path: str, max_bytes: int) -> bytes | None:
+    """Return a file's bytes in the last commit, or None where there are none, or too many.
 
     Args:
         folder: in the repository.
         path: of the file, below the folder.
+        max_bytes: larger ones are not read.
     """
+    name = f"HEAD:./{path}"
     try:
-        return run(folder, "cat-file", "blob", f"HEAD:./{path}")
+        if int(run(folder, "cat-file", "-s", name)) > max_bytes:
+            return None
+        return run(folder, "cat-file", "blob", name)
     except GitError:
         return None
 
@@ -540,7 +645,9 @@ def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if key not in _DROPPED}
     return {
         **kept,
+        "GIT_ALLOW_PROTOCOL": "",  # none, whatever the configuration allows
         "GIT_CONFIG_SYSTEM": str(_SYSTEM_CONFIG),
+        "GIT_NO_LAZY_FETCH": "1",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_TERMINAL_PROMPT": "0",
         "LC_ALL": "C",

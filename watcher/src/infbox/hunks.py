@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from itertools import groupby
 from typing import TYPE_CHECKING
+
+from rapidfuzz.distance import Indel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONTEXT_LINES = 2
 """Lines around a change: enough to find its place by, few enough to be cheap."""
+
+MAX_COMPARED_PAIRS = 100_000_000
+"""Lines before times lines after, without the equal beginning and end, that are compared at most.
+The comparison takes a bit of memory for each pair, so 12.5 MB, and less than a nanosecond."""
 
 _NO_NEWLINE = "\\ No newline at end of file"
 _HEADING = re.compile(r"[A-Za-z_$]")
@@ -19,7 +26,7 @@ _HEADING_LENGTH = 60
 Opcode = tuple[str, int, int, int, int]
 
 
-def unified(old: str, new: str) -> str:
+def unified(old: str, new: str) -> str | None:
     """Return the hunks that make ``new`` of ``old``; empty where both are the same.
 
     Each hunk names, as git does, the last line before it that begins with a letter: most often the
@@ -28,30 +35,61 @@ def unified(old: str, new: str) -> str:
     Args:
         old: the text before.
         new: the text after.
+
+    Returns:
+        The hunks; None where more than ``MAX_COMPARED_PAIRS`` would have to be compared.
     """
     before, after = _lines(old), _lines(new)
+    opcodes = _opcodes(before, after)
+    if opcodes is None:
+        return None
+    groups = _Changes(opcodes).get_grouped_opcodes(CONTEXT_LINES)
     return "".join(
         f"{_header(before, group)}\n{_body(before, after, group)}"
-        for group in _groups(before, after)
+        for group in groups
+        if any(tag != "equal" for tag, *_ in group)
     )
 
 
-def _groups(before: Sequence[str], after: Sequence[str]) -> list[list[Opcode]]:
-    """Return difflib's groups of operations; it is asked only about what lies between the equal
-    beginning and the equal end, since its time grows with the square of the lines."""
+class _Changes(SequenceMatcher[str]):
+    """difflib's grouping of changes that were found by other means."""
+
+    def __init__(self, opcodes: list[Opcode]) -> None:
+        super().__init__(None, "", "")
+        self._found = opcodes
+
+    def get_opcodes(self) -> list[Opcode]:  # type: ignore[override]  # typeshed narrows the tags
+        return self._found
+
+
+def _opcodes(before: Sequence[str], after: Sequence[str]) -> list[Opcode] | None:
+    """Return the longest common lines and what stands between them, in turn; None for too many.
+
+    The longest common subsequence is found bit-parallel (Hyyrö, "Bit-parallel LCS-length
+    computation revisited", 2004), 64 pairs of lines a step, so that repeated lines cost no more
+    than others. difflib's time grows with the cube of the lines where many are alike, as in JSON.
+    """
     start = _common(before, after)
     end = _common(before[start:][::-1], after[start:][::-1])
-    if start == len(before) == len(after):
-        return []
-    first = max(start - CONTEXT_LINES, 0)
-    spare = max(end - CONTEXT_LINES, 0)
-    matcher = SequenceMatcher(
-        None, before[first : len(before) - spare], after[first : len(after) - spare], autojunk=False
+    old, new = before[start : len(before) - end], after[start : len(after) - end]
+    if len(old) * len(new) > MAX_COMPARED_PAIRS:
+        return None
+    numbers: dict[str, int] = {}
+    found = Indel.opcodes(
+        [numbers.setdefault(line, len(numbers)) for line in old],
+        [numbers.setdefault(line, len(numbers)) for line in new],
     )
-    return [
-        [(tag, a + first, b + first, c + first, d + first) for tag, a, b, c, d in group]
-        for group in matcher.get_grouped_opcodes(CONTEXT_LINES)
-    ]
+    whole = [("equal", 0, start, 0, start)] if start else []
+    for is_equal, run in groupby(found, key=lambda each: each.tag == "equal"):
+        changes = list(run)
+        places = (changes[0].src_start, changes[-1].src_end,
+                  changes[0].dest_start, changes[-1].dest_end)  # fmt: skip
+        old_start, old_end, new_start, new_end = (place + start for place in places)
+        whole.append(("equal" if is_equal else "replace", old_start, old_end, new_start, new_end))
+    if end:
+        ends = len(before), len(after)
+        whole.append(("equal", ends[0] - end, ends[0], ends[1] - end, ends[1]))
+    return whole
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

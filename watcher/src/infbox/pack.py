@@ -301,12 +301,13 @@ class Pack:
             is_worth_room: as for ``save``.
         """
         size = tokens.estimate(source.text)
-        if old is None:
+        changes = None if old is None else hunks.unified(old, source.text)
+        if changes is None:
             if size <= self._budget * NEW_SHARE:
                 return self.whole(Kind.CHANGED, path, source)
             note = f"## {_plain(path)} (changed, too large to be shown)\n"
             return self._entry(Kind.EXCERPT, path, source.digest, source.text, note)
-        diff = _section(path, " (excerpt)", hunks.unified(old, source.text), "diff")
+        diff = _section(path, " (excerpt)", changes, "diff")
         is_short = size <= 2 * tokens.estimate(diff)
         if is_short or (is_worth_room and size <= self._budget * ADMITTED_SHARE):
             return self.whole(Kind.CHANGED, path, source)
@@ -320,7 +321,10 @@ class Pack:
 
     def _change(self, path: str, source: Source, shown: Shown) -> Entry:
         """Return the cheaper of hunks and the whole file, by their length in bytes."""
-        diff = _section(path, " (edited)", hunks.unified(shown.entry.content, source.text), "diff")
+        changes = hunks.unified(shown.entry.content, source.text)
+        if changes is None:
+            return self.whole(Kind.CHANGED, path, source)
+        diff = _section(path, " (edited)", changes, "diff")
         whole = len(source.text.encode())
         together = len(diff.encode()) + shown.changes * tokens.BYTES_PER_TOKEN
         if source.text != shown.entry.content and (

@@ -13,8 +13,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from infbox import git, layout, outlook, overlay, rank, store
+from infbox.index import is_damage
 from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length
+from infbox.rules import as_utf8
 from infbox.store import State
 
 if TYPE_CHECKING:
@@ -112,7 +114,13 @@ class Packer:
         self.candidate: Publication | None = None
         """The next generation, to be warmed before ``adopt`` publishes it."""
         self._next: Pack | None = None
-        self._load()
+        self._state: State
+        try:
+            self._load()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            self._begin_store_anew(error)
 
     def close(self) -> None:
         """Close what is kept."""
@@ -141,7 +149,8 @@ class Packer:
     def update(self) -> bool:
         """Bring the pack up to the index.
 
-        What is missing follows from the two alone, so that nothing is lost between them.
+        What is missing follows from the two alone, so that nothing is lost between them. Where what
+        is kept turns out to be damaged, the pack is made anew from the index.
 
         Returns:
             Whether ``publication`` or ``candidate`` is another one now.
@@ -150,6 +159,34 @@ class Packer:
             OSError, sqlite3.Error: what is kept cannot be read or written at present.
             GitError: git could not answer.
         """
+        try:
+            return self._update()
+        except sqlite3.DatabaseError:
+            if not self._replace_damaged_store():
+                raise
+        return self._update()
+
+    def _replace_damaged_store(self) -> bool:
+        """Begin the store anew if it is damaged; say whether it was. The index may be it too."""
+        try:
+            self._store.check()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                return False
+            self._begin_store_anew(error)
+            return True
+        return False
+
+    def _begin_store_anew(self, reason: sqlite3.Error) -> None:
+        self._store.close()
+        self._store = store.begun_anew(self._store.file, reason)
+        self._centre = Centre(self._store)
+        self._load()
+        if self.publication:  # so that no number names two texts
+            told = self.publication
+            self._state = replace(self._state, generation=told.generation, version=told.version)
+
+    def _update(self) -> bool:
         if self._state.policy != self._policy:
             if self._base and not self._base.is_there:
                 return False
@@ -394,10 +431,10 @@ def packed(
 def _committed(tree: Tree, roots: Iterable[Path], path: str) -> str | None:
     """Return a file's text in the last commit of the first that has it, as far as the tree's rules
     let it be shown; or None."""
-    for data in (git.committed(root, path) for root in roots):
+    for data in (git.committed(root, path, tree.max_bytes) for root in roots):
         if data is not None:
             refused = tree.rules.by_content(data, path)
-            return None if refused else data.decode(errors="replace")
+            return None if refused else as_utf8(data).decode(errors="replace")
     return None
 
 

@@ -14,13 +14,13 @@ import os
 import subprocess
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from infbox import git, layout, outlook, rank
 from infbox.errors import InputError
 from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length
-from infbox.rules import Rules
+from infbox.rules import Rules, as_utf8
 from infbox.tokens import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _PLAIN_MODES = frozenset({b"100644", b"100755"})
 _FULL_ENOUGH = 0.01  # of the budget: with less room than that, no further file is tried
 _REMEMBERED_COUNTS = 20_000
+_SKIP_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,12 @@ class History:
         except git.GitError as error:
             raise InputError(f"{repository}: {error}: give a git repository") from error
         self._reader = subprocess.Popen(
-            ["git", "cat-file", "--batch"],
+            git.command("cat-file", "--batch"),
             cwd=repository,
             env=git.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
 
     def __enter__(self) -> History:
@@ -155,10 +157,13 @@ class History:
         if answer[-1] == b"missing":  # as in a partial clone
             return None
         size = int(answer[2])
-        data = stdout.read(size + 1)[:-1]
-        if self._rules.by_size(size) or self._rules.by_content(data, path):
+        if self._rules.by_size(size):
+            _skip(stdout, size + 1)
             return None
-        return Blob(name.decode(), data.decode(errors="replace"), size)
+        data = stdout.read(size + 1)[:-1]
+        if self._rules.by_content(data, path):
+            return None
+        return Blob(name.decode(), as_utf8(data).decode(errors="replace"), size)
 
 
 class Remembering:
@@ -438,6 +443,12 @@ def _recomputed(before: Sequence[Entry], after: Sequence[Entry]) -> int:
 
 def _entries(answer: bytes) -> list[bytes]:
     return answer.split(b"\0")[:-1]
+
+
+def _skip(stream: IO[bytes], size: int) -> None:
+    """Read so many bytes and keep none."""
+    while size > 0 and (part := stream.read(min(size, _SKIP_BYTES))):
+        size -= len(part)
 
 
 def _mean(values: Sequence[int]) -> float:

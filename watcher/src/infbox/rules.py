@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,21 @@ MAX_LINE_BYTES = 4096
 MAX_MEAN_LINE_BYTES = 110
 # A licence often stands above the line that says that a file is generated.
 HEAD_BYTES = 2048
+
+
+def as_utf8(data: bytes) -> bytes:
+    """Return a file's bytes in UTF-8 where they are UTF-16 with a byte order mark, else as they
+    are.
+
+    Args:
+        data: the whole file.
+    """
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data
+    try:
+        return data.decode("utf-16").encode()
+    except UnicodeError:  # something else that begins with the same two bytes
+        return data
 
 
 class Names:
@@ -136,6 +153,19 @@ BINARIES = Names(
     )
 )
 
+# Whatever their heads say about generating: people write them, and say in them what not to edit.
+HAND_WRITTEN = Names(
+    whole=(
+        *("build.gradle", "build.gradle.kts", "cargo.toml", "cmakelists.txt", "composer.json"),
+        *("dockerfile", "gemfile", "gnumakefile", "go.mod", "justfile", "makefile", "meson.build"),
+        *("package.json", "pom.xml", "pyproject.toml", "rakefile", "setup.cfg", "setup.py"),
+        *("taskfile.yml", "tox.ini", ".editorconfig", ".gitattributes", ".gitignore"),
+    ),
+)
+PROSE = (".md", ".mdx", ".markdown", ".rst", ".adoc", ".txt", ".tex", ".org")
+# Of a long line, what is between two spaces on average: prose has 6, minified code and data more.
+MAX_MEAN_WORD_BYTES = 16
+
 # Everything but the control bytes that no text has; some terminals' and printers' are text too.
 _TEXT = bytes({*range(256)} - {*range(32), 127} | {*b"\b\t\n\v\f\r\x1b"})
 _PACKED = (".js", ".mjs", ".cjs", ".css")
@@ -147,9 +177,10 @@ _COMMENTS = rb"""(?sx)(?: [ \t]* (?:
       | <!-- .*? (?: --> [^\n]* | \Z )
     )? (?: \n | \Z ) )*"""
 # With a plea to the reader: files that were made once and are kept by hand lack it.
-_PLEA = rb"do(?: not|n't) (?:hand-?)?(?:edit|modify|change)"
+_PLEA = rb"(?:do(?: not|n't) (?:hand-?)?(?:edit|modify|change)|editing it directly is not advised)"
 _MADE = re.compile(
-    rb"@generated(?![\w(])|generated\b.{0,300}?%b|%b.{0,300}?generated\b" % (_PLEA, _PLEA),
+    rb"@generated(?![\w(])|<auto-?generated\b"
+    rb"|generated\b.{0,300}?%b|%b.{0,300}?generated\b" % (_PLEA, _PLEA),
     re.DOTALL,
 )
 
@@ -192,7 +223,10 @@ class Rules:
         return xxh3_64_hexdigest(repr((parts, self._max_bytes, self._control_tokens)).encode())
 
     def by_name(self, path: str) -> str | None:
-        """Judge a relative path."""
+        """Judge a relative path, which stands in the pack as the content does."""
+        for token in self._control_tokens:
+            if token in os.fsencode(path):
+                return f"its name holds the model's control token {token.decode()}"
         secret = _secret_name(path.lower())
         if secret:
             return secret
@@ -210,7 +244,8 @@ class Rules:
         return f"larger than {self._max_bytes} bytes" if size > self._max_bytes else None
 
     def by_content(self, data: bytes, path: str = "") -> str | None:
-        """Judge a whole file; of its path only the name's end counts."""
+        """Judge a whole file; of its path only the name counts."""
+        data = as_utf8(data)
         if _is_binary(data):
             return "binary: it holds bytes that no text has"
         for token in self._control_tokens:
@@ -265,13 +300,23 @@ def _is_binary(data: bytes) -> bool:
 
 
 def _machine_made(data: bytes, path: str) -> str | None:
-    if _has_long_line(data):
+    name = path.lower().rpartition("/")[2]
+    is_prose = name.endswith(PROSE)
+    if _has_long_line(data) and not (is_prose and _is_of_words(data)):
         return f"minified or data: a line has more than {MAX_LINE_BYTES} bytes"
-    if path.lower().endswith(_PACKED) and len(data) > HEAD_BYTES:
+    if name.endswith(_PACKED) and len(data) > HEAD_BYTES:
         mean = len(data) / (data.count(b"\n") + 1)
         if mean > MAX_MEAN_LINE_BYTES:
             return f"minified: its lines have {mean:.0f} bytes on average"
+    if is_prose or HAND_WRITTEN.match(name):
+        return None
     return "generated: its head says so" if _is_generated(data) else None
+
+
+def _is_of_words(data: bytes) -> bool:
+    """Say whether each long line is words with spaces between them."""
+    long_lines = (line for line in data.split(b"\n") if len(line) > MAX_LINE_BYTES)
+    return all(line.count(b" ") * MAX_MEAN_WORD_BYTES > len(line) for line in long_lines)
 
 
 def _has_long_line(data: bytes) -> bool:

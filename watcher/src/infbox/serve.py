@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from infbox import notify
@@ -62,6 +63,9 @@ def lasting(listen: Listen, field: str) -> socket.socket:
 def server(app: Starlette, *, idle_seconds: int, grace_seconds: int) -> uvicorn.Server:
     """Return what serves an application, until SIGTERM or SIGINT, on the sockets it is run with.
 
+    It feeds systemd's watchdog, where the unit has one, from the event loop that answers requests:
+    a process that is frozen, or a loop that is blocked, feeds nothing and is restarted.
+
     Args:
         app: the application; its lifespan is run.
         idle_seconds: after which an idle connection is closed.
@@ -80,4 +84,25 @@ def server(app: Starlette, *, idle_seconds: int, grace_seconds: int) -> uvicorn.
         timeout_keep_alive=idle_seconds,
         timeout_graceful_shutdown=grace_seconds,
     )
-    return uvicorn.Server(settings)
+    feed = _Feeder().feed
+
+    class Server(uvicorn.Server):
+        async def on_tick(self, counter: int) -> bool:
+            feed()
+            return await super().on_tick(counter)
+
+    return Server(settings)
+
+
+class _Feeder:
+    """Tells systemd's watchdog that the process works, three times as often as it wants to hear."""
+
+    def __init__(self) -> None:
+        self._period = (notify.watchdog_seconds() or 0.0) / 3
+        self._fed_at = float("-inf")
+
+    def feed(self) -> None:
+        now = time.monotonic()
+        if self._period and now - self._fed_at >= self._period:
+            self._fed_at = now
+            notify.notify("WATCHDOG=1")

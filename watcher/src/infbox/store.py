@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infbox.errors import InputError
+from infbox.index import is_damage
 from infbox.log import line
 from infbox.pack import Entry, Kind
 from infbox.tokens import Ids
@@ -70,6 +72,7 @@ class Store:
     """
 
     def __init__(self, file: Path) -> None:
+        self.file = file
         # SQLite's own files beside the database take its mode.
         os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
@@ -95,10 +98,36 @@ class Store:
         row = self._db.execute(
             "SELECT generation, version, edit, policy, edited, least_worth FROM state"
         ).fetchone()
+        if row is None:
+            raise sqlite3.DatabaseError("it has no state")
         return State(*row)
 
     def entries(self) -> list[Entry]:
-        """Return the pack's entries in order."""
+        """Return the pack's entries in order.
+
+        Raises:
+            sqlite3.DatabaseError: they are damaged.
+        """
+        try:
+            return self._read_entries()
+        except (ValueError, sqlite3.OperationalError) as error:
+            # Bytes that are no text, or no number of token ids. Whether it is SQLite that says so
+            # (as of an operation) or the reader, the cause is a page with other content.
+            raise sqlite3.DatabaseError(str(error)) from error
+
+    def check(self) -> None:
+        """Check the database as it is on disk now.
+
+        Raises:
+            sqlite3.DatabaseError: it is damaged.
+        """
+        # By a connection of its own: this one may well go on with the pages that it remembers.
+        with contextlib.closing(sqlite3.connect(self.file)) as database:
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+
+    def _read_entries(self) -> list[Entry]:
         rows = self._db.execute(
             "SELECT kind, path, digest, content, text, tokens, ids, old_path FROM entries"
             " ORDER BY position"
@@ -166,19 +195,34 @@ class Store:
 
 
 def opened(file: Path) -> Store:
-    """Open the store; a damaged one is set aside and begun anew, which the log says.
+    """Open the store; a damaged one is removed and begun anew, which the log says.
 
     Raises:
         InputError: a newer version of this program wrote it.
-        OSError: the folder cannot be used.
+        OSError, sqlite3.OperationalError: the directory cannot be used.
     """
     try:
         return Store(file)
     except sqlite3.DatabaseError as error:
-        _logger.warning(line("pack-damaged", file=file, error=error, mend="it is made anew"))
-        for part in (file, *file.parent.glob(f"{file.name}-*")):
-            part.unlink(missing_ok=True)
-        return Store(file)
+        if not is_damage(error):
+            raise
+        return begun_anew(file, error)
+
+
+def begun_anew(file: Path, reason: object) -> Store:
+    """Remove a damaged store and begin another one: a pack is made of the tree and the index.
+
+    Args:
+        file: the database.
+        reason: what is wrong with it, for the log.
+
+    Raises:
+        OSError, sqlite3.OperationalError: the directory cannot be used.
+    """
+    _logger.warning(line("pack-damaged", file=file, reason=reason, hint="it is made anew"))
+    for part in (file, *file.parent.glob(f"{file.name}-*")):
+        part.unlink(missing_ok=True)
+    return Store(file)
 
 
 def _values(place: int, entry: Entry) -> tuple[object, ...]:
