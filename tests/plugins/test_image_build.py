@@ -26,8 +26,8 @@ DEBIAN = (
     + """#5 DONE 3.1s
 
 #6 [base 2/4] RUN apt-get update  && apt-get install -y --no-install-recommends libgomp1
-#6 0.350 Get:1 http://deb.debian.org/debian bookworm InRelease [151 kB]
-#6 1.150 Get:2 http://deb.debian.org/debian bookworm/main amd64 Packages [8,793 kB]
+#6 0.350 Get:1 http://archive.example/debian bookworm InRelease [151 kB]
+#6 1.150 Get:2 http://archive.example/debian bookworm/main amd64 Packages [8,793 kB]
 """
 )
 PIP = (
