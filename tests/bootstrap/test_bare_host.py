@@ -70,8 +70,8 @@ END
 STUB_SETTINGS = {
     "infbox_preset": "cpu",
     "infbox_dcgm": False,
-    # Monitoring of GPUs wants the DCGM exporter, of which the lab has no image. What else it does is proven
-    # on the hosts of tests/system.
+    # Monitoring of GPUs wants the DCGM exporter, of which the lab has no image. What else it does
+    # is proven on the hosts of tests/system.
     "infbox_monitoring": False,
     "infbox_driver_version": "580.95.05",
     "nvidia_driver_disk_gb": 0.1,
