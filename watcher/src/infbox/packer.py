@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from infbox import git, layout, outlook, overlay, rank, store
 from infbox.outlook import Centre, KnownImports
-from infbox.pack import Kind, Pack, common_length
+from infbox.pack import Kind, Pack, common_length, plain
+from infbox.shown_paths import Past, ShownPaths
 from infbox.store import State
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class Publication:
         text: what goes in front of a question.
         sections: where each of its sections ends: characters of the text, and tokens, until there.
         ids: the text's token ids, as the sections' ids joined; None where they are not known.
+        entries: what each of its sections is about: what it says, the path, the digest of the file after
+            it, and of a renamed file the old path.
+        past: what there is to say of earlier packs.
     """
 
     workspace: str
@@ -61,6 +65,8 @@ class Publication:
     text: str
     sections: tuple[tuple[int, int], ...]
     ids: Ids[int] | None = field(default=None, compare=False, repr=False)
+    entries: tuple[tuple[str, str, str, str], ...] = field(default=(), repr=False)
+    past: Past = field(default=Past(), compare=False, repr=False)
 
 
 class Packer:
@@ -107,6 +113,8 @@ class Packer:
         self._published = folder / "pack.json"
         self._store = store.opened(folder / "pack.db")
         self._centre = Centre(self._store)
+        self._shown_paths = ShownPaths(self._store.database, index, tree)
+        self._past = Past()
         self.publication: Publication | None = None
         """What is published, by this process or one before it."""
         self.candidate: Publication | None = None
@@ -232,7 +240,7 @@ class Packer:
             return self._publish()
         if state != self._state:
             self._write(state)
-        return self.publication is None and self._publish()
+        return self._publish()
 
     def _begin(self) -> None:
         """Make and publish a pack from nothing."""
@@ -343,14 +351,22 @@ class Packer:
         """Replace the published file if it is not what it should be, as after a crash."""
         told = self.publication
         state = self._state
-        publication = self._describe(self._pack, state.generation, state.version)
+        past = self._shown_paths.past(self._pack.entries, state.version)
+        if told and told.version == state.version and self._past == past:
+            return False
+        self._past = past
+        publication = self._describe(self._pack, state.generation, state.version, past)
         wanted = _as_json(publication)
         if _read_or_empty(self._published) != wanted:
             _write_atomically(self._published, wanted)
+        if told == publication:
+            return False
         self.publication = publication
-        return told != publication
+        return True
 
-    def _describe(self, pack: Pack, generation: int, version: int) -> Publication:
+    def _describe(
+        self, pack: Pack, generation: int, version: int, past: Past = Past()
+    ) -> Publication:
         text = pack.text
         return Publication(
             workspace=self.name,
@@ -362,6 +378,10 @@ class Packer:
             text=text,
             sections=_ends(pack),
             ids=pack.ids,
+            entries=tuple(
+                (e.kind.value, plain(e.path), e.digest, plain(e.old_path)) for e in pack.entries
+            ),
+            past=past,
         )
 
 
@@ -443,8 +463,8 @@ def _tokens(files: Iterable[File]) -> float:
 
 
 def _as_json(publication: Publication) -> str:
-    told = {key: value for key, value in vars(publication).items() if key != "ids"}
-    return json.dumps(told, ensure_ascii=False)
+    told = {key: value for key, value in vars(publication).items() if key not in ("ids", "past")}
+    return json.dumps(told | vars(publication.past), ensure_ascii=False)
 
 
 def _read_or_empty(file: Path) -> str:
