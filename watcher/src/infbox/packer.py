@@ -34,6 +34,8 @@ FORMAT = 2
 MANY_EDITS = 64
 """Files edited at once, as by a checkout: the pack is laid out anew instead of taking in each."""
 
+_NO_PAST = Past()
+
 _SECTIONS = {Kind.INTRO: "intro", Kind.MAP: "map", Kind.BASE: "base"}
 
 
@@ -51,8 +53,8 @@ class Publication:
         text: what goes in front of a question.
         sections: where each of its sections ends: characters of the text, and tokens, until there.
         ids: the text's token ids, as the sections' ids joined; None where they are not known.
-        entries: what each of its sections is about: what it says, the path, the digest of the file after
-            it, and of a renamed file the old path.
+        entries: what each of its sections is about: what it says, the path, the digest of the file
+            after it, and of a renamed file the old path.
         past: what there is to say of earlier packs.
     """
 
@@ -365,7 +367,7 @@ class Packer:
         return True
 
     def _describe(
-        self, pack: Pack, generation: int, version: int, past: Past = Past()
+        self, pack: Pack, generation: int, version: int, past: Past = _NO_PAST
     ) -> Publication:
         text = pack.text
         return Publication(

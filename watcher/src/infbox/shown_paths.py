@@ -1,8 +1,8 @@
 """Which paths a workspace's packs have ever shown, and what became of them.
 
-Whoever keeps an earlier pack, as the gateway does for a conversation that began with it, must know two
-things that the present pack does not tell: which of the files it shows are other ones by now, though the
-present pack shows them no more; and which of them must not be shown any more.
+Whoever keeps an earlier pack, as the gateway does for a conversation that began with it, must know
+two things that the present pack does not tell: which of the files it shows are other ones by now,
+though the present pack shows them no more; and which of them must not be shown any more.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Past:
     """What a publication says of the packs before it.
 
     Attributes:
-        epoch: names the time since which all is remembered; earlier packs of another must not be used.
-        withdrawn: paths that are there and must not be shown, each with the number of the first text
-            that was published knowing that: no earlier text that shows it may be used.
-        others: paths that earlier packs show and this one does not, each with the digest of the file as it is
-            now; empty where it is gone or withdrawn.
+        epoch: names the time since which all is remembered; earlier packs of another must not be
+            used.
+        withdrawn: paths that are there and must not be shown, each with the number of the first
+            text that was published knowing that: no earlier text that shows it may be used.
+        others: paths that earlier packs show and this one does not, each with the digest of the
+            file as it is now; empty where it is gone or withdrawn.
     """
 
     epoch: str = ""
@@ -113,9 +114,7 @@ class ShownPaths:
         if changed:
             rows = [(os.fsencode(path), withdrawn) for path, withdrawn in changed]
             with self._transaction():
-                self._database.executemany(
-                    "INSERT OR REPLACE INTO shown_paths VALUES (?, ?)", rows
-                )
+                self._database.executemany("INSERT OR REPLACE INTO shown_paths VALUES (?, ?)", rows)
         self._paths = paths
 
     def _transaction(self) -> sqlite3.Connection:

@@ -1,8 +1,8 @@
 """A conversation's name: a chain of hashes over its messages.
 
-Each message's hash is of all messages up to it, in a canonical form: whatever clients vary between turns
-without a meaning for the model is left out. So the longest known beginning of a request is found by the
-last hash that is known.
+Each message's hash is of all messages up to it, in a canonical form: whatever clients vary between
+turns without a meaning for the model is left out. So the longest known beginning of a request is
+found by the last hash that is known.
 """
 
 from __future__ import annotations

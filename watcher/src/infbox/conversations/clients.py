@@ -1,4 +1,5 @@
-"""Which program asks, by its User-Agent: a few families, so that no stranger makes labels of metrics."""
+"""Which program asks, by its User-Agent: a few families, so that no stranger makes labels of
+metrics."""
 
 from __future__ import annotations
 

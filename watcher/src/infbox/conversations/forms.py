@@ -28,8 +28,8 @@ class Dialogue:
     Attributes:
         field: of the request that holds the messages.
         items: the messages, or what the Responses API has in their place, in order.
-        start: how many leading ones are system messages, which are not part of the conversation: clients
-            put clocks and the like there.
+        start: how many leading ones are system messages, which are not part of the conversation:
+            clients put clocks and the like there.
         system: what stands before the messages, as the client sent it.
         tools: that the client offers, as it sent them.
         part: the type of a content part that is text.
@@ -88,8 +88,8 @@ def takes_note(item: Item) -> bool:
 def with_notes(request: Request, found: Dialogue, notes: Mapping[int, str]) -> Request:
     """Return a request with notes in front of the texts of messages.
 
-    A note becomes a part of a message that is there, so that no chat template can refuse it, as some do
-    two messages of a user's in a row.
+    A note becomes a part of a message that is there, so that no chat template can refuse it, as
+    some do two messages of a user's in a row.
 
     Args:
         request: it is not changed.
