@@ -139,7 +139,7 @@ class GatewayMetrics:
             workspace: that it names.
             client: the family of the program that asks.
         """
-        if not turn.state:
+        if turn.record is None:
             return
         self.turns.labels(workspace, client, turn.state, turn.beginning or "none").inc()
         if turn.note_tokens:

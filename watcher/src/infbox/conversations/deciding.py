@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NEW, KEPT, MOVED = "new", "kept", "moved"
 SAME, SYSTEM, TOOLS, EDITED = "same", "system", "tools", "messages"
+UNKNOWN = "unknown"
 
 _Told = tuple[int, int, "Note"]
 """Place of a message, number of the text that it was told from, the note."""
@@ -68,9 +69,9 @@ class Turn:
         told: files that it was told of so far.
         told_tokens: tokens of that.
         note_tokens: of those the ones that are told by this request.
-        beginning: what came again of what was sent before: ``SAME``, or what was the first to
-            differ.
-        record: by which it is sent.
+        beginning: what came again of what was sent before: ``SAME``, what was the first to differ,
+            or ``UNKNOWN``; empty where nothing was sent before.
+        record: by which it is sent; None where that is not written down.
     """
 
     pack: Pack | None
@@ -172,9 +173,12 @@ class Sending:
             self._turn.beginning = _first_differing(self._found, self._before)
             if not self._goes_on(record):
                 self._turn.state, self._notes, record = MOVED, [], None
+        elif self._found.has_begun:
+            self._turn.beginning = UNKNOWN
+        self._turn.since = record.began if record else self._now
         if self._asked.path != forms.COUNT:
-            record = self._write(record)
-        return self._finished(record)
+            self._turn.record = self._write(record)
+        return self._finished()
 
     def _known(self) -> _Known:
         """Return what is known of the request's beginning."""
@@ -292,12 +296,10 @@ class Sending:
             )
         return nodes
 
-    def _finished(self, record: Record | None) -> Turn:
+    def _finished(self) -> Turn:
         turn, offset = self._turn, self._before.offset
         here = {place - offset: each.text for place, _, each in self._notes if place >= offset}
         turn.request = forms.with_notes(turn.request, self._found, here)
-        turn.record = record
-        turn.since = record.began if record else self._now
         turn.told = len({path for _, _, each in self._notes for path in each.paths})
         turn.told_tokens = sum(each.tokens for _, _, each in self._notes)
         return turn
@@ -335,11 +337,11 @@ def _must_not_be_used(kept: Pack, record: Record, present: Pack) -> bool:
 
 
 def is_erased(pack: Pack, present: Pack) -> bool:
-    """Say whether an earlier pack shows something that must not be shown, or that cannot be
-    known."""
+    """Say whether an earlier pack shows something that must not be shown, or that cannot be known:
+    where the watcher began anew, or was set back, it may not tell."""
     if pack.sha256 == present.sha256:
         return False
-    if pack.epoch != present.epoch:
+    if pack.epoch != present.epoch or pack.version > present.version:
         return True
     if not present.withdrawn:
         return False
@@ -348,5 +350,7 @@ def is_erased(pack: Pack, present: Pack) -> bool:
 
 
 def shows_withdrawn(paths: set[str], version: int, present: Pack) -> bool:
-    """Say whether a text of this number, about these files, shows one that must not be shown."""
+    """Say whether a text of this number, about these files, may show one that must not be shown."""
+    if version > present.version:
+        return True
     return any(version < present.withdrawn.get(path, 0) for path in paths)

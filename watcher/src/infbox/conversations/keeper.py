@@ -12,6 +12,7 @@ import contextlib
 import logging
 import sqlite3
 import time
+import zlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ HOUSEKEEPING_SECONDS = 60.0
 
 _MOST_PACK_BYTES = 48 * 1024 * 1024  # of packs in memory; the others are read when they are needed
 
-_FAILURES = (OSError, sqlite3.Error, ValueError, KeyError, TypeError)
+_FAILURES = (OSError, sqlite3.Error, zlib.error, ValueError, KeyError, TypeError)
 
 _logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Conversations:
         self._worker: ThreadPoolExecutor | None = None
         self._packs: OrderedDict[str, Pack] = OrderedDict()
         self._erased: dict[str, tuple[str, Mapping[str, int]]] = {}
+        self._versions: dict[str, int] = {}
         self.failure = ""
         """Why nothing can be kept at present; empty where all is well."""
 
@@ -108,6 +110,8 @@ class Conversations:
         turn = await loop.run_in_executor(self._worker, self._guarded, asked, found, present)
         if turn is None:
             return plain
+        if turn.record is None:
+            return turn
         if turn.state == MOVED:
             _logger.info(_told_of("conversation-moved", asked, reason=turn.reason))
         if turn.beginning not in ("", SAME):
@@ -117,19 +121,19 @@ class Conversations:
     def note_front(self, turn: Turn, tokens: int) -> None:
         """Note how much of the pack was put in front of a conversation that takes less than all of
         it."""
-        if turn.record is None or self._worker is None or turn.front == tokens:
+        if turn.record is None or turn.front == tokens:
             return
         if turn.state == KEPT and turn.front is not None:
             _logger.info(line("conversation-cut", before=turn.front, now=tokens))
         turn.front = tokens
-        self._worker.submit(self._set_front, turn.record, tokens)
+        self._later(self._set_front, turn.record, tokens)
 
-    def count(self, seconds: float) -> int:
-        """Return how many conversations there were in the last so many seconds. Blocking,
-        briefly."""
-        with contextlib.suppress(*_FAILURES):
-            return self._records.count_since(self._clock() - seconds) if self._records else 0
-        return 0
+    def _later(self, function: Callable[..., None], *arguments: object) -> None:
+        """Have something done in the thread, once what is waited for is done. For any thread."""
+        worker = self._worker
+        if worker is not None:
+            with contextlib.suppress(RuntimeError):  # it has just ended
+                worker.submit(function, *arguments)
 
     def _guarded(self, asked: Asked, found: Dialogue, present: Pack) -> Turn | None:
         """Decide, or return None where that cannot be done. In the thread."""
@@ -169,8 +173,8 @@ class Conversations:
             now=self._clock(),
         )
         turn = sending.decide()
-        if turn.record and not store.has_pack(turn.record.pack) and self._worker:
-            self._worker.submit(self._keep_pack, present, asked.workspace)
+        if turn.record and not store.has_pack(turn.record.pack):
+            self._later(self._keep_pack, present, asked.workspace)
         return turn
 
     def _pack(self, store: Records, digest: str, present: Pack) -> Pack | None:
@@ -213,11 +217,13 @@ class Conversations:
     def _tidy(self, present: Mapping[str, Pack | None]) -> None:
         """Do so once, with a connection of its own, so that no request waits for it. Blocking."""
         erased = {name: (p.epoch, p.withdrawn) for name, p in present.items() if p and p.epoch}
+        versions = {name: p.version for name, p in present.items() if p}
+        is_set_back = any(versions.get(name, 0) < was for name, was in self._versions.items())
         try:
             with contextlib.closing(Records(self._file)) as store:
-                if erased != self._erased:
+                if erased != self._erased or is_set_back:
                     self._forget(store, present)
-                    self._erased = erased
+                self._erased, self._versions = erased, versions
                 store.evict(self._clock() - moving.MOST_SECONDS, self._most_bytes)
         except _FAILURES as error:
             _logger.warning(line("conversations-not-tidied", reason=error))
@@ -233,9 +239,7 @@ class Conversations:
 
         count = store.forget(unusable, stale)
         if count:
-            for digest, pack in list(self._packs.items()):
-                if any(is_erased(pack, now) for now in present.values() if now):
-                    self._packs.pop(digest, None)
+            self._later(self._packs.clear)
             _logger.info(line("conversations-erased", packs_and_notes=count))
 
 

@@ -36,7 +36,8 @@ CREATE TABLE records (
 );
 CREATE TABLE nodes (
     key BLOB PRIMARY KEY, record INTEGER NOT NULL, used REAL NOT NULL,
-    continued INTEGER NOT NULL, length INTEGER NOT NULL, size INTEGER NOT NULL, system INTEGER, tools INTEGER
+    continued INTEGER NOT NULL, length INTEGER NOT NULL, size INTEGER NOT NULL,
+    system INTEGER, tools INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX nodes_used ON nodes (used);
 """
@@ -292,13 +293,6 @@ class Records:
         pages: int = self._db.execute("PRAGMA page_count").fetchone()[0]
         size: int = self._db.execute("PRAGMA page_size").fetchone()[0]
         return pages * size
-
-    def count_since(self, time: float) -> int:
-        """Return how many records were used since a time."""
-        found: int = self._db.execute(
-            "SELECT count(DISTINCT record) FROM nodes WHERE used >= ?", (time,)
-        ).fetchone()[0]
-        return found
 
     def _nodes(self, keys: Sequence[bytes]) -> dict[bytes, Node]:
         if not keys:

@@ -47,7 +47,7 @@ class Summary:
             turn: how it went out.
             usage: of it; None where the answer does not tell.
         """
-        if not turn.state or turn.root is None:
+        if turn.root is None:
             return
         cached = None
         if usage and usage.cached is not None and usage.prompt:
