@@ -30,6 +30,7 @@ _BEGIN = (
     "Files of the source tree above changed meanwhile. What follows is what they are now, and "
     "supersedes what stands above about them.\n\n"
 )
+_UNDONE = "taken back to its last whole text above"
 _END = "</source-tree-changes>\n"
 _FRAME_TOKENS = 45
 _NAME_TOKENS = 12
@@ -227,7 +228,7 @@ def _text(present: Pack, section: _Section) -> str:
     """Return the text of a section; one without a place takes back what follows a whole text."""
     place = section.place
     if place < 0:
-        return f"## {section.about.path} (as its last whole text above, without later edits)\n"
+        return f"## {section.about.path} ({_UNDONE})\n"
     start = present.ends[place - 1][0] if place else 0
     encoded = present.encoded[start : present.ends[place][0]]
     text: str = json.loads(b'"' + encoded + b'"')
