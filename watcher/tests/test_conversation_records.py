@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_what_was_not_used_for_long_is_forgotten_with_all_that_it_alone_needs(
 def test_no_more_is_kept_than_there_is_space_for_the_oldest_going_first(store: Records) -> None:
     for number in range(40):
         shown = pack(number)
-        shown = Pack(**{**vars(shown), "encoded": random.Random(number).randbytes(40_000)})
+        shown = Pack(**{**vars(shown), "encoded": os.urandom(40_000)})  # which cannot be packed
         begin(store, shown, now=float(number), key=f"k{number}".encode())
     assert store.size > 400_000
     store.evict(0.0, 300_000)

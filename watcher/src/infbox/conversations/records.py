@@ -331,7 +331,7 @@ class Records:
 
     def _shrink(self) -> None:
         """Give back what was freed, and leave nothing of it in the log."""
-        self._db.execute("PRAGMA incremental_vacuum").fetchall()
+        self._db.executescript("PRAGMA incremental_vacuum")  # execute would free one page only
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
