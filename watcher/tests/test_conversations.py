@@ -443,3 +443,14 @@ def test_conversations_can_be_switched_off(tmp_path: Path, shop: Workspace) -> N
             shop.add_line("file_1.py", "first = 1")
             assert talk.ask("One?").headers["X-Infbox-Version"] == str(shop.version)
     assert not (tmp_path / "state" / "conversations").exists()
+
+
+@ALL
+@pytest.mark.parametrize("depth", [10, 200, 300, 450, 900, 980, 3000])
+def test_a_message_nested_deeply_is_answered_or_refused(
+    stack: Stack, shop: Workspace, path: str, depth: int
+) -> None:
+    key = "input" if path == RESPONSES else "messages"
+    text = json.dumps({"model": "coder@shop", key: [{"role": "user", "content": 7}]})
+    status, _, _ = stack.ask("POST", path, text.replace("7", "[" * depth + "]" * depth).encode())
+    assert status in (200, 400)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_64_intdigest, xxh3_128
 
+from infbox.conversations.forms import TEXTS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,7 +31,6 @@ _EXACT = frozenset({"input", "arguments", "parameters"})
 """What a tool is called with: there any name may have a meaning."""
 
 _CONTENTS = frozenset({"content", "output"})
-_TEXTS = frozenset({"text", "input_text", "output_text"})
 
 
 def hashes(seed: str, items: Sequence[Item]) -> list[bytes]:
@@ -113,7 +114,7 @@ def _feed_object(feed: list[bytes], value: dict[str, Any]) -> None:
         if name == "type":
             if own == "message":
                 continue
-            own = "text" if own in _TEXTS else own
+            own = "text" if own in TEXTS else own
         elif name in _CONTENTS:
             own = _one_text(own)
         _feed_text(feed, name)
@@ -135,6 +136,6 @@ def _one_text(content: object) -> object:
     """Return the text of what is one part of text, as clients write the same text either way."""
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
         only = content[0]
-        if only.get("type") in _TEXTS and isinstance(only.get("text"), str):
+        if only.get("type") in TEXTS and isinstance(only.get("text"), str):
             return only["text"]
     return content

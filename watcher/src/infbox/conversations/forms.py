@@ -16,6 +16,9 @@ MESSAGES = "/v1/messages"
 COUNT = f"{MESSAGES}/count_tokens"
 RESPONSES = "/v1/responses"
 
+TEXTS = frozenset({"text", "input_text", "output_text"})
+"""Types of content parts that are text."""
+
 _SYSTEM = ("system", "developer")
 _ROLES_OF_PEOPLE = ("user", *_SYSTEM)
 _TOOL_RESULT = "tool_result"
@@ -131,9 +134,18 @@ def _leading(items: Sequence[Item]) -> int:
 
 
 def _joined(note: str, content: object, part: str) -> object:
+    """Return a message's content with a note in front of its first text.
+
+    Not as a part of its own: some clients send the same text as a part and as it is by turns, and
+    what a template puts between parts would make two texts of it.
+    """
     if isinstance(content, str):
         return f"{note}\n{content}"
     assert isinstance(content, list)  # noqa: S101  # as takes_note has seen
+    for place, own in enumerate(content):
+        if own.get("type") in TEXTS and isinstance(own.get("text"), str):
+            changed = {**own, "text": f"{note}\n{own['text']}"}
+            return [*content[:place], changed, *content[place + 1 :]]
     return [{"type": part, "text": note}, *content]
 
 

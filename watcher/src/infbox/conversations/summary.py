@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from infbox.conversations.deciding import Turn
 
 SECONDS = 3600.0
-_MOST_TURNS = 5000
+_MOST_TURNS = 1000  # of a workspace
 
 
 class _Turn(NamedTuple):
@@ -22,7 +22,6 @@ class _Turn(NamedTuple):
     told."""
 
     at: float
-    workspace: str
     conversation: int
     cached: float | None
     told: int
@@ -37,7 +36,7 @@ class Summary:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._turns: deque[_Turn] = deque(maxlen=_MOST_TURNS)
+        self._turns: dict[str, deque[_Turn]] = {}
 
     def note(self, workspace: str, turn: Turn, usage: Usage | None) -> None:
         """Note a turn that was answered.
@@ -52,13 +51,14 @@ class Summary:
         cached = None
         if usage and usage.cached is not None and usage.prompt:
             cached = usage.cached / usage.prompt
-        self._turns.append(_Turn(self._clock(), workspace, turn.root, cached, turn.note_tokens))
+        turns = self._turns.setdefault(workspace, deque(maxlen=_MOST_TURNS))
+        turns.append(_Turn(self._clock(), turn.root, cached, turn.note_tokens))
 
     def of(self, workspace: str) -> dict[str, Any]:
         """Return how many conversations a workspace had, the median of what share of a prompt was
         in the cache, and how many tokens of changes were told."""
         since = self._clock() - SECONDS
-        turns = [turn for turn in self._turns if turn.workspace == workspace and turn.at >= since]
+        turns = [turn for turn in self._turns.get(workspace, ()) if turn.at >= since]
         shares = [turn.cached for turn in turns if turn.cached is not None]
         return {
             "count": len({turn.conversation for turn in turns}),
