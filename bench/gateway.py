@@ -23,6 +23,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ PACK_BYTES = 430_000
 STREAMS = 50
 IDLE = 500
 LEAK_REQUESTS = 10_000
+CONVERSATIONS = 1000
+MESSAGES = 100  # of each
 
 _ROUNDS = 4
 _ROUND_SECONDS = 9.0
@@ -54,11 +57,16 @@ class Target:
 
     Attributes:
         url: its address.
-        body: of the question, as JSON.
+        bodies: of the questions, as JSON, by turns.
     """
 
     url: str
-    body: bytes
+    bodies: Iterator[bytes]
+
+    @property
+    def body(self) -> bytes:
+        """The next question."""
+        return next(self.bodies)
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,8 @@ class Gateway:
             "tokens": PACK_TOKENS,
             "text": self._pack,
             "sections": [[len(self._pack), PACK_TOKENS]],
+            "entries": [["intro", "", "", ""]],
+            "epoch": "bench",
         }
         (folder / "pack.json").write_text(json.dumps(pack, ensure_ascii=False))
 
@@ -190,11 +200,38 @@ def targets(direct: str, gateway: Gateway, pack: str, model: str, **body: Any) -
     long = {"model": model, "messages": [{"role": "system", "content": pack}, question]}
     short = {"model": f"{model}@{WORKSPACE}", "messages": [question]}
     return {
-        "direct": Target(direct + CHAT, json.dumps({**long, **body}).encode()),
+        "direct": Target(direct + CHAT, repeat(json.dumps({**long, **body}).encode())),
         "gateway": Target(
-            f"http://127.0.0.1:{gateway.port}{CHAT}", json.dumps({**short, **body}).encode()
+            f"http://127.0.0.1:{gateway.port}{CHAT}", repeat(json.dumps({**short, **body}).encode())
         ),
     }
+
+
+def talks(direct: str, gateway: Gateway, pack: str) -> dict[str, Target]:
+    """Return the next turns of many conversations for both; each is another one's."""
+
+    def turns(system: list[dict[str, str]], model: str, size: int) -> Iterator[bytes]:
+        for number in count():
+            body = {"model": model, "stream": True, "messages": [*system, *_messages(number, size)]}
+            yield json.dumps(body).encode()
+
+    shown = [{"role": "system", "content": pack}]
+    return {
+        "direct": Target(direct + CHAT, turns(shown, "coder", MESSAGES + 2)),
+        "first": Target(
+            f"http://127.0.0.1:{gateway.port}{CHAT}", turns([], f"coder@{WORKSPACE}", MESSAGES)
+        ),
+        "gateway": Target(
+            f"http://127.0.0.1:{gateway.port}{CHAT}", turns([], f"coder@{WORKSPACE}", MESSAGES + 2)
+        ),
+    }
+
+
+def _messages(number: int, size: int) -> list[dict[str, str]]:
+    """Return so many messages of one of the conversations, of some 400 bytes each."""
+    text = f"What is said in conversation {number % CONVERSATIONS}, as often as it takes. " * 6
+    roles = ("assistant", "user") if size % 2 == 0 else ("user", "assistant")
+    return [{"role": roles[n % 2], "content": f"{n}: {text}"} for n in range(size)]
 
 
 @dataclass
@@ -211,24 +248,24 @@ async def listen(target: Target, headers: dict[str, str], streams: int, seconds:
     The first question on each connection is left out: neither side keeps one waiting in practice.
     """
     firsts: list[float] = []
-    count = 0
+    heard = 0
     began = time.perf_counter()
 
     async def ask_on(session: aiohttp.ClientSession, number: int) -> None:
-        nonlocal count
+        nonlocal heard
         await asyncio.sleep(number / streams)
         own: list[float] = []
         while time.perf_counter() - began < seconds:
             start, first = time.perf_counter(), None
             async for chunk in _answer(session, target, headers):
                 first = first or time.perf_counter() - start
-                count += chunk.count(b"\n\n")
+                heard += chunk.count(b"\n\n")
             own.append(first or float("nan"))
         firsts.extend(own[1:])
 
     async with _session() as session:
         await asyncio.gather(*(ask_on(session, number) for number in range(streams)))
-    return Heard(firsts, count / (time.perf_counter() - began))
+    return Heard(firsts, heard / (time.perf_counter() - began))
 
 
 async def compare(
@@ -322,6 +359,23 @@ async def overhead(folder: Path) -> dict[str, float]:
             target = targets(direct, g, pack, "coder", stream=True, **own_text)["gateway"]
             result[name] = await idle_megabytes(g, target)
     return result
+
+
+async def conversations(folder: Path) -> dict[str, float]:
+    """Measure further turns of many conversations that are known, against the fast engine."""
+    pack, port = _text(PACK_BYTES), _free_port()
+    own = [sys.executable, __file__, "--serve-engine", str(port)]
+    direct = f"http://127.0.0.1:{port}"
+    gateway = Gateway(folder, direct, "coder", pack)
+    with _process(own, port), gateway.running():
+        targets_of = talks(direct, gateway, pack)
+        first = targets_of.pop("first")
+        async with _session() as session:
+            for _ in range(CONVERSATIONS):
+                async for _ in _answer(session, first, SHORT.headers):
+                    pass
+        heard = await compare(targets_of, CHATTING.headers, STREAMS)
+        return {**_figures("known_", heard), "known_mb": gateway.megabytes}
 
 
 async def whole(folder: Path, url: str, model: str, pack_bytes: int) -> dict[str, float]:
@@ -418,6 +472,9 @@ def main() -> None:
     parser.add_argument("--engine", help="address of a real engine that nobody else uses")
     parser.add_argument("--model", default="coder", help="that it serves")
     parser.add_argument("--pack-bytes", type=int, default=15_000, help="of the pack for it")
+    parser.add_argument(
+        "--conversations", action="store_true", help="measure known conversations alone"
+    )
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--serve-engine", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -426,7 +483,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         result = {"load": os.getloadavg()[0]}
-        result |= uvloop.run(overhead(_made(Path(folder) / "fast")))
+        if not options.conversations:
+            result |= uvloop.run(overhead(_made(Path(folder) / "fast")))
+        result |= uvloop.run(conversations(_made(Path(folder) / "known")))
         if options.engine:
             real = _made(Path(folder) / "real")
             result |= uvloop.run(whole(real, options.engine, options.model, options.pack_bytes))

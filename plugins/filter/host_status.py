@@ -202,6 +202,14 @@ def _served(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "part", f"{part['name']:<24} {part['state']}"
 
 
+def _conversations(told: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how the last hour's conversations fared; nothing of a gateway that does not tell."""
+    if told.get("count"):
+        cached = told["cached_median"]
+        share = "" if cached is None else f", {cached:.0%} of a prompt cached"
+        yield f"{told['count']} conversations{share}, told {told['told_tokens']:,} tokens of news"
+
+
 def _work(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for workspace in told["workspaces"]:
         words = [_warmth(workspace)]
@@ -212,6 +220,7 @@ def _work(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             words.append(f"saved {_ago(told['at'] - workspace['last_save'])}")
         if workspace["saves"] and workspace["recomputed_share"] is not None:
             words.append(f"{workspace['recomputed_share']:.1%} recomputed a save")
+        words += _conversations(workspace.get("conversations") or {})
         yield "workspace", f"{workspace['name']:<24} {', '.join(words)}"
     if sum(told["cache"]["tokens"]):
         yield "last hour", _tokens(told)

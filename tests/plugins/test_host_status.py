@@ -61,6 +61,17 @@ def test_the_driver_that_infbox_installed_is_shown_and_one_that_waits_for_a_rebo
         assert status(*lines)["driver"] is None
 
 
+def test_conversations_are_told_of_where_there_were_any(host: FakeHost) -> None:
+    told = answer(host)
+    text = plugin.status_text(plugin.host_status(told, LINKS, RUNNING, ACTIVE), "one")
+    assert "cached, told" not in text
+    told["workspaces"][0]["conversations"] = {
+        "count": 3, "turns": 40, "cached_median": 0.957, "told_tokens": 1234,
+    }  # fmt: skip
+    text = plugin.status_text(plugin.host_status(told, LINKS, RUNNING, ACTIVE), "one")
+    assert "3 conversations, 96% of a prompt cached, told 1,234 tokens of news" in text
+
+
 def test_each_trouble_is_named_with_what_to_do(host: FakeHost) -> None:
     host.workspaces["shop"] = told(warm=False, error="the tree is gone")
     found = plugin.host_status(

@@ -30,13 +30,17 @@ def sections(text: str) -> list[tuple[str, str, str]]:
 def current(text: str) -> dict[str, str]:
     """Return what the files are now that can be read from a pack in full."""
     files: dict[str, str] = {}
+    whole: dict[str, str] = {}
     for path, note, content in sections(text):
         if note in ("", "changed"):
-            files[path] = content
+            files[path] = whole[path] = content
+        elif note == "taken back to its last whole text above":
+            files[path] = whole[path]
         elif note == "edited":
             files[path] = applied(content, files[path])
         elif note.startswith("renamed to "):
-            files[note.removeprefix("renamed to ")] = files.pop(path)
+            new = note.removeprefix("renamed to ")
+            files[new], whole[new] = files.pop(path), whole[path]
         else:
             files.pop(path, None)
     return files

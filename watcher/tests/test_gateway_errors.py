@@ -6,6 +6,7 @@ import bisect
 import contextlib
 import http.client
 import json
+from dataclasses import replace
 from typing import Any
 
 import anthropic
@@ -18,7 +19,9 @@ from fake_apis import CHAT, COMPLETIONS, MESSAGES, RESPONSES, event
 from gateway_stack import BODIES, TEXT, USER, Stack
 from infbox.answers import Events, Usage, usage_in
 from infbox.apis import APIS
-from infbox.packs import Pack
+from infbox.conversations import forms, records, volatile
+from infbox.conversations.deciding import Asked, Sending, Turn
+from infbox.packs import About, Pack
 from infbox.questions import named, question
 from infbox.refusals import RefusalError
 
@@ -134,14 +137,16 @@ def test_any_bytes_leave_the_gateway_well(stack: Stack, raw: bytes) -> None:
     assert stack.post(CHAT, model="coder@shop", messages=[USER]).status == 200
 
 
-PACK = Pack(1, 1, 100, "", b"PACK", b"PACK", ((2, 50), (4, 100)))
+ABOUT = (About("base", "a.py", "1"), About("changed", "b.py", "2"))
+PACK = Pack(1, 1, 100, "1", b"PACK", b"PACK", ((2, 50), (4, 100)), ABOUT, "e")
+LATER = replace(PACK, version=2, sha256="2", about=(ABOUT[0], About("changed", "b.py", "3")))
 _ANY = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=8,
 )
 _TEXTS = st.text(max_size=9)
-_ROLES = st.sampled_from(["system", "user", "developer", 7])
+_ROLES = st.sampled_from(["system", "user", "assistant", "developer", 7])
 _LIKELY = st.fixed_dictionaries(
     {},
     optional={
@@ -156,21 +161,47 @@ _LIKELY = st.fixed_dictionaries(
         "stream": _ANY,
     },
 )
-_CHANGED = {"model", "infbox", "messages", "input", "instructions", "system", "prompt"}
+_CHANGED = {
+    "model",
+    "infbox",
+    "messages",
+    "input",
+    "instructions",
+    "system",
+    "prompt",
+    "request_id",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> records.Records:
+    return records.opened(tmp_path_factory.mktemp("store") / "conversations.db")
+
+
+def turn(store: records.Records, path: str, request: dict[str, Any], present: Pack) -> Turn:
+    """How a request goes out."""
+    request = volatile.without(path, request)
+    found = forms.dialogue(path, request)
+    if found is None:
+        return Turn(present, request)
+    asked = Asked(path, request, 1, "shop", "ann", "coder")
+    packs = {each.sha256: each for each in (PACK, LATER)}
+    return Sending(store, asked, found, present=present, pack_of=packs.get, now=1.0).decide()
 
 
 @given(path=st.sampled_from(sorted(APIS)), likely=_LIKELY, others=st.dictionaries(_TEXTS, _ANY))
 @settings(max_examples=150)
 def test_any_request_becomes_another_or_is_refused(
-    path: str, likely: dict[str, Any], others: dict[str, Any]
+    store: records.Records, path: str, likely: dict[str, Any], others: dict[str, Any]
 ) -> None:
     body = {**others, **likely, "model": "coder@shop"}
     sent = json.dumps(body)
     asked = named(sent.encode(), "", "coder")
     assert asked is not None
     assert (asked.workspace, asked.model) == ("shop", "coder")
+    turn(store, path, asked.request, PACK)
     try:
-        pieces = question(APIS[path], asked, PACK, 1000).pieces
+        pieces = question(APIS[path], asked, turn(store, path, asked.request, LATER), 1000).pieces
     except RefusalError:
         return
     assert pieces is not None
@@ -201,7 +232,7 @@ def test_nesting_about_as_deep_as_can_be_read_is_no_failure() -> None:
     for depth in range(most - 60, most + 1):
         asked = named(nested(depth), "", "coder")
         with contextlib.suppress(RefusalError):
-            assert asked is None or question(APIS[CHAT], asked, PACK, 1000)
+            assert asked is None or question(APIS[CHAT], asked, Turn(PACK, asked.request), 1000)
 
 
 def broken(stack: Stack, path: str, model: str = "coder@shop") -> list[bytes]:

@@ -131,6 +131,7 @@ def test_the_first_pack_is_published_at_once(shop: Shop) -> None:
     pack = shop.published
     assert set(pack) == {
         *("workspace", "model", "generation", "version", "sha256", "tokens", "text", "sections"),
+        *("entries", "epoch", "withdrawn", "others"),
     }
     assert (pack["workspace"], pack["model"]) == ("shop", "coder")
     assert (pack["generation"], pack["version"]) == (1, 1)
@@ -522,3 +523,75 @@ def live(text: str) -> list[int]:
     end = text.index("## b.py")
     again = text.index("## a.py", end)
     return [tokens.estimate(part) for part in (text[:first], text[end:again], text[again:])]
+
+
+def test_what_is_published_says_what_each_section_is_about(shop: Shop) -> None:
+    shop.save(a_py="a\n", b_py="b\n")
+    with shop.packer() as packer:
+        packer.update()
+        shop.save(b_py="b2\n")
+        packer.update()
+        digests = {path: shop.reader.digests([path])[path] for path in ("a.py", "b.py")}
+    pack = shop.published
+    assert len(pack["entries"]) == len(pack["sections"])
+    assert [entry[:2] for entry in pack["entries"]] == [
+        ["intro", ""], ["base", "a.py"], ["base", "b.py"], ["changed", "b.py"],
+    ]  # fmt: skip
+    assert pack["entries"][1][2] == digests["a.py"]
+    assert pack["entries"][-1][2] == digests["b.py"] != pack["entries"][2][2]
+
+
+def test_a_file_that_is_ignored_now_is_withdrawn_from_all_texts_before(shop: Shop) -> None:
+    shop.save(a_py="a\n", b_py="b\n", c_py="c\n")
+    with shop.packer() as packer:
+        packer.update()
+        assert shop.published["withdrawn"] == []
+        epoch = shop.published["epoch"]
+        assert epoch
+        shop.save(c_py=None)  # which only removes it
+        packer.update()
+        assert shop.published["withdrawn"] == []
+        fill(shop.root, {".gitignore": "b.py\n"})
+        shop.look()
+        packer.update()
+        assert shop.published["withdrawn"] == [["b.py", now(packer).version]]
+        assert shop.published["version"] == now(packer).version
+    with shop.packer() as packer:
+        packer.update()
+        assert shop.published["withdrawn"] == [["b.py", now(packer).version]], "it survives"
+        (shop.root / ".gitignore").unlink()
+        shop.look()
+        packer.update()
+    assert shop.published["withdrawn"] == []
+    assert shop.published["epoch"] == epoch
+
+
+def test_a_withdrawal_of_what_only_earlier_packs_show_is_published_too(shop: Shop) -> None:
+    shop.save(a_py=lines("a"), b_py=lines("b", 300))
+    with shop.packer() as packer:
+        packer.update()
+    digest = shop.reader.digests(["b.py"])["b.py"]
+    with shop.packer(budget=600) as packer:  # of which another policy follows, and less is shown
+        packer.update()
+        assert packer.candidate is None
+        version = now(packer).version
+        gone = {path for path, _ in shop.published["others"]}
+        assert ["b.py", digest] in shop.published["others"], gone
+        fill(shop.root, {".git/info/exclude": "b.py\n"})
+        shop.look()
+        assert packer.update() is False, "the text is the same, and is not warmed anew"
+        assert ["b.py", ""] in shop.published["others"]
+        assert shop.published["withdrawn"] == [["b.py", version]]
+        assert now(packer).version == version
+
+
+def test_too_many_paths_begin_another_epoch(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.save(a_py="a\n", b_py="b\n")
+    with shop.packer() as packer:
+        packer.update()
+        epoch = shop.published["epoch"]
+        monkeypatch.setattr("infbox.shown_paths.MOST_PATHS", 2)
+        shop.save(c_py="c\n")
+        packer.update()
+    assert shop.published["epoch"] not in ("", epoch)
+    assert shop.published["others"] == []

@@ -17,6 +17,7 @@ _REQUIRED: Any = object()
 _MAX_BODY_BYTES = 32 * 1024 * 1024
 _HOLD_SECONDS = 120
 _HOLD_REQUESTS = 200
+_CONVERSATIONS_MB = 512
 _MAX_PORT = 65535
 _SCOPES = ["openid", "profile", "email"]
 # TLS says who answers; on loopback nobody else can.
@@ -95,6 +96,10 @@ class Gateway(NamedTuple):
         hold_requests: how many wait at most.
         traces: base address of a collector that takes OpenTelemetry's traces over HTTP; None to
             make none.
+        conversations_mb: disk space for what is known of conversations and the packs that they
+            began with; 0 to send each request with the present pack.
+        strip_volatile: whether blocks of system prompts that are known to change with each request,
+            and to mean nothing to a model, are taken out.
     """
 
     listen: Listen
@@ -102,6 +107,8 @@ class Gateway(NamedTuple):
     hold_seconds: int = _HOLD_SECONDS
     hold_requests: int = _HOLD_REQUESTS
     traces: str | None = None
+    conversations_mb: int = _CONVERSATIONS_MB
+    strip_volatile: bool = True
 
 
 class Status(NamedTuple):
@@ -451,6 +458,8 @@ def _gateway(section: _Section) -> Gateway:
         hold_seconds=section.at_least_0("hold_seconds", _HOLD_SECONDS),
         hold_requests=section.positive("hold_requests", _HOLD_REQUESTS),
         traces=section.address("traces", "") or None,
+        conversations_mb=section.at_least_0("conversations_mb", _CONVERSATIONS_MB),
+        strip_volatile=section.take("strip_volatile", bool, True),
     )
     section.done()
     return gateway

@@ -27,6 +27,10 @@ from starlette.routing import Mount, Route
 
 from infbox import answers, apis, download, questions, relay, replicas
 from infbox.apis import APIS
+from infbox.conversations import clients, volatile
+from infbox.conversations.deciding import Asked
+from infbox.conversations.keeper import Conversations
+from infbox.conversations.summary import Summary
 from infbox.history import FirstEvent
 from infbox.hold import Hold
 from infbox.log import line
@@ -56,6 +60,9 @@ if TYPE_CHECKING:
 
     from infbox.answers import Usage
     from infbox.config import Config
+    from infbox.conversations.deciding import Turn
+    from infbox.packs import Pack
+    from infbox.questions import Named
     from infbox.traces import Tracer
 
 _CLIENT_IDLE_SECONDS = 180  # longer than Caddy keeps its connections to us
@@ -65,6 +72,7 @@ _SHORT = aiohttp.ClientTimeout(total=5)
 _OK = 200
 _RETRY_AFTER = {TOO_MANY: "1", UNAVAILABLE: "10"}  # seconds
 _SERVER_ERROR = 500
+_MB = 1_000_000
 _NOT_ANSWERED = (BAD_GATEWAY, UNAVAILABLE)
 _SLOW_SECONDS = 4  # nobody that is away takes so long to say nothing
 _BUSY_SECONDS = 30  # that an engine may be busy before it counts as away
@@ -144,6 +152,12 @@ class Gateway:
             workspace.name: PackFile(config.state_dir / "packs" / workspace.name / "pack.json")
             for workspace in config.workspaces
         }
+        self._conversations = Conversations(
+            config.state_dir / "conversations" / "conversations.db",
+            config.gateway.conversations_mb * _MB,
+        )
+        self._strips = config.gateway.strip_volatile
+        self._summary = Summary()
         self._under_way: Counter[str] = Counter()
         self._metrics = GatewayMetrics()
         bases = {w.name: w.base for w in config.workspaces if w.base}
@@ -158,7 +172,7 @@ class Gateway:
         )
         self._metrics.held.set_function(lambda: self._hold.count)
         self._client: aiohttp.ClientSession
-        self._sampler = Sampler(config, self._packs)
+        self._sampler = Sampler(config, self._packs, self._summary)
         self._tracer = _tracer(config.gateway.traces)
         self.page = Page(self._sampler)
         self.app = Starlette(
@@ -180,7 +194,8 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         tracing = self._tracer.running() if self._tracer else contextlib.nullcontext()
-        async with tracing, relay.session() as self._client, self._sampler.running():
+        keeping = self._conversations.running(self._present)
+        async with tracing, relay.session() as self._client, self._sampler.running(), keeping:
             gc.freeze()  # what is there now stays; looking through it takes 5 ms each time
             yield
             gc.unfreeze()
@@ -243,6 +258,8 @@ class Gateway:
             exchange.own_workspace = question.workspace
             usage = await self._answer(incoming, question, exchange.outgoing, exchange.began)
         self._metrics.count(usage, exchange.workspace, exchange.user)
+        if question.turn is not None:
+            self._summary.note(exchange.workspace, question.turn, usage)
         self._sampler.first_tokens.note(time.time(), exchange.events.seconds, usage)
 
     async def _read_whole(self, handover: Handover) -> None:
@@ -312,7 +329,31 @@ class Gateway:
         pack = self._packs[asked.workspace].current()
         if pack is None:
             self._metrics.without_pack.labels(asked.workspace).inc()
-        return questions.question(api, asked, pack, self._window)
+        turn = await self._turn(incoming, asked, pack, len(body))
+        question = questions.question(api, asked, turn, self._window)
+        self._note_front(question)
+        return question
+
+    async def _turn(self, incoming: Incoming, named: Named, pack: Pack | None, size: int) -> Turn:
+        """Return how a request goes out, by the conversation that it is of."""
+        request, client = named.request, clients.family("".join(incoming.header(b"user-agent")))
+        if self._strips:
+            request = volatile.without(incoming.path, request)
+        user, model = _user_of(incoming), named.model or self._model
+        asked = Asked(
+            incoming.path, request, size, named.workspace, user, model, client, self._window
+        )
+        turn = await self._conversations.turn(asked, pack)
+        self._metrics.count_turn(turn, named.workspace, client)
+        return turn
+
+    def _note_front(self, question: Question) -> None:
+        """Note how much of the pack goes out, where that may be less than all of it."""
+        if question.turn and question.front and question.bare is not None:
+            self._conversations.note_front(question.turn, question.front.tokens)
+
+    def _present(self) -> dict[str, Pack | None]:
+        return {name: file.current() for name, file in self._packs.items()}
 
     async def _answer(
         self, incoming: Incoming, question: Question, outgoing: Outgoing, began: float
@@ -336,6 +377,7 @@ class Gateway:
                         return await answers.hand_on(answer, question.marks, api, outgoing)
                 if not question.cut():
                     raise self._does_not_fit(question, too_long)
+                self._note_front(question)
         except relay.BadRequestError as error:
             raise RefusalError(BAD_REQUEST, str(error)) from error
         except relay.AWAY as error:
@@ -474,6 +516,7 @@ class Gateway:
             "version": pack.version if pack else 0,
             "tokens": pack.tokens if pack else 0,
             "sha256": pack.sha256 if pack else None,
+            "conversations": self._summary.of(name),
         }
 
     def _unknown(self, name: str) -> RefusalError:

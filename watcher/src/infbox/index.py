@@ -51,6 +51,8 @@ _CHECKPOINT_PAGES = 4000
 
 _logger = logging.getLogger(__name__)
 
+_ASKED_AT_ONCE = 500  # paths in one query; SQLite takes no more than 999 everywhere
+
 
 class Stamp(NamedTuple):
     """What tells, without reading, that a file is as it was: bytes and nanoseconds."""
@@ -323,12 +325,16 @@ class Reader:
     def digests(self, paths: Iterable[str]) -> dict[str, str]:
         """Return the digests of these files, of those that may enter the pack."""
         found: dict[str, str] = {}
-        for path in paths:
-            row = self._query(
-                "SELECT hash FROM files WHERE path = ? AND refused IS NULL", os.fsencode(path)
-            ).fetchone()
-            if row:
-                found[path] = row[0]
+        left = [os.fsencode(path) for path in paths]
+        while left:
+            asked, left = left[:_ASKED_AT_ONCE], left[_ASKED_AT_ONCE:]
+            marks = ",".join("?" * len(asked))
+            rows = self._query(
+                "SELECT path, hash FROM files"  # noqa: S608  # only marks
+                f" WHERE path IN ({marks}) AND refused IS NULL",
+                *asked,
+            )
+            found.update((os.fsdecode(path), digest) for path, digest in rows)
         return found
 
     def counts(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
     from infbox.answers import Usage
+    from infbox.conversations.deciding import Turn
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LABELS = ("workspace",)
@@ -115,6 +116,34 @@ class GatewayMetrics:
             ("reason",),
             registry=self.registry,
         )
+
+        self.turns = Counter(
+            "infbox_gateway_conversation_turns",
+            "Requests of conversations, by the client's family, whether the conversation is new, "
+            "kept its pack or moved, and what was the first to differ from what came before.",
+            ("workspace", "client", "state", "first"),
+            registry=self.registry,
+        )
+        self.told = Counter(
+            "infbox_gateway_conversation_told_tokens",
+            "Tokens of changes that conversations were told.",
+            _LABELS,
+            registry=self.registry,
+        )
+
+    def count_turn(self, turn: Turn, workspace: str, client: str) -> None:
+        """Count a turn of a conversation.
+
+        Args:
+            turn: how it goes out.
+            workspace: that it names.
+            client: the family of the program that asks.
+        """
+        if turn.record is None:
+            return
+        self.turns.labels(workspace, client, turn.state, turn.beginning or "none").inc()
+        if turn.note_tokens:
+            self.told.labels(workspace).inc(turn.note_tokens)
 
     def count(self, usage: Usage | None, workspace: str, user: str) -> None:
         """Count the tokens of a request.

@@ -264,13 +264,13 @@ class Pack:
         if self.stands(path):
             self._take_back(path)
         if self.stands(path):
-            text = f"## {_plain(path)} (removed)\n"
+            text = f"## {plain(path)} (removed)\n"
             self.append(self._entry(Kind.REMOVED, path, "", "", text))
 
     def rename(self, old_path: str, path: str) -> None:
         """Take in that a file which stands in full has another path and the same content."""
         entry = self._shown[old_path].entry
-        text = f"## {_plain(old_path)} (renamed to {_plain(path)})\n"
+        text = f"## {plain(old_path)} (renamed to {plain(path)})\n"
         renamed = self._entry(Kind.RENAMED, path, entry.digest, entry.content, text)
         self.append(replace(renamed, old_path=old_path))
 
@@ -305,7 +305,7 @@ class Pack:
         if changes is None:
             if size <= self._budget * NEW_SHARE:
                 return self.whole(Kind.CHANGED, path, source)
-            note = f"## {_plain(path)} (changed, too large to be shown)\n"
+            note = f"## {plain(path)} (changed, too large to be shown)\n"
             return self._entry(Kind.EXCERPT, path, source.digest, source.text, note)
         diff = _section(path, " (excerpt)", changes, "diff")
         is_short = size <= 2 * tokens.estimate(diff)
@@ -370,7 +370,7 @@ def _section(path: str, note: str, content: str, language: str = "") -> str:
     """Return a heading and the fenced content."""
     fence = _fence(content)
     end = "" if content.endswith("\n") or not content else "\n"
-    return f"## {_plain(path)}{note}\n{fence}{language}\n{content}{end}{fence}\n"
+    return f"## {plain(path)}{note}\n{fence}{language}\n{content}{end}{fence}\n"
 
 
 def _fence(content: str) -> str:
@@ -379,6 +379,6 @@ def _fence(content: str) -> str:
     return "`" * (longest + 1)
 
 
-def _plain(path: str) -> str:
+def plain(path: str) -> str:
     """Return the path on one line; one with control characters or other bytes is quoted."""
     return path if path.isprintable() else json.dumps(path)

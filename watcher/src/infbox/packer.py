@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from infbox import git, layout, outlook, overlay, rank, store
 from infbox.index import is_damage
 from infbox.outlook import Centre, KnownImports
-from infbox.pack import Kind, Pack, common_length
+from infbox.pack import Kind, Pack, common_length, plain
 from infbox.rules import as_utf8
+from infbox.shown_paths import Past, ShownPaths
 from infbox.store import State
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ FORMAT = 2
 MANY_EDITS = 64
 """Files edited at once, as by a checkout: the pack is laid out anew instead of taking in each."""
 
+_NO_PAST = Past()
+
 _SECTIONS = {Kind.INTRO: "intro", Kind.MAP: "map", Kind.BASE: "base"}
 
 
@@ -52,6 +55,9 @@ class Publication:
         text: what goes in front of a question.
         sections: where each of its sections ends: characters of the text, and tokens, until there.
         ids: the text's token ids, as the sections' ids joined; None where they are not known.
+        entries: what each of its sections is about: what it says, the path, the digest of the file
+            after it, and of a renamed file the old path.
+        past: what there is to say of earlier packs.
     """
 
     workspace: str
@@ -63,6 +69,8 @@ class Publication:
     text: str
     sections: tuple[tuple[int, int], ...]
     ids: Ids[int] | None = field(default=None, compare=False, repr=False)
+    entries: tuple[tuple[str, str, str, str], ...] = field(default=(), repr=False)
+    past: Past = field(default=Past(), compare=False, repr=False)
 
 
 class Packer:
@@ -108,7 +116,7 @@ class Packer:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._published = folder / "pack.json"
         self._store = store.opened(folder / "pack.db")
-        self._centre = Centre(self._store)
+        self._past = Past()
         self.publication: Publication | None = None
         """What is published, by this process or one before it."""
         self.candidate: Publication | None = None
@@ -116,7 +124,7 @@ class Packer:
         self._next: Pack | None = None
         self._state: State
         try:
-            self._load()
+            self._read_store()
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
@@ -180,8 +188,7 @@ class Packer:
     def _begin_store_anew(self, reason: sqlite3.Error) -> None:
         self._store.close()
         self._store = store.begun_anew(self._store.file, reason)
-        self._centre = Centre(self._store)
-        self._load()
+        self._read_store()
         if self.publication:  # so that no number names two texts
             told = self.publication
             self._state = replace(self._state, generation=told.generation, version=told.version)
@@ -269,7 +276,7 @@ class Packer:
             return self._publish()
         if state != self._state:
             self._write(state)
-        return self.publication is None and self._publish()
+        return self._publish()
 
     def _begin(self) -> None:
         """Make and publish a pack from nothing."""
@@ -358,6 +365,12 @@ class Packer:
         roots = [self._base.root] if self._base else []
         return _committed(self._tree, [*roots, self._tree.root], path)
 
+    def _read_store(self) -> None:
+        """Take up all that the store keeps."""
+        self._centre = Centre(self._store)
+        self._shown_paths = ShownPaths(self._store.database, self._index, self._tree)
+        self._load()
+
     def _load(self) -> None:
         """Go on from what is stored."""
         self._state = self._store.state()
@@ -380,14 +393,22 @@ class Packer:
         """Replace the published file if it is not what it should be, as after a crash."""
         told = self.publication
         state = self._state
-        publication = self._describe(self._pack, state.generation, state.version)
+        past = self._shown_paths.past(self._pack.entries, state.version)
+        if told and told.version == state.version and self._past == past:
+            return False
+        self._past = past
+        publication = self._describe(self._pack, state.generation, state.version, past)
         wanted = _as_json(publication)
         if _read_or_empty(self._published) != wanted:
             _write_atomically(self._published, wanted)
+        if told == publication:
+            return False
         self.publication = publication
-        return told != publication
+        return True
 
-    def _describe(self, pack: Pack, generation: int, version: int) -> Publication:
+    def _describe(
+        self, pack: Pack, generation: int, version: int, past: Past = _NO_PAST
+    ) -> Publication:
         text = pack.text
         return Publication(
             workspace=self.name,
@@ -399,6 +420,10 @@ class Packer:
             text=text,
             sections=_ends(pack),
             ids=pack.ids,
+            entries=tuple(
+                (e.kind.value, plain(e.path), e.digest, plain(e.old_path)) for e in pack.entries
+            ),
+            past=past,
         )
 
 
@@ -480,8 +505,8 @@ def _tokens(files: Iterable[File]) -> float:
 
 
 def _as_json(publication: Publication) -> str:
-    told = {key: value for key, value in vars(publication).items() if key != "ids"}
-    return json.dumps(told, ensure_ascii=False)
+    told = {key: value for key, value in vars(publication).items() if key not in ("ids", "past")}
+    return json.dumps(told | vars(publication.past), ensure_ascii=False)
 
 
 def _read_or_empty(file: Path) -> str:

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from infbox.log import line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 _logger = logging.getLogger(__name__)
+
+
+class About(NamedTuple):
+    """What a section of a pack is about.
+
+    Attributes:
+        kind: what it says, as ``pack.Kind`` has it.
+        path: of the file; empty for what is about no single file.
+        digest: of the file's bytes after it; empty where there is no file.
+        old_path: of a renamed file.
+    """
+
+    kind: str
+    path: str
+    digest: str
+    old_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,13 @@ class Pack:
         text: what goes in front of a question, in UTF-8.
         encoded: the text as the inside of a JSON string, so that a request need not encode it.
         ends: of each section: bytes of ``encoded``, and tokens, until its end.
+        about: what each section is about; empty where the watcher does not tell.
+        epoch: names the time since which the watcher knows all of what it published; only packs of
+            the same one may stand in for each other. Empty where it does not tell.
+        withdrawn: paths that must not be shown: an earlier text than this number that shows one
+            must not be used.
+        others: digests of files that earlier packs show and this one does not; empty for one that
+            is gone.
     """
 
     generation: int
@@ -38,6 +62,10 @@ class Pack:
     text: bytes
     encoded: bytes
     ends: tuple[tuple[int, int], ...] = ()
+    about: tuple[About, ...] = ()
+    epoch: str = ""
+    withdrawn: Mapping[str, int] = field(default_factory=dict, repr=False)
+    others: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def whole(self) -> Front:
@@ -107,6 +135,8 @@ def _read(file: Path) -> Pack:
     if sha256(data).hexdigest() != published["sha256"]:
         raise ValueError("the text is not the one that its checksum was made of")
     encoded, ends = _encoded(text, published.get("sections", ()))
+    about = tuple(About(*entry) for entry in published.get("entries", ()))
+    is_told = len(about) == len(ends)
     return Pack(
         generation=int(published["generation"]),
         version=int(published["version"]),
@@ -115,6 +145,10 @@ def _read(file: Path) -> Pack:
         text=data,
         encoded=encoded,
         ends=ends,
+        about=about if is_told else (),
+        epoch=str(published.get("epoch", "")) if is_told else "",
+        withdrawn={path: int(version) for path, version in published.get("withdrawn", ())},
+        others=dict(published.get("others", ())),
     )
 
 

@@ -12,6 +12,7 @@ from infbox.refusals import BAD_REQUEST, RefusalError
 
 if TYPE_CHECKING:
     from infbox.apis import Api
+    from infbox.conversations.deciding import Turn
     from infbox.packs import Front, Pack
     from infbox.relay import Headers
 
@@ -52,6 +53,7 @@ class Question:
         pack: what the workspace has; None where it has none yet.
         front: as much of it as is put in front; None where there is none.
         bare: the body without any pack; None where the client takes no less than the whole.
+        turn: of its conversation; None where it names no workspace.
     """
 
     parts: list[bytes] | None = None
@@ -59,6 +61,7 @@ class Question:
     pack: Pack | None = None
     front: Front | None = None
     bare: bytes | None = None
+    turn: Turn | None = None
 
     @property
     def pieces(self) -> list[bytes | memoryview] | None:
@@ -88,7 +91,8 @@ class Question:
             b"x-infbox-version": pack.version if pack else 0,
             b"x-infbox-pack-tokens": self.front.tokens if self.front else 0,
         }
-        return [(name, str(number).encode()) for name, number in marks.items()]
+        numbers = [(name, str(number).encode()) for name, number in marks.items()]
+        return [*numbers, *self.turn.marks] if self.turn else numbers
 
     def cut(self) -> bool:
         """Put less of the pack in front, if the client takes that; say whether there was any."""
@@ -134,25 +138,26 @@ def named(body: bytes, header: str, model: str) -> Named | None:
     return Named(workspace, request, own)
 
 
-def question(api: Api, asked: Named, pack: Pack | None, window: int) -> Question:
+def question(api: Api, asked: Named, turn: Turn, window: int) -> Question:
     """Return what vLLM is asked.
 
     Args:
         api: the API that the request was sent to.
         asked: what it asks for.
-        pack: of the workspace; None where there is none yet.
+        turn: how it goes out; its request is taken from it.
         window: of the model, in tokens.
 
     Raises:
         RefusalError: no pack can be put into it.
     """
-    may_cut = _may_cut(asked.request)
-    request = {key: value for key, value in asked.request.items() if key != OPTIONS}
+    may_cut, pack = _may_cut(asked.request), turn.pack
+    request = {key: value for key, value in turn.request.items() if key != OPTIONS}
+    turn.request = {}
     if asked.model is not None:
         request["model"] = asked.model
     try:
         if pack is None:
-            return Question([json.dumps(request).encode()], asked.workspace)
+            return Question([json.dumps(request).encode()], asked.workspace, turn=turn)
         whole = json.dumps(api.with_pack(_PLACEHOLDER, request)).encode()
     except PromptError as error:
         raise RefusalError(BAD_REQUEST, str(error)) from error
@@ -160,10 +165,19 @@ def question(api: Api, asked: Named, pack: Pack | None, window: int) -> Question
         raise RefusalError(BAD_REQUEST, "The body is nested too deeply.") from error
     parts = whole.split(_PLACEHOLDER.encode())
     if not may_cut:
-        return Question(parts, asked.workspace, pack, pack.whole)
+        return Question(parts, asked.workspace, pack, pack.whole, turn=turn)
     own = sum(map(len, parts)) // _BYTES_PER_TOKEN
-    front = pack.within(window - own - _answer_tokens(request))
-    return Question(parts, asked.workspace, pack, front, json.dumps(request).encode())
+    front = _front(pack, turn.front, window - own - _answer_tokens(request))
+    return Question(parts, asked.workspace, pack, front, json.dumps(request).encode(), turn)
+
+
+def _front(pack: Pack, before: int | None, room: int) -> Front:
+    """Return as much of a pack as there is room for; of a conversation that has some of it already,
+    the same as long as that fits, and then half, so that it need not be cut again with each
+    turn."""
+    if before is None:
+        return pack.within(room)
+    return pack.within(before if before <= room else min(before // 2, room))
 
 
 def parsed(body: bytes) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from infbox.config import Config, Workspace
+    from infbox.conversations.summary import Summary
     from infbox.packs import PackFile
 
 WATCHED_SECONDS = 2.0
@@ -51,6 +52,7 @@ class Sampler:
     Args:
         config: says where the parts are.
         packs: by workspace.
+        conversations: how they fared.
         watched: seconds between samples while somebody looks.
         idle: seconds between samples while nobody does.
     """
@@ -59,12 +61,14 @@ class Sampler:
         self,
         config: Config,
         packs: Mapping[str, PackFile],
+        conversations: Summary,
         *,
         watched: float = WATCHED_SECONDS,
         idle: float = IDLE_SECONDS,
     ) -> None:
         self._config = config
         self._packs = packs
+        self._conversations = conversations
         self._pauses = (idle, watched)
         self._started = time.time()
         self._viewers = 0
@@ -249,6 +253,7 @@ class Sampler:
             "saves": int(saves),
             "recomputed_tokens": int(recomputed),
             "recomputed_share": recomputed / (saves * tokens) if saves and tokens else None,
+            "conversations": self._conversations.of(name),
             "error": told.get("error"),
             "at": watcher["at"],
         }

@@ -89,6 +89,11 @@ class Store:
                 f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
 
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The connection, for tables that others keep beside these."""
+        return self._db
+
     def close(self) -> None:
         """Close the database."""
         self._db.close()

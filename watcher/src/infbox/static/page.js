@@ -174,10 +174,10 @@ function fillRow(row, { one, trouble }) {
   const kind = trouble ? "trouble" : "workspace";
   if (row.className !== kind) {
     row.className = kind;
-    row.replaceChildren(...(trouble ? [element("td", { role: "cell", class: "error wide", colspan: "7" })] : cells()));
+    row.replaceChildren(...(trouble ? [element("td", { role: "cell", class: "error wide", colspan: "8" })] : cells()));
   }
   if (trouble) return write(row.firstElementChild, trouble);
-  const [name, state, files, tokens, saved, warm, again] = row.children;
+  const [name, state, files, tokens, saved, warm, again, talks] = row.children;
   write(name.firstChild, one.name);
   write(name.lastChild, `${status.served.model}@${one.name}`);
   write(state.firstChild, CACHE_WORDS[one.state]);
@@ -190,6 +190,9 @@ function fillRow(row, { one, trouble }) {
   write(warm.firstChild, seconds(one.save_to_warm_seconds));
   write(again.firstChild, one.saves ? share(one.recomputed_share) : "–");
   write(again.lastChild, one.saves === 1 ? "1 save" : `${count.format(one.saves)} saves`);
+  write(talks.firstChild, whole(one.conversations.count));
+  const cached = one.conversations.cached_median;
+  write(talks.lastChild, known(cached) ? `${share(cached)} cached` : "");
 }
 
 function cells() {
@@ -203,6 +206,7 @@ function cells() {
     number("Last save", element("span", { "data-saved": "" })),
     number("Save to warm", element("span")),
     number("Recomputed", ...two()),
+    number("Conversations", ...two()),
   ];
 }
 

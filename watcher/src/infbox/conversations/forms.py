@@ -1,0 +1,166 @@
+"""Where each API's request holds a conversation, and how a note enters it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Item = dict[str, Any]
+Request = dict[str, Any]
+
+CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
+COUNT = f"{MESSAGES}/count_tokens"
+RESPONSES = "/v1/responses"
+
+TEXTS = frozenset({"text", "input_text", "output_text"})
+"""Types of content parts that are text."""
+
+_SYSTEM = ("system", "developer")
+_ROLES_OF_PEOPLE = ("user", *_SYSTEM)
+_TOOL_RESULT = "tool_result"
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """The conversation in a request.
+
+    Attributes:
+        field: of the request that holds the messages.
+        items: the messages, or what the Responses API has in their place, in order.
+        start: how many leading ones are system messages, which are not part of the conversation:
+            clients put clocks and the like there.
+        system: what stands before the messages, as the client sent it.
+        tools: that the client offers, as it sent them.
+        part: the type of a content part that is text.
+        previous: id of the response that the request goes on from; empty where it holds all itself.
+    """
+
+    field: str
+    items: Sequence[Item]
+    start: int
+    system: object
+    tools: object
+    part: str = "text"
+    previous: str = ""
+
+    @property
+    def turns(self) -> Sequence[Item]:
+        """The items without the leading system messages."""
+        return self.items[self.start :]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is an answer in it; what was never answered has nothing to be kept."""
+        return bool(self.previous) or any(not is_of_people(item) for item in self.turns)
+
+
+def dialogue(path: str, request: Request) -> Dialogue | None:
+    """Return the conversation in a request; None where there is none, or it cannot be understood.
+
+    Args:
+        path: of the API.
+        request: the body.
+    """
+    if path == RESPONSES:
+        return _of_responses(request)
+    items = request.get("messages")
+    if path not in (CHAT, MESSAGES, COUNT) or not _are_items(items):
+        return None
+    if path == CHAT:
+        start = _leading(items)
+        return Dialogue("messages", items, start, items[:start], request.get("tools"))
+    return Dialogue("messages", items, 0, request.get("system"), request.get("tools"))
+
+
+def is_of_people(item: Item) -> bool:
+    """Say whether an item is neither the model's nor a tool's."""
+    return item.get("role") in _ROLES_OF_PEOPLE and not _has_tool_result(item)
+
+
+def takes_note(item: Item) -> bool:
+    """Say whether a note can stand in an item: a user's message that answers no tool call."""
+    content = item.get("content")
+    is_message = item.get("role") == "user" and item.get("type") in (None, "message")
+    return is_message and _is_content(content) and not _has_tool_result(item)
+
+
+def with_notes(request: Request, found: Dialogue, notes: Mapping[int, str]) -> Request:
+    """Return a request with notes in front of the texts of messages.
+
+    A note becomes a part of a message that is there, so that no chat template can refuse it, as
+    some do two messages of a user's in a row.
+
+    Args:
+        request: it is not changed.
+        found: the conversation in it.
+        notes: texts, by the place of the message among the ``turns``.
+    """
+    if not notes:
+        return request
+    items = list(found.items)
+    for place, note in notes.items():
+        item = items[found.start + place]
+        items[found.start + place] = {**item, "content": _joined(note, item["content"], found.part)}
+    return {**request, found.field: items}
+
+
+def _of_responses(request: Request) -> Dialogue | None:
+    items = request.get("input")
+    if isinstance(items, str):
+        items = [{"role": "user", "content": items}]
+    if not _are_items(items):
+        return None
+    start = _leading(items)
+    system = [request.get("instructions"), items[:start]]
+    previous = request.get("previous_response_id")
+    return Dialogue(
+        "input",
+        items,
+        start,
+        system,
+        request.get("tools"),
+        part="input_text",
+        previous=previous if isinstance(previous, str) else "",
+    )
+
+
+def _leading(items: Sequence[Item]) -> int:
+    roles = enumerate(item.get("role") for item in items)
+    return next((place for place, role in roles if role not in _SYSTEM), len(items))
+
+
+def _joined(note: str, content: object, part: str) -> object:
+    """Return a message's content with a note in front of its first text.
+
+    Not as a part of its own: some clients send the same text as a part and as it is by turns, and
+    what a template puts between parts would make two texts of it.
+    """
+    if isinstance(content, str):
+        return f"{note}\n{content}"
+    assert isinstance(content, list)  # noqa: S101  # as takes_note has seen
+    for place, own in enumerate(content):
+        if own.get("type") in TEXTS and isinstance(own.get("text"), str):
+            changed = {**own, "text": f"{note}\n{own['text']}"}
+            return [*content[:place], changed, *content[place + 1 :]]
+    return [{"type": part, "text": note}, *content]
+
+
+def _is_content(content: object) -> bool:
+    if isinstance(content, str):
+        return bool(content)
+    return bool(content) and _are_items(content)
+
+
+def _has_tool_result(item: Item) -> bool:
+    content = item.get("content")
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == _TOOL_RESULT for part in content
+    )
+
+
+def _are_items(items: object) -> TypeGuard[list[Item]]:
+    return isinstance(items, list) and all(isinstance(item, dict) for item in items)
