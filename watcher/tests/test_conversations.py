@@ -430,6 +430,22 @@ def test_a_cut_pack_stays_as_it_was_cut(stack: Stack, shop: Workspace) -> None:
     assert int(talk.ask("Go on.").headers["X-Infbox-Pack-Tokens"]) == less
 
 
+@pytest.mark.parametrize(("room", "is_told"), [(5000, True), (1500, False)])
+def test_a_note_never_makes_a_prompt_too_long(
+    tmp_path: Path, shop: Workspace, room: int, is_told: bool
+) -> None:
+    with running(tmp_path) as stack:
+        shop.publish()
+        config = settings_for(tmp_path, stack.engine.url, shop=(tmp_path, 1000))
+        engine = config.engine._replace(max_model_len=shop.pack.tokens + room)
+        with serving(Gateway(config._replace(engine=engine)).app) as url:
+            talk = Talk(Stack(stack.engine, url))
+            talk.ask(LONG)
+            shop.add_line("file_1.py", "x = 'another one saved this'")
+            assert talk.ask("And now?").headers["X-Infbox-Conversation"] == "kept"
+    assert ("another one saved this" in text_of(talk.prompt[-1])) is is_told
+
+
 def test_the_status_counts_conversations(stack: Stack, shop: Workspace) -> None:
     talk = Talk(stack)
     talk.ask(LONG)
