@@ -109,6 +109,21 @@ def test_nothing_is_put_into_a_loop_of_tools(stack: Stack, shop: Workspace) -> N
     assert "another one saved this" in text_of(talk.prompt[-1])
 
 
+def test_nothing_is_put_before_a_loop_of_tools_that_went_elsewhere(
+    stack: Stack, shop: Workspace
+) -> None:
+    talk = Talk(stack)
+    talk.ask(LONG)
+    shop.add_line("file_1.py", "x = 'another one saved this'")
+    talk.answered()
+    call = {"id": "c1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+    talk.messages.append({"role": "user", "content": "This was asked without infbox."})
+    talk.messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    talk.messages.append({"role": "tool", "tool_call_id": "c1", "content": "a b"})
+    assert talk.send().headers["X-Infbox-Conversation"] == "kept"
+    assert talk.prompt[1:] == talk.messages
+
+
 def test_nothing_is_put_into_a_result_of_a_tool_of_anthropic_s(
     stack: Stack, shop: Workspace
 ) -> None:
@@ -388,13 +403,14 @@ def test_tokens_are_counted_with_what_is_told_and_nothing_is_noted(
     shop.add_line("file_1.py", "first = 1")
     talk.answered()
     talk.messages.append({"role": "user", "content": "One?"})
-    counting = Talk(stack, talk.messages, path=COUNT)
     body = {"system": talk.system, "messages": talk.messages}
     counted = stack.post(COUNT, {"X-Infbox-User": "ann"}, model="coder@shop", **body)
     assert counted.headers["X-Infbox-Conversation"] == "kept"
+    assert counted.json["input_tokens"] > len(json.dumps(talk.prompt)) + 100
+    assert "first = 1" in text_of(stack.engine.seen[-1].chat["messages"][-1])
+    shop.add_line("file_2.py", "second = 2")
     talk.send()
-    assert counted.json["input_tokens"] == len(str(stack.engine.prompts[-1]))
-    assert counting.messages
+    assert "second = 2" in text_of(talk.prompt[-1]), "what was counted was not sent"
 
 
 def test_a_cut_pack_stays_as_it_was_cut(stack: Stack, shop: Workspace) -> None:
@@ -412,6 +428,22 @@ def test_a_cut_pack_stays_as_it_was_cut(stack: Stack, shop: Workspace) -> None:
     assert 500 < less <= tokens / 2
     talk.more["max_tokens"] -= 1600
     assert int(talk.ask("Go on.").headers["X-Infbox-Pack-Tokens"]) == less
+
+
+@pytest.mark.parametrize(("room", "is_told"), [(5000, True), (1500, False)])
+def test_a_note_never_makes_a_prompt_too_long(
+    tmp_path: Path, shop: Workspace, room: int, is_told: bool
+) -> None:
+    with running(tmp_path) as stack:
+        shop.publish()
+        config = settings_for(tmp_path, stack.engine.url, shop=(tmp_path, 1000))
+        engine = config.engine._replace(max_model_len=shop.pack.tokens + room)
+        with serving(Gateway(config._replace(engine=engine)).app) as url:
+            talk = Talk(Stack(stack.engine, url))
+            talk.ask(LONG)
+            shop.add_line("file_1.py", "x = 'another one saved this'")
+            assert talk.ask("And now?").headers["X-Infbox-Conversation"] == "kept"
+    assert ("another one saved this" in text_of(talk.prompt[-1])) is is_told
 
 
 def test_the_status_counts_conversations(stack: Stack, shop: Workspace) -> None:

@@ -554,11 +554,16 @@ def test_a_file_that_is_ignored_now_is_withdrawn_from_all_texts_before(shop: Sho
         fill(shop.root, {".gitignore": "b.py\n"})
         shop.look()
         packer.update()
-        assert shop.published["withdrawn"] == [["b.py", now(packer).version]]
-        assert shop.published["version"] == now(packer).version
+        version = now(packer).version
+        assert shop.published["withdrawn"] == [["b.py", version]]
+        assert shop.published["version"] == version
+        shop.save(a_py="a2\n")
+        packer.update()
+        assert now(packer).version == version + 1
+        assert shop.published["withdrawn"] == [["b.py", version]], "texts since then know"
     with shop.packer() as packer:
         packer.update()
-        assert shop.published["withdrawn"] == [["b.py", now(packer).version]], "it survives"
+        assert shop.published["withdrawn"] == [["b.py", version]], "it survives"
         (shop.root / ".gitignore").unlink()
         shop.look()
         packer.update()

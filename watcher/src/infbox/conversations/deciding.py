@@ -27,6 +27,8 @@ NEW, KEPT, MOVED = "new", "kept", "moved"
 SAME, SYSTEM, TOOLS, EDITED = "same", "system", "tools", "messages"
 UNKNOWN = "unknown"
 
+_LEAST_BYTES_PER_TOKEN = 3  # so that no note is what makes a prompt too long
+
 _Told = tuple[int, int, "Note"]
 """Place of a message, number of the text that it was told from, the note."""
 
@@ -242,9 +244,9 @@ class Sending:
         if record.front is not None:
             sections = sections[: sum(tokens <= record.front for _, tokens in kept.ends)]
         told = [each for _, _, each in record.notes]
-        own = (self._asked.size + self._before.size) / BYTES_PER_TOKEN
+        own = (self._asked.size + self._before.size) // _LEAST_BYTES_PER_TOKEN
         own += sum(each.tokens for each in told)
-        most = min(MOST_TOKENS, int((self._asked.window - kept.tokens - own) / 2))
+        most = min(MOST_TOKENS, (self._asked.window - kept.tokens - own) // 2)
         own_text = Own(self._found.turns, kept, told)
         return note(known(sections, told), told, self._present, own_text, most)
 
