@@ -331,7 +331,8 @@ async def billing(both: Both) -> dict[str, list[int]]:
                 cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
                 computed[path].append(usage["prompt_tokens"] - cached)
             else:
-                computed[path].append(usage["input_tokens"])
+                made = usage.get("cache_creation_input_tokens") or 0
+                computed[path].append(usage["input_tokens"] + made)
     return computed
 
 

@@ -99,6 +99,19 @@ def test_what_the_next_generation_shows_no_more_is_told_by_name(shop: Workspace)
     assert "file_3.py" not in again.text, "it is not shown any more, and is what it was"
 
 
+def test_what_a_new_generation_shows_anew_is_told_by_what_differs(shop: Workspace) -> None:
+    shop.add_line("file_1.py", "first = 1")
+    reader = Reader(shop)
+    shop.add_line("file_1.py", "second = 2")
+    reader.tell()
+    shop.add_line("file_1.py", "third = 3")
+    shop.begin()
+    told = reader.tell()
+    assert told is not None
+    assert told.tokens < 250, "not the whole file"
+    assert current(reader.text)["file_1.py"] == shop.files["file_1.py"]
+
+
 def test_a_note_has_a_budget_and_the_newest_come_first(shop: Workspace) -> None:
     reader = Reader(shop)
     for number in range(6):

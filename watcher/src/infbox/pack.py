@@ -287,9 +287,7 @@ class Pack:
     def whole(self, kind: Kind, path: str, source: Source) -> Entry:
         """Return the entry that shows a file in full."""
         note = " (changed)" if kind is Kind.CHANGED else ""
-        return self._entry(
-            kind, path, source.digest, source.text, _section(path, note, source.text)
-        )
+        return self._entry(kind, path, source.digest, source.text, section(path, note, source.text))
 
     def entrance(self, path: str, source: Source, old: str | None, *, is_worth_room: bool) -> Entry:
         """Return the entry by which ``save`` takes in a file that does not stand in full.
@@ -307,7 +305,7 @@ class Pack:
                 return self.whole(Kind.CHANGED, path, source)
             note = f"## {plain(path)} (changed, too large to be shown)\n"
             return self._entry(Kind.EXCERPT, path, source.digest, source.text, note)
-        diff = _section(path, " (excerpt)", changes, "diff")
+        diff = section(path, " (excerpt)", changes, "diff")
         is_short = size <= 2 * tokens.estimate(diff)
         if is_short or (is_worth_room and size <= self._budget * ADMITTED_SHARE):
             return self.whole(Kind.CHANGED, path, source)
@@ -324,7 +322,7 @@ class Pack:
         changes = hunks.unified(shown.entry.content, source.text)
         if changes is None:
             return self.whole(Kind.CHANGED, path, source)
-        diff = _section(path, " (edited)", changes, "diff")
+        diff = section(path, " (edited)", changes, "diff")
         whole = len(source.text.encode())
         together = len(diff.encode()) + shown.changes * tokens.BYTES_PER_TOKEN
         if source.text != shown.entry.content and (
@@ -366,8 +364,15 @@ def common_length(before: Sequence[Entry], after: Sequence[Entry]) -> int:
     return next((n for n, (a, b) in pairs if a.text != b.text), min(len(before), len(after)))
 
 
-def _section(path: str, note: str, content: str, language: str = "") -> str:
-    """Return a heading and the fenced content."""
+def section(path: str, note: str, content: str, language: str = "") -> str:
+    """Return a heading and the fenced content.
+
+    Args:
+        path: of the file.
+        note: of the heading; empty, or with a space in front of it.
+        content: what is fenced.
+        language: of that; empty for none.
+    """
     fence = _fence(content)
     end = "" if content.endswith("\n") or not content else "\n"
     return f"## {plain(path)}{note}\n{fence}{language}\n{content}{end}{fence}\n"

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from infbox import hunks, pack
+from infbox.tokens import estimate
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -42,6 +45,7 @@ _RENAMED, _REMOVED, _EDITED = "renamed", "removed", "edited"
 
 _LINE_NUMBER = re.compile(r"^\s*\d+\s*[\t→|:]")
 _AROUND_NAMES = re.compile(r"[\s\"'`(),:;/]+")
+_SHORT_SHARE = 0.7  # of a whole text: what differs is told in its place if it is shorter
 _TELLING = 6  # characters of a line that is not found anywhere by chance
 
 
@@ -159,6 +163,7 @@ def note(
         texts = own.without(path, [(s, _text(present, s)) for s in new])
         if new and not texts:
             continue  # the conversation wrote it itself
+        texts = _shortened(texts, shows, own.kept)
         if _take(found, path, changed[path], texts, most):
             renamed.update(section.about.old_path for section, _ in texts)
     return _composed(found)
@@ -224,6 +229,40 @@ def _new(sections: Sequence[_Section], shows: Known) -> list[_Section]:
     return list(sections[start:])
 
 
+def _shortened(
+    texts: Sequence[tuple[_Section, str]], shows: Known, kept: Pack
+) -> Sequence[tuple[_Section, str]]:
+    """Return sections with the whole text that they begin with as what differs from the last whole
+    text that the conversation's pack shows, where that is much shorter."""
+    if not texts or texts[0][0].place < 0 or texts[0][0].about.kind not in _IN_FULL:
+        return texts
+    whole, text = texts[0]
+    path, digest = whole.about.path, shows.in_full.get(whole.about.path)
+    places = (
+        place
+        for place, about in enumerate(kept.about)
+        if about.kind in _IN_FULL and (about.path, about.digest) == (path, digest)
+    )
+    place = next(places, None)
+    if place is None:
+        return texts
+    old = _text(kept, _Section(kept.about[place], place, 0))
+    diff = hunks.unified(_fenced(old), _fenced(text))
+    if diff is None:
+        return texts
+    short = f"## {path} ({_UNDONE})\n{pack.section(path, ' (edited)', diff, 'diff')}"
+    tokens = estimate(short)
+    if tokens > whole.tokens * _SHORT_SHARE:
+        return texts
+    return [(replace(whole, place=-1, tokens=tokens), short), *texts[1:]]
+
+
+def _fenced(text: str) -> str:
+    """Return what a section that shows a whole file has between its fences."""
+    _, fence, rest = text.split("\n", 2)
+    return rest[: -len(fence) - 1]
+
+
 def _text(present: Pack, section: _Section) -> str:
     """Return the text of a section; one without a place takes back what follows a whole text."""
     place = section.place
@@ -246,7 +285,7 @@ class Own:
 
     def __init__(self, items: Sequence[Item], kept: Pack, told: Sequence[Note]) -> None:
         self._items = items
-        self._kept = kept
+        self.kept = kept
         self._told = told
 
     def without(
@@ -290,10 +329,10 @@ class Own:
     def _lines_about(self, path: str) -> set[str]:
         """Return the lines that its pack shows as changes of a file."""
         found: set[str] = set()
-        for place, about in enumerate(self._kept.about):
+        for place, about in enumerate(self.kept.about):
             if about.path == path:
                 section = _Section(about, place, 0)
-                found.update(_brought(about.kind, _text(self._kept, section)))
+                found.update(_brought(about.kind, _text(self.kept, section)))
         return found
 
 
