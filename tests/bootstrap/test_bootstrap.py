@@ -292,6 +292,7 @@ def test_gpus_are_found_on_the_pci_bus_stub(
 
 # What stands for the playbooks, the reboot and systemd.
 FAKES = """
+CHECKOUT=/srv/infbox
 PCI={folder}/pci
 MARKER={folder}/run/reboot-needed
 UNITS={folder}/units
@@ -374,6 +375,7 @@ def test_a_reboot_is_announced_and_what_follows_is_put_there_first_stub(tmp_path
     [
         (["--no-reboot"], "", "--no-reboot was given"),
         ([], "RESUMED=true; tell_end() { true; };", "it was rebooted once already"),
+        ([], "CHECKOUT=/tmp/infbox;", "a reboot may remove /tmp/infbox"),
         (["--ask-vault-pass"], "", "--ask-vault-pass asks a question"),
         (["-e", "@/tmp/mine.yml"], "", "a reboot may remove /tmp/mine.yml"),
         (["--vault-password-file=/run/x"], "", "a reboot may remove /run/x"),
