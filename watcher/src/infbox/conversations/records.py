@@ -112,7 +112,8 @@ class Records:
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        # No request waits for the disk: what a power cut spoils is begun anew.
+        self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("PRAGMA secure_delete = ON")  # it is source text that is deleted
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, SCHEMA_VERSION):
