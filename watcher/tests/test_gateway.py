@@ -256,6 +256,20 @@ def test_models_lists_each_name_once(stack: Stack) -> None:
     assert {card["max_model_len"] for card in cards} == {4096}
 
 
+def test_a_model_can_be_asked_for_by_its_name(stack: Stack) -> None:
+    """As Visual Studio does before it takes a server; vLLM has no such path."""
+    for name in ("coder", "coder@shop", "coder%40shop", "coder@bare"):
+        card = get_json(f"{stack.url}/v1/models/{name}")
+        assert card["id"] == name.replace("%40", "@")
+        assert (card["object"], card["max_model_len"]) == ("model", 4096)
+    for name in ("other", "coder@none", "coder/shop"):
+        status, _, answer = stack.ask("GET", f"/v1/models/{name}")
+        assert status == 404
+        error = json.loads(answer)["error"]
+        assert f"There is no model {name}." in error["message"]
+        assert error["type"]
+
+
 def test_workspaces_are_listed_with_their_packs(stack: Stack) -> None:
     shop, bare = get_json(f"{stack.url}/v1/workspaces")["data"]
     assert shop["model"] == "coder@shop"

@@ -181,6 +181,7 @@ class Gateway:
                 Route("/ready", self._show_ready),
                 Route("/metrics", self._show_metrics),
                 Route("/v1/models", self._list_models),
+                Route("/v1/models/{name:path}", self._show_model),
                 Route("/v1/workspaces", self._list_workspaces),
                 Route("/v1/workspaces/{name}/status", self._show_workspace),
                 Route("/v1/workspaces/{name}/pack", self._show_pack),
@@ -451,7 +452,28 @@ class Gateway:
         return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def _list_models(self, request: Request) -> Response:
-        """Return vLLM's list, with those ``@`` names that it does not list itself.
+        """Return vLLM's list, with those ``@`` names that it does not list itself."""
+        models = await self._engine_models(request)
+        if isinstance(models, Response):
+            return models
+        return JSONResponse({**models, "data": self._with_workspaces(models["data"])})
+
+    async def _show_model(self, request: Request) -> Response:
+        """Return the entry of the list that has this name: vLLM has no such path."""
+        models = await self._engine_models(request)
+        if isinstance(models, Response):
+            return models
+        name = request.path_params["name"]
+        cards = self._with_workspaces(models["data"])
+        found = next((card for card in cards if card.get("id") == name), None)
+        if found is None:
+            raise RefusalError(
+                NOT_FOUND, f"There is no model {name}. GET /v1/models lists those that there are."
+            )
+        return JSONResponse(found)
+
+    async def _engine_models(self, request: Request) -> dict[str, Any] | Response:
+        """Return vLLM's list, or what else it answers.
 
         Held like a question while vLLM is away: clients ask for it when they start.
         """
@@ -469,7 +491,7 @@ class Gateway:
         models = questions.parsed(body) or {}
         if status != _OK or not isinstance(models.get("data"), list):
             return Response(body, status, media_type=kind)
-        return JSONResponse({**models, "data": self._with_workspaces(models["data"])})
+        return models
 
     def _with_workspaces(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
         listed = {card.get("id") for card in cards}
