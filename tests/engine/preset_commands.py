@@ -34,8 +34,7 @@ class PresetCommand:
         argv: the command line, which begins with ``vllm serve MODEL_PATH``.
         lmcache: the command line of LMCache's server, which begins with ``lmcache server``.
         environment: what the container has beside the image's own.
-        gpus: of one host, each {name, memory_mib, count, compute_capability}; the capability as a
-            pair, as in (9, 0).
+        gpus: of one host, each {name, memory_mib, count, compute_capability}, as infbox_gpus.
         nodes: how many such hosts hold the model together.
         rank: which of them this one is, from 0.
         config: those entries of the model's config.json that memory depends on.
@@ -54,8 +53,8 @@ class PresetCommand:
     dtype: str
 
 
-def gpu(name: str, memory_mib: int, capability: tuple[int, int], count: int = 1) -> dict[str, Any]:
-    """Return equal GPUs of a host, as infbox_gpus has them, and their compute capability."""
+def gpu(name: str, memory_mib: int, capability: str, count: int = 1) -> dict[str, Any]:
+    """Return equal GPUs of a host, as infbox_gpus has them."""
     return {
         "name": name,
         "memory_mib": memory_mib,
@@ -65,13 +64,13 @@ def gpu(name: str, memory_mib: int, capability: tuple[int, int], count: int = 1)
 
 
 # Sources: what `nvidia-smi` shows of them, and NVIDIA, "CUDA GPU Compute Capability".
-RTX_4090 = gpu("NVIDIA GeForce RTX 4090", 24564, (8, 9))
-RTX_5090 = gpu("NVIDIA GeForce RTX 5090", 32607, (12, 0))
-RTX_A6000 = gpu("NVIDIA RTX A6000", 49140, (8, 6))
-L40S = gpu("NVIDIA L40S", 46068, (8, 9))
-A100 = gpu("NVIDIA A100-SXM4-80GB", 81920, (8, 0))
-H100 = gpu("NVIDIA H100 80GB HBM3", 81559, (9, 0))
-H200 = gpu("NVIDIA H200", 143771, (9, 0))
+RTX_4090 = gpu("NVIDIA GeForce RTX 4090", 24564, "8.9")
+RTX_5090 = gpu("NVIDIA GeForce RTX 5090", 32607, "12.0")
+RTX_A6000 = gpu("NVIDIA RTX A6000", 49140, "8.6")
+L40S = gpu("NVIDIA L40S", 46068, "8.9")
+A100 = gpu("NVIDIA A100-SXM4-80GB", 81920, "8.0")
+H100 = gpu("NVIDIA H100 80GB HBM3", 81559, "9.0")
+H200 = gpu("NVIDIA H200", 143771, "9.0")
 
 # What each preset is made for: of every kind of GPU that its weights are computed on otherwise.
 MADE_FOR: dict[str, tuple[dict[str, Any], ...]] = {

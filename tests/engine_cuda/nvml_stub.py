@@ -11,7 +11,7 @@ def install(gpus: Sequence[Mapping[str, Any]]) -> None:
     """Have vLLM see these GPUs, before anything else of it is imported.
 
     Args:
-        gpus: name, memory_mib, count and compute_capability (a pair) of each kind.
+        gpus: name, memory_mib, count and compute_capability (such as 8.9) of each kind.
     """
     import torch.cuda
     from triton.backends.nvidia.driver import CudaDriver
@@ -28,7 +28,7 @@ def install(gpus: Sequence[Mapping[str, Any]]) -> None:
         "nvmlDeviceGetName": lambda index: flat[index]["name"],
         "nvmlDeviceGetUUID": lambda index: f"GPU-00000000-0000-0000-0000-{index:012}",
         "nvmlDeviceGetCudaComputeCapability": lambda index: tuple(
-            flat[index]["compute_capability"]
+            map(int, flat[index]["compute_capability"].split("."))
         ),
         "nvmlDeviceGetMemoryInfo": lambda index: SimpleNamespace(
             total=flat[index]["memory_mib"] * MIB
