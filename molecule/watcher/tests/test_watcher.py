@@ -347,6 +347,7 @@ def test_what_answers_requests_is_restarted_where_it_hangs(host: Host) -> None:
     for unit, process in before.items():
         assert is_another(host, process, unit)
     host.check_output(f"rm -r {' '.join(folders)} && systemctl daemon-reload")
+    host.check_output(f"systemctl restart {' '.join(UNITS[1:])}")
     assert show(host, "infbox-keys", "WatchdogUSec") == "10s"
 
 
