@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -209,7 +208,8 @@ class Rules:
     ) -> None:
         self._ignored = _ignore_spec([*ignored])
         self._max_bytes = max_bytes
-        self._control_tokens = tuple(token.encode() for token in control_tokens)
+        self._control_names = tuple(control_tokens)
+        self._control_tokens = tuple(token.encode() for token in self._control_names)
         self._secrets = secrets.Finder()
 
     @property
@@ -224,9 +224,9 @@ class Rules:
 
     def by_name(self, path: str) -> str | None:
         """Judge a relative path, which stands in the pack as the content does."""
-        for token in self._control_tokens:
-            if token in os.fsencode(path):
-                return f"its name holds the model's control token {token.decode()}"
+        for token in self._control_names:
+            if token in path:
+                return f"its name holds the model's control token {token}"
         secret = _secret_name(path.lower())
         if secret:
             return secret
