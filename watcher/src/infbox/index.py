@@ -181,11 +181,7 @@ class Index:
         """
         if not self.is_in_place:
             raise sqlite3.OperationalError(f"{self.file} was moved or removed")
-        # By a connection of its own: this one may well go on with the pages that it remembers.
-        with contextlib.closing(sqlite3.connect(self.file)) as database:
-            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
+        check_on_disk(self.file)
 
     def checkpoint(self) -> None:
         """Move what was written from the log into the database, without waiting for readers."""
@@ -402,6 +398,20 @@ def begun_again(file: Path, last_edit: int = 0) -> Index:
     index.last_edit = max(last_edit + 1, int(time.time()))
     index.keep(edit=str(index.last_edit))
     return index
+
+
+def check_on_disk(file: Path) -> None:
+    """Check a database as it is on disk now.
+
+    By a connection of its own: one that is open may well go on with the pages that it remembers.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged.
+    """
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
 
 
 def is_damage(error: sqlite3.Error) -> bool:

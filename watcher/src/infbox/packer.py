@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from infbox import git, layout, outlook, overlay, rank, store
-from infbox.index import is_damage
+from infbox.index import check_on_disk, is_damage
 from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length, plain
 from infbox.rules import as_utf8
@@ -177,7 +177,7 @@ class Packer:
     def _replace_damaged_store(self) -> bool:
         """Begin the store anew if it is damaged; say whether it was. The index may be it too."""
         try:
-            self._store.check()
+            check_on_disk(self._store.file)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sqlite3
@@ -119,18 +118,6 @@ class Store:
             # Bytes that are no text, or no number of token ids. Whether it is SQLite that says so
             # (as of an operation) or the reader, the cause is a page with other content.
             raise sqlite3.DatabaseError(str(error)) from error
-
-    def check(self) -> None:
-        """Check the database as it is on disk now.
-
-        Raises:
-            sqlite3.DatabaseError: it is damaged.
-        """
-        # By a connection of its own: this one may well go on with the pages that it remembers.
-        with contextlib.closing(sqlite3.connect(self.file)) as database:
-            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
 
     def _read_entries(self) -> list[Entry]:
         rows = self._db.execute(
