@@ -1,9 +1,9 @@
 """Run everything that proves the project, and say how it went.
 
-Each stage writes to `.lab/logs/test-STAGE.log`. Of a failed one, what did not hold and the log's
-end are printed, and at the very end once more in a few lines what did not hold. Lint and unit
-tests run while the lab is made; after that two stages run at a time, since each spends much of
-its time waiting.
+Each stage writes to `.lab/logs/test-STAGE.log`, and what its tests took to a `.xml` beside it. Of
+a failed one, what did not hold and the log's end are printed, and at the very end once more in a
+few lines what did not hold, after the slowest stages and tests. Lint and unit tests run while the
+lab is made; after that some stages run side by side, since each spends much of its time waiting.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ FAILURE_LINES = 150
 # pytest's own words for what did not hold, also as Ansible shows them, an item of a list each.
 WRONG = re.compile(r"^[\s'\"-]*(E  |____|FAILED )")
 SUMMARY_LINES = 12
+SLOWEST = 10
 WORKERS = 2
 
 
@@ -85,16 +87,20 @@ class Result:
         name: of the stage.
         passed: whether all held.
         wrong: pytest's lines on what did not.
+        seconds: what it took.
     """
 
     name: str
     passed: bool
     wrong: Sequence[str]
+    seconds: float
 
 
 def run(stage: Stage) -> Result:
     """Run a stage and print one line about it, with the end of its log where it failed."""
     log = LOGS / f"test-{stage.name}.log"
+    report = log.with_suffix(".xml")
+    report.unlink(missing_ok=True)
     start = time.monotonic()
     say(f"{stage.name:16} ...")
     with log.open("wb") as output:
@@ -104,25 +110,57 @@ def run(stage: Stage) -> Result:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env=environment(report),
             check=False,
         )
     passed = done.returncode == 0
-    say(f"{stage.name:16} {'passed' if passed else 'FAILED'} in {time.monotonic() - start:.0f} s")
+    seconds = time.monotonic() - start
+    say(f"{stage.name:16} {'passed' if passed else 'FAILED'} in {seconds:.0f} s")
     if passed:
-        return Result(stage.name, passed, [])
+        return Result(stage.name, passed, [], seconds)
     lines = log.read_text(errors="replace").splitlines()
     wrong = [line for line in lines if WRONG.match(line)]
     # Journals of a host may lie between it and the end.
     say("\n".join([f"--- what did not hold, by {log}", *wrong[:FAILURE_LINES]]))
     say("\n".join(["--- its end", *lines[-FAILURE_LINES:], f"--- {stage.name}"]))
-    return Result(stage.name, passed, wrong)
+    return Result(stage.name, passed, wrong, seconds)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a stage: the virtual environment first, the root importable."""
+def environment(report: Path) -> dict[str, str]:
+    """Return the environment of a stage: the virtual environment first, the root importable.
+
+    Args:
+        report: where pytest, also the one that molecule runs, says what each test took.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    return {
+        **os.environ,
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "NO_COLOR": "1",
+        "PYTEST_ADDOPTS": f"--junit-xml={report}",
+    }
+
+
+def slowest_tests(results: Sequence[Result]) -> list[tuple[float, str]]:
+    """Return the slowest tests, the slowest first: seconds, and the stage's and the test's name."""
+    tests = []
+    for result in results:
+        report = LOGS / f"test-{result.name}.xml"
+        if report.exists():
+            # Written by our own pytest a moment ago.
+            cases = ET.parse(report).iter("testcase")  # noqa: S314
+            tests += [(float(case.get("time", 0)), f"{result.name} {case.get('name')}")
+                      for case in cases]  # fmt: skip
+    return sorted(tests, reverse=True)[:SLOWEST]
+
+
+def say_slowest(results: Sequence[Result]) -> None:
+    """Print the slowest stages and the slowest tests."""
+    stages = sorted(((result.seconds, result.name) for result in results), reverse=True)[:SLOWEST]
+    for title, slowest in (("stages", stages), ("tests", slowest_tests(results))):
+        say("\n".join([f"--- the slowest {title}, in seconds",
+                       *(f"{seconds:6.0f}  {name}" for seconds, name in slowest)]))  # fmt: skip
 
 
 def say(text: str) -> None:
@@ -155,6 +193,8 @@ def main() -> int:
         groups += ["lab", "bootstrap", "roles", "system"]
     start = time.monotonic()
     results = run_groups([arguments.only] if arguments.only else groups)
+    if len(results) > 1:
+        say_slowest(results)
     say(f"{time.monotonic() - start:.0f} s in all")
     failed = [result for result in results if not result.passed]
     for result in failed:
