@@ -76,6 +76,8 @@ lock: $(STAMP) ## Pin requirements anew, with hashes
 	  --excludes excludes-cuda.txt -o requirements-cuda.txt requirements-cuda.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  -c requirements-cuda.txt -o requirements-hub.txt requirements-hub.in
+	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
+	  -o requirements-uv.txt requirements-uv.in
 
 profile: $(STAMP) ## Where the time of site.yml goes, by task and by role
 	@ANSIBLE_CALLBACKS_ENABLED=infbox_workers,ansible.posix.profile_tasks,ansible.posix.profile_roles \
