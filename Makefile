@@ -37,8 +37,8 @@ demo: lab ## Show the whole line on this machine; WORKSPACE=DIR for another sour
 demo-down: $(STAMP) ## Remove every trace of the demo and the lab
 	@$(BIN)/python -m lab down --all
 
-test: $(STAMP) ## Prove everything: lint, unit, molecule, the whole system
-	@$(BIN)/python -m tests.run
+test: $(STAMP) ## Prove everything: lint, unit, molecule, the whole system; CHANGED=1 or COMMIT leaves out what no change can touch
+	@$(BIN)/python -m tests.run $(if $(CHANGED),--changed $(CHANGED))
 
 test-fast: $(STAMP) ## Lint, unit and rendering tests; no lab
 	@$(BIN)/python -m tests.run --fast
