@@ -7,6 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SLOW_SCENARIOS = ("nvidia_driver", "stack", "watcher", "backup")
+# Of the system tests the one that does not share its host with the others.
+HOST_OF_ITS_OWN = "tests/system/test_gpus_without_driver_stub.py"
 # What only people, linters and tests of documents read.
 NO_LAB = ("*.md", "*.svg", "bench/*", "docs/*", "demo/*", "tools/*", "tests/tools/*",
           "tests/plugins/*", "tests/playbooks/*", "tests/roles/*", "tests/scale/*",
@@ -69,12 +72,16 @@ def scenario(name: str) -> Stage:
 # The slowest first of what wants the lab, so that the short ones fill the gaps.
 STAGES = (
     Stage("lab", ("python", "-m", "lab", "up"), "lab"),
-    Stage("system", pytest("-m", "lab and not long", "tests/system"), "system", NO_LAB),
+    Stage("system", pytest("-m", "lab and not long", "--ignore", HOST_OF_ITS_OWN, "tests/system"),
+          "system", NO_LAB),
     Stage("bootstrap", pytest("-m", "lab", "tests/bootstrap"), "bootstrap", NO_LAB),
-    *(scenario(name) for name in ("nvidia_driver", "stack", "watcher", "backup")),
+    *(scenario(name) for name in SLOW_SCENARIOS),
+    Stage("system-gpus", pytest("-m", "lab", HOST_OF_ITS_OWN), "system", NO_LAB),
     Stage("ansible-lint", ("ansible-lint", "--offline", "--profile", "production"), "lint",
           ("*.md", "*.py", "docs/*", "watcher/*")),
-    Stage("unit", pytest("-n", "2", "-m", "not lab", "tests", "cake/tests"), "unit",
+    # By file, since what a module asks a playbook once would else be asked by each worker.
+    Stage("unit", pytest("-n", "2", "--dist", "loadfile", "-m", "not lab", "tests", "cake/tests"),
+          "unit",
           ("*.md", "docs/*", "watcher/tests/*")),
     Stage("unit-watcher", pytest("-n", "2", "-c", "watcher/pyproject.toml", "watcher/tests"),
           "unit", ("*.md", "docs/*", "roles/*", "molecule/*", "playbooks/*", "tests/*")),
@@ -94,7 +101,7 @@ STAGES = (
     *(
         scenario(file.parent.name)
         for file in sorted(ROOT.glob("molecule/*/molecule.yml"))
-        if file.parent.name not in ("nvidia_driver", "stack", "watcher", "backup")
+        if file.parent.name not in SLOW_SCENARIOS
     ),
     Stage("sign-in", pytest("-m", "lab", "tests/caddy"), "roles", NO_LAB),
     Stage("valkey-client", pytest("-m", "lab", "tests/valkey"), "roles", NO_LAB),

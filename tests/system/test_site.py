@@ -159,12 +159,14 @@ def test_health_needs_no_key(site: Site) -> None:
     assert status_of(site, "/health", key=False) == 200
 
 
-def test_a_warm_question_starts_in_a_fifth_of_the_time(site: Site) -> None:
+def test_of_a_warm_question_less_than_a_fifth_is_computed(site: Site) -> None:
     pack_tokens = site.client.wait_until_warm()["tokens"]
     cold, warm = site.client.ask(cold=True), site.client.ask()
     assert cold.cached_tokens == 0
     assert warm.cached_tokens >= WARM_SHARE * pack_tokens
-    assert warm.first_token < cold.first_token / 5
+    computed = [answer.prompt_tokens - answer.cached_tokens for answer in (cold, warm)]
+    # How much sooner it begins, bench.warm measures.
+    assert computed[1] < computed[0] / 5
     assert warm.text == cold.text
 
 

@@ -74,7 +74,7 @@ def test_a_container_that_crashes_shows_its_log_long_before_the_timeout(host: Ho
     assert "open /etc/caddy/missing: no such file or directory" in said
     assert "Release 2 failed: two is" in said
     assert answer(host, 9102) == "first"
-    assert time.monotonic() - begin < 120
+    assert time.monotonic() - begin < 600, "it waited for the health check all the same"
 
 
 def test_a_mended_run_restarts_only_the_container_that_changed(host: Host) -> None:
