@@ -84,8 +84,9 @@ FAULTS = (
     frozen("the watcher", UNIT % "watcher", 60),
     frozen("the keys", UNIT % "keys", 30, 1),
     # Who asks while the engine hangs waits, until that is noticed and the engine ended.
-    hung("the engine's core", CHILD % ("vllm", "EngineCore"), 480, 4),
-    hung("the engine's API", CHILD % ("vllm", "vllm serve"), 480, 4),
+    hung("the engine's core", CHILD % ("vllm", "EngineCore"), 600, 4),
+    hung("the engine's worker", CHILD % ("vllm", "VLLM::Worker"), 600, 4),
+    hung("the engine's API", CHILD % ("vllm", "vllm serve"), 600, 4),
     hung("LMCache", CHILD % ("lmcache", "lmcache server"), 300, 4),
     # Nobody answers in its place.
     hung("Caddy", PID % "caddy", 180, 60),
