@@ -151,9 +151,8 @@ def check(url: str, model: str, patience: float, before: Seen) -> Seen:
         if has_moved(base, now):
             return Seen(now, time.monotonic())
         if time.monotonic() - began > patience:
-            raise HungError(
-                f"no completion came within {patience:.0f} s, and nothing moved meanwhile"
-            )
+            seconds = time.monotonic() - (before.proven or began)
+            raise HungError(f"nothing was completed and nothing moved for {seconds:.0f} s")
         base = base or now
     if completion.error:
         raise UnhealthyError(completion.error)
