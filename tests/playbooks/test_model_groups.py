@@ -175,7 +175,7 @@ def test_the_first_host_answers_and_the_other_one_computes(rendered: dict[str, A
     assert head["infbox_serves"] and not worker["infbox_serves"]
     assert head["stack_gate"] and not worker["stack_gate"]
     assert (head["stack_peers"], worker["stack_peers"]) == (["gpu2"], ["gpu1"])
-    assert worker["stack_host_units"] == {} and worker["infbox_host_services"] == []
+    assert worker["stack_host_units"] == {} and worker["infbox_host_services"] == ["autoheal"]
     # What it needs none of is neither asked for nor looked at.
     assert worker["preflight_required_settings"] == worker["preflight_workspaces"] == []
     assert worker["backup_settings"] == {}
