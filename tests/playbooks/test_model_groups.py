@@ -133,10 +133,11 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 "content": "{{ dict(_shown | zip(query('ansible.builtin.vars', *_shown)))"
                            " | to_json }}"}},
         ],
-        "vars": {"_shown": shown, "_vllm_node_checksum": "0"},
+        "vars": {"_shown": shown},
     }]  # fmt: skip
     (folder / "group_vars").symlink_to(ROOT / "group_vars")
     (folder / "filter_plugins").symlink_to(ROOT / "plugins/filter")
+    (folder / "files").symlink_to(ROOT / "roles/vllm/files")
     (folder / "play.yml").write_text(json.dumps(play))
     hosts = {
         "gpu1": host(infbox_model_group_address="192.0.2.1"),
@@ -213,8 +214,13 @@ def test_each_host_keeps_the_kv_of_its_own_part(rendered: dict[str, Any]) -> Non
 
 
 def test_a_worker_is_well_while_the_whole_serves(rendered: dict[str, Any]) -> None:
-    assert "--check" in rendered["gpu2"]["vllm"]["healthcheck"]["test"]
-    assert "/health" in rendered["gpu1"]["vllm"]["healthcheck"]["test"][-1]
+    head, worker = (rendered[name]["vllm"]["healthcheck"] for name in ("gpu1", "gpu2"))
+    assert "--check" in worker["test"]
+    assert "http://127.0.0.1:8000" in head["test"]
+    # The head says first that the whole hangs.
+    patience = int(head["test"][head["test"].index("--patience") + 1])
+    assert "retries" not in head
+    assert worker["retries"] * 10 > patience + 60
 
 
 def test_only_the_hosts_themselves_get_to_the_ports_between_them(rendered: dict[str, Any]) -> None:

@@ -209,26 +209,20 @@ def test_what_the_authority_refuses_is_told_as_it_says(site: Site) -> None:
     assert answer.content["error"]["code"] == "rate_limit_exceeded"
 
 
-# One that hangs still takes connections.
-@pytest.mark.parametrize(
-    ("away", "back"),
-    [
-        (f"systemctl stop {AUTHORITY}", f"systemctl start {AUTHORITY}"),
-        (f"systemctl kill --signal=STOP {AUTHORITY}", f"systemctl kill --signal=CONT {AUTHORITY}"),
-    ],
-    ids=["stopped", "hung"],
-)
+# One that hangs still takes connections, and costs five seconds each.
+@pytest.mark.parametrize("away", ["stopped", "hung"])
 def test_nobody_is_let_in_while_nobody_says_who_asks(
-    host: Host, site: Site, alice: dict[str, str], away: str, back: str
+    host: Host, site: Site, alice: dict[str, str], away: str
 ) -> None:
-    host.check_output(away)
+    hangs = away == "hung"
+    host.check_output(f"systemctl {'kill --signal=STOP' if hangs else 'stop'} {AUTHORITY}")
     try:
-        for headers in (alice, {}, {"X-Infbox-User": "alice"}):
+        for headers in (alice,) if hangs else (alice, {}, {"X-Infbox-User": "alice"}):
             for method, path in (("GET", "/v1/models"), ("POST", "/v1/messages")):
                 assert_it_may_try_again(site.ask(method, path, headers, b"{}"), path)
         assert site.ask("GET", "/health").status == 200
     finally:
-        host.check_output(back)
+        host.check_output(f"systemctl {'kill --signal=CONT' if hangs else 'start'} {AUTHORITY}")
     assert wait_for(lambda: site.ask("GET", "/v1/models", alice).status == 200)
 
 
