@@ -253,6 +253,12 @@ class Rules:
                 return f"it holds the model's control token {token.decode()}"
         return _machine_made(data, path) or self._secret(data, path)
 
+    def secret_in(self, data: bytes, path: str = "") -> str | None:
+        """Judge a part of a file, as a difference shows it: by tokens and secrets alone."""
+        if any(token in data for token in self._control_tokens):
+            return "it holds a control token of the model"
+        return self._secret(data, path)
+
     def _secret(self, data: bytes, path: str) -> str | None:
         found = self._secrets.find(data, path)
         return f"secret by content: {found.kind}, line {found.line}" if found else None

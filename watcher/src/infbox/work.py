@@ -514,7 +514,9 @@ def _packers(config: Config) -> dict[str, Packer]:
 def _base(config: Config, name: str, packer: Packer) -> BaseWorkspace:
     root = next(workspace.path for workspace in config.workspaces if workspace.name == name)
     index_file = index.place(config.state_dir, name)
-    return BaseWorkspace(name, lambda: packer.entries, Reader(index_file), root)
+    return BaseWorkspace(
+        name, lambda: packer.entries, Reader(index_file), root, lambda: packer.erased
+    )
 
 
 def _packer(

@@ -1,0 +1,162 @@
+"""Which pieces of KV in LMCache hold which files' text, so that they can be dropped.
+
+LMCache keeps whole chunks of tokens, each under a hash of its tokens and all before them. Of what a
+warm-up has computed, the hashes are noted here together with the paths whose text is in each chunk;
+of a file that must not be shown any more they are dropped by that name, from memory and disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+MOST_ROWS = 400_000
+"""Of chunks and paths. With more, the oldest are forgotten: of those LMCache kept none by then."""
+
+AGAIN_SECONDS = 120.0
+"""After a first time, chunks are dropped once more: a request that was under way then has stored
+them anew."""
+
+SLACK = 8
+"""Tokens by which the borders of files in a prompt may differ from what is noted."""
+
+ANY = ""
+"""Stands for all paths, where it is not known which text is in a chunk."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS chunks (
+    hash BLOB NOT NULL, path BLOB NOT NULL, PRIMARY KEY (hash, path)
+);
+CREATE INDEX IF NOT EXISTS chunks_by_path ON chunks (path);
+CREATE TABLE IF NOT EXISTS dropping (
+    hash BLOB PRIMARY KEY, due REAL NOT NULL, times INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+_TIMES = 2
+_AT_ONCE = 2000  # hashes that are dropped by one request
+
+
+class CachedChunks:
+    """The chunks of one workspace's packs. For any thread.
+
+    Args:
+        file: the database; made with mode 0640 when it is not there.
+        clock: returns unix time, in seconds.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be used.
+    """
+
+    def __init__(self, file: Path, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        try:
+            self._db = _opened(file)
+        except sqlite3.DatabaseError:
+            file.unlink()
+            self._db = _opened(file)
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
+
+    def note(
+        self, ids: Sequence[int], sections: Sequence[tuple[int, frozenset[str]]], chunk: int
+    ) -> None:
+        """Note the chunks of a prompt.
+
+        Args:
+            ids: of its tokens.
+            sections: where each part of it ends, in tokens, and the paths whose text is in it.
+            chunk: tokens of a chunk.
+        """
+        rows = []
+        for number, name in enumerate(hashes(ids, chunk)):
+            start, end = number * chunk - SLACK, (number + 1) * chunk + SLACK
+            rows += [(name, os.fsencode(path)) for path in _within(sections, start, end)]
+        with self._lock, self._db:
+            self._db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", rows)
+            count = self._db.execute("SELECT count(*) FROM chunks").fetchone()[0]
+            if count > MOST_ROWS:
+                self._db.execute(
+                    "DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks ORDER BY rowid"
+                    " LIMIT ?)",
+                    (count - MOST_ROWS,),
+                )
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """Have the chunks dropped that hold text of these paths."""
+        now = self._clock()
+        with self._lock, self._db:
+            for path in {ANY, *paths} if paths else ():
+                known = "SELECT hash FROM chunks WHERE path = ?"
+                self._db.execute(
+                    f"INSERT OR REPLACE INTO dropping SELECT hash, ?, ? FROM ({known})",  # noqa: S608
+                    (now, _TIMES, os.fsencode(path)),
+                )
+            self._db.execute("DELETE FROM chunks WHERE hash IN (SELECT hash FROM dropping)")
+
+    def due(self) -> list[bytes]:
+        """Return some hashes that are to be dropped now."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT hash FROM dropping WHERE due <= ? LIMIT ?", (self._clock(), _AT_ONCE)
+            )
+            return [name for (name,) in rows]
+
+    def dropped(self, names: Iterable[bytes]) -> None:
+        """Note that these were dropped; each is dropped once more after a while."""
+        later = self._clock() + AGAIN_SECONDS
+        with self._lock, self._db:
+            self._db.executemany(
+                "UPDATE dropping SET due = ?, times = times - 1 WHERE hash = ?",
+                [(later, name) for name in names],
+            )
+            self._db.execute("DELETE FROM dropping WHERE times <= 0")
+
+
+def hashes(ids: Sequence[int], chunk: int) -> list[bytes]:
+    """Return the names that LMCache gives to the whole chunks of a prompt, by blake3.
+
+    Args:
+        ids: of its tokens.
+        chunk: tokens of a chunk.
+    """
+    before = blake3(bytes(8) + bytes(4)).digest()
+    found = []
+    for start in range(0, len(ids) - chunk + 1, chunk):
+        before = blake3(before + struct.pack(f">{chunk}I", *ids[start : start + chunk])).digest()
+        found.append(before)
+    return found
+
+
+def _within(sections: Sequence[tuple[int, frozenset[str]]], start: int, end: int) -> set[str]:
+    """Return the paths of the sections that overlap a part of a prompt."""
+    found: set[str] = set()
+    begin = 0
+    for until, paths in sections:
+        if begin < end and until > start:
+            found |= paths
+        begin = until
+    return found
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+    database = sqlite3.connect(file, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.executescript(_SCHEMA)
+    return database
