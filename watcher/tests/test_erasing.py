@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,11 +16,13 @@ from infbox.cached_chunks import CachedChunks
 from infbox.index import Row
 from infbox.packer import Packer
 from infbox.packs import PackFile
-from infbox.tokens import Tokenizer
 from reading import sections
 from test_overlay_packer import Pair
 from test_packer import BUDGET, Shop, lines, now
 from trees import fill
+
+if TYPE_CHECKING:
+    from infbox.tokens import Tokenizer
 
 MARK = "only-in-this-file"
 
@@ -145,7 +148,9 @@ class TestStricterRules:
         ours = rules.Rules._secret
 
         def stricter(self: rules.Rules, data: bytes, path: str) -> str | None:
-            return "secret by content: x, line 1" if MARK.encode() in data else ours(self, data, path)
+            return (
+                "secret by content: x, line 1" if MARK.encode() in data else ours(self, data, path)
+            )
 
         monkeypatch.setattr(rules.Rules, "_secret", stricter)
 

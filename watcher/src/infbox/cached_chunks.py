@@ -83,11 +83,14 @@ class CachedChunks:
             chunk: tokens of a chunk.
         """
         rows = []
-        for number, name in enumerate(hashes(ids, chunk)):
+        names = hashes(ids, chunk)
+        for number, name in enumerate(names):
             start, end = number * chunk - SLACK, (number + 1) * chunk + SLACK
             rows += [(name, os.fsencode(path)) for path in _within(sections, start, end)]
         with self._lock, self._db:
             self._db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", rows)
+            # What stands in the present pack need not go: it was dropped for the slack alone.
+            self._db.executemany("DELETE FROM dropping WHERE hash = ?", [(n,) for n in names])
             count = self._db.execute("SELECT count(*) FROM chunks").fetchone()[0]
             if count > MOST_ROWS:
                 self._db.execute(

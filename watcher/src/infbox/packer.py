@@ -64,6 +64,7 @@ class Publication:
         entries: what each of its sections is about: what it says, the path, the digest of the file
             after it, and of a renamed file the old path.
         past: what there is to say of earlier packs.
+        told: the paths that each of its sections tells of.
     """
 
     workspace: str
@@ -77,6 +78,7 @@ class Publication:
     ids: Ids[int] | None = field(default=None, compare=False, repr=False)
     entries: tuple[tuple[str, str, str, str], ...] = field(default=(), repr=False)
     past: Past = field(default=Past(), compare=False, repr=False)
+    told: tuple[frozenset[str], ...] = field(default=(), compare=False, repr=False)
 
 
 class Packer:
@@ -523,6 +525,7 @@ class Packer:
                 (e.kind.value, plain(e.path), e.digest, plain(e.old_path)) for e in pack.entries
             ),
             past=past,
+            told=tuple(frozenset(erasing.told([entry])) for entry in pack.entries),
         )
 
 
@@ -604,7 +607,9 @@ def _tokens(files: Iterable[File]) -> float:
 
 
 def _as_json(publication: Publication) -> str:
-    told = {key: value for key, value in vars(publication).items() if key not in ("ids", "past")}
+    told = {
+        key: value for key, value in vars(publication).items() if key not in ("ids", "past", "told")
+    }
     return json.dumps(told | vars(publication.past), ensure_ascii=False)
 
 

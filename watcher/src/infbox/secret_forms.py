@@ -91,7 +91,7 @@ def _of_signature(text: Text, start: int) -> Iterator[Place]:
 # Headers
 
 _HEADER = re.compile(
-    r"""(?i:authorization)["'`\]]{0,2}[ \t]{0,4}[:=,]?[ \t]{0,4}["'`]{0,2}"""
+    r"""(?i:authorization)["'`\]]{0,2}(?:[ \t]{0,4}[:=,][ \t]{0,4}|[ \t]{1,4}(?=["'`]))["'`]{0,2}"""
     r"""(?i:(?P<scheme>basic|bearer|token|bot|apikey|key)[ \t=]{1,4})?"""
     r"""(?P<value>[^\s"'`<>,;\\]{8,2000})"""
 )

@@ -93,7 +93,7 @@ _BETWEEN = re.compile(
 _QUOTED = re.compile(r"""(["'`])((?:(?!\1)[^\n\\]|\\[^\n]){6,2000})\1""")
 _BARE = re.compile(r"""(?P<quotes>["'`]{0,3})(?P<value>[^\s"'`<>(){}\[\],;|&\\]{6,2000})""")
 _HEX = re.compile(r"(?:0x)?[0-9a-fA-F]+")
-_TEXT_BEGINS = re.compile(r"""["'`]|#|//|^\s*[*;%]|--""")
+_COMMENT = re.compile(r"#|//|^\s*[*;%]|--")
 
 
 class _Named(NamedTuple):
@@ -171,4 +171,5 @@ def _is_in_text(text: Text, start: int, bare: re.Match[str]) -> bool:
         return True
     if text.plain[bare.end() : bare.end() + 1] in ("(", "[", "{", ".", "<"):
         return False
-    return _TEXT_BEGINS.search(text.plain[text.line_before(start) : start]) is not None
+    line = text.plain[text.line_before(start) : start]
+    return _COMMENT.search(line) is not None or any(line.count(mark) % 2 for mark in "\"'`")
