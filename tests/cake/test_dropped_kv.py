@@ -6,9 +6,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-
 from infbox.cached_chunks import CachedChunks, hashes
 from infbox.lmcache import LMCache, Prefetched
+
 from lab.cake import CHUNK, HTTP_PORT, Rig, prompt, stored
 from tests.cake.conftest import TOKENS
 
