@@ -46,7 +46,7 @@ def test_what_held_an_erased_file_is_found_neither_in_memory_nor_on_disk(
 
     chunks = CachedChunks(tmp_path / "chunks.db")
     sections = [(end, frozenset({path})) for path, end in FILES.items()]
-    chunks.note(ids, sections, CHUNK)
+    chunks.note("chat", ids, sections, CHUNK)
     chunks.drop(["b.py"])
     due = chunks.due()
     chunks.close()

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infbox import rules, store
-from infbox.cached_chunks import CachedChunks
+from infbox.cached_chunks import CachedChunks, hashes
 from infbox.index import Row
 from infbox.packer import Packer
 from infbox.packs import PackFile
@@ -295,7 +297,7 @@ def test_the_chunks_that_hold_a_path_are_dropped_twice(tmp_path: Path) -> None:
     clock = Clock()
     with contextlib.closing(CachedChunks(tmp_path / "chunks.db", clock)) as chunks:
         texts = [(40, frozenset({"a"})), (60, frozenset({"b"})), (100, frozenset({"c"}))]
-        chunks.note(range(100), texts, 16)
+        chunks.note("chat", range(100), texts, 16)
         assert chunks.due() == []
         chunks.drop(["b"])
         due = chunks.due()
@@ -311,9 +313,41 @@ def test_the_chunks_that_hold_a_path_are_dropped_twice(tmp_path: Path) -> None:
         assert chunks.due() == []
 
 
+def test_a_chunk_of_the_present_pack_is_not_dropped_again(tmp_path: Path) -> None:
+    clock = Clock()
+    with contextlib.closing(CachedChunks(tmp_path / "chunks.db", clock)) as chunks:
+        texts = [(36, frozenset({"a"})), (60, frozenset({"b"})), (100, frozenset({"c"}))]
+        chunks.note("chat", range(100), texts, 16)
+        chunks.drop(["b"])
+        due = chunks.due()
+        assert hashes(range(100), 16)[1] in due, "it ends before b, and within the slack"
+        chunks.dropped(due)
+        chunks.note("chat", [*range(36), *range(200, 264)], [(100, frozenset({"a"}))], 16)
+        clock.now += 1000
+        assert sorted(chunks.due()) == sorted(set(due) - {hashes(range(100), 16)[1]})
+
+
+@given(
+    first=st.lists(st.integers(0, 9), max_size=60),
+    more=st.lists(st.integers(0, 9), max_size=60),
+    keep=st.integers(0, 60),
+)
+def test_what_is_known_of_the_last_prompt_gives_the_same_names(
+    first: list[int], more: list[int], keep: int, tmp_path: Path
+) -> None:
+    with contextlib.closing(CachedChunks(tmp_path / "chunks.db")) as chunks:
+        for ids in (first, [*first[:keep], *more]):
+            chunks.note("chat", ids, [(len(ids), frozenset({"a"}))], 4)
+            assert chunks._known["chat"][1] == hashes(ids, 4)
+        chunks.drop(["a"])
+        assert set(chunks.due()) == {*hashes(first, 4), *hashes([*first[:keep], *more], 4)}
+        chunks.dropped(chunks.due())
+        (tmp_path / "chunks.db").unlink()
+
+
 def test_what_is_to_be_dropped_survives_a_restart(tmp_path: Path) -> None:
     with contextlib.closing(CachedChunks(tmp_path / "chunks.db")) as chunks:
-        chunks.note(range(100), [(100, frozenset({"a"}))], 16)
+        chunks.note("chat", range(100), [(100, frozenset({"a"}))], 16)
         chunks.drop(["a"])
     with contextlib.closing(CachedChunks(tmp_path / "chunks.db")) as chunks:
         assert len(chunks.due()) == 6
@@ -339,7 +373,7 @@ def test_a_packer_has_the_chunks_of_what_it_erases_dropped(
         assert publication.ids
         ends = [tokens for _, tokens in publication.sections]
         paths = [frozenset({path} - {""}) for _, path, _, _ in publication.entries]
-        chunks.note(publication.ids, list(zip(ends, paths, strict=True)), 16)
+        chunks.note("chat", publication.ids, list(zip(ends, paths, strict=True)), 16)
         ignore(shop, "b.py")
         packer.update()
     assert len(chunks.due()) * 16 >= ends[-1] - ends[-2] - 16

@@ -84,7 +84,7 @@ class LMCache:
             world_size, chunk = await self._layout(model_path)
             body = {
                 "model_name": model_path,
-                "world_size": world_size,
+                "world_size": world_size or 1,
                 "token_ids": list(tokens),
                 "cache_salt": "",
             }
@@ -111,6 +111,8 @@ class LMCache:
         """
         try:
             world_size, _ = await self._layout(model_path)
+            if not world_size:  # how many pieces there are of each chunk
+                return "no engine has registered the model with LMCache yet"
             keys = [
                 {
                     "chunk_hash_hex": name.hex(),
@@ -141,15 +143,15 @@ class LMCache:
             return _CHUNK_TOKENS
 
     async def _layout(self, model_path: str) -> tuple[int, int]:
-        """Return over how many ranks the model's KV is spread, as its workers registered, and the
-        tokens of a chunk."""
+        """Return over how many ranks the model's KV is spread, as its workers registered, 0 where
+        none did, and the tokens of a chunk."""
         status = await self._ask("GET", "/status")
         sizes = (
             entry["world_size"]
             for entry in _mappings(status)
             if entry.get("model_name") == model_path and isinstance(entry.get("world_size"), int)
         )
-        return next(sizes, 1), int(status.get("chunk_size") or _CHUNK_TOKENS)
+        return next(sizes, 0), int(status.get("chunk_size") or _CHUNK_TOKENS)
 
     async def _completion(self, request: str, ends: float) -> dict[str, Any]:
         pause = self._first_pause

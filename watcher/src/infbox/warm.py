@@ -382,13 +382,15 @@ class Warmer:
         sections = _sections(publication, is_exact=checked.own_ids)
         shifted = [(until + before, paths) for until, paths in sections]
         prompt = [*checked.head, *ids[checked.skip :]]
-        await asyncio.to_thread(self._chunks.note, prompt, shifted, chunk)
-        await asyncio.to_thread(self._chunks.note, ids, sections, chunk)
+        await asyncio.to_thread(self._chunks.note, "chat", prompt, shifted, chunk)
+        await asyncio.to_thread(self._chunks.note, "completion", ids, sections, chunk)
         self._noted = sha256
 
     async def _drop_chunks(self) -> None:
         """Have LMCache drop what must not be kept; what fails is tried again with the next step."""
         if self._chunks is None or self._lmcache is None or self._target is None:
+            return
+        if not self._chunks.is_due:
             return
         names = await asyncio.to_thread(self._chunks.due)
         if not names:
