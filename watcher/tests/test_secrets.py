@@ -307,6 +307,22 @@ def test_time_and_memory_for_hostile_files_stay_within_bounds() -> None:
         assert int(done.stdout) < 200, piece
 
 
+FINDER = Finder()
+PARTS = [form.text(0) for form in secret_corpus.SECRETS_TUNED + secret_corpus.GOOD_TUNED]
+
+
+@given(
+    parts=st.lists(st.sampled_from(PARTS) | st.text() | st.sampled_from(HOSTILE), max_size=6),
+    cut=st.integers(0, 200),
+    path=st.sampled_from(["a.py", "a.yml", "a", "a.ipynb", "\udc80.tf"]),
+)
+@example(parts=["\\ud800 \\u0000 \0 &#34;"], cut=0, path="a.json")
+def test_any_bytes_are_judged(parts: list[str], cut: int, path: str) -> None:
+    data = "".join(parts).encode(errors="replace")[cut:]
+    found = FINDER.find(data, path)
+    assert found is None or 1 <= found.line <= data.count(b"\n") + 1
+
+
 def test_a_file_that_would_take_long_to_judge_is_refused() -> None:
     assert kind_in("secret " * (secret_forms.MOST_PLACES + 1)) == secrets.TOO_MANY
     headings = "kind: Secret\n" + "data:\n  a: b\n" * 60
