@@ -143,7 +143,7 @@ def test_a_map_does_not_name_what_must_not_be_shown(shop: Shop) -> None:
 class TestStricterRules:
     """What was allowed by the rules of before."""
 
-    def _upgrade(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def _upgrade(self, shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         changed = tmp_path / "rules.py"
         changed.write_text(Path(rules.__file__).read_text() + "\n# another version\n")
         monkeypatch.setattr(rules, "__file__", str(changed))
@@ -155,6 +155,7 @@ class TestStricterRules:
             )
 
         monkeypatch.setattr(rules.Rules, "_secret", stricter)
+        shop.tree.refresh()
 
     def test_it_is_erased_though_the_index_is_of_before(
         self, shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -163,7 +164,7 @@ class TestStricterRules:
         with shop.packer() as packer:
             packer.update()
             epoch = shop.published["epoch"]
-        self._upgrade(monkeypatch, tmp_path)
+        self._upgrade(shop, monkeypatch, tmp_path)
         with shop.packer() as packer:
             assert packer.update()
             assert MARK not in now(packer).text
@@ -180,7 +181,7 @@ class TestStricterRules:
             shop.save(b_py=lines("b"))
             packer.update()
             assert MARK in now(packer).text, "as it was, and as a line that went"
-        self._upgrade(monkeypatch, tmp_path)
+        self._upgrade(shop, monkeypatch, tmp_path)
         with shop.packer() as packer:
             assert packer.update()
             assert "## b.py\n" in now(packer).text
@@ -193,7 +194,7 @@ class TestStricterRules:
         with shop.packer() as packer:
             packer.update()
             before = now(packer)
-        self._upgrade(monkeypatch, tmp_path)
+        self._upgrade(shop, monkeypatch, tmp_path)
         with shop.packer() as packer:
             packer.update()
             assert (now(packer).text, now(packer).version) == (before.text, before.version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,7 +213,7 @@ class Rules:
         self._control_tokens = tuple(token.encode() for token in self._control_names)
         self._secrets = secrets.Finder()
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Short text that differs when the verdict about any file may differ.
 
