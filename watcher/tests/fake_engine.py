@@ -116,6 +116,8 @@ class FakeEngine:
     template: Callable[[list[dict[str, Any]], list[Any]], str] = render
     block: int = 1
     prefetch: str = "loaded"
+    keeps: bool = False
+    dropped: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     longest: int = 0
     seen: list[Seen] = field(default_factory=list)
     prompts: list[Sequence[object]] = field(default_factory=list)
@@ -164,6 +166,8 @@ class FakeEngine:
                 Route("/detokenize", self._detokenize, methods=["POST"]),
                 Route("/metrics", self._metrics),
                 Route("/status", self._lmcache_status),
+                Route("/config/adapters", self._lmcache_adapters),
+                Route("/cache/objects", self._drop, methods=["DELETE"]),
                 Route("/cache/prefetches", self._begin_prefetch, methods=["POST"]),
                 Route("/cache/prefetches/{id}", self._tell_prefetch),
                 Route("/{path:path}", self._echo, methods=METHODS),
@@ -271,6 +275,21 @@ class FakeEngine:
     async def _lmcache_status(self, _request: Request) -> Response:
         worker = {"model_name": PATH, "world_size": 2}
         return JSONResponse({"chunk_size": 256, "contexts": {"7": worker}})
+
+    async def _lmcache_adapters(self, _request: Request) -> Response:
+        names = ("fs_native", "resp")
+        return JSONResponse({"adapters": [{"type_name": name, "tier": "l2"} for name in names]})
+
+    async def _drop(self, request: Request) -> Response:
+        asked = (await self._note(request)).chat
+        if self.keeps:
+            return JSONResponse({"deleted": 0, "skipped": 0, "ok": False, "error": "disk"})
+        keys = asked["keys"]
+        place = asked.get("adapter", asked["tier"])
+        self.dropped.setdefault(place, []).extend(
+            (key["chunk_hash_hex"], key["kv_rank"]) for key in keys
+        )
+        return JSONResponse({"deleted": len(keys), "skipped": 0, "ok": True})
 
     async def _begin_prefetch(self, request: Request) -> Response:
         await self._note(request)
