@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 import stat
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
 
+from infbox import clock
+from infbox.clock import EVER, Moment
 from infbox.git import Git
 from infbox.index import Folder, Stamp
 from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules, as_utf8
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
     from infbox.git import Facts
     from infbox.index import Row
-
-CLOCK_TICK_NS = 20_000_000
-"""The kernel moves a file's times in ticks. What is looked at within one of its last change may
-change again and keep its stamp."""
 
 _IGNORE_FILE = ".gitignore"
 _ASKED_AT_ONCE = 250  # folders about which git is asked in one go
@@ -140,7 +137,7 @@ class Tree:
             FileNotFoundError: the root is gone.
             GitError: git could not answer.
         """
-        since = time.time_ns()
+        since = Moment.now()
         listed = self.git.files([below] if below else [])
         walk = Walk(self, entering or _nothing, since)
         for _ in walk.run(below, listed):
@@ -289,13 +286,13 @@ class Walk:
     Args:
         tree: to walk over.
         entering: called with each folder before it is read.
-        since: time at which git began, of the wall clock in nanoseconds.
+        since: when git began.
     """
 
-    def __init__(self, tree: Tree, entering: Callable[[str], None], since: int = 0) -> None:
+    def __init__(self, tree: Tree, entering: Callable[[str], None], since: Moment = EVER) -> None:
         self._tree = tree
         self._entering = entering
-        self._since = since - CLOCK_TICK_NS
+        self._since = since
         self._listed: set[str] | None = None
         self._leading: set[str] = set()
         self._met: list[str] = []
@@ -373,7 +370,7 @@ class Walk:
             self._left.append(folder)
             return []
         is_doubtful = (folder and listing.mark) or folder in (self._listed or ())
-        if listing.changed_ns >= self._since or is_doubtful:
+        if listing.changed_ns >= self._since.least_stamp or is_doubtful:
             self._left.append(folder)
             return []
         self._take(folder, listing)
@@ -391,7 +388,7 @@ class Walk:
         except OSError as error:
             self._not_listed(folder, error)
             return []
-        changed = is_new or listing.changed_ns >= self._since
+        changed = is_new or listing.changed_ns >= self._since.least_stamp
         is_border = bool(folder) and self._is_border(folder, listing.mark, changed)
         if is_border:
             self.folders[folder] = listing.row._replace(is_border=True)
@@ -430,7 +427,7 @@ class Walk:
 
     def _changed(self, folder: str) -> bool:
         try:
-            return os.lstat(self._tree.place(folder)).st_ctime_ns >= self._since
+            return os.lstat(self._tree.place(folder)).st_ctime_ns >= self._since.least_stamp
         except OSError:
             return False
 
@@ -497,10 +494,17 @@ def _is_link(git: Git, folder: str) -> bool:
     return own in owner.tracked.links
 
 
-def folder_row(status: os.stat_result) -> Folder:
-    """Return a folder's row; one that changed just now may do so again and keep its stamp."""
+def folder_row(status: os.stat_result, known: Folder | None = None) -> Folder:
+    """Return a folder's row; one that changed just now may do so again and keep its stamp.
+
+    Args:
+        status: of the folder.
+        known: its row before. A time in the future is not trusted once, and is from then on: it
+            would never come to be trusted otherwise.
+    """
     newest = max(status.st_ctime_ns, status.st_mtime_ns)
-    if time.time_ns() - newest < CLOCK_TICK_NS:
+    was_doubted = known is not None and known.mtime_ns < 0
+    if clock.may_keep_stamp(newest) and not (was_doubted and clock.is_future(newest)):
         return Folder(-1, -1)
     return Folder(status.st_mtime_ns, status.st_ctime_ns)
 

@@ -63,7 +63,7 @@ class Changes:
         """Take note of a change.
 
         Args:
-            saved_at: unix time of the save that led to it; None where none did.
+            saved_at: monotonic time of the save that led to it; None where none did.
         """
         with self._condition:
             self._last = time.monotonic()
@@ -261,7 +261,7 @@ class Follower(threading.Thread):
             elif self._keeper:
                 reset |= self._keeper.take(event, now)
                 if self._saved_at is None:
-                    self._saved_at = time.time()
+                    self._saved_at = time.monotonic()
         if self._is_watchless and self._sentinel_stamp() != self._sentinel_was:
             self._sentinel_was, self.sentinel_seen = self._sentinel_stamp(), now
         if lost:
@@ -338,7 +338,7 @@ class Follower(threading.Thread):
             self._dirty_since = now
             self._untold = self._untold or now
             if self._saved_at is not None:
-                self.save_to_indexed = time.time() - self._saved_at
+                self.save_to_indexed = time.monotonic() - self._saved_at
                 self.times.append(self.save_to_indexed)
         if self._untold and self._is_worth_telling(keeper, now):
             self._untold = 0.0

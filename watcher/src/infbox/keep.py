@@ -15,8 +15,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from infbox import watch
-from infbox.files import CLOCK_TICK_NS, Walk, belonging, folder_row
+from infbox import clock, watch
+from infbox.clock import EVER, Moment
+from infbox.files import Walk, belonging, folder_row
 from infbox.git import Facts, GitError, tracked_paths
 from infbox.index import Stamp
 from infbox.later import QUIET_SECONDS, Errand, Soon
@@ -71,6 +72,8 @@ class Keeper(Looker):
         self._ignores: frozenset[str] = frozenset()
         self._indexes: frozenset[str] = frozenset()
         self._stamps: dict[str, list[int]] = {}
+        self._doubted: dict[str, int] = {}
+        """What decides and was taken for changed lately, with the time that it had."""
         self._has_blind_sources = False
         self._borders: dict[str, float] = {}
         self._scan_soon = Soon()
@@ -255,10 +258,10 @@ class Keeper(Looker):
         """Return all that decide, by the folder below which they do."""
         return {"": self._tree.git, **self._tree.git.inner}
 
-    def _read_tracked(self) -> tuple[int, list[tuple[str, Git, Tracked, set[str], set[str]]]]:
+    def _read_tracked(self) -> tuple[Moment, list[tuple[str, Git, Tracked, set[str], set[str]]]]:
         """Read what the repositories track; return since when, and with it what is new in it and
         what is not in it any more."""
-        since = time.time_ns()
+        since = Moment.now()
         found = []
         for folder, git in self._gits().items():
             new = git.read_tracked()
@@ -339,7 +342,7 @@ class Keeper(Looker):
         self.scans += 1
         self._check_root()
         self._touched = set()
-        since = time.time_ns()
+        since = Moment.now()
         tracked = Errand(partial(tracked_paths, self._tree.root), self._wake)
         if self._git_is_stale or self._rules_are_stale:
             self._tree.refresh()
@@ -368,7 +371,7 @@ class Keeper(Looker):
         known = self._sources
         self._watch_sources()
         if any(path.endswith("/.git/HEAD") for path in self._sources - known):
-            since = 0  # a repository is being made, and no event told of it until now
+            since = EVER  # a repository is being made, and no event told of it until now
         if with_stamps:
             yield from self.compare()
         self._touched = None
@@ -463,7 +466,7 @@ class Keeper(Looker):
         # Even where it is not to be trusted yet: the old one must not be met again, as it would be
         # when what was mounted over the folder goes.
         with self._index.transaction():
-            self._index.write_folders({folder: folder_row(status)})
+            self._index.write_folders({folder: folder_row(status, known)})
 
     def _is_known(self, path: str, entry: os.DirEntry[str]) -> bool:
         if entry.is_dir(follow_symlinks=False):
@@ -491,7 +494,7 @@ class Keeper(Looker):
         self._write({}, sorted(gone))
         self._bulk.extend(sorted(new))
 
-    def _complete(self, heats: Errand | None, since: int) -> None:
+    def _complete(self, heats: Errand | None, since: Moment) -> None:
         """Note that every file was looked at, by these rules; ask for another scan if what decides
         changed while git listed by it, which was since ``since``. An index counts too: what it
         tracks is read after the list was made, and is then no news when its change is told."""
@@ -561,11 +564,11 @@ class Keeper(Looker):
         self._is_halfway = True
         self._index.keep(sources="")
 
-    def _keep_facts(self, since: int) -> bool:
+    def _keep_facts(self, since: Moment) -> bool:
         """Keep what decides, for the next start; not while a scan is halfway.
 
         Args:
-            since: what changed after this was perhaps not seen; of the wall clock, in nanoseconds.
+            since: what changed after this was perhaps not seen.
 
         Returns:
             Whether anything did.
@@ -573,7 +576,7 @@ class Keeper(Looker):
         if self._facts is None or self._is_halfway:
             return False
         self._stamps = stamps = _stamps(self._deciding() | self._facts.indexes())
-        late = {path for path, (*_, ctime) in stamps.items() if ctime >= since - CLOCK_TICK_NS}
+        late = self._late(since)
         with self._index.transaction():
             self._index.keep(
                 facts=json.dumps(self._facts),
@@ -581,6 +584,18 @@ class Keeper(Looker):
                 sources=json.dumps({**stamps, **{path: [_UNTRUSTED] for path in late}}),
             )
         return bool(late)
+
+    def _late(self, since: Moment) -> set[str]:
+        """Return those of what decides that may have changed after a moment. A time in the future
+        is doubted once: with the same time still, the file did not change since."""
+        least = since.least_stamp
+        times = {path: ctime for path, (*_, ctime) in self._stamps.items() if ctime >= least}
+        known, self._doubted = self._doubted, times
+        return {
+            path
+            for path, ctime in times.items()
+            if not (clock.is_future(ctime) and known.get(path) == ctime)
+        }
 
     def _watch_sources(self) -> None:
         """Watch the folders of what decides outside the tree, and of git's own files."""

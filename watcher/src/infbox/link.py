@@ -48,7 +48,7 @@ class Changed(NamedTuple):
 
     Attributes:
         workspace: its name.
-        saved_at: unix time of the save that led to it, in seconds; None where none did.
+        saved_at: monotonic time of the save that led to it, in seconds; None where none did.
     """
 
     workspace: str

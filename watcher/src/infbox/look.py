@@ -10,7 +10,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
-from infbox.files import CLOCK_TICK_NS, Walk, belonging, has_tracked
+from infbox import clock
+from infbox.files import Walk, belonging, has_tracked
 from infbox.heats import Heats
 from infbox.index import Folder, Row, Stamp
 from infbox.log import line
@@ -115,7 +116,9 @@ class Looker:
             status = os.lstat(self._tree.place(path))
         except OSError:
             return True
-        if time.time() - status.st_mtime >= SOON_SECONDS or not stat.S_ISREG(status.st_mode):
+        # A time in the future says nothing of when it was written.
+        age = (clock.wall_ns() - status.st_mtime_ns) / 1e9
+        if not 0 <= age < SOON_SECONDS or not stat.S_ISREG(status.st_mode):
             return True
         self._again[path] = time.monotonic() + SOON_SECONDS
         return False
@@ -149,7 +152,7 @@ class Looker:
     def _row(self, path: str, content: Content, stamp: Stamp, known: Row | None) -> Row:
         trusted = stamp
         newest = max(stamp.ctime_ns, stamp.mtime_ns)
-        if time.time_ns() - newest < CLOCK_TICK_NS:
+        if clock.may_keep_stamp(newest):
             trusted = stamp._replace(mtime_ns=_UNTRUSTED)
             self._settling[path] = (stamp, time.monotonic() + _SETTLE_SECONDS)
         else:

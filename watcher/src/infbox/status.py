@@ -79,7 +79,7 @@ class Sampler:
         self._facts: dict[str, tuple[float, Mapping[str, Any]]] = {}
         self._tokens = Minutes()
         self._work: dict[str, Minutes] = {name: Minutes() for name in packs}
-        self._warm_at = dict.fromkeys(packs, self._started)
+        self._warm_at = dict.fromkeys(packs, time.monotonic())
         self._version: str | None = None
         self._disks: list[dict[str, Any]] = []
         self._asker: Asker
@@ -187,11 +187,11 @@ class Sampler:
             if finding.state == DOWN:
                 self._version = None  # another may come back
             if "tokens" in finding.counters:
-                self._tokens.note(now, finding.counters["tokens"])
+                self._tokens.note(time.monotonic(), finding.counters["tokens"])
         if name == "watcher":
             for workspace, counts in finding.counters.items():
                 if workspace in self._work:
-                    self._work[workspace].note(now, counts)
+                    self._work[workspace].note(time.monotonic(), counts)
 
     async def _look_at_disks(self) -> None:
         self._disks = await asyncio.to_thread(_disks, self._config.status.disks)
@@ -199,7 +199,8 @@ class Sampler:
     def _compose(self, now: float) -> dict[str, Any]:
         config = self._config
         parts = [part.shown() for part in self._parts.values()]
-        workspaces = [self._workspace(workspace, now) for workspace in config.workspaces]
+        moment = time.monotonic()
+        workspaces = [self._workspace(workspace, moment) for workspace in config.workspaces]
         return {
             "at": now,
             "host": socket.gethostname(),
@@ -220,10 +221,10 @@ class Sampler:
             "cache": {
                 "since": self._started,
                 "sources": ["engine", "lmcache", "computed"],
-                "minutes": self._tokens.growth(now),
-                "tokens": self._tokens.total(now) or (0.0,) * len(SOURCES),
+                "minutes": self._tokens.growth(moment),
+                "tokens": self._tokens.total(moment) or (0.0,) * len(SOURCES),
             },
-            "first_token": self.first_tokens.summary(now),
+            "first_token": self.first_tokens.summary(moment),
             "stores": self._told("lmcache"),
             "disks": self._disks,
             "gpus": self._told("dcgm") if config.status.dcgm else None,

@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from infbox import cli, index, log, tokens
+from infbox import cli, clock, index, log, tokens
 from infbox.engine import Engine
 from infbox.errors import InputError
 from infbox.files import Tree
@@ -84,7 +84,8 @@ class Source:
         self.report = report
 
     def mark(self, saved_at: float | None) -> None:
-        """Have the index looked at, for a save at this unix time or for none. For any thread."""
+        """Have the index looked at, for a save at this moment of the monotonic clock or for none.
+        For any thread."""
         self._changes.put(Changed(self.workspace, saved_at))
 
     def wait(self) -> Changed | None:
@@ -314,7 +315,7 @@ class Worker:
         saved_at: float | None,
     ) -> None:
         # Of what is published, not of the index: together with ``warm`` it tells of a save.
-        self._last_save = self._last_save if saved_at is None else saved_at
+        self._last_save = self._last_save if saved_at is None else clock.unix(saved_at)
         if publication and publication is not self._published:
             self._published = publication
             self._take_note(publication, saved_at)
@@ -325,7 +326,7 @@ class Worker:
 
     def _take_note(self, publication: Publication, saved_at: float | None) -> None:
         name = self._source.workspace
-        took = None if saved_at is None else time.time() - saved_at
+        took = None if saved_at is None else time.monotonic() - saved_at
         if took is not None:
             self._metrics.published.labels(name).observe(took)
         self._metrics.generation.labels(name).set(publication.generation)
