@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infbox import clock, watch
 from infbox.clock import EVER, Moment
@@ -81,6 +81,7 @@ class Keeper(Looker):
         self._git_is_stale = False
         self._rules_are_stale = False
         self._index_errand: Errand | None = None
+        self._errands: list[Errand] = []
         self._touched: set[str] | None = None
         self._is_halfway = False
         """Whether the index holds a part of what a scan is finding."""
@@ -206,7 +207,7 @@ class Keeper(Looker):
             self._settle(now)
         self._judge_borders(now)
         if self._index_errand is None and self._index_soon.take(now):
-            self._index_errand = Errand(self._read_tracked, self._wake)
+            self._index_errand = self._begun(self._read_tracked)
         elif self._index_errand and self._index_errand.is_done:
             self._take_tracked()
         if not is_working and self._scan_soon.take(now):
@@ -241,6 +242,18 @@ class Keeper(Looker):
     def load_tracked(self) -> None:
         """Have the repository's index read, so that a later change of it can be told."""
         self._index_soon.ask(0.0)
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when an answer of git is waited for, of the monotonic clock; None when none is. For
+        any thread."""
+        return min((each.began for each in self._errands if not each.is_done), default=None)
+
+    def _begun(self, task: Callable[[], Any]) -> Errand:
+        """Begin an errand."""
+        errand = Errand(task, self._wake)
+        self._errands = [*(each for each in self._errands if not each.is_done), errand]
+        return errand
 
     def _judge_borders(self, now: float) -> None:
         """Look again at folders in which a ``.git`` came, changed or went."""
@@ -343,13 +356,13 @@ class Keeper(Looker):
         self._check_root()
         self._touched = set()
         since = Moment.now()
-        tracked = Errand(partial(tracked_paths, self._tree.root), self._wake)
+        tracked = self._begun(partial(tracked_paths, self._tree.root))
         if self._git_is_stale or self._rules_are_stale:
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
         git = self._tree.git
         git.make_ready()
-        others = Errand(git.other_files, self._wake)
+        others = self._begun(git.other_files)
         walk = Walk(self._tree, self._watch_folder, since)
         yield from _until_done(tracked)
         paths = self._paths_from(tracked) if git.is_repository else []
@@ -360,10 +373,10 @@ class Keeper(Looker):
             yield True
         self._forget_facts()
         self._take_walk(walk)
-        all_tracked = Errand(self._all_tracked, self._wake)
-        facts = Errand(git.facts, self._wake)
+        all_tracked = self._begun(self._all_tracked)
+        facts = self._begun(git.facts)
         yield from _until_done(all_tracked, facts)
-        heats = Errand(self._first_heats, self._wake) if self._founding else None
+        heats = self._begun(self._first_heats) if self._founding else None
         for each, names in all_tracked.result():
             each.tracked = names
         self._facts = facts.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Errand(threading.Thread):
         self._result: Any = None
         self._error: Exception | None = None
         self.is_done = False
+        self.began = time.monotonic()
         self.start()
 
     def run(self) -> None:

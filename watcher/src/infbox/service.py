@@ -43,7 +43,7 @@ own 5 ms that would be a tenth of a second. To wake a thread takes no less."""
 _PATIENCE_SECONDS = 2.0
 """A start that takes longer is worked on before it is ready, so that one can see how it fares."""
 
-_RETRY_SECONDS = 5.0
+_END_SECONDS = 5.0
 _PRIVATE_UMASK = 0o027
 
 _logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Service:
         self._control = _control_tokens(config)
         self.followers = [self._follower(workspace) for workspace in config.workspaces]
         self.is_ready = False
-        """Whether every tree was seen once."""
+        """Whether every tree was seen once, but for those that give no answer."""
         self._beat_at: float | None = None
 
     def start(self, patience: float) -> None:
@@ -114,12 +114,14 @@ class Service:
         """Follow no more."""
         for follower in self.followers:
             follower.stop()
+        ends = time.monotonic() + _END_SECONDS  # for all together: one that hangs does not end
         for follower in self.followers:
             if follower.is_alive():
-                follower.join(_RETRY_SECONDS)
+                follower.join(max(ends - time.monotonic(), 0))
 
     def tell_ready(self) -> None:
-        if self.is_ready or not all(follower.scanned.is_set() for follower in self.followers):
+        """Tell systemd once each tree was seen, or gives no answer."""
+        if self.is_ready or not all(map(_was_tried, self.followers)):
             return
         self.is_ready = True
         notify("READY=1")
@@ -136,10 +138,14 @@ class Service:
             _logger.error(line("no-heartbeat", file=error.filename, reason=error.strerror))
 
     def have_heard(self) -> bool:
-        """Say whether each follower was told of the last beat, as it would be of a save."""
+        """Say whether each follower was told of the last beat, as it would be of a save.
+
+        One that hangs is left out: its tree gives no answer, which a restart would not change.
+        """
         beat = self._beat_at
         return beat is not None and all(
-            follower.sentinel_seen >= beat for follower in self.followers
+            follower.sentinel_seen >= beat or follower.hangs_since() is not None
+            for follower in self.followers
         )
 
     def _follower(self, workspace: config_file.Workspace) -> Follower:
@@ -203,6 +209,11 @@ def named(name: str) -> Iterator[None]:
         yield
     except (OSError, GitError, sqlite3.Error) as error:
         raise UnreadyError(f"workspaces: {name}: {error}") from error
+
+
+def _was_tried(follower: Follower) -> bool:
+    """Say whether a tree was seen once, or gives no answer."""
+    return follower.scanned.is_set() or follower.hangs_since() is not None
 
 
 def _end(_number: int, _frame: object) -> None:

@@ -207,7 +207,9 @@ class Sampler:
             "sign_in": config.status.sign_in,
             "well": all(part["state"] not in (ILL, DOWN) for part in parts)
             and all(
-                workspace["state"] in ("warm", "warming", "elsewhere") for workspace in workspaces
+                workspace["state"] in ("warm", "warming", "elsewhere")
+                and workspace["unhealthy_since"] is None
+                for workspace in workspaces
             ),
             "served": {
                 "model": config.engine.model,
@@ -256,6 +258,7 @@ class Sampler:
             "recomputed_share": recomputed / (saves * tokens) if saves and tokens else None,
             "conversations": self._conversations.of(name),
             "error": told.get("error"),
+            "unhealthy_since": told.get("unhealthy_since"),
             "at": watcher["at"],
         }
 
