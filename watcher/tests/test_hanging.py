@@ -98,15 +98,17 @@ def test_a_tree_that_comes_to_hang_takes_no_sign_of_life_from_the_service(
     config = settings_for(
         tmp_path, "http://127.0.0.1:1", shop=(shop, 5000), away=(away.place, 5000)
     )
-    service = Service(config)
+    service = Service(config._replace(watcher=config.watcher._replace(poll_seconds=0.1)))
     service.start(10)
     try:
         of_away = service.followers[1]
         until(lambda: of_away.scanned.is_set() and not of_away.failure)
         away.hang()
-        until(lambda: of_away.hangs_since() is not None)  # by its next poll
+        # By its next poll, in which the thread itself stands still.
+        until(lambda: of_away.hangs_since() == of_away._turned_at is not None)
         service.beat()
         until(service.have_heard)
+        assert of_away.sentinel_seen < (service._beat_at or 0.0), "it cannot have heard"
         away.answer()
         until(lambda: of_away.hangs_since() is None)
         service.beat()
