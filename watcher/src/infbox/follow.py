@@ -19,7 +19,7 @@ from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.git import Facts, GitError
 from infbox.keep import Keeper
-from infbox.later import LONGEST_SECONDS, QUIET_SECONDS
+from infbox.later import LONGEST_SECONDS, LOST_SECONDS, QUIET_SECONDS, Turns
 from infbox.log import line
 from infbox.watch import Watch
 
@@ -113,6 +113,7 @@ class Follower(threading.Thread):
         max_file_bytes: larger files stay out.
         poll_seconds: between passes over what inotify does not tell about.
         control_tokens: files that hold one of these texts stay out.
+        turns: at long work, with other followers; None for none.
 
     Nothing of the tree is looked at but in the thread itself: its file system may be away.
 
@@ -130,6 +131,7 @@ class Follower(threading.Thread):
         max_file_bytes: int,
         poll_seconds: float,
         control_tokens: tuple[str, ...] = (),
+        turns: Turns | None = None,
     ) -> None:
         super().__init__(name=f"follow-{name}", daemon=True)
         self.workspace = name
@@ -169,6 +171,8 @@ class Follower(threading.Thread):
         self._keeper: Keeper | None = None
         self._work: Iterator[bool] | None = None
         self._has_more = False
+        self._turns = turns or Turns(1)
+        self._is_denied = False
         self._work_began = self._worked_before = 0.0
         self._is_poll = False
         self._mounts: list[mounts.Mount] = []
@@ -208,6 +212,7 @@ class Follower(threading.Thread):
         finally:
             self.scanned.set()
             self.changes.close()
+            self._turns.give(self._wake)
             self._tree.close()
             self._index.close()
             self._watch.close()
@@ -240,16 +245,17 @@ class Follower(threading.Thread):
         keeper, now = self._keeper, time.monotonic()
         if keeper is None:
             return max(self._retry_at - now, 0) * 1000
-        if keeper.is_busy or (self._work and self._has_more):
+        if keeper.has_news or (not self._is_denied and self._has_long_work(keeper)):
             return 0
-        moments = [self._reconcile_at] if self._work is None else []
+        moments = [now + LOST_SECONDS] if self._is_denied else []
+        moments += [self._reconcile_at] if self._work is None else []
         if self._work is None and keeper.needs_polling:
             moments.append(self._poll_at)
-        if self._dirty_since is not None:
+        if self._dirty_since is not None and not keeper.is_busy:
             moments.append(self._dirty_since + _IDLE_SECONDS)
         if (moment := keeper.due(self._work is not None)) is not None:
             moments.append(moment)
-        if (asked := self._tree.git.asked_at) is not None:
+        if self._work is None and (asked := self._tree.git.asked_at) is not None:
             moments.append(asked + _REST_SECONDS)
         left = min(moments, default=now + RETRY_SECONDS) - now
         return max(left * 1000 + 0.5, 0)  # poll cuts to whole milliseconds
@@ -266,10 +272,15 @@ class Follower(threading.Thread):
             self._is_doubtful = False
             self._index.check()
         edits = keeper.edits
-        work = keeper.step(now, self._work is not None)
+        is_working = self._work is not None or keeper.is_busy
+        self._is_denied = is_working and not self._turns.take(self._wake)
+        work = keeper.step(now, self._work is not None, self._is_denied)
         if work:
             self._begin_work(work)
-        self._advance()
+        if not self._is_denied:
+            self._advance()
+        if is_working and not self._is_denied and not self._has_long_work(keeper):
+            self._turns.give(self._wake)
         self._time_for_more(now)
         self._tell(keeper, edits, now)
 
@@ -297,6 +308,10 @@ class Follower(threading.Thread):
             self._restart()
         elif lost and self._keeper:
             self._begin_work(self._keeper.scan(with_stamps=True))
+
+    def _has_long_work(self, keeper: Keeper) -> bool:
+        """Say whether there is something to do at once that is not news."""
+        return keeper.is_busy or (self._work is not None and self._has_more)
 
     def _advance(self) -> None:
         """Do a step of longer work."""
@@ -420,6 +435,7 @@ class Follower(threading.Thread):
             self.failing_since = time.monotonic()
         self.failure = reason
         self._work = self._keeper = None
+        self._turns.give(self._wake)
         self._retry_at = time.monotonic() + self._pause(error)
         try:
             self._watch.drop(str(self._root))

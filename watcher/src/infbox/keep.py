@@ -187,12 +187,18 @@ class Keeper(Looker):
         ]
         return min(times, default=None)
 
-    def step(self, now: float, is_working: bool) -> Iterator[bool] | None:
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to look at of which was told just now."""
+        return bool(self._fresh)
+
+    def step(self, now: float, is_working: bool, is_denied: bool = False) -> Iterator[bool] | None:
         """Do a small part of what is to be done, and return longer work that became due.
 
         Args:
             now: of the monotonic clock.
             is_working: as in ``due``.
+            is_denied: what takes long is left for later.
 
         Raises:
             OSError, sqlite3.Error, GitError, InputError: the tree or the index cannot be used.
@@ -201,7 +207,7 @@ class Keeper(Looker):
             self._look(_take_first(self._fresh, _AT_ONCE))
         elif self._again and next(iter(self._again.values())) <= now:
             self._look([path for path, due in take_due(self._again, now) if self._is_quiet(path)])
-        elif self._bulk:
+        elif self._bulk and not is_denied:
             self._look([self._bulk.popleft() for _ in range(min(_AT_ONCE, len(self._bulk)))], True)
         elif self._settling:
             self._settle(now)

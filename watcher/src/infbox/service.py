@@ -24,6 +24,7 @@ from infbox.errors import InputError, UnreadyError
 from infbox.follow import Follower, sentinel
 from infbox.git import GitError
 from infbox.index import Stamp
+from infbox.later import Turns
 from infbox.log import line
 from infbox.notify import notify
 from infbox.serve import listening
@@ -39,6 +40,11 @@ SWITCH_SECONDS = 0.00001
 """A thread that computes gives way to another after this long. A save is taken in with some twenty
 system calls, after each of which a follower may have to wait so long for another one: with Python's
 own 5 ms that would be a tenth of a second. To wake a thread takes no less."""
+
+AT_WORK = 4
+"""So many followers list and read at once. With all of sixty at it, threads would be woken every 10
+microseconds only to wait on, which would take four fifths of the time until they are ready. More
+than one, since one may wait for its disk."""
 
 _PATIENCE_SECONDS = 2.0
 """A start that takes longer is worked on before it is ready, so that one can see how it fares."""
@@ -90,6 +96,7 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._control = _control_tokens(config)
+        self._turns = Turns(AT_WORK)
         self.followers = [self._follower(workspace) for workspace in config.workspaces]
         self.is_ready = False
         """Whether every tree was seen once, but for those that give no answer."""
@@ -157,6 +164,7 @@ class Service:
                 max_file_bytes=self.config.watcher.max_file_bytes,
                 poll_seconds=self.config.watcher.poll_seconds,
                 control_tokens=self._control,
+                turns=self._turns,
             )
 
 
