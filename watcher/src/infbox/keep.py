@@ -130,9 +130,17 @@ class Keeper(Looker):
             self._again.setdefault(path, now + SOON_SECONDS)
         else:
             self._again.pop(path, None)
-            self._fresh.setdefault(path)
+            self._put(path, mask)
         if self._touched is not None:
             self._touched.add(path)
+
+    def _put(self, path: str, mask: int) -> None:
+        """Have a path looked at, now or, where it went, soon."""
+        if mask & (watch.DELETE | watch.MOVED_FROM) and path not in self._fresh:
+            self._leaving.setdefault(path)
+        else:
+            self._leaving.pop(path, None)
+            self._fresh.setdefault(path)
 
     def _take_git(self, name: str, folder: str, now: float) -> None:
         """Take what happened to a ``.git``: with one a folder below is a repository of its own."""
@@ -163,12 +171,12 @@ class Keeper(Looker):
     @property
     def backlog(self) -> int:
         """How many files are to be looked at now."""
-        return len(self._fresh) + len(self._bulk)
+        return len(self._fresh) + len(self._leaving) + len(self._bulk)
 
     @property
     def is_busy(self) -> bool:
         """Whether there are files to look at now."""
-        return bool(self._fresh or self._bulk)
+        return bool(self._fresh or self._leaving or self._bulk)
 
     def due(self, is_working: bool) -> float | None:
         """Return when ``step`` is to be called, of the monotonic clock, if nothing is told before;
@@ -189,8 +197,8 @@ class Keeper(Looker):
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to look at of which was told just now."""
-        return bool(self._fresh)
+        """Whether there is something to look at that was told just now, and is soon done."""
+        return bool(self._fresh) or 0 < len(self._leaving) <= _AT_ONCE
 
     def step(self, now: float, is_working: bool, is_denied: bool = False) -> Iterator[bool] | None:
         """Do a small part of what is to be done, and return longer work that became due.
@@ -207,6 +215,8 @@ class Keeper(Looker):
             self._look(_take_first(self._fresh, _AT_ONCE))
         elif self._again and next(iter(self._again.values())) <= now:
             self._look([path for path, due in take_due(self._again, now) if self._is_quiet(path)])
+        elif self._leaving and (not is_denied or self.has_news):
+            self._look(_take_first(self._leaving, _AT_ONCE))
         elif self._bulk and not is_denied:
             self._look([self._bulk.popleft() for _ in range(min(_AT_ONCE, len(self._bulk)))], True)
         elif self._settling:
@@ -347,7 +357,7 @@ class Keeper(Looker):
             return
         self._watch_sources()
         yield from self.compare()
-        while self._fresh or self._bulk:
+        while self.is_busy:
             yield True
 
     def scan(self, with_stamps: bool = False) -> Iterator[bool]:
@@ -394,7 +404,7 @@ class Keeper(Looker):
         if with_stamps:
             yield from self.compare()
         self._touched = None
-        while self._fresh or self._bulk:
+        while self.is_busy:
             yield True
         if heats:
             yield from _until_done(heats)
