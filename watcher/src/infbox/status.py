@@ -39,6 +39,8 @@ MOST_VIEWERS = 32
 _COLD_SECONDS = 120.0
 """A workspace that was not warm for so long is cold; before, it is being warmed."""
 
+_DISK_SECONDS = 2.0  # longer than any disk takes that answers
+
 _logger = logging.getLogger(__name__)
 
 
@@ -82,6 +84,7 @@ class Sampler:
         self._warm_at = dict.fromkeys(packs, time.monotonic())
         self._version: str | None = None
         self._disks: list[dict[str, Any]] = []
+        self._looking: asyncio.Future[list[dict[str, Any]]] | None = None
         self._asker: Asker
         self._now: dict[str, Any] = {}
         self._taken = float("-inf")
@@ -194,7 +197,12 @@ class Sampler:
                     self._work[workspace].note(time.monotonic(), counts)
 
     async def _look_at_disks(self) -> None:
-        self._disks = await asyncio.to_thread(_disks, self._config.status.disks)
+        """Look at the disks. One that hangs leaves them as they were seen last."""
+        if self._looking is None or self._looking.done():
+            looking = asyncio.to_thread(_disks, self._config.status.disks)
+            self._looking = asyncio.ensure_future(looking)
+        with contextlib.suppress(asyncio.TimeoutError):
+            self._disks = await asyncio.wait_for(asyncio.shield(self._looking), _DISK_SECONDS)
 
     def _compose(self, now: float) -> dict[str, Any]:
         config = self._config
