@@ -14,7 +14,7 @@ COMPILE := $(LOCK) --universal
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,10 @@ system: lab ## The whole-system test alone
 
 lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documents, dashboards, alerts
 	@$(BIN)/python -m tests.run --only lint
+
+fuzz: $(STAMP) ## Look for inputs that break a budget or a promise; FUZZ_SECONDS=3600 (an hour), FUZZ_SEED=N
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) FUZZ_SEED=$(or $(FUZZ_SEED),$(shell date +%s)) \
+	$(BIN)/pytest -n 2 --dist loadfile -c watcher/pyproject.toml watcher/tests/fuzz
 
 bench: $(STAMP) ## Measure the watcher and its packs against floors and peers of the same run
 	@$(BIN)/python -m bench.watch

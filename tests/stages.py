@@ -14,6 +14,7 @@ HOST_OF_ITS_OWN = "tests/system/test_gpus_without_driver_stub.py"
 NO_LAB = ("*.md", "*.svg", "bench/*", "docs/*", "demo/*", "tools/*", "tests/tools/*",
           "tests/plugins/*", "tests/playbooks/*", "tests/roles/*", "tests/scale/*",
           "watcher/tests/*")  # fmt: skip
+NOT_OF_THE_WATCHER = ("*.md", "docs/*", "roles/*", "molecule/*", "playbooks/*", "tests/*")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,12 @@ STAGES = (
     Stage("unit", pytest("-n", "2", "--dist", "loadfile", "-m", "not lab", "tests", "cake/tests"),
           "unit",
           ("*.md", "docs/*", "watcher/tests/*")),
-    Stage("unit-watcher", pytest("-n", "2", "-c", "watcher/pyproject.toml", "watcher/tests"),
-          "unit", ("*.md", "docs/*", "roles/*", "molecule/*", "playbooks/*", "tests/*")),
+    Stage("unit-watcher", pytest("-n", "2", "-c", "watcher/pyproject.toml",
+                                 "--ignore", "watcher/tests/fuzz", "watcher/tests"),
+          "unit", NOT_OF_THE_WATCHER),
+    Stage("fuzz", pytest("-n", "2", "--dist", "loadfile", "-c", "watcher/pyproject.toml",
+                         "watcher/tests/fuzz"),
+          "unit", NOT_OF_THE_WATCHER),
     Stage("ruff", ("sh", "-c", "ruff check . && ruff format --check ."), "lint"),
     Stage("mypy", ("mypy",), "lint"),
     Stage("mypy-watcher", ("mypy", "--config-file", "watcher/pyproject.toml", "watcher/src"),

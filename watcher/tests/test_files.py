@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.files import CLOCK_TICK_NS, Tree, Walk
+from infbox.clock import TICK_NS, Moment
+from infbox.files import Tree, Walk
 from infbox.git import tracked_paths
 from infbox.rules import IGNORE_FILE
 from trees import fill, git
@@ -90,9 +91,9 @@ def test_a_walk_while_git_lists_finds_what_one_after_it_does(
     if is_added:
         git(repo, "--literal-pathspecs", "add", "--force", "--", *paths[:1])  # ignored or not
         git(repo, "add", "--all")
-    time.sleep(2 * CLOCK_TICK_NS / 1e9)  # what just changed is left until git has listed it
+    time.sleep(2 * TICK_NS / 1e9)  # what just changed is left until git has listed it
     with contextlib.closing(Tree(repo)) as tree:
-        after, meanwhile = (Walk(tree, lambda _: None, time.time_ns()) for _ in range(2))
+        after, meanwhile = (Walk(tree, lambda _: None, Moment.now()) for _ in range(2))
         for _ in after.run(listed=tree.git.files()):
             pass
         for _ in meanwhile.ahead(tracked_paths(repo), lambda: is_listed):

@@ -4,6 +4,7 @@ what a fresh look says."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import sqlite3
@@ -12,10 +13,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infbox import keep
 from infbox.errors import InputError
@@ -25,6 +30,8 @@ from infbox.git import Git, GitError
 from infbox.index import Reader
 from infbox.keep import Keeper
 from infbox.later import LONGEST_SECONDS, QUIET_SECONDS
+from infbox.look import Looker
+from infbox.watch import Watch
 from serving import until
 from test_files import as_git_says
 from trees import fill, git
@@ -1291,3 +1298,108 @@ def test_changes_carry_the_time_of_their_first_save() -> None:
     assert changes.wait() == (5.0,)
     changes.close()
     assert changes.wait() is None
+
+
+# Many that go at once
+
+
+def test_a_save_goes_before_what_was_removed_before_it(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(repo, {"keep.py": "k\n", **{f"big/d{n}/f.py": f"{n}\n" for n in range(300)}})
+    looked: list[list[str]] = []
+    is_blocked, may_go_on = threading.Event(), threading.Event()
+    look = Looker._look
+
+    def looking(looker: Looker, paths: Iterable[str], is_judged: bool = False) -> None:
+        if "first.py" in (told := list(paths)):
+            is_blocked.set()
+            may_go_on.wait(20)
+        looked.append(told)
+        look(looker, told, is_judged)
+
+    with following(repo) as seen:
+        seen.settles()
+        monkeypatch.setattr(Looker, "_look", looking)
+        fill(repo, {"first.py": "it is being read\n"})
+        assert is_blocked.wait(10)
+        shutil.rmtree(repo / "big")
+        fill(repo, {"keep.py": "saved\n"})
+        looked.clear()
+        may_go_on.set()
+        seen.agrees()
+        assert "keep.py" in looked[1], "the first after what was under way"
+        assert not seen.follower._index.folder_paths("big")
+
+
+def test_a_folder_with_many_files_that_is_moved_out_is_forgotten_in_small_steps(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(repo, {"keep.py": "k\n", **{f"big/f{n}.py": f"{n}\n" for n in range(600)}})
+    gone: list[int] = []
+    write = Looker._write
+
+    def writing(looker: Looker, rows: dict[str, Any], left: list[str]) -> None:
+        gone.append(len(left))
+        write(looker, rows, left)
+
+    with following(repo) as seen:
+        seen.settles()
+        monkeypatch.setattr(Looker, "_write", writing)
+        (repo / "big").rename(repo.parent / "out")
+        seen.agrees()
+        assert sum(gone) == 600
+        assert max(gone) <= 256
+
+
+class OneByOne(dict[str, int]):
+    """What can be looked up, and not looked through."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("all of it is looked through")
+
+
+def test_to_drop_a_folder_looks_at_nothing_beside_it(tmp_path: Path) -> None:
+    watch = Watch()
+    try:
+        folders = [tmp_path / f"d{n}/e" for n in range(3)]
+        for folder in folders:
+            folder.mkdir(parents=True)
+            for each in (folder.parent, folder):
+                assert watch.add(str(each))
+        watch._watches = OneByOne(watch._watches)
+        watch.drop(str(tmp_path / "d1"))
+        assert [str(each) in watch for each in folders] == [True, False, True]
+        assert len(watch) == 4
+        shutil.rmtree(folders[0])
+        until(lambda: list(watch.events()) and str(folders[0]) not in watch)
+        watch.drop(str(tmp_path))
+        assert len(watch) == 0
+        assert not watch._below
+    finally:
+        watch.close()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.lists(st.sampled_from("ab"), max_size=4))))
+def test_what_is_watched_below_a_folder_is_known(steps: list[tuple[bool, list[str]]]) -> None:
+    """Against a look through all, whatever is added and dropped in whatever order."""
+    watch, watched, numbers = Watch(), set[str](), itertools.count(1)
+    real, watch._libc = (
+        watch._libc,
+        SimpleNamespace(inotify_add_watch=lambda *_: next(numbers), inotify_rm_watch=lambda *_: 0),
+    )
+    try:
+        for is_added, parts in steps:
+            folder = "/" + "/".join(["root", *parts])
+            if is_added:
+                watch.add(folder)
+                watched.add(folder)
+            else:
+                watch.drop(folder)
+                watched -= {w for w in watched if w == folder or w.startswith(f"{folder}/")}
+            assert set(watch._watches) == watched
+        watch.drop("/root")
+        assert not watch._below
+    finally:
+        watch._libc = real
+        watch.close()

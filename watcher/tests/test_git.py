@@ -188,7 +188,7 @@ def test_a_question_to_the_process_that_is_kept_has_a_limit_too(
     as_developer(root, "init", "--quiet")
     asked = git.Git(root)
     os.mkfifo(root / ".gitignore")
-    monkeypatch.setattr(git, "_LIMIT_SECONDS", 0.2)
+    monkeypatch.setattr(git, "_CHECK_SECONDS", 0.2)
     try:
         with pytest.raises(git.GitError, match="gave no answer"):
             asked.ignored(["a.py"])

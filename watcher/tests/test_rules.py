@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -232,3 +233,26 @@ def test_a_start_loads_neither_the_library_nor_pathspec() -> None:
     code = "import sys; from infbox.rules import Rules; Rules().by_name('a'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"ahocorasick_rs", "betterleaks", "pathspec"}.isdisjoint(done.stdout.split())
+
+
+def test_an_ignore_line_takes_time_by_the_length_of_a_path_whatever_it_asks() -> None:
+    """With Python's own expressions this test would not come to its end."""
+    own = Rules(["*a" * 40 + "b", "/**/" + "a*/**/" * 40 + "b", "[ab]*" * 40 + "c"])
+    for path in ("a" * 250, "/".join(["aa"] * 1000), "ba" * 125):
+        assert own.by_name(path) is None
+    assert own.by_name("a" * 60 + "b") == "named in .infboxignore"
+
+
+@pytest.mark.parametrize(
+    ("lines", "hint"),
+    [(["x"] * 501, "500 patterns"), (["x" * 1001], "1000 characters"), (["[z-a]"], "mend or")],
+)
+def test_an_ignore_file_that_asks_too_much_is_refused(lines: list[str], hint: str) -> None:
+    with pytest.raises(InputError, match=hint):
+        Rules(lines)
+
+
+def test_names_that_are_not_utf_8_can_be_ignored() -> None:
+    name = os.fsdecode(b"caf\xe9/x.txt")
+    assert Rules(["*.txt"]).by_name(name) == "named in .infboxignore"
+    assert Rules(["*.md"]).by_name(name) is None

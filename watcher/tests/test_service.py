@@ -71,12 +71,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def at_work(config: Config) -> Iterator[str]:
+def at_work(config: Config, patience: float = 10) -> Iterator[str]:
     """A service in a thread and its work beside it, joined as they are in two processes."""
     ends = socket.socketpair()
     ours, theirs = (Link(Connection(os.dup(end.fileno()))) for end in ends)
     service = Service(config)
-    service.start(10)
+    service.start(patience)
     attending = threading.Thread(target=attended, args=(service, ours), daemon=True)
     attending.start()
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from itertools import islice
@@ -25,6 +27,7 @@ from infbox.exposition import Exposition
 from infbox.history import FirstTokens, Minutes
 from infbox.parts import DOWN, LATE, WELL, Finding, Part
 from infbox.status import MOST_VIEWERS
+from serving import until
 
 
 @pytest.fixture
@@ -73,6 +76,28 @@ def test_it_tells_of_every_part_and_of_what_is_served(gateway: Stack) -> None:
     assert [card["gpu"] for card in now["gpus"]["gpus"]] == ["0", "1"]
     assert now["disks"][0]["used"] <= now["disks"][0]["size"]
     assert now["engine"]["running"] == 2
+
+
+def test_a_disk_that_hangs_leaves_the_rest_and_is_asked_once(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering, asked = threading.Event(), Counter[str]()
+
+    def hanging(_: tuple[Path, ...]) -> list[dict[str, Any]]:
+        asked["so often"] += 1
+        answering.wait(30)
+        return [{"path": "/", "used": 1, "size": 2, "free": 1}]
+
+    monkeypatch.setattr("infbox.status._DISK_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.status._disks", hanging)
+    try:
+        with host.gateway() as gateway, following(gateway) as answer:
+            assert [now["disks"] for now in islice(events(answer), 2)] == [[], []]
+            assert asked["so often"] == 1
+            answering.set()
+            until(lambda: status(gateway)["disks"])
+    finally:
+        answering.set()
 
 
 def test_what_is_not_configured_is_no_part(host: FakeHost) -> None:

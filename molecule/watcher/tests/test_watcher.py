@@ -386,7 +386,8 @@ def test_a_restart_of_docker_would_not_take_the_watcher_along(host: Host) -> Non
 @pytest.mark.parametrize("unit", UNITS)
 def test_each_has_its_limits(host: Host, unit: str) -> None:
     high, most = (int(show(host, unit, name)) for name in ("MemoryHigh", "MemoryMax"))
-    assert 0 < high < most <= 2 << 30
+    workspaces = 6 if unit == "infbox-watcher" else 0
+    assert 0 < high < most <= (2048 + 64 * workspaces) << 20
     assert int(show(host, unit, "TasksMax")) < 1000
     assert show(host, unit, "LimitCORE") == "0"
 

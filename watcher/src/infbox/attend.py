@@ -31,6 +31,11 @@ _TICK_SECONDS = 0.25
 _PERIOD_SECONDS = 10.0  # between signs of life where systemd wants none
 _GRACE_SECONDS = 10.0
 
+NO_ANSWER = (
+    "the tree gives no answer: see whether its file system is there, and whether git hangs in it, "
+    "as it does where a pipe stands in place of a file that git reads"
+)
+
 _logger = logging.getLogger(__name__)
 
 
@@ -67,6 +72,7 @@ class Attendant:
         self._link = link
         self._reports: dict[str, Report] = {}
         self._telling = threading.Lock()
+        self._hanging: set[str] = set()
         self._period = watchdog_seconds() or _PERIOD_SECONDS
         self._beat_at = 0.0
         self._is_working = False
@@ -107,9 +113,29 @@ class Attendant:
         or counters would run backwards."""
         with self._telling:
             report = _report(follower)
+            self._note_hanging(follower, report)
             if report != self._reports.get(follower.workspace):
                 self._reports[follower.workspace] = report._replace(times=())
                 self._link.send(report)
+
+    def _note_hanging(self, follower: Follower, report: Report) -> None:
+        """Log that a tree gives no answer, or does so again."""
+        since = follower.hangs_since()
+        was = follower.workspace in self._hanging
+        if since is not None and not was:
+            self._hanging.add(follower.workspace)
+            seconds = time.monotonic() - since
+            _logger.error(
+                line(
+                    "no-answer",
+                    workspace=follower.workspace,
+                    seconds=seconds,
+                    reason=report.failure,
+                )
+            )
+        elif was and since is None:
+            self._hanging.discard(follower.workspace)
+            _logger.info(line("answers-again", workspace=follower.workspace))
 
     def _beat(self) -> None:
         """Tell systemd that all is alive, if it was since the last time."""
@@ -155,12 +181,22 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
+def health(follower: Follower) -> tuple[str, float | None]:
+    """Return why a workspace is not followed at present, and since when, of the monotonic clock; an
+    empty text and None while it is. One that hangs cannot say so itself."""
+    hangs_since = follower.hangs_since()
+    if hangs_since is None:
+        return follower.failure, follower.failing_since
+    before = follower.failing_since
+    return follower.failure or NO_ANSWER, hangs_since if before is None else before
+
+
 def _report(follower: Follower) -> Report:
     times = follower.times
     return Report(
         follower.workspace,
         follower.is_alive(),
-        follower.failure,
+        *health(follower),
         follower.save_to_indexed,
         tuple(times.popleft() for _ in range(len(times))),
         follower.events,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -10,7 +12,7 @@ from infbox.errors import InputError, UnreadyError
 from infbox.rules import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUIRED: Any = object()
@@ -25,6 +27,7 @@ _SAFE_URL = re.compile(
     r"https://[^/\s?#]+(?:/[^\s?#]*)?|http://(?:localhost|127\.0\.0\.1)(?::\d+)?(?:/[^\s?#]*)?"
 )
 POLL_SECONDS = 5
+_LOOK_SECONDS = 3.0  # at all workspaces, before they are followed
 
 _HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
 _REMOTE_URL = re.compile(
@@ -291,19 +294,37 @@ def check_paths(config: Config) -> None:
         InputError: naming a workspace that lies inside another.
         UnreadyError: naming one that is not there, where none is; it may still be mounted.
     """
+    places, is_there = _looked_at([workspace.path for workspace in config.workspaces])
     for inner in config.workspaces:
         for outer in config.workspaces:
-            if inner is not outer and inner.path.resolve().is_relative_to(outer.path.resolve()):
+            if inner is not outer and places[inner.path].is_relative_to(places[outer.path]):
                 raise InputError(
                     f"workspaces: {inner.name}: {inner.path} is inside the workspace "
                     f"{outer.name}: keep one of the two"
                 )
-    missing = [workspace for workspace in config.workspaces if not workspace.path.is_dir()]
+    missing = [workspace for workspace in config.workspaces if not is_there[workspace.path]]
     if missing and len(missing) == len(config.workspaces):
         raise UnreadyError(
             f"workspaces: {missing[0].name}: {missing[0].path} is not a folder: "
             "make or mount it, or mend the path"
         )
+
+
+def _looked_at(paths: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, bool]]:
+    """Return where these folders lie, without links, and whether they are there. Those of a file
+    system that gives no answer are taken at their word."""
+    places, is_there = {path: path for path in paths}, dict.fromkeys(paths, True)
+
+    def look() -> None:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                place, found = path.resolve(), path.is_dir()
+                places[path], is_there[path] = place, found
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(_LOOK_SECONDS)
+    return places, is_there
 
 
 def listen_at(value: str, name: str) -> Listen:

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import stat
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
 
+from infbox import clock
+from infbox.clock import EVER, Moment
+from infbox.errors import InputError
 from infbox.git import Git
 from infbox.index import Folder, Stamp
 from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules, as_utf8
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
     from infbox.git import Facts
     from infbox.index import Row
 
-CLOCK_TICK_NS = 20_000_000
-"""The kernel moves a file's times in ticks. What is looked at within one of its last change may
-change again and keep its stamp."""
+MAX_IGNORE_BYTES = 64 * 1024
+"""Of the tree's own ignore file."""
 
 _IGNORE_FILE = ".gitignore"
+# A pipe is opened without waiting for somebody at its other end, and a link is not followed.
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _ASKED_AT_ONCE = 250  # folders about which git is asked in one go
 _ATTEMPTS = 3  # to read a file that changes meanwhile
 
@@ -62,8 +66,7 @@ class Tree:
         facts: what git said of the tree before; asked anew when None.
         control_tokens: files that hold one of these texts are left out.
 
-    Raises:
-        InputError: the tree's own ignore file cannot be used.
+    Nothing of it is looked at before it is needed: its file system may be away.
     """
 
     def __init__(
@@ -73,14 +76,42 @@ class Tree:
         facts: Facts | None = None,
         control_tokens: tuple[str, ...] = (),
     ) -> None:
-        self.root = root.resolve()
-        self._start = f"{self.root}/" if self.root.name else "/"
+        self._given = root
         self.max_bytes = max_bytes
         self._control_tokens = control_tokens
-        self._git = Git(self.root, facts) if facts else None
+        self._facts = facts
+        self._root: Path | None = None
+        self._rules: Rules | None = None
+        self._ignores: list[str] = []
+        self._git: Git | None = None
         self.is_from_facts = facts is not None
         """Whether git was taken at its earlier word."""
-        self._read_rules()
+
+    # Not ``cached_property``: until Python 3.12 one lock is behind each, which a tree that hangs
+    # would hold for all the others.
+
+    @property
+    def root(self) -> Path:
+        """The folder, without links in its path."""
+        if self._root is None:
+            self._root = self._given.resolve()
+        return self._root
+
+    @property
+    def rules(self) -> Rules:
+        """Our own filters.
+
+        Raises:
+            InputError: the ignore file cannot be used.
+        """
+        if self._rules is None:
+            self._ignores = self._own_ignores()
+            self._rules = Rules(self._ignores, self.max_bytes, self._control_tokens)
+        return self._rules
+
+    @property
+    def _start(self) -> str:
+        return f"{self.root}/" if self.root.name else "/"
 
     def refresh(self) -> None:
         """Look again at what decides about the whole tree: the repository and the ignore file.
@@ -91,9 +122,11 @@ class Tree:
             InputError: the ignore file cannot be used.
         """
         self.close()
+        self._facts = None
         self._git = Git(self.root)
         self.is_from_facts = False
-        self._read_rules()
+        self._rules = None
+        _ = self.rules
 
     def close(self) -> None:
         """End the processes that were kept."""
@@ -110,7 +143,8 @@ class Tree:
             InputError: git is not installed.
         """
         if self._git is None:
-            self._git = Git(self.root)
+            self._git = Git(self.root, self._facts)
+            self._facts = None
         return self._git
 
     @property
@@ -121,8 +155,9 @@ class Tree:
     @property
     def names_policy(self) -> str:
         """What our verdicts on names follow from."""
+        version = self.rules.version
         ignores = xxh3_128_hexdigest("\n".join(self._ignores).encode())
-        return f"{self.rules.version} {ignores}"
+        return f"{version} {ignores}"
 
     def place(self, path: str) -> str:
         """Return the absolute path of a relative one; the root is the empty string."""
@@ -140,7 +175,7 @@ class Tree:
             FileNotFoundError: the root is gone.
             GitError: git could not answer.
         """
-        since = time.time_ns()
+        since = Moment.now()
         listed = self.git.files([below] if below else [])
         walk = Walk(self, entering or _nothing, since)
         for _ in walk.run(below, listed):
@@ -211,9 +246,7 @@ class Tree:
 
     def _read_once(self, path: str, known: Row | None, judged: str = "") -> Content:
         place = self._start + path
-        descriptor = os.open(
-            place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-        )
+        descriptor = os.open(place, _OPEN_FLAGS)
         try:
             before = os.fstat(descriptor)
             # The file really lies where its path says, no folder being a link.
@@ -270,14 +303,22 @@ class Tree:
         rule = self.git.ignored_by(path)
         return f"ignored by git: {rule}" if rule else "not part of this repository"
 
-    def _read_rules(self) -> None:
-        self._ignores = self._own_ignores()
-        self.rules = Rules(self._ignores, self.max_bytes, self._control_tokens)
-
     def _own_ignores(self) -> list[str]:
-        own = self.root / IGNORE_FILE
-        content = own.read_bytes() if own.is_file() and not own.is_symlink() else b""
-        return content.decode(errors="replace").splitlines()
+        """Read the tree's own ignore file; what is there in its place, as a pipe or a link, is
+        none.
+
+        Raises:
+            InputError: it is too large.
+        """
+        try:
+            data = _read_regular(self.place(IGNORE_FILE), MAX_IGNORE_BYTES)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return []
+            raise
+        if len(data) > MAX_IGNORE_BYTES:
+            raise InputError(f"{IGNORE_FILE}: it may have {MAX_IGNORE_BYTES} bytes: shorten it")
+        return data.decode(errors="replace").splitlines()
 
 
 class Walk:
@@ -289,13 +330,13 @@ class Walk:
     Args:
         tree: to walk over.
         entering: called with each folder before it is read.
-        since: time at which git began, of the wall clock in nanoseconds.
+        since: when git began.
     """
 
-    def __init__(self, tree: Tree, entering: Callable[[str], None], since: int = 0) -> None:
+    def __init__(self, tree: Tree, entering: Callable[[str], None], since: Moment = EVER) -> None:
         self._tree = tree
         self._entering = entering
-        self._since = since - CLOCK_TICK_NS
+        self._since = since
         self._listed: set[str] | None = None
         self._leading: set[str] = set()
         self._met: list[str] = []
@@ -373,7 +414,7 @@ class Walk:
             self._left.append(folder)
             return []
         is_doubtful = (folder and listing.mark) or folder in (self._listed or ())
-        if listing.changed_ns >= self._since or is_doubtful:
+        if listing.changed_ns >= self._since.least_stamp or is_doubtful:
             self._left.append(folder)
             return []
         self._take(folder, listing)
@@ -391,7 +432,7 @@ class Walk:
         except OSError as error:
             self._not_listed(folder, error)
             return []
-        changed = is_new or listing.changed_ns >= self._since
+        changed = is_new or listing.changed_ns >= self._since.least_stamp
         is_border = bool(folder) and self._is_border(folder, listing.mark, changed)
         if is_border:
             self.folders[folder] = listing.row._replace(is_border=True)
@@ -430,7 +471,7 @@ class Walk:
 
     def _changed(self, folder: str) -> bool:
         try:
-            return os.lstat(self._tree.place(folder)).st_ctime_ns >= self._since
+            return os.lstat(self._tree.place(folder)).st_ctime_ns >= self._since.least_stamp
         except OSError:
             return False
 
@@ -497,10 +538,17 @@ def _is_link(git: Git, folder: str) -> bool:
     return own in owner.tracked.links
 
 
-def folder_row(status: os.stat_result) -> Folder:
-    """Return a folder's row; one that changed just now may do so again and keep its stamp."""
+def folder_row(status: os.stat_result, known: Folder | None = None) -> Folder:
+    """Return a folder's row; one that changed just now may do so again and keep its stamp.
+
+    Args:
+        status: of the folder.
+        known: its row before. A time in the future is not trusted once, and is from then on: it
+            would never come to be trusted otherwise.
+    """
     newest = max(status.st_ctime_ns, status.st_mtime_ns)
-    if time.time_ns() - newest < CLOCK_TICK_NS:
+    was_doubted = known is not None and known.mtime_ns < 0
+    if clock.may_keep_stamp(newest) and not (was_doubted and clock.is_future(newest)):
         return Folder(-1, -1)
     return Folder(status.st_mtime_ns, status.st_ctime_ns)
 
@@ -564,6 +612,22 @@ def _folders_of(paths: Iterable[str]) -> set[str]:
         found |= above
         above = {folder.rpartition("/")[0] for folder in above} - found
     return found - {""}
+
+
+def _read_regular(place: str, most: int) -> bytes:
+    """Read a regular file, and of what is larger a byte more than ``most``.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    descriptor = os.open(place, _OPEN_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
+        return _read_up_to(descriptor, most + 1, status.st_size)
+    finally:
+        os.close(descriptor)
 
 
 def _read_up_to(descriptor: int, most: int, expected: int) -> bytes:

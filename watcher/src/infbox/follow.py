@@ -19,7 +19,7 @@ from infbox.errors import InputError
 from infbox.files import Tree
 from infbox.git import Facts, GitError
 from infbox.keep import Keeper
-from infbox.later import LONGEST_SECONDS, QUIET_SECONDS
+from infbox.later import LONGEST_SECONDS, LOST_SECONDS, QUIET_SECONDS, Turns
 from infbox.log import line
 from infbox.watch import Watch
 
@@ -41,6 +41,12 @@ _MANY_WAITING = 64  # files
 _UNTOLD_SECONDS = 2.0
 """Longest time that the one who packs is told nothing while that many files wait."""
 
+HUNG_SECONDS = 15.0
+"""A tree that has not answered for so long is shown as unhealthy. It is less than from one sign of
+life to the next: by the next one it is known that this tree cannot hear."""
+
+_GIT_SECONDS = 60.0  # the same of a git that is not waited for by anything but a scan
+_LONGEST_RETRY_SECONDS = 300.0
 _REST_SECONDS = 2.0  # after which a git that is not asked anything is ended
 _REMEMBERED_TIMES = 10_000
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
@@ -63,7 +69,7 @@ class Changes:
         """Take note of a change.
 
         Args:
-            saved_at: unix time of the save that led to it; None where none did.
+            saved_at: monotonic time of the save that led to it; None where none did.
         """
         with self._condition:
             self._last = time.monotonic()
@@ -107,11 +113,13 @@ class Follower(threading.Thread):
         max_file_bytes: larger files stay out.
         poll_seconds: between passes over what inotify does not tell about.
         control_tokens: files that hold one of these texts stay out.
+        turns: at long work, with other followers; None for none.
+
+    Nothing of the tree is looked at but in the thread itself: its file system may be away.
 
     Raises:
-        InputError: the index cannot be used, or the tree not be judged.
+        InputError: a newer version wrote the index.
         OSError, sqlite3.Error: the state directory cannot be used.
-        GitError: the tree is in a repository that git cannot read.
     """
 
     def __init__(
@@ -123,6 +131,7 @@ class Follower(threading.Thread):
         max_file_bytes: int,
         poll_seconds: float,
         control_tokens: tuple[str, ...] = (),
+        turns: Turns | None = None,
     ) -> None:
         super().__init__(name=f"follow-{name}", daemon=True)
         self.workspace = name
@@ -131,8 +140,10 @@ class Follower(threading.Thread):
         """Set once the tree was looked at for the first time, or could not be."""
         self.failure = ""
         """Why the tree cannot be followed at present; empty while it is."""
+        self.failing_since: float | None = None
+        """Since when, of the monotonic clock."""
         self.crashed: BaseException | None = None
-        """What ended the thread that should not have."""
+        """What should never have been raised, and was last."""
         self.save_to_indexed: float | None = None
         """Seconds from its event until it was committed."""
         self.times: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
@@ -143,7 +154,7 @@ class Follower(threading.Thread):
         self.unwatched_folders = self.polled_folders = self.unreadable_paths = 0
         self.sentinel_seen = 0.0
         """When a write to the sentinel folder was heard of last, of the monotonic clock."""
-        self._root = root.resolve()
+        self._given = self._root = root
         self._max_file_bytes = max_file_bytes
         self._control_tokens = control_tokens
         self._poll_seconds = poll_seconds
@@ -160,6 +171,8 @@ class Follower(threading.Thread):
         self._keeper: Keeper | None = None
         self._work: Iterator[bool] | None = None
         self._has_more = False
+        self._turns = turns or Turns(1)
+        self._is_denied = False
         self._work_began = self._worked_before = 0.0
         self._is_poll = False
         self._mounts: list[mounts.Mount] = []
@@ -167,6 +180,17 @@ class Follower(threading.Thread):
         self._dirty_since: float | None = None
         self._untold = 0.0
         self._reconcile_at = self._retry_at = self._poll_at = 0.0
+        self._failures = 0
+        self._turned_at: float | None = None
+
+    def hangs_since(self) -> float | None:
+        """Return since when the tree gives no answer, of the monotonic clock; None where it does.
+        For any thread."""
+        now, turned, keeper = time.monotonic(), self._turned_at, self._keeper
+        if turned is not None and now - turned > HUNG_SECONDS:
+            return turned
+        waits = keeper.waits_since if keeper else None
+        return waits if waits is not None and now - waits > _GIT_SECONDS else None
 
     def doubt(self) -> None:
         """Have the index checked soon, since another could not read it."""
@@ -188,6 +212,7 @@ class Follower(threading.Thread):
         finally:
             self.scanned.set()
             self.changes.close()
+            self._turns.give(self._wake)
             self._tree.close()
             self._index.close()
             self._watch.close()
@@ -199,16 +224,20 @@ class Follower(threading.Thread):
             # The kernel tells a change of mounts as an error that is no error.
             poller.register(mountinfo, select.POLLPRI | select.POLLERR)
             poller.register(self._watch, select.POLLIN)
+            self._turned_at = time.monotonic()
             self._begin()
             while not self._is_stopping:
-                ready = {fd for fd, _ in poller.poll(self._patience())}
+                patience = self._patience()
+                self._turned_at = None
+                ready = {fd for fd, _ in poller.poll(patience)}
+                self._turned_at = time.monotonic()
                 if self._wake_fd in ready:
                     os.eventfd_read(self._wake_fd)
                 try:
                     if mountinfo.fileno() in ready and self._mounts_changed():
                         self._restart()
                     self._turn()
-                except _FAILURES as error:
+                except Exception as error:  # one tree's slip takes nothing from the others
                     self._fail(error)
 
     def _patience(self) -> float:
@@ -216,16 +245,17 @@ class Follower(threading.Thread):
         keeper, now = self._keeper, time.monotonic()
         if keeper is None:
             return max(self._retry_at - now, 0) * 1000
-        if keeper.is_busy or (self._work and self._has_more):
+        if keeper.has_news or (not self._is_denied and self._has_long_work(keeper)):
             return 0
-        moments = [self._reconcile_at] if self._work is None else []
+        moments = [now + LOST_SECONDS] if self._is_denied else []
+        moments += [self._reconcile_at] if self._work is None else []
         if self._work is None and keeper.needs_polling:
             moments.append(self._poll_at)
-        if self._dirty_since is not None:
+        if self._dirty_since is not None and not keeper.is_busy:
             moments.append(self._dirty_since + _IDLE_SECONDS)
         if (moment := keeper.due(self._work is not None)) is not None:
             moments.append(moment)
-        if (asked := self._tree.git.asked_at) is not None:
+        if self._work is None and (asked := self._tree.git.asked_at) is not None:
             moments.append(asked + _REST_SECONDS)
         left = min(moments, default=now + RETRY_SECONDS) - now
         return max(left * 1000 + 0.5, 0)  # poll cuts to whole milliseconds
@@ -242,10 +272,15 @@ class Follower(threading.Thread):
             self._is_doubtful = False
             self._index.check()
         edits = keeper.edits
-        work = keeper.step(now, self._work is not None)
+        is_working = self._work is not None or keeper.is_busy
+        self._is_denied = is_working and not self._turns.take(self._wake)
+        work = keeper.step(now, self._work is not None, self._is_denied)
         if work:
             self._begin_work(work)
-        self._advance()
+        if not self._is_denied:
+            self._advance()
+        if is_working and not self._is_denied and not self._has_long_work(keeper):
+            self._turns.give(self._wake)
         self._time_for_more(now)
         self._tell(keeper, edits, now)
 
@@ -261,7 +296,7 @@ class Follower(threading.Thread):
             elif self._keeper:
                 reset |= self._keeper.take(event, now)
                 if self._saved_at is None:
-                    self._saved_at = time.time()
+                    self._saved_at = time.monotonic()
         if self._is_watchless and self._sentinel_stamp() != self._sentinel_was:
             self._sentinel_was, self.sentinel_seen = self._sentinel_stamp(), now
         if lost:
@@ -273,6 +308,10 @@ class Follower(threading.Thread):
             self._restart()
         elif lost and self._keeper:
             self._begin_work(self._keeper.scan(with_stamps=True))
+
+    def _has_long_work(self, keeper: Keeper) -> bool:
+        """Say whether there is something to do at once that is not news."""
+        return keeper.is_busy or (self._work is not None and self._has_more)
 
     def _advance(self) -> None:
         """Do a step of longer work."""
@@ -296,7 +335,9 @@ class Follower(threading.Thread):
             self._reconcile_at = now + RECONCILE_SECONDS
         if self.failure:
             _logger.info(line("readable-again", workspace=self.workspace))
-            self.failure = ""
+            self.failure, self.failing_since = "", None
+        if not self._is_poll:
+            self._failures = 0
         if not self.scanned.is_set():
             self._is_ready(now - self._work_began)
 
@@ -338,7 +379,7 @@ class Follower(threading.Thread):
             self._dirty_since = now
             self._untold = self._untold or now
             if self._saved_at is not None:
-                self.save_to_indexed = time.time() - self._saved_at
+                self.save_to_indexed = time.monotonic() - self._saved_at
                 self.times.append(self.save_to_indexed)
         if self._untold and self._is_worth_telling(keeper, now):
             self._untold = 0.0
@@ -358,6 +399,7 @@ class Follower(threading.Thread):
     def _begin(self) -> None:
         """Begin to follow, or try to."""
         try:
+            self._root = self._tree.root
             self._mounts = self._read_mounts()
             spots = mounts.blind_spots(str(self._root), self._read_mounts(everything=True))
             self._keeper = Keeper(
@@ -375,17 +417,26 @@ class Follower(threading.Thread):
                 _logger.info(
                     line("polled", workspace=self.workspace, folder=place, file_system=reason)
                 )
-        except _FAILURES as error:
+        except Exception as error:  # as in ``_follow``
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         """Note that the tree cannot be followed: what is known of it stays, and it is retried."""
         reason = str(error) or type(error).__name__
+        if not isinstance(error, _FAILURES):
+            reason = f"{type(error).__name__}: see the journal of infbox-watcher"
+            self.crashed = error
         if reason != self.failure:
-            _logger.error(line("not-readable", workspace=self.workspace, reason=reason))
+            trace = None if isinstance(error, _FAILURES) else error
+            _logger.error(
+                line("not-readable", workspace=self.workspace, reason=reason), exc_info=trace
+            )
+        if self.failing_since is None:
+            self.failing_since = time.monotonic()
         self.failure = reason
         self._work = self._keeper = None
-        self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._turns.give(self._wake)
+        self._retry_at = time.monotonic() + self._pause(error)
         try:
             self._watch.drop(str(self._root))
             if isinstance(error, sqlite3.Error):
@@ -393,10 +444,18 @@ class Follower(threading.Thread):
             else:
                 self._tree.close()
                 self._tree = self._open_tree(stored=False)
-        except _FAILURES:
+        except Exception:
             _logger.debug(line("not-mended", workspace=self.workspace), exc_info=True)
         if self.failure and not self.scanned.is_set():
             self.scanned.set()
+
+    def _pause(self, error: Exception) -> float:
+        """Return the seconds until the next try. What is not there may come at any moment, and to
+        see that takes nothing; a git that hangs, or a slip of ours, costs as much each time."""
+        if isinstance(error, OSError | sqlite3.Error | InputError):
+            return RETRY_SECONDS
+        self._failures += 1
+        return min(RETRY_SECONDS * 2.0 ** min(self._failures - 1, 10), _LONGEST_RETRY_SECONDS)
 
     def _mend_index(self, error: sqlite3.Error) -> None:
         """Open the index anew; a damaged one is set aside, and made again at once."""
@@ -425,7 +484,7 @@ class Follower(threading.Thread):
                 facts = Facts.of(self._index.meta_json("facts"))
             except (TypeError, ValueError):
                 facts = None
-        return Tree(self._root, self._max_file_bytes, facts, self._control_tokens)
+        return Tree(self._given, self._max_file_bytes, facts, self._control_tokens)
 
     def _new_watch(self) -> Watch:
         return Watch()

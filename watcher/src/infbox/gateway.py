@@ -261,7 +261,7 @@ class Gateway:
         self._metrics.count(usage, exchange.workspace, exchange.user)
         if question.turn is not None:
             self._summary.note(exchange.workspace, question.turn, usage)
-        self._sampler.first_tokens.note(time.time(), exchange.events.seconds, usage)
+        self._sampler.first_tokens.note(time.monotonic(), exchange.events.seconds, usage)
 
     async def _read_whole(self, handover: Handover) -> None:
         """Read what a request asks for, so that it is known where it goes.

@@ -13,6 +13,7 @@ text conversion runs, and a missing object of a partial clone is missing instead
 from __future__ import annotations
 
 import bisect
+import errno
 import itertools
 import os
 import re
@@ -81,6 +82,14 @@ _ANSWER_FIELDS = 4
 _LIMIT_SECONDS = 300.0
 """For one answer. Listing a million files on a slow disk takes less; an ignore file that is a pipe,
 or a file system that went away, takes for ever."""
+
+_CHECK_SECONDS = 60.0
+"""For what a kept process answers about a few hundred paths at most."""
+
+_END_SECONDS = 5.0
+"""For a git that was killed. One that waits for a disk that is gone ends only with that wait."""
+
+_NOT_THERE = "fatal: cannot change to "
 
 _MOST_AT_ONCE = 16 * 1024  # bytes: less than a pipe holds, so that neither side waits for the other
 
@@ -167,15 +176,21 @@ class Tracked:
         return self._paths[self._starts[place] : self._starts[place + 1]]
 
 
-def command(*arguments: str) -> list[str]:
+def command(folder: Path, *arguments: str) -> list[str]:
     """Return the command line of git, which takes no program from a repository's configuration.
 
+    git itself changes to the folder. Were the new process told to, a file system that is away would
+    have it wait before it becomes git, and with it whoever started it, whom no limit reaches: the
+    thread, or with vfork, during which Python keeps its lock, the whole process.
+
     Args:
+        folder: where git is run.
         arguments: options that come before git's command, the command, and its arguments.
     """
     place = next((n for n, word in enumerate(arguments) if not word.startswith("-")), 0)
     plain = _PLAIN.get(arguments[place], ())
-    return ["git", *_OPTIONS, *arguments[: place + 1], *plain, *arguments[place + 1 :]]
+    before, after = arguments[: place + 1], arguments[place + 1 :]
+    return ["git", "-C", str(folder), *_OPTIONS, *before, *plain, *after]
 
 
 def run(
@@ -195,6 +210,7 @@ def run(
         limit_seconds: after which git, and all that it started, is ended.
 
     Raises:
+        OSError: the folder is not there, or closed.
         GitError: git ended with another status, or gave no answer in time.
         InputError: git is not installed.
     """
@@ -202,8 +218,7 @@ def run(
 
     try:
         process = subprocess.Popen(
-            command(*arguments),
-            cwd=folder,
+            command(folder, *arguments),
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -211,8 +226,6 @@ def run(
             start_new_session=True,  # so that what git starts ends with it
         )
     except FileNotFoundError as error:
-        if error.filename != "git":
-            raise
         raise InputError("git is not installed: install the package git") from error
     try:
         answer, said = process.communicate(given, timeout=limit_seconds)
@@ -221,9 +234,18 @@ def run(
     finally:
         _end(process)
     if process.returncode != 0 and process.returncode not in also:
-        complaint = said.decode(errors="replace").strip().splitlines()
-        raise GitError(complaint[0] if complaint else f"git {arguments[0]}: {process.returncode}")
+        complaint = [*said.decode(errors="replace").strip().splitlines(), ""][0]
+        if complaint.startswith(_NOT_THERE):
+            raise _not_there(folder, complaint)
+        raise GitError(complaint or f"git {arguments[0]}: {process.returncode}")
     return answer
+
+
+def _not_there(folder: Path, complaint: str) -> OSError:
+    """Return the error of a folder that git could not change to."""
+    numbers = {os.strerror(number): number for number in (errno.EACCES, errno.ENOTDIR, errno.ELOOP)}
+    number = numbers.get(complaint.rpartition(": ")[2], errno.ENOENT)
+    return OSError(number, os.strerror(number), str(folder))
 
 
 def _no_answer(folder: Path, limit_seconds: float) -> GitError:
@@ -232,13 +254,16 @@ def _no_answer(folder: Path, limit_seconds: float) -> GitError:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End git and all that it started, where it did not end by itself."""
+    import subprocess  # noqa: PLC0415  # as above
+
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream:
             stream.close()
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):  # it is taken note of later
+        process.wait(_END_SECONDS)
 
 
 class Git:
@@ -506,7 +531,7 @@ class Git:
         return run(self._root, *self._options(), *arguments, given=given, also=also)
 
     def _command(self, *arguments: str) -> list[str]:
-        return command(*self._options(), *arguments)
+        return command(self._root, *self._options(), *arguments)
 
     def _options(self) -> tuple[str, ...]:
         if self.is_repository:
@@ -533,7 +558,6 @@ class _Checker:
         self._folder = folder
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
             command,
-            cwd=folder,
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -590,8 +614,8 @@ class _Checker:
         assert self._process.stdout is not None  # noqa: S101  # it is a pipe
         poll = select.poll()
         poll.register(self._process.stdout, select.POLLIN)
-        if not poll.poll(_LIMIT_SECONDS * 1000):
-            raise _no_answer(self._folder, _LIMIT_SECONDS)
+        if not poll.poll(_CHECK_SECONDS * 1000):
+            raise _no_answer(self._folder, _CHECK_SECONDS)
         return os.read(self._process.stdout.fileno(), 1 << 16)
 
 

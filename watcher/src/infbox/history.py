@@ -25,7 +25,7 @@ class Counts(NamedTuple):
     """Counters as a service told them; they only grow, but begin anew when it is restarted.
 
     Attributes:
-        at: unix time, in seconds.
+        at: monotonic time, in seconds.
         values: of the counters.
     """
 
@@ -43,7 +43,7 @@ class Minutes:
         """Note what the counters are.
 
         Args:
-            at: unix time, in seconds.
+            at: monotonic time, in seconds.
             values: always as many, in the same order.
         """
         counts = Counts(at, tuple(values))
@@ -81,7 +81,7 @@ class FirstTokens:
         """Note an answer, if it streamed and tells how much of its prompt was in the cache.
 
         Args:
-            at: unix time, in seconds.
+            at: monotonic time, in seconds.
             seconds: from the request's arrival to its first event; None where it did not stream.
             usage: of it. More than half of the prompt in the cache makes it a warm one.
         """

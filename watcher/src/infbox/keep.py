@@ -13,10 +13,11 @@ import os
 import stat
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from infbox import watch
-from infbox.files import CLOCK_TICK_NS, Walk, belonging, folder_row
+from infbox import clock, watch
+from infbox.clock import EVER, Moment
+from infbox.files import Walk, belonging, folder_row
 from infbox.git import Facts, GitError, tracked_paths
 from infbox.index import Stamp
 from infbox.later import QUIET_SECONDS, Errand, Soon
@@ -71,6 +72,8 @@ class Keeper(Looker):
         self._ignores: frozenset[str] = frozenset()
         self._indexes: frozenset[str] = frozenset()
         self._stamps: dict[str, list[int]] = {}
+        self._doubted: dict[str, int] = {}
+        """What decides and was taken for changed lately, with the time that it had."""
         self._has_blind_sources = False
         self._borders: dict[str, float] = {}
         self._scan_soon = Soon()
@@ -78,6 +81,7 @@ class Keeper(Looker):
         self._git_is_stale = False
         self._rules_are_stale = False
         self._index_errand: Errand | None = None
+        self._errands: list[Errand] = []
         self._touched: set[str] | None = None
         self._is_halfway = False
         """Whether the index holds a part of what a scan is finding."""
@@ -126,9 +130,17 @@ class Keeper(Looker):
             self._again.setdefault(path, now + SOON_SECONDS)
         else:
             self._again.pop(path, None)
-            self._fresh.setdefault(path)
+            self._put(path, mask)
         if self._touched is not None:
             self._touched.add(path)
+
+    def _put(self, path: str, mask: int) -> None:
+        """Have a path looked at, now or, where it went, soon."""
+        if mask & (watch.DELETE | watch.MOVED_FROM) and path not in self._fresh:
+            self._leaving.setdefault(path)
+        else:
+            self._leaving.pop(path, None)
+            self._fresh.setdefault(path)
 
     def _take_git(self, name: str, folder: str, now: float) -> None:
         """Take what happened to a ``.git``: with one a folder below is a repository of its own."""
@@ -159,12 +171,12 @@ class Keeper(Looker):
     @property
     def backlog(self) -> int:
         """How many files are to be looked at now."""
-        return len(self._fresh) + len(self._bulk)
+        return len(self._fresh) + len(self._leaving) + len(self._bulk)
 
     @property
     def is_busy(self) -> bool:
         """Whether there are files to look at now."""
-        return bool(self._fresh or self._bulk)
+        return bool(self._fresh or self._leaving or self._bulk)
 
     def due(self, is_working: bool) -> float | None:
         """Return when ``step`` is to be called, of the monotonic clock, if nothing is told before;
@@ -183,12 +195,18 @@ class Keeper(Looker):
         ]
         return min(times, default=None)
 
-    def step(self, now: float, is_working: bool) -> Iterator[bool] | None:
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to look at that was told just now, and is soon done."""
+        return bool(self._fresh) or 0 < len(self._leaving) <= _AT_ONCE
+
+    def step(self, now: float, is_working: bool, is_denied: bool = False) -> Iterator[bool] | None:
         """Do a small part of what is to be done, and return longer work that became due.
 
         Args:
             now: of the monotonic clock.
             is_working: as in ``due``.
+            is_denied: what takes long is left for later.
 
         Raises:
             OSError, sqlite3.Error, GitError, InputError: the tree or the index cannot be used.
@@ -197,13 +215,15 @@ class Keeper(Looker):
             self._look(_take_first(self._fresh, _AT_ONCE))
         elif self._again and next(iter(self._again.values())) <= now:
             self._look([path for path, due in take_due(self._again, now) if self._is_quiet(path)])
-        elif self._bulk:
+        elif self._leaving and (not is_denied or self.has_news):
+            self._look(_take_first(self._leaving, _AT_ONCE))
+        elif self._bulk and not is_denied:
             self._look([self._bulk.popleft() for _ in range(min(_AT_ONCE, len(self._bulk)))], True)
         elif self._settling:
             self._settle(now)
         self._judge_borders(now)
         if self._index_errand is None and self._index_soon.take(now):
-            self._index_errand = Errand(self._read_tracked, self._wake)
+            self._index_errand = self._begun(self._read_tracked)
         elif self._index_errand and self._index_errand.is_done:
             self._take_tracked()
         if not is_working and self._scan_soon.take(now):
@@ -239,6 +259,18 @@ class Keeper(Looker):
         """Have the repository's index read, so that a later change of it can be told."""
         self._index_soon.ask(0.0)
 
+    @property
+    def waits_since(self) -> float | None:
+        """Since when an answer of git is waited for, of the monotonic clock; None when none is. For
+        any thread."""
+        return min((each.began for each in self._errands if not each.is_done), default=None)
+
+    def _begun(self, task: Callable[[], Any]) -> Errand:
+        """Begin an errand."""
+        errand = Errand(task, self._wake)
+        self._errands = [*(each for each in self._errands if not each.is_done), errand]
+        return errand
+
     def _judge_borders(self, now: float) -> None:
         """Look again at folders in which a ``.git`` came, changed or went."""
         for folder in [folder for folder, due in self._borders.items() if due <= now]:
@@ -255,10 +287,10 @@ class Keeper(Looker):
         """Return all that decide, by the folder below which they do."""
         return {"": self._tree.git, **self._tree.git.inner}
 
-    def _read_tracked(self) -> tuple[int, list[tuple[str, Git, Tracked, set[str], set[str]]]]:
+    def _read_tracked(self) -> tuple[Moment, list[tuple[str, Git, Tracked, set[str], set[str]]]]:
         """Read what the repositories track; return since when, and with it what is new in it and
         what is not in it any more."""
-        since = time.time_ns()
+        since = Moment.now()
         found = []
         for folder, git in self._gits().items():
             new = git.read_tracked()
@@ -325,7 +357,7 @@ class Keeper(Looker):
             return
         self._watch_sources()
         yield from self.compare()
-        while self._fresh or self._bulk:
+        while self.is_busy:
             yield True
 
     def scan(self, with_stamps: bool = False) -> Iterator[bool]:
@@ -339,14 +371,14 @@ class Keeper(Looker):
         self.scans += 1
         self._check_root()
         self._touched = set()
-        since = time.time_ns()
-        tracked = Errand(partial(tracked_paths, self._tree.root), self._wake)
+        since = Moment.now()
+        tracked = self._begun(partial(tracked_paths, self._tree.root))
         if self._git_is_stale or self._rules_are_stale:
             self._tree.refresh()
             self._git_is_stale = self._rules_are_stale = False
         git = self._tree.git
         git.make_ready()
-        others = Errand(git.other_files, self._wake)
+        others = self._begun(git.other_files)
         walk = Walk(self._tree, self._watch_folder, since)
         yield from _until_done(tracked)
         paths = self._paths_from(tracked) if git.is_repository else []
@@ -357,10 +389,10 @@ class Keeper(Looker):
             yield True
         self._forget_facts()
         self._take_walk(walk)
-        all_tracked = Errand(self._all_tracked, self._wake)
-        facts = Errand(git.facts, self._wake)
+        all_tracked = self._begun(self._all_tracked)
+        facts = self._begun(git.facts)
         yield from _until_done(all_tracked, facts)
-        heats = Errand(self._first_heats, self._wake) if self._founding else None
+        heats = self._begun(self._first_heats) if self._founding else None
         for each, names in all_tracked.result():
             each.tracked = names
         self._facts = facts.result()
@@ -368,11 +400,11 @@ class Keeper(Looker):
         known = self._sources
         self._watch_sources()
         if any(path.endswith("/.git/HEAD") for path in self._sources - known):
-            since = 0  # a repository is being made, and no event told of it until now
+            since = EVER  # a repository is being made, and no event told of it until now
         if with_stamps:
             yield from self.compare()
         self._touched = None
-        while self._fresh or self._bulk:
+        while self.is_busy:
             yield True
         if heats:
             yield from _until_done(heats)
@@ -463,7 +495,7 @@ class Keeper(Looker):
         # Even where it is not to be trusted yet: the old one must not be met again, as it would be
         # when what was mounted over the folder goes.
         with self._index.transaction():
-            self._index.write_folders({folder: folder_row(status)})
+            self._index.write_folders({folder: folder_row(status, known)})
 
     def _is_known(self, path: str, entry: os.DirEntry[str]) -> bool:
         if entry.is_dir(follow_symlinks=False):
@@ -491,7 +523,7 @@ class Keeper(Looker):
         self._write({}, sorted(gone))
         self._bulk.extend(sorted(new))
 
-    def _complete(self, heats: Errand | None, since: int) -> None:
+    def _complete(self, heats: Errand | None, since: Moment) -> None:
         """Note that every file was looked at, by these rules; ask for another scan if what decides
         changed while git listed by it, which was since ``since``. An index counts too: what it
         tracks is read after the list was made, and is then no news when its change is told."""
@@ -561,11 +593,11 @@ class Keeper(Looker):
         self._is_halfway = True
         self._index.keep(sources="")
 
-    def _keep_facts(self, since: int) -> bool:
+    def _keep_facts(self, since: Moment) -> bool:
         """Keep what decides, for the next start; not while a scan is halfway.
 
         Args:
-            since: what changed after this was perhaps not seen; of the wall clock, in nanoseconds.
+            since: what changed after this was perhaps not seen.
 
         Returns:
             Whether anything did.
@@ -573,7 +605,7 @@ class Keeper(Looker):
         if self._facts is None or self._is_halfway:
             return False
         self._stamps = stamps = _stamps(self._deciding() | self._facts.indexes())
-        late = {path for path, (*_, ctime) in stamps.items() if ctime >= since - CLOCK_TICK_NS}
+        late = self._late(since)
         with self._index.transaction():
             self._index.keep(
                 facts=json.dumps(self._facts),
@@ -581,6 +613,18 @@ class Keeper(Looker):
                 sources=json.dumps({**stamps, **{path: [_UNTRUSTED] for path in late}}),
             )
         return bool(late)
+
+    def _late(self, since: Moment) -> set[str]:
+        """Return those of what decides that may have changed after a moment. A time in the future
+        is doubted once: with the same time still, the file did not change since."""
+        least = since.least_stamp
+        times = {path: ctime for path, (*_, ctime) in self._stamps.items() if ctime >= least}
+        known, self._doubted = self._doubted, times
+        return {
+            path
+            for path, ctime in times.items()
+            if not (clock.is_future(ctime) and known.get(path) == ctime)
+        }
 
     def _watch_sources(self) -> None:
         """Watch the folders of what decides outside the tree, and of git's own files."""

@@ -20,6 +20,7 @@ class Report(NamedTuple):
         workspace: its name.
         is_alive: whether its thread runs.
         failure: why the tree cannot be followed at present; empty while it is.
+        since: monotonic time since when, in seconds; None while it is.
         save_to_indexed: of the last save that changed the index, in seconds.
         times: the same of each save since the report before.
         events: so many were taken.
@@ -33,6 +34,7 @@ class Report(NamedTuple):
     workspace: str
     is_alive: bool = True
     failure: str = ""
+    since: float | None = None
     save_to_indexed: float | None = None
     times: tuple[float, ...] = ()
     events: int = 0
@@ -48,7 +50,7 @@ class Changed(NamedTuple):
 
     Attributes:
         workspace: its name.
-        saved_at: unix time of the save that led to it, in seconds; None where none did.
+        saved_at: monotonic time of the save that led to it, in seconds; None where none did.
     """
 
     workspace: str

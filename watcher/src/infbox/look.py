@@ -10,7 +10,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
 
-from infbox.files import CLOCK_TICK_NS, Walk, belonging, has_tracked
+from infbox import clock
+from infbox.files import Walk, belonging, has_tracked
 from infbox.heats import Heats
 from infbox.index import Folder, Row, Stamp
 from infbox.log import line
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from infbox.watch import Watch
 
 STATS_AT_ONCE = 250
+MANY_AT_ONCE = 256
+"""Files that went: more of them are forgotten a few at a time, with saves taken in between."""
+
 SOON_SECONDS = 0.05
 """Until a file is looked at again that is being written, or of which no close was told."""
 
@@ -58,6 +62,8 @@ class Looker:
         self._heats = Heats()
         self._fresh: dict[str, None] = {}
         """To be looked at now."""
+        self._leaving: dict[str, None] = {}
+        """What went, to be looked at once there is no save to take in: many may go at once."""
         self._bulk: deque[str] = deque()
         """To be read when nothing else is to be done; they belong to the tree."""
         self._again: dict[str, float] = {}
@@ -84,6 +90,7 @@ class Looker:
         """
         rows: dict[str, Row] = {}
         gone: list[str] = []
+        left: set[str] = set()
         unknown: list[str] = []
         for path in paths:
             known = self._index.row(path)
@@ -94,9 +101,12 @@ class Looker:
                 unknown += [] if self._is_behind_border(path) else [path]
             elif kind == stat.S_IFDIR:
                 gone += [path] if known else []
+                self._forget_folders(left)  # before one of them is taken in anew
+                left.clear()
                 self._enter(path)
             elif known or kind != stat.S_IFREG:
-                gone += self._leave(path, known)
+                gone += self._leave(path, known, left)
+        self._forget_folders(left)
         for path in self._belonging(unknown, is_judged):
             self._read(path, None, rows)
         self._write(rows, gone)
@@ -115,7 +125,9 @@ class Looker:
             status = os.lstat(self._tree.place(path))
         except OSError:
             return True
-        if time.time() - status.st_mtime >= SOON_SECONDS or not stat.S_ISREG(status.st_mode):
+        # A time in the future says nothing of when it was written.
+        age = (clock.wall_ns() - status.st_mtime_ns) / 1e9
+        if not 0 <= age < SOON_SECONDS or not stat.S_ISREG(status.st_mode):
             return True
         self._again[path] = time.monotonic() + SOON_SECONDS
         return False
@@ -149,7 +161,7 @@ class Looker:
     def _row(self, path: str, content: Content, stamp: Stamp, known: Row | None) -> Row:
         trusted = stamp
         newest = max(stamp.ctime_ns, stamp.mtime_ns)
-        if time.time_ns() - newest < CLOCK_TICK_NS:
+        if clock.may_keep_stamp(newest):
             trusted = stamp._replace(mtime_ns=_UNTRUSTED)
             self._settling[path] = (stamp, time.monotonic() + _SETTLE_SECONDS)
         else:
@@ -165,19 +177,25 @@ class Looker:
         heat = self._heats.edited(path, content.digest, known, edit, time.monotonic())
         return Row(*trusted, content.digest, content.refused, edit, heat)
 
-    def _leave(self, path: str, known: Row | None) -> list[str]:
-        """Return the files that are no longer there with a path, a file's or a folder's."""
+    def _leave(self, path: str, known: Row | None, left: set[str]) -> list[str]:
+        """Return the files that are no longer there with a path, a file's or a folder's. The
+        folders are added to those that are left."""
         if known:
             return [path]
         self.unreadable.pop(path, None)
         if not self._index.folder(path):
             return []
-        folders = {path, *self._index.folder_paths(path)}
-        self._forget_folders(folders)
-        return sorted(self._index.paths(path))
+        left.update({path}, self._index.folder_paths(path))
+        files = sorted(self._index.paths(path))
+        if len(files) > MANY_AT_ONCE:
+            self._leaving.update(dict.fromkeys(files))
+            return []
+        return files
 
     def _forget_folders(self, folders: Collection[str]) -> None:
         """Watch these folders no more; what is below them is dropped with them."""
+        if not folders:
+            return
         dropped = ""
         for folder in sorted(folders):
             if not dropped or not folder.startswith(dropped):

@@ -37,6 +37,10 @@ class WatcherMetrics:
         self.polled = gauge("workspace_polled_folders", "Folders looked at from time to time.")
         self.unreadable = gauge("workspace_unreadable_paths", "Files and folders not readable.")
         self.readable = gauge("workspace_readable", "1 while the last look at the tree worked.")
+        self.unhealthy_since = gauge(
+            "workspace_unhealthy_since_timestamp_seconds",
+            "Since when the tree is not followed or packed; 0 while it is.",
+        )
         self.index_bytes = gauge("index_bytes", "Size of the index on disk, its log included.")
         self.tokens = Gauge(
             "infbox_pack_tokens",

@@ -221,7 +221,8 @@ class Packer:
         if self._erase():
             return True
         last = self._index.last_edit()
-        edited = self._index.edited_since(self._state.edit)
+        # An index that was begun anew while the clock was behind counts from less.
+        edited = self._index.edited_since(self._state.edit if last >= self._state.edit else 0)
         state = replace(self._state, edit=last, edited=self._state.edited + _tokens(edited))
         if len(edited) > MANY_EDITS:
             self._follow(state)

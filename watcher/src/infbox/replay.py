@@ -73,8 +73,7 @@ class History:
         except git.GitError as error:
             raise InputError(f"{repository}: {error}: give a git repository") from error
         self._reader = subprocess.Popen(
-            git.command("cat-file", "--batch"),
-            cwd=repository,
+            git.command(repository, "cat-file", "--batch"),
             env=git.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

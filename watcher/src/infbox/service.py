@@ -24,6 +24,7 @@ from infbox.errors import InputError, UnreadyError
 from infbox.follow import Follower, sentinel
 from infbox.git import GitError
 from infbox.index import Stamp
+from infbox.later import Turns
 from infbox.log import line
 from infbox.notify import notify
 from infbox.serve import listening
@@ -40,10 +41,15 @@ SWITCH_SECONDS = 0.00001
 system calls, after each of which a follower may have to wait so long for another one: with Python's
 own 5 ms that would be a tenth of a second. To wake a thread takes no less."""
 
+AT_WORK = 4
+"""So many followers list and read at once. With all of sixty at it, threads would be woken every 10
+microseconds only to wait on, which would take four fifths of the time until they are ready. More
+than one, since one may wait for its disk."""
+
 _PATIENCE_SECONDS = 2.0
 """A start that takes longer is worked on before it is ready, so that one can see how it fares."""
 
-_RETRY_SECONDS = 5.0
+_END_SECONDS = 5.0
 _PRIVATE_UMASK = 0o027
 
 _logger = logging.getLogger(__name__)
@@ -90,9 +96,10 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._control = _control_tokens(config)
+        self._turns = Turns(AT_WORK)
         self.followers = [self._follower(workspace) for workspace in config.workspaces]
         self.is_ready = False
-        """Whether every tree was seen once."""
+        """Whether every tree was seen once, but for those that give no answer."""
         self._beat_at: float | None = None
 
     def start(self, patience: float) -> None:
@@ -114,12 +121,14 @@ class Service:
         """Follow no more."""
         for follower in self.followers:
             follower.stop()
+        ends = time.monotonic() + _END_SECONDS  # for all together: one that hangs does not end
         for follower in self.followers:
             if follower.is_alive():
-                follower.join(_RETRY_SECONDS)
+                follower.join(max(ends - time.monotonic(), 0))
 
     def tell_ready(self) -> None:
-        if self.is_ready or not all(follower.scanned.is_set() for follower in self.followers):
+        """Tell systemd once each tree was seen, or gives no answer."""
+        if self.is_ready or not all(map(_was_tried, self.followers)):
             return
         self.is_ready = True
         notify("READY=1")
@@ -136,10 +145,14 @@ class Service:
             _logger.error(line("no-heartbeat", file=error.filename, reason=error.strerror))
 
     def have_heard(self) -> bool:
-        """Say whether each follower was told of the last beat, as it would be of a save."""
+        """Say whether each follower was told of the last beat, as it would be of a save.
+
+        One that hangs is left out: its tree gives no answer, which a restart would not change.
+        """
         beat = self._beat_at
         return beat is not None and all(
-            follower.sentinel_seen >= beat for follower in self.followers
+            follower.sentinel_seen >= beat or follower.hangs_since() is not None
+            for follower in self.followers
         )
 
     def _follower(self, workspace: config_file.Workspace) -> Follower:
@@ -151,6 +164,7 @@ class Service:
                 max_file_bytes=self.config.watcher.max_file_bytes,
                 poll_seconds=self.config.watcher.poll_seconds,
                 control_tokens=self._control,
+                turns=self._turns,
             )
 
 
@@ -210,6 +224,11 @@ def named(name: str) -> Iterator[None]:
         yield
     except (OSError, GitError, sqlite3.Error) as error:
         raise UnreadyError(f"workspaces: {name}: {error}") from error
+
+
+def _was_tried(follower: Follower) -> bool:
+    """Say whether a tree was seen once, or gives no answer."""
+    return follower.scanned.is_set() or follower.hangs_since() is not None
 
 
 def _end(_number: int, _frame: object) -> None:

@@ -39,6 +39,8 @@ MOST_VIEWERS = 32
 _COLD_SECONDS = 120.0
 """A workspace that was not warm for so long is cold; before, it is being warmed."""
 
+_DISK_SECONDS = 2.0  # longer than any disk takes that answers
+
 _logger = logging.getLogger(__name__)
 
 
@@ -79,9 +81,10 @@ class Sampler:
         self._facts: dict[str, tuple[float, Mapping[str, Any]]] = {}
         self._tokens = Minutes()
         self._work: dict[str, Minutes] = {name: Minutes() for name in packs}
-        self._warm_at = dict.fromkeys(packs, self._started)
+        self._warm_at = dict.fromkeys(packs, time.monotonic())
         self._version: str | None = None
         self._disks: list[dict[str, Any]] = []
+        self._looking: asyncio.Future[list[dict[str, Any]]] | None = None
         self._asker: Asker
         self._now: dict[str, Any] = {}
         self._taken = float("-inf")
@@ -187,26 +190,34 @@ class Sampler:
             if finding.state == DOWN:
                 self._version = None  # another may come back
             if "tokens" in finding.counters:
-                self._tokens.note(now, finding.counters["tokens"])
+                self._tokens.note(time.monotonic(), finding.counters["tokens"])
         if name == "watcher":
             for workspace, counts in finding.counters.items():
                 if workspace in self._work:
-                    self._work[workspace].note(now, counts)
+                    self._work[workspace].note(time.monotonic(), counts)
 
     async def _look_at_disks(self) -> None:
-        self._disks = await asyncio.to_thread(_disks, self._config.status.disks)
+        """Look at the disks. One that hangs leaves them as they were seen last."""
+        if self._looking is None or self._looking.done():
+            looking = asyncio.to_thread(_disks, self._config.status.disks)
+            self._looking = asyncio.ensure_future(looking)
+        with contextlib.suppress(asyncio.TimeoutError):
+            self._disks = await asyncio.wait_for(asyncio.shield(self._looking), _DISK_SECONDS)
 
     def _compose(self, now: float) -> dict[str, Any]:
         config = self._config
         parts = [part.shown() for part in self._parts.values()]
-        workspaces = [self._workspace(workspace, now) for workspace in config.workspaces]
+        moment = time.monotonic()
+        workspaces = [self._workspace(workspace, moment) for workspace in config.workspaces]
         return {
             "at": now,
             "host": socket.gethostname(),
             "sign_in": config.status.sign_in,
             "well": all(part["state"] not in (ILL, DOWN) for part in parts)
             and all(
-                workspace["state"] in ("warm", "warming", "elsewhere") for workspace in workspaces
+                workspace["state"] in ("warm", "warming", "elsewhere")
+                and workspace["unhealthy_since"] is None
+                for workspace in workspaces
             ),
             "served": {
                 "model": config.engine.model,
@@ -220,10 +231,10 @@ class Sampler:
             "cache": {
                 "since": self._started,
                 "sources": ["engine", "lmcache", "computed"],
-                "minutes": self._tokens.growth(now),
-                "tokens": self._tokens.total(now) or (0.0,) * len(SOURCES),
+                "minutes": self._tokens.growth(moment),
+                "tokens": self._tokens.total(moment) or (0.0,) * len(SOURCES),
             },
-            "first_token": self.first_tokens.summary(now),
+            "first_token": self.first_tokens.summary(moment),
             "stores": self._told("lmcache"),
             "disks": self._disks,
             "gpus": self._told("dcgm") if config.status.dcgm else None,
@@ -255,6 +266,7 @@ class Sampler:
             "recomputed_share": recomputed / (saves * tokens) if saves and tokens else None,
             "conversations": self._conversations.of(name),
             "error": told.get("error"),
+            "unhealthy_since": told.get("unhealthy_since"),
             "at": watcher["at"],
         }
 

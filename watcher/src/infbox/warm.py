@@ -16,7 +16,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from infbox import prompt, template
+from infbox import clock, prompt, template
 from infbox.cached_chunks import ANY
 from infbox.engine import (
     Engine,
@@ -214,7 +214,7 @@ class Warmer:
 
         Args:
             publication: the pack.
-            saved_at: unix time of the save that led to it.
+            saved_at: monotonic time of the save that led to it.
         """
         generation = publication.generation
         if self._candidate and self._candidate.publication.generation <= generation:
@@ -318,7 +318,7 @@ class Warmer:
     async def _warm(self, job: _Job) -> None:
         usage, ended = await self._compute(job, await self._prompt(job))
         version = job.publication.version
-        since = ended
+        since = clock.unix(ended)
         if self.warmth.version == version and self.warmth.since:  # proven again
             since = self.warmth.since
         else:
@@ -480,7 +480,7 @@ class Warmer:
         """Have a prompt computed, and proven by asking again where that is needed.
 
         Returns:
-            The proof, and the unix time at which the computation ended.
+            The proof, and the monotonic time at which the computation ended.
 
         Raises:
             EngineRefusedError: it is not in the cache afterwards.
@@ -497,7 +497,7 @@ class Warmer:
             usage = await self._ask(job, ids[:end])
             computed[generation] = ids[:end]
             self._check_wanted(job)
-        ended = time.time()
+        ended = time.monotonic()
         if usage.prompt_tokens - (usage.cached_tokens or 0) > 1:  # it had something to compute
             usage = await self._ask(job, ids)
         self._keep_only_current()

@@ -71,6 +71,9 @@ class Watch:
             raise _error()
         self._folders: dict[int, list[str]] = {}
         self._watches: dict[str, int] = {}
+        self._below: dict[str, set[str]] = {}
+        """By folder, those right in it that are watched, or have one below them that is: to look
+        through all takes too long where ten thousand go one by one."""
 
     def __contains__(self, folder: str) -> bool:
         return folder in self._watches
@@ -102,14 +105,18 @@ class Watch:
         names = self._folders.setdefault(watch, [])
         if folder not in names:
             names.append(folder)
+        if folder not in self._watches:
+            self._note(folder)
         self._watches[folder] = watch
         return True
 
     def drop(self, folder: str) -> None:
         """Stop watching a folder and all below it."""
-        prefix = f"{folder}/"
-        for path in [p for p in self._watches if p == folder or p.startswith(prefix)]:
-            watch = self._watches.pop(path)
+        for path in self._at_or_below(folder):
+            watch = self._watches.pop(path, None)
+            self._unnote(path)
+            if watch is None:
+                continue
             names = self._folders.get(watch, [])
             if path in names:
                 names.remove(path)
@@ -144,6 +151,40 @@ class Watch:
         for folder in self._folders.pop(watch, ()):
             if self._watches.get(folder) == watch:
                 del self._watches[folder]
+                self._unnote(folder)
+
+    def _note(self, folder: str) -> None:
+        """Note a folder as one below all that it lies in."""
+        while folder != "/":
+            above = _above(folder)
+            below = self._below.setdefault(above, set())
+            if folder in below:
+                return
+            below.add(folder)
+            folder = above
+
+    def _unnote(self, folder: str) -> None:
+        """Undo that, as far as nothing else is watched there."""
+        while folder != "/" and folder not in self._watches and not self._below.get(folder):
+            self._below.pop(folder, None)
+            above = _above(folder)
+            self._below.get(above, set()).discard(folder)
+            folder = above
+        if not self._below.get("/"):
+            self._below.pop("/", None)
+
+    def _at_or_below(self, folder: str) -> list[str]:
+        """Return a folder and those noted below it, each after what lies in it."""
+        found, left = [], [folder]
+        while left:
+            one = left.pop()
+            found.append(one)
+            left += self._below.get(one, ())
+        return found[::-1]
+
+
+def _above(folder: str) -> str:
+    return folder.rpartition("/")[0] or "/"
 
 
 def _error() -> OSError:

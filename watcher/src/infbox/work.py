@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from infbox import cli, index, log, tokens
+from infbox import cli, clock, index, log, tokens
 from infbox.cached_chunks import CachedChunks
 from infbox.engine import Engine
 from infbox.errors import InputError
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from infbox.tokens import Tokenizer
 
 _RETRY_SECONDS = 5.0
+_LONGEST_RETRY_SECONDS = 300.0
+_END_SECONDS = 5.0
+_LONG_SECONDS = 120.0  # after which a pack that is being made is told of
+_LONG = "its pack is still being made: see whether the tree's file system answers"
 _ALIVE_SECONDS = 1.0  # between signs of life, at the longest
 _REMEMBERED_TIMES = 10_000
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
@@ -85,7 +89,8 @@ class Source:
         self.report = report
 
     def mark(self, saved_at: float | None) -> None:
-        """Have the index looked at, for a save at this unix time or for none. For any thread."""
+        """Have the index looked at, for a save at this moment of the monotonic clock or for none.
+        For any thread."""
         self._changes.put(Changed(self.workspace, saved_at))
 
     def wait(self) -> Changed | None:
@@ -126,6 +131,8 @@ class PackThread(threading.Thread):
         super().__init__(name=f"pack-{source.workspace}", daemon=True)
         self.packer = packer
         self.failure = ""
+        self.failing_since: float | None = None
+        """Since when, of the monotonic clock."""
         self.sections: dict[str, int] = {}
         """Tokens of the published pack, by section."""
         self.shared = 0
@@ -134,12 +141,16 @@ class PackThread(threading.Thread):
         self._source = source
         self._offer = offer
         self._adopting = False
+        self._failures = 0
+        self._began: float | None = None
 
     def run(self) -> None:
         """Pack until the source is closed."""
         try:
             while (change := self._source.wait()) is not None:
+                self._began = time.monotonic()
                 self._update(change.saved_at)
+                self._began = None
         except Exception:
             _logger.critical(
                 line("stopped-packing", workspace=self._source.workspace), exc_info=True
@@ -153,18 +164,26 @@ class PackThread(threading.Thread):
         self._adopting = True
         self._source.mark(None)
 
+    def health(self) -> tuple[str, float | None]:
+        """Return why there is no new pack at present, and since when, of the monotonic clock; an
+        empty text and None where there is. For any thread."""
+        began = self._began
+        if self.failure or began is None or time.monotonic() - began < _LONG_SECONDS:
+            return self.failure, self.failing_since
+        return _LONG, began
+
     def _update(self, saved_at: float | None) -> None:
         try:
             changed = self.packer.update()
             if self._adopting:
                 self._adopting = False
                 changed |= self.packer.adopt()
-        except _FAILURES as error:
+        except Exception as error:  # one tree's slip takes nothing from the others
             self._complain(error, saved_at)
             return
         if self.failure:
             _logger.info(line("packing-again", workspace=self._source.workspace))
-        self.failure = ""
+        self.failure, self.failing_since, self._failures = "", None, 0
         self.sections = self.packer.sections()
         self.shared = self.packer.shared
         if changed:
@@ -175,13 +194,22 @@ class PackThread(threading.Thread):
 
     def _complain(self, error: Exception, saved_at: float | None) -> None:
         """Note that the pack cannot be made: what was published stays, and it is retried."""
-        reason = str(error) or type(error).__name__
+        reason, trace, pause = str(error) or type(error).__name__, None, _RETRY_SECONDS
+        if not isinstance(error, _FAILURES):
+            # A slip of ours: it may take long each time, and end in the same way.
+            reason, trace = f"{type(error).__name__}: see the journal of infbox-watcher", error
+            pause = min(_RETRY_SECONDS * 2.0 ** min(self._failures, 10), _LONGEST_RETRY_SECONDS)
+            self._failures += 1
         if reason != self.failure:
-            _logger.error(line("not-packed", workspace=self._source.workspace, reason=reason))
+            _logger.error(
+                line("not-packed", workspace=self._source.workspace, reason=reason), exc_info=trace
+            )
+        if self.failing_since is None:
+            self.failing_since = time.monotonic()
         self.failure = reason
         if isinstance(error, sqlite3.Error) and is_damage(error):
             self._source.doubt()
-        retry = threading.Timer(_RETRY_SECONDS, self._source.mark, (saved_at,))
+        retry = threading.Timer(pause, self._source.mark, (saved_at,))
         retry.daemon = True
         retry.start()
 
@@ -225,10 +253,13 @@ class Worker:
         """Whether both threads are."""
         return self._source.report.is_alive and self.thread.is_alive()
 
-    def close(self) -> None:
-        """Have the pack end, and close what was opened here."""
-        self._source.close()
-        self.thread.join(_RETRY_SECONDS)
+    def close(self, ends: float) -> None:
+        """Close what was opened here, once the pack ended.
+
+        Args:
+            ends: until when to wait for that, of the monotonic clock. One that hangs does not end.
+        """
+        self.thread.join(max(ends - time.monotonic(), 0))
         self._reader.close()
 
     def status(self) -> dict[str, Any]:
@@ -236,6 +267,7 @@ class Worker:
         report, warmth = self._source.report, self._warmer.warmth
         publication, candidate = self._published, self._candidate
         version = publication.version if publication else 0
+        failure, since = self.health()
         return {
             "files": self._files(),
             "tokens": publication.tokens if publication else 0,
@@ -257,11 +289,15 @@ class Worker:
             "sections": self.thread.sections,
             "garbage": self._garbage(),
             "candidate_generation": candidate.generation if candidate else None,
-            "error": report.failure
-            or self.thread.failure
-            or self._waiting()
-            or self._warmer.template_error,
+            "error": failure or self._waiting() or self._warmer.template_error,
+            "unhealthy_since": None if since is None else clock.unix(since),
         }
+
+    def health(self) -> tuple[str, float | None]:
+        """Return why the workspace is not followed or packed at present, and since when, of the
+        monotonic clock; an empty text and None where it is."""
+        report = self._source.report
+        return (report.failure, report.since) if report.failure else self.thread.health()
 
     def show(self) -> None:
         """Bring the metrics up to now."""
@@ -281,6 +317,8 @@ class Worker:
         metrics.polled.labels(name).set(report.polled_folders)
         metrics.unreadable.labels(name).set(report.unreadable_paths)
         metrics.readable.labels(name).set(not report.failure)
+        since = self.health()[1]
+        metrics.unhealthy_since.labels(name).set(0 if since is None else clock.unix(since))
         metrics.index_bytes.labels(name).set(_size(self._source.index_file))
         metrics.garbage.labels(name).set(self._garbage())
         for section, count in self.thread.sections.items():
@@ -315,7 +353,7 @@ class Worker:
         saved_at: float | None,
     ) -> None:
         # Of what is published, not of the index: together with ``warm`` it tells of a save.
-        self._last_save = self._last_save if saved_at is None else saved_at
+        self._last_save = self._last_save if saved_at is None else clock.unix(saved_at)
         if publication and publication is not self._published:
             self._published = publication
             self._take_note(publication, saved_at)
@@ -326,7 +364,7 @@ class Worker:
 
     def _take_note(self, publication: Publication, saved_at: float | None) -> None:
         name = self._source.workspace
-        took = None if saved_at is None else time.time() - saved_at
+        took = None if saved_at is None else time.monotonic() - saved_at
         if took is not None:
             self._metrics.published.labels(name).observe(took)
         self._metrics.generation.labels(name).set(publication.generation)
@@ -394,8 +432,11 @@ class Work:
                 for task in (living, *self._warming):
                     task.cancel()
                 await asyncio.gather(living, *self._warming, return_exceptions=True)
+                for source in self._sources.values():
+                    source.close()
+                ends = time.monotonic() + _END_SECONDS
                 for worker in self._workers.values():
-                    await asyncio.to_thread(worker.close)
+                    await asyncio.to_thread(worker.close, ends)
                 for chunks in self._chunks.values():
                     chunks.close()
 

@@ -31,10 +31,10 @@ class Summary:
     """Of the last hour.
 
     Args:
-        clock: returns unix time, in seconds.
+        clock: seconds that only ever grow.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._turns: dict[str, deque[_Turn]] = {}
 

@@ -164,9 +164,11 @@ function stale(name, at) {
 const isStale = (at) => known(at) && ageOf(at) > STALE_SECONDS;
 const asOf = (at) => `as of ${time(at)}, ${ago(ageOf(at))}`;
 
+const trouble = (one) => (known(one.unhealthy_since) ? `since ${when(one.unhealthy_since)}: ${one.error}` : one.error);
+
 function showWorkspaces() {
   byId("no-workspaces").hidden = status.workspaces.length > 0;
-  const rows = status.workspaces.flatMap((one) => (one.error ? [{ one }, { one, trouble: one.error }] : [{ one }]));
+  const rows = status.workspaces.flatMap((one) => (one.error ? [{ one }, { one, trouble: trouble(one) }] : [{ one }]));
   keep(byId("workspaces"), rows, () => element("tr", { role: "row" }), fillRow);
 }
 

@@ -1,0 +1,106 @@
+"""Rounds of examples for as long as there is time, each with a budget."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+CPU_SECONDS = 3.0
+"""For one example; the slowest seen took 0.4. What breaks it takes minutes, or for ever."""
+
+MEMORY_MIB = 400
+"""By which the process may grow beyond what it had when the test began."""
+
+_STOP_SECONDS = 10.0
+"""After so much CPU an example is cut off. What asks nobody while it computes, as a parser in C, is
+not, and has to be ended from outside."""
+
+
+class OverBudgetError(Exception):
+    """An example took too much."""
+
+
+def fuzz(
+    check: Callable[..., None],
+    share: float,
+    examples: int = 25,
+    **strategies: st.SearchStrategy[Any],
+) -> int:
+    """Check examples until the time is over; return how many there were.
+
+    Args:
+        check: takes what the strategies make; called in this thread, in which its CPU time counts.
+        share: of FUZZ_SECONDS.
+        examples: of a round; one round is checked in any case.
+        strategies: by the argument of ``check``.
+    """
+    seconds, first = float(os.environ["FUZZ_SECONDS"]), int(os.environ["FUZZ_SEED"])
+    ends, number, count, began = time.monotonic() + seconds * share, first, 0, _memory()
+
+    over: dict[str, Any] = {}
+
+    def within_budget(**example: Any) -> None:
+        nonlocal count
+        if over:  # to look for a smaller one would take as long each time
+            if example == over["example"]:
+                raise over["error"]
+            return
+        count += 1
+        before = time.thread_time()
+        try:
+            with _cut_off():
+                check(**example)
+            took, grown = time.thread_time() - before, _memory() - began
+            if took > CPU_SECONDS:
+                raise OverBudgetError(f"it took {took:.1f} s of CPU")
+            if grown > MEMORY_MIB:
+                raise OverBudgetError(f"the process grew by {grown} MiB")
+        except OverBudgetError as error:
+            over.update(example=example, error=error)
+            raise
+
+    chosen = settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=False,
+        report_multiple_bugs=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    while number == first or time.monotonic() < ends:
+        try:
+            seed(number)(chosen(given(**strategies)(within_budget)))()
+        except BaseException:
+            again = f"FUZZ_SEED={number} FUZZ_SECONDS=1"
+            print(f"round {number} failed; to see it again: {again} pytest with this test's name")
+            raise
+        number += 1
+    return count
+
+
+@contextlib.contextmanager
+def _cut_off() -> Iterator[None]:
+    def cut(*_: object) -> None:
+        raise OverBudgetError(f"it took {_STOP_SECONDS:.0f} s of CPU and was cut off")
+
+    before = signal.signal(signal.SIGPROF, cut)
+    signal.setitimer(signal.ITIMER_PROF, _STOP_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _memory() -> int:
+    """The most that this process ever had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
