@@ -29,10 +29,10 @@ def with_own_text(path: str) -> dict[str, Any]:
 @ALL
 @pytest.mark.parametrize("streams", [False, True])
 def test_the_pack_comes_first(stack: Stack, path: str, streams: bool) -> None:
-    answer = stack.post(path, model="coder@shop", stream=streams, seed=7, **BODIES[path])
+    answer = stack.post(path, model="coder@shop", stream=streams, top_k=7, **BODIES[path])
     assert answer.status == 200
     (seen,) = stack.engine.seen
-    assert (seen.target, seen.chat["model"], seen.chat["seed"]) == (path, "coder", 7)
+    assert (seen.target, seen.chat["model"], seen.chat["top_k"]) == (path, "coder", 7)
     (asked,) = stack.engine.prompts
     start = asked if path == COMPLETIONS else json.loads(str(asked))[0]["content"]
     assert start.startswith(TEXT)
