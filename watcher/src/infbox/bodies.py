@@ -183,18 +183,20 @@ class Body:
             raise _malformed(error) from error
 
 
-def opened(path: str, data: bytes, user: str, window: int) -> Body:
+def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
     """Return a body without what is not for clients. Blocking, for some 0.1 s of a large one.
 
     Args:
         path: one of ``fields.FIELDS``.
-        data: the body.
+        chunks: of the body, in order; they are taken.
         user: whose key it came with; empty where that is not known.
         window: of the model, in tokens.
 
     Raises:
         RefusalError: it is no JSON object, has too many values, or says what a client must not.
     """
+    data = b"".join(chunks)  # of large ones without Python's lock
+    chunks.clear()
     if fields.has_too_many_values(data):
         raise RefusalError(TOO_LARGE, fields.TOO_MANY_VALUES)
     data, values = _top(data)

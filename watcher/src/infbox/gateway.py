@@ -287,22 +287,23 @@ class Gateway:
             TooLargeError: the body is over the limit.
         """
         handover.incoming.check_announced_size()
-        handover.body = await handover.incoming.body(exchange.lease)
-        body = await self._opened(exchange, handover.body)
+        chunks = await handover.incoming.body(exchange.lease)
+        handover.body = await self._reader.run(exchange.lease.size, b"".join, chunks)
+        body = await self._opened(exchange, [handover.body])
         asked = questions.named(body, _workspace_of(handover.incoming), self._model)
         if asked is not None:
             if asked.workspace not in self._packs:
                 raise self._unknown(asked.workspace)
             handover.workspace = asked.workspace
 
-    async def _opened(self, exchange: _Exchange, data: bytes) -> Body:
+    async def _opened(self, exchange: _Exchange, chunks: list[bytes]) -> Body:
         """Return a body with what is for clients.
 
         Raises:
             RefusalError: it says what must not be said, or cannot be understood.
         """
-        told = exchange.incoming.path, data, exchange.user, self._window
-        return await self._reader.run(len(data), bodies.opened, *told)
+        told = exchange.incoming.path, chunks, exchange.user, self._window
+        return await self._reader.run(exchange.lease.size, bodies.opened, *told)
 
     def _check_user(self, user: str) -> None:
         """See that a request has come through who knows the users, where there is somebody.

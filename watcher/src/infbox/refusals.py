@@ -22,7 +22,7 @@ _TYPES = {
     UNAVAILABLE: "EngineAwayError",
 }
 _ANTHROPIC_TYPES = {
-    UNAUTHORIZED: "AuthenticationError",
+    UNAUTHORIZED: "authentication_error",
     BAD_REQUEST: "invalid_request_error",
     NOT_FOUND: "not_found_error",
     TOO_LARGE: "request_too_large",

@@ -128,9 +128,14 @@ class Incoming:
         Raises:
             TooLargeError: it is over the limit.
         """
-        announced = dict(self.headers).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._limit:
+        if self._announced > self._limit:
             raise TooLargeError
+
+    @property
+    def _announced(self) -> int:
+        """Bytes of the body, as the headers say; 0 where they do not."""
+        announced = dict(self.headers).get(b"content-length", b"0")
+        return int(announced) if announced.isdigit() else 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes.
@@ -155,8 +160,8 @@ class Incoming:
             if chunk:
                 yield chunk
 
-    async def body(self, lease: Lease) -> bytes:
-        """Return the whole body.
+    async def body(self, lease: Lease) -> list[bytes]:
+        """Return the whole body, in pieces.
 
         Args:
             lease: of the memory that it takes.
@@ -167,15 +172,19 @@ class Incoming:
             RefusalError: there is no memory for it, or it takes too long.
         """
         chunks: list[bytes] = []
+        size = 0
+        # All of it at once: of several that come together some have room then, instead of none.
+        lease.resize(self._announced)
         try:
             with anyio.fail_after(_BODY_SECONDS):
                 async for chunk in self.chunks():
-                    lease.resize(lease.size + len(chunk))
+                    size += len(chunk)
+                    lease.resize(max(size, lease.size))
                     chunks.append(chunk)
         except TimeoutError:
             message = f"The body did not come whole within {_BODY_SECONDS} seconds."
             raise RefusalError(TIMED_OUT, message) from None
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return chunks
 
     async def drain(self) -> None:
         """Read what is left of the body, and keep nothing of it: most clients look for an answer

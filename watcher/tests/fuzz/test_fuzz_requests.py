@@ -107,7 +107,7 @@ _BODIES = _written() | _spoiled() | st.binary(max_size=99)
 def test_nothing_but_what_is_for_clients_reaches_the_engine() -> None:
     def check(path: str, data: bytes) -> None:
         try:
-            body = opened(path, data, USER, WINDOW)
+            body = opened(path, [data], USER, WINDOW)
         except RefusalError:
             return
         values = json.loads(body.data)  # as vLLM does
@@ -220,7 +220,7 @@ def test_what_a_body_costs_is_bounded() -> None:
         tracemalloc.reset_peak()
         before, began = tracemalloc.get_traced_memory()[0], time.process_time()
         with contextlib.suppress(RefusalError):
-            body = opened(path, data, USER, WINDOW)
+            body = opened(path, [data], USER, WINDOW)
             taken = body.taken()
             question(APIS[CHAT], named_again(body), Turn(PACK, taken), WINDOW)
         assert time.process_time() - began < 20, "for ever, that is: it takes a part of a second"
@@ -285,7 +285,7 @@ def test_any_request_becomes_another_or_is_refused(store: records.Records) -> No
     def check(path: str, likely: dict[str, Any], others: dict[str, Any]) -> None:
         data = json.dumps({**others, **likely, "model": "coder@shop"}).encode()
         try:
-            body = opened(path, data, USER, WINDOW)
+            body = opened(path, [data], USER, WINDOW)
             asked = named(body, "", "coder")
             assert asked is not None
             assert (asked.workspace, asked.model) == ("shop", "coder")
