@@ -227,7 +227,7 @@ def test_round_the_gateway_the_same_is_left_out(guarded: Stack, path: str) -> No
     asked = {"model": "coder", **BODIES[path], "priority": 0, "infbox": {}, "cache_salt": "x"}
     assert guarded.post(path, {**ALICE, **EVIL}, **asked, other=1).status == 200
     seen = guarded.engine.seen.pop()
-    kept = {"model": "coder", **BODIES[path], "cache_salt": fields.salt_of("alice")}
+    kept = {"model": "coder", **BODIES[path], "cache_salt": fields.salt_of("alice", "x")}
     assert seen.chat == kept
     assert not {name.decode() for name, _ in seen.headers} & {name.lower() for name in EVIL}
     body = json.dumps({"model": "coder", **BODIES[path]}, indent=3).encode()

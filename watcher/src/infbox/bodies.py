@@ -200,7 +200,7 @@ def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
     if fields.has_too_many_values(data):
         raise RefusalError(TOO_LARGE, fields.TOO_MANY_VALUES)
     data, values = _top(data)
-    _check(values, user)
+    _check(values)
     kept = {
         name: value
         for name, value in values.items()
@@ -208,7 +208,7 @@ def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
     }
     is_same = len(kept) == len(values) and not kept.keys() & {fields.OPTIONS, fields.SALT}
     if fields.SALT in kept:
-        kept[fields.SALT] = _raw(fields.salt_of(user))
+        kept[fields.SALT] = _raw(fields.salt_of(user, _short(kept[fields.SALT])))
     lowered = tuple(name for name in _ANSWER_LIMITS if _is_over(kept.get(name), window))
     return Body(kept, lowered, window, data if is_same and not lowered else None)
 
@@ -245,11 +245,11 @@ def _malformed(error: Exception) -> RefusalError:
     return RefusalError(BAD_REQUEST, f"{fields.NO_OBJECT} {error}.")
 
 
-def _check(values: dict[str, msgspec.Raw], user: str) -> None:
+def _check(values: dict[str, msgspec.Raw]) -> None:
     for name in fields.LOOKED_AT & values.keys():
         is_deep = name == "chat_template_kwargs"
         value = _members(values[name]) if is_deep else _short(values[name])
-        found = fields.problem(name, value, user)
+        found = fields.problem(name, value)
         if found:
             raise RefusalError(BAD_REQUEST, found, name)
 

@@ -93,8 +93,8 @@ OPTIONS = "infbox"
 """What is for the gateway."""
 
 SALT = "cache_salt"
-"""Keeps a request's KV from others. Each user has one of his own, whatever he says: with any number
-of them he could have the engine compute and keep the same packs anew, and no room would be left."""
+"""Keeps a request's KV from requests of other salts. Those of a user are his own: whoever knows
+another one's salt does not get at what was computed under it."""
 
 MOST_ANSWERS = 128
 """That one request may have computed, as in OpenAI's API: they stand in the queue as so many."""
@@ -148,21 +148,25 @@ def is_neutral(value: object) -> bool:
     return value in _NEUTRAL
 
 
-def salt_of(user: str) -> str:
-    """Return the salt of a user."""
-    return sha256(f"infbox {user}".encode()).hexdigest()
+def salt_of(user: str, salt: object) -> str:
+    """Return the salt that the engine is told in place of a user's own.
+
+    Args:
+        user: who asks; empty where that is not known.
+        salt: that was given.
+    """
+    return sha256(f"{user}\0{salt}".encode(errors="replace")).hexdigest()
 
 
-def problem(name: str, value: object, user: str) -> str | None:
+def problem(name: str, value: object) -> str | None:
     """Return what is wrong with a field that is there; None for nothing.
 
     Args:
         name: of the field.
         value: of the field. Of a large one that is refused whatever it says, any object.
-        user: who asks; empty where that is not known.
     """
-    if name == SALT and not is_neutral(value) and not (user and isinstance(value, str)):
-        return "`cache_salt` must be a text, and is for users that have a name. Leave it out."
+    if name == SALT and not is_neutral(value) and not isinstance(value, str):
+        return "`cache_salt` must be a text of up to 128 characters."
     if name in REFUSED and not is_neutral(value):
         return f"`{name}` is not for clients: {REFUSED[name]}. Leave it out."
     if name == "n" and isinstance(value, int | float) and value > MOST_ANSWERS:
@@ -258,11 +262,11 @@ def _sifted(path: str, body: bytes, user: str) -> bytes:
     if not isinstance(values, dict):
         raise _RefusedError(_BAD_REQUEST, NO_OBJECT)
     for name in LOOKED_AT & values.keys():
-        if found := problem(name, values[name], user):
+        if found := problem(name, values[name]):
             raise _RefusedError(_BAD_REQUEST, found)
     kept = {name: value for name, value in values.items() if is_kept(path, name, value)}
     if SALT in kept:
-        kept[SALT] = salt_of(user)
+        kept[SALT] = salt_of(user, kept[SALT])
     elif len(kept) == len(values):
         return body
     return json.dumps(kept).encode()

@@ -111,8 +111,8 @@ def test_nothing_but_what_is_for_clients_reaches_the_engine() -> None:
         except RefusalError:
             return
         values = json.loads(body.data)  # as vLLM does
-        assert_for_clients(path, values)
         meant = json.loads(data)
+        assert_for_clients(path, values, meant)
         for name, value in values.items():
             if name not in (*body.lowered, fields.SALT):
                 assert same(value, meant[name]), name
@@ -126,7 +126,7 @@ def test_nothing_else_reaches_it_round_the_gateway() -> None:
         status, reached = through_guard(path, data)
         if status is None:
             assert reached is not None
-            assert_for_clients(path, json.loads(reached))
+            assert_for_clients(path, json.loads(reached), json.loads(data))
         else:
             assert reached is None
             assert status in (400, 413)
@@ -134,11 +134,11 @@ def test_nothing_else_reaches_it_round_the_gateway() -> None:
     fuzz(check, path=_PATHS, data=_BODIES)
 
 
-def assert_for_clients(path: str, values: dict[str, Any]) -> None:
+def assert_for_clients(path: str, values: dict[str, Any], meant: dict[str, Any]) -> None:
     """What holds of any request that reaches the engine."""
     assert values.keys() <= fields.FIELDS[path] | {fields.SALT}
     if fields.SALT in values:
-        assert values[fields.SALT] == fields.salt_of(USER)
+        assert values[fields.SALT] == fields.salt_of(USER, meant[fields.SALT])
     count = values.get("n")
     assert not isinstance(count, int | float) or not count > fields.MOST_ANSWERS
     told = values.get("chat_template_kwargs")
@@ -297,8 +297,8 @@ def test_any_request_becomes_another_or_is_refused(store: records.Records) -> No
         assert asks.pieces is not None
         result = json.loads(b"".join(asks.pieces))
         assert result["model"] == "coder"
-        assert_for_clients(path, {k: v for k, v in result.items() if k != "request_id"})
         meant = json.loads(data)
+        assert_for_clients(path, {k: v for k, v in result.items() if k != "request_id"}, meant)
         kept = {k: meant[k] for k in meant if k in fields.FIELDS[path] and k not in _CHANGED}
         left = {k: v for k, v in result.items() if k not in _CHANGED}
         assert same({**left, **dict.fromkeys(lowered)}, {**kept, **dict.fromkeys(lowered)})
