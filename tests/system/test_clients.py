@@ -321,14 +321,17 @@ def test_an_unknown_workspace_is_each_client_s_not_found(clients: Clients) -> No
 
 def test_what_does_not_fit_is_each_client_s_bad_request(clients: Clients) -> None:
     messages: Any = [{"role": "user", "content": TOO_LONG}]
-    takes = rf"pack of the workspace `{WORKSPACE}` takes \d+ tokens; .* remain"
-    with pytest.raises(openai.BadRequestError, match=takes):
+    words = r"maximum context length is \d+ tokens"
+    with pytest.raises(openai.BadRequestError, match=words) as said:
         clients.openai.chat.completions.create(model=MODEL, messages=messages)
-    with pytest.raises(openai.BadRequestError, match=takes):
+    body: Any = said.value.body
+    assert (body["infbox"]["workspace"], body["infbox"]["pack_tokens"] > 0) == (WORKSPACE, True)
+    with pytest.raises(openai.BadRequestError, match=words):
         clients.openai.responses.create(model=MODEL, input=TOO_LONG)
-    with pytest.raises(openai.BadRequestError, match=takes):
+    with pytest.raises(openai.BadRequestError, match=words):
         clients.openai.completions.create(model=MODEL, prompt=TOO_LONG)
-    with pytest.raises(anthropic.BadRequestError, match=takes) as refused:
+    long = r"prompt is too long: \d+ tokens > \d+ maximum"  # what Claude Code looks for
+    with pytest.raises(anthropic.BadRequestError, match=long) as refused:
         clients.anthropic.messages.create(model=MODEL, messages=messages, max_tokens=1)
     assert refused.value.type == "invalid_request_error"
     settings: Any = clients.litellm

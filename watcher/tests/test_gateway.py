@@ -220,7 +220,8 @@ def test_models_lists_each_name_once(stack: Stack) -> None:
     stack.engine.served = ("coder", "coder@shop")
     assert sorted(names()) == ["coder", "coder@bare", "coder@shop"]
     cards = get_json(f"{stack.url}/v1/models")["data"]
-    assert {card["max_model_len"] for card in cards} == {4096}
+    lengths = {card["id"]: card["max_model_len"] for card in cards}
+    assert lengths == {"coder": 4096, "coder@shop": 4096 - 100, "coder@bare": 4096}
 
 
 def test_a_model_can_be_asked_for_by_its_name(stack: Stack) -> None:
@@ -228,7 +229,8 @@ def test_a_model_can_be_asked_for_by_its_name(stack: Stack) -> None:
     for name in ("coder", "coder@shop", "coder%40shop", "coder@bare"):
         card = get_json(f"{stack.url}/v1/models/{name}")
         assert card["id"] == name.replace("%40", "@")
-        assert (card["object"], card["max_model_len"]) == ("model", 4096)
+        left = 4096 - (100 if card["id"] == "coder@shop" else 0)
+        assert (card["object"], card["max_model_len"]) == ("model", left)
     for name in ("other", "coder@none", "coder/shop"):
         status, _, answer = stack.ask("GET", f"/v1/models/{name}")
         assert status == 404

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infbox import prompt
+from infbox.fields import OPTIONS
 from infbox.refusals import BAD_GATEWAY, in_anthropic_form, in_openai_form
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 BROKEN_OFF = "the engine broke off its answer"
 
 _ANTHROPIC = "/v1/messages"
+
+# The window and the prompt's tokens, in vLLM's words.
+_LENGTHS = re.compile(
+    r"maximum context length is (\d+) tokens.*?contains (?:at least )?(\d+) input"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,28 @@ def refusal(path: str, refused: RefusalError) -> dict[str, Any]:
     """Return the body of a refusal in the form that the clients of a path understand."""
     is_anthropic = path == _ANTHROPIC or path.startswith(f"{_ANTHROPIC}/")
     form = in_anthropic_form if is_anthropic else in_openai_form
-    return form(refused.status, str(refused), refused.param, is_busy=refused.is_busy)
+    told = form(refused.status, str(refused), refused.param, is_busy=refused.is_busy)
+    if refused.ours is not None:
+        told["error"][OPTIONS] = refused.ours
+    return told
+
+
+def too_long(path: str, words: str) -> str:
+    """Return what to say of a prompt that is too long, in the words that programs look for.
+
+    Those made for OpenAI's API know vLLM's own; those made for Anthropic's, Claude Code for one,
+    know only how Anthropic begins, and make their conversation shorter then.
+
+    Args:
+        path: of the API.
+        words: of vLLM.
+    """
+    if not path.startswith(_ANTHROPIC):
+        return words
+    numbers = _LENGTHS.search(words)
+    if numbers is None:
+        return f"prompt is too long: {words}"
+    return f"prompt is too long: {numbers[2]} tokens > {numbers[1]} maximum. {words}"
 
 
 def _chunk_broken_off(_tail: bytes) -> bytes:

@@ -28,7 +28,7 @@ from starlette.routing import Mount, Route
 from infbox import answers, apis, bodies, download, fields, questions, relay, replicas
 from infbox.apis import APIS
 from infbox.bodies import Lease, Memory
-from infbox.conversations import clients, volatile
+from infbox.conversations import clients, forms, volatile
 from infbox.conversations.deciding import Asked
 from infbox.conversations.keeper import Conversations
 from infbox.conversations.summary import Summary
@@ -372,7 +372,8 @@ class Gateway:
             self._metrics.without_pack.labels(asked.workspace).inc()
         size = exchange.lease.size
         turn = await self._turn(exchange, asked, pack)
-        question = await self._reader.run(size, questions.question, api, asked, turn, self._window)
+        told = api, asked, turn, self._window, _wants_fit(incoming)
+        question = await self._reader.run(size, questions.question, *told)
         exchange.lease.resize(question.size)
         self._note_front(question)
         return question
@@ -411,7 +412,7 @@ class Gateway:
         try:
             while True:
                 async with await self._ask(incoming, question, began) as answer:
-                    too_long = await _too_long(answer, question)
+                    too_long = await _too_long(answer, question, incoming.path)
                     if too_long is None:
                         waited = time.monotonic() - began
                         labels = question.workspace, exchange.user
@@ -421,7 +422,7 @@ class Gateway:
                         api = APIS.get(incoming.path, apis.OTHER)
                         return await answers.hand_on(answer, question.marks, api, outgoing)
                 if not question.cut():
-                    raise self._does_not_fit(question, too_long)
+                    raise self._does_not_fit(question, apis.too_long(incoming.path, too_long))
                 self._note_front(question)
         except relay.BadRequestError as error:
             raise RefusalError(BAD_REQUEST, str(error)) from error
@@ -543,10 +544,15 @@ class Gateway:
         return models
 
     def _with_workspaces(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        listed = {card.get("id") for card in cards}
+        """Return models with a name for each workspace, and the window that its pack leaves."""
         own = next((card for card in cards if card.get("id") == self._model), {"object": "model"})
-        names = (f"{self._model}@{name}" for name in self._packs)
-        return [*cards, *({**own, "id": name} for name in names if name not in listed)]
+        listed = {card.get("id"): card for card in cards}
+        for name, file in self._packs.items():
+            pack, of_it = file.current(), f"{self._model}@{name}"
+            card = listed.get(of_it, own)
+            left = card.get("max_model_len", self._window) - (pack.tokens if pack else 0)
+            listed[of_it] = {**card, "id": of_it, "max_model_len": max(left, 1)}
+        return list(listed.values())
 
     async def _list_workspaces(self, request: Request) -> JSONResponse:
         self._check_user(_user_of(Incoming(request.scope, request.receive, 0)))
@@ -601,17 +607,20 @@ class Gateway:
     def _too_large(self) -> RefusalError:
         return RefusalError(TOO_LARGE, f"The request is larger than {self._limit} bytes.")
 
-    def _does_not_fit(self, question: Question, reason: str) -> RefusalError:
+    def _does_not_fit(self, question: Question, message: str) -> RefusalError:
         """Return the refusal of a prompt that is too long, with what the pack has to do with it."""
-        tokens = question.front.tokens if question.front else 0
-        message = (
-            f"{reason} The pack of the workspace `{question.workspace}` takes {tokens} tokens; of "
-            f"the window's {self._window}, {max(self._window - tokens, 0)} remain for your text "
-            "and the answer."
-        )
+        if question.front is None:
+            return RefusalError(BAD_REQUEST, message)
+        tokens = question.front.tokens
+        ours: dict[str, Any] = {
+            "workspace": question.workspace,
+            "pack_tokens": tokens,
+            "window": self._window,
+            "left": max(self._window - tokens, 0),
+        }
         if question.bare is None:
-            message += ' With "infbox": {"pack": "fit"} in the request the pack is cut to fit.'
-        return RefusalError(BAD_REQUEST, message)
+            ours["hint"] = "With the header X-Infbox-Pack: fit the pack is cut to fit."
+        return RefusalError(BAD_REQUEST, message, ours=ours)
 
 
 def _tracer(collector: str | None) -> Tracer | None:
@@ -622,12 +631,13 @@ def _tracer(collector: str | None) -> Tracer | None:
     return Tracer(collector)
 
 
-async def _too_long(answer: aiohttp.ClientResponse, question: Question) -> str | None:
-    """Return vLLM's own words if it refuses a prompt with a pack as too long, else None.
+async def _too_long(answer: aiohttp.ClientResponse, question: Question, path: str) -> str | None:
+    """Return vLLM's own words if it refuses a prompt as too long and we have more to say of it.
 
     vLLM alone counts tokens, so that nothing is refused that would have fitted.
     """
-    if answer.status != BAD_REQUEST or question.front is None:
+    is_plain = question.front is None and not path.startswith(forms.MESSAGES)
+    if answer.status != BAD_REQUEST or is_plain:
         return None
     error = (answers.parsed(await answer.read()) or {}).get("error")
     message = error.get("message") if isinstance(error, dict) else None
@@ -644,6 +654,18 @@ def _most_at_once(incoming: Incoming) -> int:
     """Return how many requests the user may have under way, as Caddy says; 0 is any number."""
     given = incoming.header(b"x-infbox-concurrent")
     return int(given[0]) if len(given) == 1 and given[0].isascii() and given[0].isdigit() else 0
+
+
+def _wants_fit(incoming: Incoming) -> bool:
+    """Say whether a request's headers have the pack cut to fit.
+
+    Raises:
+        RefusalError: it cannot be told.
+    """
+    given = incoming.header(b"x-infbox-pack")
+    if given not in ([], ["fit"], ["whole"]):
+        raise RefusalError(BAD_REQUEST, "The header X-Infbox-Pack must be `fit` or `whole`.")
+    return given == ["fit"]
 
 
 def _workspace_of(incoming: Incoming) -> str:

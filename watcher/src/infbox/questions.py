@@ -134,7 +134,7 @@ def named(body: Body, header: str, model: str) -> Named | None:
     return Named(workspace, body, own)
 
 
-def question(api: Api, asked: Named, turn: Turn, window: int) -> Question:
+def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool = False) -> Question:
     """Return what vLLM is asked.
 
     Args:
@@ -142,13 +142,14 @@ def question(api: Api, asked: Named, turn: Turn, window: int) -> Question:
         asked: what it asks for.
         turn: how it goes out; its request is taken from it.
         window: of the model, in tokens.
+        fits: whether the client takes a part of the pack where it does not say so in the body.
 
     Raises:
         RefusalError: no pack can be put into it.
     """
     request, pack = turn.request, turn.pack
     turn.request = {}
-    may_cut = _may_cut(request)
+    may_cut = _may_cut(request) if OPTIONS in request else fits
     request = {key: value for key, value in request.items() if key != OPTIONS}
     if asked.model is not None:
         request["model"] = asked.model
@@ -202,7 +203,7 @@ def _may_cut(request: dict[str, Any]) -> bool:
     Raises:
         RefusalError: what it says to us cannot be understood.
     """
-    options = request.get(OPTIONS, {})
+    options = request[OPTIONS]
     if options == {"pack": "fit"}:
         return True
     if options in ({}, {"pack": "whole"}):

@@ -42,14 +42,23 @@ class RefusalError(Exception):
         status: of the answer.
         message: for the client.
         param: the field that is wrong; None where it is none.
+        ours: what there is to say besides, in a field of its own: programs look for the words that
+            they know in the message.
     """
 
     is_busy = False
 
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        ours: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.param = param
+        self.ours = ours
 
     @property
     def retry_after(self) -> str | None:
