@@ -90,9 +90,11 @@ def test_kv_is_sixteen_bits_wide(service: dict[str, Any]) -> None:
 
 
 def test_the_model_is_mounted_read_only_at_its_own_path(service: dict[str, Any]) -> None:
-    (mount,) = service["volumes"]
-    assert mount["source"] == mount["target"] == "/var/lib/infbox/models/some-model"
-    assert mount["read_only"] is True
+    mounts = {mount["source"]: mount for mount in service["volumes"]}
+    path = "/var/lib/infbox/models/some-model"
+    assert mounts[path]["target"] == path
+    assert all(mount["read_only"] is True for mount in mounts.values())
+    assert len(mounts) == 2
 
 
 def test_the_container_is_confined(service: dict[str, Any]) -> None:
