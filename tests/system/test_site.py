@@ -189,12 +189,28 @@ def test_the_pack_is_warmed_by_the_engine_s_own_tokens(site: Site) -> None:
     assert "other-tokens" not in log, "the tokenizer's file and the engine disagree"
 
 
+def said(site: Site, **fields: object) -> str | None:
+    """Return the answer to a request with further fields."""
+    answer = site.client.openai.chat.completions.create(
+        model=f"{site.client.model}@{WORKSPACE}",
+        messages=[{"role": "user", "content": "Hello"}],
+        max_tokens=1,
+        extra_body=fields,
+    )
+    return answer.id
+
+
 def test_the_gateway_down_leaves_answers_without_context(site: Site) -> None:
     with_pack = site.client.ask().prompt_tokens
     site.ssh("systemctl stop infbox-gateway")
     try:
         # Within the second until Caddy has noticed, a request may fail; clients try again.
         wait_for("an answer without context", lambda: asked_with(site, at_most=with_pack // 10), 10)
+        # Nobody has looked at it but the engine itself.
+        for field in ({"priority": -5}, {"kv_transfer_params": {"do_remote_prefill": True}}):
+            with pytest.raises(openai.BadRequestError, match="is not for clients"):
+                said(site, **field)
+        assert said(site, priority=0, cache_salt="a", other=1)
     finally:
         site.ssh("systemctl start infbox-gateway")
     wait_for("the pack being back", lambda: asked_with(site, at_least=with_pack), 30)

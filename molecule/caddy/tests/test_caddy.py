@@ -177,7 +177,39 @@ def test_everything_else_is_404_with_and_without_a_key(
     for headers in (alice, {}):
         answer = site.ask(method, target, headers)
         assert answer.status == 404
-        assert method == "HEAD" or answer.content["error"]["code"] == "not_found"
+        kind, value = "code", "not_found"
+        if target.startswith("/v1/messages"):
+            kind, value = "type", "not_found_error"
+        assert method == "HEAD" or answer.content["error"][kind] == value
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "said"),
+    [
+        ("POST", "/v1/v1/chat/completions", "has /v1 twice"),
+        ("POST", "/chat/completions", "lacks /v1"),
+        ("GET", "/models", "lacks /v1"),
+        ("POST", "/v1/chat/completions/", "slash at the end"),
+        ("POST", "/v1/messages/", "slash at the end"),
+        ("GET", "/v1/responses", "takes POST"),
+        ("GET", "/v1/messages", "takes POST"),
+        ("POST", "/v1/messages/batches", "nothing at this path"),
+    ],
+)
+def test_a_path_that_is_a_little_wrong_is_told_what(
+    site: Site, alice: dict[str, str], method: str, target: str, said: str
+) -> None:
+    answer = site.ask(method, target, alice)
+    assert answer.status == 404
+    assert said in answer.content["error"]["message"]
+    is_anthropic_s = answer.content.get("type") == "error"
+    assert is_anthropic_s == target.startswith("/v1/messages")
+
+
+def test_who_looks_whether_anybody_is_there_is_told_so(site: Site) -> None:
+    """As Claude Code does before its first question."""
+    answer = site.ask("HEAD", "/")
+    assert (answer.status, answer.body) == (200, b"")
 
 
 def test_a_host_header_that_is_not_ours_is_404(site: Site, alice: dict[str, str]) -> None:
@@ -185,10 +217,11 @@ def test_a_host_header_that_is_not_ours_is_404(site: Site, alice: dict[str, str]
     assert (answer.status, answer.content["error"]["code"]) == (404, "not_found")
 
 
-@pytest.mark.parametrize("form", ["Authorization: Bearer {}", "x-api-key: {}"])
-def test_a_key_may_come_either_way_and_tells_who_asks(site: Site, form: str) -> None:
+@pytest.mark.parametrize("form", ["Authorization: Bearer {}", "x-api-key: {}", "api-key: {}"])
+def test_a_key_may_come_in_any_way_and_tells_who_asks(site: Site, form: str) -> None:
     name, value = form.format(BOB).split(": ", 1)
     seen = site.ask("GET", "/v1/models", {name: value}).content["headers"]
+    assert not {"authorization", "x-api-key", "api-key"} & seen.keys()
     assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("bob", "7")
 
 
