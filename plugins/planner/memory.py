@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from plugins.planner.cards import Card
-from plugins.planner.model import FP16_BYTES, FP32_BYTES, Layers, Model
+from plugins.planner.layers import FP16_BYTES, FP32_BYTES, Layers
+from plugins.planner.model import Model
 
 MIB = 1024**2
 GIB = 1024**3

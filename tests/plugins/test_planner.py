@@ -80,11 +80,6 @@ def test_the_context_counts_scaled_positions_once(name: str, tokens: int) -> Non
     assert model(name).context == tokens
 
 
-def test_yarn_lengthens_a_context_that_does_not_count_it_in() -> None:
-    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-    assert model("Qwen2.5-Coder-32B-Instruct", rope_scaling=scaling).context == 131072
-
-
 def test_experts_change_nothing_about_kv() -> None:
     dense = model("Mixtral-8x7B-Instruct-v0.1", num_local_experts=None, model_type="mistral")
     assert dense.layers == model("Mixtral-8x7B-Instruct-v0.1").layers
