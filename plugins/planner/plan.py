@@ -39,6 +39,9 @@ MOST_CARDS = 16
 # Source: vLLM 0.32, `_FLOAT16_NOT_SUPPORTED_MODELS`.
 NOT_IN_FP16 = frozenset(("gemma2", "gemma3", "gemma3_text", "glm4"))
 LARGEST_CONTEXT = 100_000_000
+# A window that the plan chooses fits this share of the KV that it promises: an engine with less KV
+# than one longest request needs does not start.
+WINDOW_SHARE = 0.97
 
 
 @dataclass(frozen=True)
@@ -282,8 +285,9 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
 
 def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Plan:
     """Settle the context, and say whether the KV of a request that long has room."""
-    longest = planned.layout.longest(planned.kv_pool_bytes, model.context)
     wanted = engine.max_model_len
+    pool = planned.kv_pool_bytes if wanted else int(planned.kv_pool_bytes * WINDOW_SHARE)
+    longest = planned.layout.longest(pool, model.context)
     if wanted > model.context:
         reason = (
             f"{model.name} takes {model.context:,} tokens, max_model_len is {wanted:,}."
