@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# Ansible loads filters by path, outside of any package.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from plugins.planner.presets import merged
 
 Preset = Mapping[str, Any]
 Table = Mapping[str, Preset]
@@ -41,12 +48,14 @@ KNOWN: Mapping[str, Any] = {
     ),
     "engine": dict.fromkeys(
         ("device", "max_model_len", "least_model_len", "cpu_kv_cache_gib", "enforce_eager",
-         "tool_call_parser", "reasoning_parser", "start_period", "tensor_parallel_size",
-         "pipeline_parallel_size", "nodes", "expert_parallel", "gpu_memory_utilization",
-         "max_num_batched_tokens", "max_num_seqs", "moe_backend")
+         "tool_call_parser", "tool_calls", "reasoning_parser", "start_period",
+         "tensor_parallel_size", "pipeline_parallel_size", "nodes", "expert_parallel",
+         "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "moe_backend")
     ) | {"dtype": ("float16", "bfloat16")},
     "lmcache": {"l1_size_gb": None, "l2_size_gb": None, "cake": None},
     "workspace_budget": None,
+    # Changes by which it is tried, one after the other, where it does not fit as it is.
+    "smaller": None,
 }  # fmt: skip
 
 
@@ -66,17 +75,21 @@ def presets_with(presets: Table, more: Any, overrides: Any) -> dict[str, dict[st
     for name, preset in mapping(more).items():
         if isinstance(preset, Mapping):
             base = {**table.get(str(preset.get("like", "")), {})}
+            # They are those of another model, or of another size.
+            base.pop("smaller", None)
             # Its own rank is above that of what it is like, or it would never be chosen.
             table[name] = merged({**base, "rank": int(base.get("rank", 0)) + 1}, preset)
-    return {name: merged(preset, mapping(overrides)) for name, preset in table.items()}
+    return {name: overridden(preset, mapping(overrides)) for name, preset in table.items()}
 
 
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with changes, one level within another."""
-    result = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both and key != "config" else value
+def overridden(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a preset with what it is to say otherwise, in each of its smaller forms as well."""
+    result = merged(preset, overrides)
+    smaller = preset.get("smaller")
+    if isinstance(smaller, list) and "smaller" not in overrides:
+        result["smaller"] = [
+            merged(changes, overrides) for changes in smaller if isinstance(changes, Mapping)
+        ]
     return result
 
 
@@ -210,4 +223,5 @@ class FilterModule:
             "plan_text": plan_text,
             "preset_mistakes": preset_mistakes,
             "presets_with": presets_with,
+            "with_changes": merged,
         }

@@ -111,6 +111,8 @@ class Plan:
         disk_bytes: disk that is needed.
         layout: what requests keep on each card.
         batch: what a step computes at most.
+        gpus: how many GPUs each host uses.
+        gpu_name: what kind they are.
     """
 
     fits: bool
@@ -126,6 +128,8 @@ class Plan:
     disk_bytes: int = 0
     layout: KvLayout = field(default=KvLayout(0), repr=False)
     batch: Batch = field(default=Batch(), repr=False)
+    gpus: int = 0
+    gpu_name: str = ""
 
     def concurrent_requests(self, tokens: int) -> int:
         """Return how many requests of so many tokens the cards hold at once.
@@ -258,6 +262,8 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
         layout=layout,
         batch=batch,
+        gpus=shape.cards // engine.nodes,
+        gpu_name=card.name,
     )
     share = (
         f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of the {gib(card.cuda_bytes)} that"
