@@ -27,7 +27,10 @@ FIGURES = (
     "weights_bytes",
     "tensor_parallel_size",
 )
-COLUMNS = ("host", "preset", "fits", "weights", "KV a token", "KV tokens", "context", "cards")
+PRESET_COLUMNS = (
+    "preset", "fits", "window", "users", "KV tokens", "pack", "in memory", "on disk", "idle GPUs",
+)  # fmt: skip
+COLUMNS = ("host", "preset", "fits", "weights", "KV a token", "KV tokens", "context", "GPUs")
 
 # What a preset may say, and the choice that there is; of `config` everything may be given. Kept
 # beside the code that reads it.
@@ -172,10 +175,17 @@ def host_plan(
 
 
 def plan_figures(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return plans as the contract has them, without what is for people only."""
+    """Return plans as the contract has them, without what is for people only.
+
+    Where a plan has them, `presets` are those that the host could run, from `preset_rows`.
+    """
     return {
         "hosts": {
-            name: {figure: plan[figure] for figure in FIGURES} for name, plan in plans.items()
+            name: {
+                **{figure: plan[figure] for figure in FIGURES},
+                "presets": list(plan.get("presets", [])),
+            }
+            for name, plan in plans.items()
         }
     }
 
@@ -189,8 +199,30 @@ def plan_text(plan: Mapping[str, Any], host: str) -> str:
 
 def plan_table(plans: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the plans of all hosts as a table."""
-    rows = [COLUMNS, *(row(host, plan) for host, plan in plans.items())]
-    widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
+    return aligned([COLUMNS, *(row(host, plan) for host, plan in plans.items())])
+
+
+def preset_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what each preset comes to as a table, from `preset_rows`."""
+    return aligned([PRESET_COLUMNS, *map(preset_row, rows)])
+
+
+def preset_row(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a preset's line of the table; one that does not fit has its name alone."""
+    if not figures["fits"]:
+        return (str(figures["preset"]), "no", *[""] * (len(PRESET_COLUMNS) - 2))
+    numbers = ("max_model_len", "users", "kv_tokens", "pack_tokens", "memory_tokens", "disk_tokens")
+    return (
+        str(figures["preset"]),
+        "smaller" if figures["form"] else "yes",
+        *(f"{figures[key]:,}" for key in numbers),
+        " and ".join(figures["idle"]) or "none",
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines whose columns stand below each other."""
+    widths = [max(len(line[i]) for line in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in rows
@@ -221,6 +253,7 @@ class FilterModule:
             "plan_figures": plan_figures,
             "plan_table": plan_table,
             "plan_text": plan_text,
+            "preset_table": preset_table,
             "preset_mistakes": preset_mistakes,
             "presets_with": presets_with,
             "with_changes": merged,

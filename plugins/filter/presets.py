@@ -78,12 +78,12 @@ def try_forms(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the plan of the first form of a preset that fits, and its changes.
 
-    Where none fits it is the plan of the preset as it is.
+    Where none fits it is the plan of the smallest, whose refusal names the nearest change.
     """
     judged = [
         (judge(name, merged(preset, changes), gpus, group), changes) for changes in forms(preset)
     ]
-    return next((found for found in judged if found[0]["fits"]), judged[0])
+    return next((found for found in judged if found[0]["fits"]), (judged[-1][0], {}))
 
 
 def choose_best(
@@ -148,25 +148,28 @@ def cache_notes(name: str, changes: Mapping[str, Any], host: Mapping[str, Any] |
 
 def idle_gpus(name: str, plan: Mapping[str, Any], gpus: Gpus) -> list[str]:
     """Return a note that names the GPUs that a preset with GPUs leaves idle."""
-    used = int(plan.get("gpus", 0))
-    if not used:
+    idle = idle_words(plan, gpus) if plan.get("gpus") else []
+    if not idle:
         return []
+    note = (
+        f"Preset {name} uses {plan['gpus']} x {plan['gpu_name']}. Idle: {' and '.join(idle)}, which"
+        " cannot share this model's layers with them."
+    )
+    return [note]
+
+
+def idle_words(plan: Mapping[str, Any], gpus: Gpus) -> list[str]:
+    """Return the GPUs that a plan leaves idle, in words."""
+    used, kind = int(plan.get("gpus", 0)), plan.get("gpu_name", "")
     left = [
-        (int(gpu["count"]) - (used if gpu.get("name") == plan["gpu_name"] else 0), gpu)
+        (int(gpu["count"]) - (used if gpu.get("name", "unnamed GPU") == kind else 0), gpu)
         for gpu in gpus
     ]
-    idle = [
+    return [
         f"{count} x {gpu.get('name', 'unnamed GPU')} of {gpu['memory_mib']} MiB"
         for count, gpu in left
         if count > 0
     ]
-    if not idle:
-        return []
-    note = (
-        f"Preset {name} uses {used} x {plan['gpu_name']}. Idle: {' and '.join(idle)}, which cannot"
-        " share this model's layers with them."
-    )
-    return [note]
 
 
 def preset_refusals(
@@ -438,6 +441,54 @@ def idle_cards(
     return [note, *broken]
 
 
+def preset_rows(
+    presets: Mapping[str, Preset], gpus: Gpus, *, group: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return what each preset comes to on these GPUs, the one of the highest rank first.
+
+    Args:
+        presets: as in `choose_preset`.
+        gpus: as in `choose_preset`.
+        group: as in `choose_preset`.
+
+    Returns:
+        Of each preset: preset, fits, reason (why not; empty where it fits), form (what the smaller
+        form is in words; empty for none), max_model_len, users (at 16,384 tokens each), kv_tokens,
+        pack_tokens (a workspace's budget), memory_tokens and disk_tokens (whose KV LMCache keeps in
+        each), gpus (that it uses) and idle (GPUs in words). Nothing for GPUs that are none.
+    """
+    if card_mistake(gpus):
+        return []
+    rows = []
+    for name in sorted(presets, key=lambda name: -rank(presets[name])):
+        plan, changes = try_forms(name, presets[name], gpus, group or {})
+        preset = merged(presets[name], changes)
+        fits = bool(plan["fits"])
+        lmcache, each = preset.get("lmcache", {}), int(plan["kv_bytes_per_token"])
+        # What fits has numbers here.
+        held = [
+            int(lmcache.get(key, 0) * 1e9) // each if fits and each else 0
+            for key in ("l1_size_gb", "l2_size_gb")
+        ]
+        rows.append(
+            {
+                "preset": name,
+                "fits": fits,
+                "reason": "" if fits else " ".join(plan["reasons"]),
+                "form": str(changes.get("description", "")) if fits else "",
+                "max_model_len": int(plan["max_model_len"]) if fits else 0,
+                "users": int(plan.get("concurrent_16k", 0)),
+                "kv_tokens": int(plan["kv_tokens"]) if fits else 0,
+                "pack_tokens": int(preset.get("workspace_budget", 0)) if fits else 0,
+                "memory_tokens": held[0],
+                "disk_tokens": held[1],
+                "gpus": int(plan.get("gpus", 0)),
+                "idle": idle_words(plan, gpus) if fits else [],
+            }
+        )
+    return rows
+
+
 def disk_needs(
     presets: Mapping[str, Preset], wanted: str, given_gpus: Gpus | None
 ) -> list[dict[str, float]]:
@@ -466,5 +517,6 @@ class FilterModule:
         return {
             "choose_preset": choose_preset,
             "disk_needs": disk_needs,
+            "preset_rows": preset_rows,
             "preset_refusals": preset_refusals,
         }

@@ -11,6 +11,7 @@ import yaml
 from tests.plugins.plugin_files import ROOT, load
 
 choose_preset = load("filter", "presets").choose_preset
+preset_rows = load("filter", "presets").preset_rows
 filters = load("filter", "plan")
 PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(ROOT / "group_vars/all/presets.yml").read_text(encoding="utf-8")
@@ -303,3 +304,29 @@ def test_cards_that_are_none_are_refused() -> None:
     for given in ("four", [1], [{"memory_mib": "80"}], [{"memory_mib": 1, "count": True}]):
         choice = choose_preset(PRESETS, "auto", given, None)
         assert "infbox_gpus is not a list of GPUs" in choice["refusals"][0]
+
+
+def test_what_each_preset_comes_to_is_one_table() -> None:
+    gpus = cards("NVIDIA GeForce RTX 3090", 24576, 3)
+    rows = preset_rows(PRESETS, gpus)
+    assert [row["preset"] for row in rows][-1] == "cpu"
+    by_name = {row["preset"]: row for row in rows}
+    assert set(by_name) == set(PRESETS)
+    moe = by_name["moe80"]
+    assert (moe["fits"], moe["gpus"]) == (True, 2)
+    assert moe["idle"] == ["1 x NVIDIA GeForce RTX 3090 of 24576 MiB"]
+    assert moe["memory_tokens"] == 64_000_000_000 // 98304
+    assert "Qwen3-Coder-480B" in by_name["prod480"]["reason"]
+    table = filters.preset_table(rows).splitlines()
+    assert table[0].split() == [
+        "preset", "fits", "window", "users", "KV", "tokens", "pack", "in", "memory", "on", "disk",
+        "idle", "GPUs",
+    ]  # fmt: skip
+    (line,) = (line for line in table if line.startswith("moe80 "))
+    assert line.split()[1:4] == ["smaller", f"{moe['max_model_len']:,}", str(moe["users"])]
+    assert line.endswith("1 x NVIDIA GeForce RTX 3090 of 24576 MiB")
+    assert any(line.split() == ["prod480", "no"] for line in table)
+
+
+def test_gpus_that_are_none_have_no_table() -> None:
+    assert preset_rows(PRESETS, "four") == []
