@@ -27,7 +27,7 @@ from starlette.routing import Mount, Route
 
 from infbox import answers, apis, download, questions, relay, replicas
 from infbox.apis import APIS
-from infbox.conversations import clients, volatile
+from infbox.conversations import clients, system_messages, volatile
 from infbox.conversations.deciding import Asked
 from infbox.conversations.keeper import Conversations
 from infbox.conversations.summary import Summary
@@ -157,6 +157,7 @@ class Gateway:
             config.gateway.conversations_mb * _MB,
         )
         self._strips = config.gateway.strip_volatile
+        self._later_system = system_messages.LaterSystem(self._engine, self._model)
         self._summary = Summary()
         self._under_way: Counter[str] = Counter()
         self._metrics = GatewayMetrics()
@@ -340,12 +341,17 @@ class Gateway:
         request, client = named.request, clients.family("".join(incoming.header(b"user-agent")))
         if self._strips:
             request = volatile.without(incoming.path, request)
+        request = system_messages.of_developers(incoming.path, request)
         user, model = _user_of(incoming), named.model or self._model
         asked = Asked(
             incoming.path, request, size, named.workspace, user, model, client, self._window
         )
         turn = await self._conversations.turn(asked, pack)
         self._metrics.count_turn(turn, named.workspace, client)
+        if system_messages.are_there(incoming.path, turn.request) and not (
+            await self._later_system.is_taken(self._client)
+        ):
+            turn.request = system_messages.in_questions(incoming.path, turn.request)
         return turn
 
     def _note_front(self, question: Question) -> None:

@@ -1,0 +1,213 @@
+"""Shows in which order vLLM and LMCache evict KV, and that a pack that is proven warm goes last.
+
+One real engine with a small KV cache, and LMCache's server with as small a memory, both filled by
+prompts of strangers. The pack is asked for again between them as the watcher's proofs do, or not.
+What is left of it then is what the engine counts as cached: after the strangers, and once more after
+vLLM's own cache was emptied, so that only LMCache's memory has it. Counts tokens, so it does not
+matter how busy the machine is.
+
+    python -m bench.eviction [--json FILE]
+
+Needs root, a Docker Engine, `python -m lab up`, and 4 GB of memory.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+
+from bench.warm import free_port
+from lab.cake import prompt, start
+from lab.images import engine_image
+from lab.shell import LabError, run, succeeds
+
+SERVER, ENGINE = "infbox-eviction-lmcache", "infbox-eviction-engine"
+CHUNK = 256
+BLOCK = 128
+VLLM_TOKENS = 96 * BLOCK
+LMCACHE_GB = 0.0625
+PACK_TOKENS = 4096
+OWN_TOKENS = 1024
+STRANGER_TOKENS = 1024
+SETTLE_SECONDS = 4.0  # LMCache's eviction looks once a second
+START_SECONDS = 1200  # of a machine that does much else
+STRANGERS = (4, 8, 12, 16, 24)
+EACH = 4  # strangers between two proofs
+
+_seeds = itertools.count(1)
+
+
+class Left(NamedTuple):
+    """What was left of a conversation with its pack.
+
+    Attributes:
+        strangers: prompts that came between.
+        proven: whether the pack was asked for between them.
+        vllm: tokens that were in vLLM's cache or LMCache's.
+        lmcache: tokens that LMCache alone had.
+    """
+
+    strangers: int
+    proven: bool
+    vllm: int
+    lmcache: int
+
+
+class Engine:
+    """The real engine.
+
+    Args:
+        url: of it.
+        lmcache: address of LMCache's own API.
+    """
+
+    def __init__(self, url: str, lmcache: str) -> None:
+        self._client = httpx.Client(timeout=600)
+        self._url, self._lmcache = url, lmcache
+
+    def is_ready(self) -> bool:
+        """Say whether it answers."""
+        with contextlib.suppress(httpx.HTTPError):
+            return self._client.get(f"{self._url}/health").is_success
+        return False
+
+    def ask(self, ids: Sequence[int]) -> int:
+        """Ask for one token; return how many tokens of the prompt were cached."""
+        body = {"model": "coder", "prompt": list(ids), "max_tokens": 1, "temperature": 0}
+        answer = self._client.post(f"{self._url}/v1/completions", json=body)
+        answer.raise_for_status()
+        return (answer.json()["usage"]["prompt_tokens_details"] or {}).get("cached_tokens") or 0
+
+    def forget(self, *, everything: bool) -> None:
+        """Empty vLLM's cache, and LMCache's where everything is to go."""
+        self._client.post(f"{self._url}/reset_prefix_cache").raise_for_status()
+        if everything:
+            self._client.post(f"{self._lmcache}/cache/clear", json={}).raise_for_status()
+
+
+def measure(engine: Engine, strangers: int, *, proven: bool) -> Left:
+    """Have a pack and a conversation computed, fill both caches, and return what is left."""
+    counts = []
+    for only_lmcache in (False, True):
+        engine.forget(everything=True)
+        pack = prompt(PACK_TOKENS, next(_seeds))
+        conversation = [*pack, *prompt(OWN_TOKENS, next(_seeds))]
+        engine.ask([*pack, 1])
+        engine.ask([*conversation, 1])
+        for number in range(1, strangers + 1):
+            engine.ask(prompt(STRANGER_TOKENS, next(_seeds)))
+            if number % EACH == 0:
+                time.sleep(SETTLE_SECONDS / 2)
+                if proven:
+                    engine.ask([*pack, 1])
+        time.sleep(SETTLE_SECONDS)
+        if only_lmcache:
+            engine.forget(everything=False)
+        counts.append(engine.ask([*conversation, 1]))
+    return Left(strangers, proven, *counts)
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Engine]:
+    """Start both; they are removed with the block."""
+    image = engine_image()
+    stop()
+    with tempfile.TemporaryDirectory(prefix="infbox-eviction-") as name:
+        files = Path(__file__).parents[1] / "roles" / "model_store" / "files"
+        run(["docker", "run", "--rm", "--user", "0:0", "--volume", f"{name}:/out",
+             "--volume", f"{files}:/run/files:ro", "--workdir", "/run/files",
+             "--entrypoint", "python3", image, "-m", "infbox_model", "random",
+             "--place", "/out/model"])  # fmt: skip
+        Path(name).chmod(0o755)
+        zmq, http, port = free_port(), free_port(), free_port()
+        try:
+            start_server(image, zmq, http)
+            start_engine(image, Path(name), zmq, port)
+            engine = Engine(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{http}")
+            await_engine(engine)
+            yield engine
+        finally:
+            stop()
+
+
+def start_server(image: str, zmq: int, http: int) -> None:
+    """Start LMCache's server, with memory and no disk."""
+    start(SERVER, image, "lmcache", [
+        "server", "--host", "127.0.0.1", "--port", zmq, "--http-host", "127.0.0.1",
+        "--http-port", http, "--l1-size-gb", LMCACHE_GB, "--eviction-policy", "LRU",
+        "--chunk-size", CHUNK, "--hash-algorithm", "blake3", "--supported-transfer-mode", "auto",
+    ], [])  # fmt: skip
+
+
+def start_engine(image: str, folder: Path, zmq: int, port: int) -> None:
+    """Start vLLM with a cache of few blocks."""
+    connector: dict[str, Any] = {
+        "kv_connector": "InfboxConnector",
+        "kv_connector_module_path": "infbox_cake.connector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": {
+            "lmcache.mp.host": "tcp://127.0.0.1",
+            "lmcache.mp.port": zmq,
+        },
+    }
+    start(ENGINE, image, "vllm", [
+        "serve", "/model", "--host", "127.0.0.1", "--port", port, "--dtype", "float16",
+        "--max-model-len", 8192, "--enforce-eager", "--served-model-name", "coder",
+        "--block-size", BLOCK, "--num-gpu-blocks-override", VLLM_TOKENS // BLOCK,
+        "--enable-prompt-tokens-details", "--kv-transfer-config", json.dumps(connector),
+    ], ["--volume", f"{folder}/model:/model:ro"])  # fmt: skip
+
+
+def await_engine(engine: Engine) -> None:
+    """Wait until it answers."""
+    ends = time.monotonic() + START_SECONDS
+    while not engine.is_ready():
+        is_there = run(["docker", "inspect", "--format", "{{.State.Running}}", ENGINE]) == "true"
+        if not is_there or time.monotonic() > ends:
+            raise LabError(run(["sh", "-c", f"docker logs --tail 30 {ENGINE} 2>&1"]))
+        time.sleep(1)
+
+
+def stop() -> None:
+    """Remove what an earlier run or this one started."""
+    for name in (SERVER, ENGINE):
+        if succeeds(["docker", "container", "inspect", name]):
+            run(["docker", "rm", "--force", name])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write it as JSON too")
+    options = parser.parse_args()
+    found = []
+    print(
+        f"a pack of {PACK_TOKENS} tokens, a conversation of {OWN_TOKENS} behind it, then strangers "
+        f"of {STRANGER_TOKENS}; vLLM holds {VLLM_TOKENS} tokens\n"
+        f"{'strangers':>9} {'proven':>7} {'cached':>7} {'by LMCache alone':>17}",
+        flush=True,
+    )
+    with running() as engine:
+        for proven in (False, True):
+            for strangers in STRANGERS:
+                left = measure(engine, strangers, proven=proven)
+                found.append(left)
+                print(
+                    f"{strangers:>9} {'yes' if proven else 'no':>7} {left.vllm:>7} "
+                    f"{left.lmcache:>17}",
+                    flush=True,
+                )
+    if options.json:
+        options.json.write_text(json.dumps([left._asdict() for left in found]))
+
+
+if __name__ == "__main__":
+    main()
