@@ -2,9 +2,9 @@
 
 One real engine with a small KV cache, and LMCache's server with as small a memory, both filled by
 prompts of strangers. The pack is asked for again between them as the watcher's proofs do, or not.
-What is left of it then is what the engine counts as cached: after the strangers, and once more after
-vLLM's own cache was emptied, so that only LMCache's memory has it. Counts tokens, so it does not
-matter how busy the machine is.
+What is left of it then is what the engine counts as cached: after the strangers, and once more
+after vLLM's own cache was emptied, so that only LMCache's memory has it. Counts tokens, so it does
+not matter how busy the machine is.
 
     python -m bench.eviction [--json FILE]
 
@@ -15,18 +15,17 @@ import argparse
 import contextlib
 import itertools
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import httpx
 
+import bench.engine
 from bench.warm import free_port
 from lab.cake import prompt, start
 from lab.images import engine_image
-from lab.shell import LabError, run, succeeds
 
 SERVER, ENGINE = "infbox-eviction-lmcache", "infbox-eviction-engine"
 CHUNK = 256
@@ -37,7 +36,7 @@ PACK_TOKENS = 4096
 OWN_TOKENS = 1024
 STRANGER_TOKENS = 1024
 SETTLE_SECONDS = 4.0  # LMCache's eviction looks once a second
-START_SECONDS = 1200  # of a machine that does much else
+WINDOW = 8192
 STRANGERS = (4, 8, 12, 16, 24)
 EACH = 4  # strangers between two proofs
 
@@ -71,12 +70,6 @@ class Engine:
     def __init__(self, url: str, lmcache: str) -> None:
         self._client = httpx.Client(timeout=600)
         self._url, self._lmcache = url, lmcache
-
-    def is_ready(self) -> bool:
-        """Say whether it answers."""
-        with contextlib.suppress(httpx.HTTPError):
-            return self._client.get(f"{self._url}/health").is_success
-        return False
 
     def ask(self, ids: Sequence[int]) -> int:
         """Ask for one token; return how many tokens of the prompt were cached."""
@@ -117,70 +110,21 @@ def measure(engine: Engine, strangers: int, *, proven: bool) -> Left:
 @contextlib.contextmanager
 def running() -> Iterator[Engine]:
     """Start both; they are removed with the block."""
-    image = engine_image()
-    stop()
-    with tempfile.TemporaryDirectory(prefix="infbox-eviction-") as name:
-        files = Path(__file__).parents[1] / "roles" / "model_store" / "files"
-        run(["docker", "run", "--rm", "--user", "0:0", "--volume", f"{name}:/out",
-             "--volume", f"{files}:/run/files:ro", "--workdir", "/run/files",
-             "--entrypoint", "python3", image, "-m", "infbox_model", "random",
-             "--place", "/out/model"])  # fmt: skip
-        Path(name).chmod(0o755)
-        zmq, http, port = free_port(), free_port(), free_port()
-        try:
-            start_server(image, zmq, http)
-            start_engine(image, Path(name), zmq, port)
-            engine = Engine(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{http}")
-            await_engine(engine)
-            yield engine
-        finally:
-            stop()
-
-
-def start_server(image: str, zmq: int, http: int) -> None:
-    """Start LMCache's server, with memory and no disk."""
-    start(SERVER, image, "lmcache", [
-        "server", "--host", "127.0.0.1", "--port", zmq, "--http-host", "127.0.0.1",
-        "--http-port", http, "--l1-size-gb", LMCACHE_GB, "--eviction-policy", "LRU",
-        "--chunk-size", CHUNK, "--hash-algorithm", "blake3", "--supported-transfer-mode", "auto",
-    ], [])  # fmt: skip
-
-
-def start_engine(image: str, folder: Path, zmq: int, port: int) -> None:
-    """Start vLLM with a cache of few blocks."""
-    connector: dict[str, Any] = {
-        "kv_connector": "InfboxConnector",
-        "kv_connector_module_path": "infbox_cake.connector",
-        "kv_role": "kv_both",
-        "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": {
-            "lmcache.mp.host": "tcp://127.0.0.1",
-            "lmcache.mp.port": zmq,
-        },
-    }
-    start(ENGINE, image, "vllm", [
-        "serve", "/model", "--host", "127.0.0.1", "--port", port, "--dtype", "float16",
-        "--max-model-len", 8192, "--enforce-eager", "--served-model-name", "coder",
-        "--block-size", BLOCK, "--num-gpu-blocks-override", VLLM_TOKENS // BLOCK,
-        "--enable-prompt-tokens-details", "--kv-transfer-config", json.dumps(connector),
-    ], ["--volume", f"{folder}/model:/model:ro"])  # fmt: skip
-
-
-def await_engine(engine: Engine) -> None:
-    """Wait until it answers."""
-    ends = time.monotonic() + START_SECONDS
-    while not engine.is_ready():
-        is_there = run(["docker", "inspect", "--format", "{{.State.Running}}", ENGINE]) == "true"
-        if not is_there or time.monotonic() > ends:
-            raise LabError(run(["sh", "-c", f"docker logs --tail 30 {ENGINE} 2>&1"]))
-        time.sleep(1)
-
-
-def stop() -> None:
-    """Remove what an earlier run or this one started."""
-    for name in (SERVER, ENGINE):
-        if succeeds(["docker", "container", "inspect", name]):
-            run(["docker", "rm", "--force", name])
+    zmq, http = free_port(), free_port()
+    bench.engine.remove(SERVER)
+    try:
+        start(SERVER, engine_image(), "lmcache", [
+            "server", "--host", "127.0.0.1", "--port", zmq, "--http-host", "127.0.0.1",
+            "--http-port", http, "--l1-size-gb", LMCACHE_GB, "--eviction-policy", "LRU",
+            "--chunk-size", CHUNK, "--hash-algorithm", "blake3",
+            "--supported-transfer-mode", "auto",
+        ], [])  # fmt: skip
+        few = ["--block-size", BLOCK, "--num-gpu-blocks-override", VLLM_TOKENS // BLOCK]
+        words = [*few, *bench.engine.connected(zmq)]
+        with bench.engine.running(ENGINE, WINDOW, words) as served:
+            yield Engine(served.url, f"http://127.0.0.1:{http}")
+    finally:
+        bench.engine.remove(SERVER)
 
 
 def main() -> None:
