@@ -30,14 +30,14 @@ from lab.images import engine_image
 SERVER, ENGINE = "infbox-eviction-lmcache", "infbox-eviction-engine"
 CHUNK = 256
 BLOCK = 128
-VLLM_TOKENS = 96 * BLOCK
-LMCACHE_GB = 0.0625
-PACK_TOKENS = 4096
-OWN_TOKENS = 1024
-STRANGER_TOKENS = 1024
+VLLM_TOKENS = 48 * BLOCK
+LMCACHE_GB = 0.03125
+PACK_TOKENS = 2048
+OWN_TOKENS = 512
+STRANGER_TOKENS = 512
 SETTLE_SECONDS = 4.0  # LMCache's eviction looks once a second
-WINDOW = 8192
-STRANGERS = (4, 8, 12, 16, 24)
+WINDOW = 4096
+STRANGERS = (4, 8, 16)
 EACH = 4  # strangers between two proofs
 
 _seeds = itertools.count(1)
@@ -149,6 +149,9 @@ def main() -> None:
                     f"{left.lmcache:>17}",
                     flush=True,
                 )
+    again = [left for left in found if left.proven]
+    whole = sum(min(left.vllm, left.lmcache) >= PACK_TOKENS for left in again)
+    print(f"packs that were proven between and are whole: {whole} of {len(again)}   bar all")
     if options.json:
         options.json.write_text(json.dumps([left._asdict() for left in found]))
 

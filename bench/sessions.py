@@ -47,6 +47,7 @@ _BILLED_REQUESTS = 3
 
 _ENGINE = "infbox-sessions-engine"
 _WINDOW = 49_152
+_TOOL_CALLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 _LARGE_PACK_TOKENS = 32_000
 _LARGE_FILES = 150
 _LARGE_OWN_TOKENS = 12_000
@@ -100,10 +101,11 @@ class Recorder:
         async with self.session.request(request.method, url, data=body, headers=kind) as answer:
             passed = web.StreamResponse(status=answer.status)
             passed.content_type = answer.content_type
-            await passed.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await passed.write(chunk)
-            await passed.write_eof()
+            with contextlib.suppress(ConnectionResetError):  # a warm-up that was superseded
+                await passed.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await passed.write(chunk)
+                await passed.write_eof()
             return passed
 
 
@@ -381,7 +383,10 @@ async def large_first_turn(both: Both) -> dict[str, int]:
     body = {"model": f"{both.model}@bench", "messages": messages, "tools": tools}
     request = {**body, "max_tokens": 1, "temperature": 0}
     async with both.session.post(f"{both.gateway}{_CHAT}", json=request) as answer:
-        usage, pack = (await answer.json())["usage"], answer.headers["X-Infbox-Pack-Tokens"]
+        told, pack = await answer.json(), answer.headers.get("X-Infbox-Pack-Tokens", "0")
+    if "usage" not in told:
+        raise SystemExit(f"the large first turn was refused: {told}")
+    usage = told["usage"]
     return {
         "own": own,
         "pack": int(pack),
@@ -516,7 +521,7 @@ def main() -> None:
         parser.error("--engine and --tokenizer: give both, or neither")
     with contextlib.ExitStack() as stack:
         if not options.engine:
-            served = stack.enter_context(bench.engine.running(_ENGINE, _WINDOW))
+            served = stack.enter_context(bench.engine.running(_ENGINE, _WINDOW, _TOOL_CALLS))
             options.engine, options.tokenizer = served
         figures = report(asyncio.run(measure(options)))
     if options.json:
