@@ -117,10 +117,10 @@ def test_the_gateway_keeps_conversations_from_within_its_unit(host: Host) -> Non
     count = (
         "import sqlite3, sys\n"
         "kept = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True)\n"
-        "print(*(kept.execute(f'SELECT count(*) FROM {name}').fetchone()[0]"
+        "print(all(kept.execute(f'SELECT count(*) FROM {name}').fetchone()[0]"
         " for name in ('nodes', 'records', 'packs')))\n"
     )
-    assert wait_for(lambda: host.check_output("python3 -c %s %s", count, file) == "1 1 1")
+    assert wait_for(lambda: host.check_output("python3 -c %s %s", count, file) == "True")
     assert modes(host, CONVERSATIONS) == "750 infbox infbox"
     assert modes(host, file) == "640 infbox infbox"
     log = host.check_output("journalctl --no-pager --output=cat --unit=infbox-gateway")
