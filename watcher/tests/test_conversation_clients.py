@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +51,26 @@ def asked(stack: Stack, client: Client, body: Body) -> str:
     return str(answer.headers["X-Infbox-Conversation"])
 
 
+@pytest.fixture(scope="module")
+def session_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Session]:
+    """Return a client's session, which is had once for all tests."""
+    return functools.cache(lambda name: Session(tmp_path_factory.mktemp(name), name))
+
+
+SessionOf = Callable[[str], Session]
+
+
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_session_keeps_its_pack_whatever_is_saved(tmp_path: Path, name: str) -> None:
-    session = Session(tmp_path, name)
+def test_a_session_keeps_its_pack_whatever_is_saved(session_of: SessionOf, name: str) -> None:
+    session = session_of(name)
     assert session.states == ["new", *["kept"] * (len(session.states) - 1)]
     packs = {json.dumps(prompt[0]["content"])[:10_000] for prompt in session.prompts}
     assert len(packs) == 1
 
 
 @pytest.mark.parametrize("name", HOLDS_HISTORY)
-def test_what_a_client_sends_again_goes_out_again(tmp_path: Path, name: str) -> None:
-    for before, after in itertools.pairwise(Session(tmp_path, name).prompts):
+def test_what_a_client_sends_again_goes_out_again(session_of: SessionOf, name: str) -> None:
+    for before, after in itertools.pairwise(session_of(name).prompts):
         one, other = plain(before[1:]), plain(after[1:])
         assert other[: len(one)] == one
 
@@ -77,8 +88,10 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_is_told_of_others_changes_and_not_of_its_own(tmp_path: Path, name: str) -> None:
-    prompts = Session(tmp_path, name).prompts
+def test_a_client_is_told_of_others_changes_and_not_of_its_own(
+    session_of: SessionOf, name: str
+) -> None:
+    prompts = session_of(name).prompts
     last = len(prompts) - 2
     assert f"theirs_{last} = 'of somebody else'" in json.dumps(prompts[-1][1:])
     told = json.dumps([prompt[1:] for prompt in prompts])
@@ -87,8 +100,8 @@ def test_a_client_is_told_of_others_changes_and_not_of_its_own(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_note_stands_in_questions_only(tmp_path: Path, name: str) -> None:
-    prompts = Session(tmp_path, name).prompts
+def test_a_note_stands_in_questions_only(session_of: SessionOf, name: str) -> None:
+    prompts = session_of(name).prompts
     assert NOTE in json.dumps(prompts[-1])
     for message in itertools.chain(*(prompt[1:] for prompt in prompts)):
         if NOTE in json.dumps(message):
@@ -96,8 +109,8 @@ def test_a_note_stands_in_questions_only(tmp_path: Path, name: str) -> None:
             assert "tool_result" not in json.dumps(message)
 
 
-def test_claude_code_s_first_block_does_not_reach_the_engine(tmp_path: Path) -> None:
-    prompts = Session(tmp_path, "claude-code").prompts
+def test_claude_code_s_first_block_does_not_reach_the_engine(session_of: SessionOf) -> None:
+    prompts = session_of("claude-code").prompts
     assert "x-anthropic-billing-header" not in json.dumps(prompts)
     assert len({json.dumps(prompt[0]) for prompt in prompts}) == 1
 
