@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import chat_templates
 from chat_templates import GUARDED, INLINE, THINKING
@@ -129,6 +132,52 @@ def test_a_system_message_goes_into_the_user_s_beside_it(
 def test_the_first_one_of_a_chat_stays() -> None:
     assert told(S, U1, S, path=CHAT) == [S, {**U1, "content": f"One?\n{MIND}"}]
     assert told(S, S, U1, path=CHAT) == [{**S, "content": "Mind this.\n\nMind this."}, U1]
+
+
+@pytest.mark.parametrize("before", [U1, A])
+def test_any_number_of_them_is_placed_at_once(before: Item) -> None:
+    placed = told(before, *[S] * 100_000)
+    assert len(placed) <= 2, "and what grows by each would take minutes"
+    assert placed[-1]["content"].count("Mind this.") == 100_000
+
+
+_CONTENT = st.one_of(
+    st.none(),
+    st.integers(),
+    st.text(max_size=3),
+    st.lists(
+        st.one_of(
+            st.text(max_size=2),
+            st.fixed_dictionaries({"type": st.just("text"), "text": st.text(max_size=3)}),
+            st.just({"type": "tool_result", "content": "ok"}),
+            st.just({"type": "text", "text": 7}),
+        ),
+        max_size=3,
+    ),
+)
+_MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "developer", "user", "assistant", 7, None, []])},
+    optional={"content": _CONTENT},
+)
+
+
+@given(
+    path=st.sampled_from([CHAT, MESSAGES, RESPONSES]),
+    messages=st.lists(_MESSAGE, max_size=6),
+    more=st.sampled_from([{}, {"instructions": "x"}, {"previous_response_id": "resp_1"}]),
+)
+def test_any_messages_are_placed_or_left_to_the_engine(
+    path: str, messages: list[Item], more: dict[str, Any]
+) -> None:
+    name = "input" if path == RESPONSES else "messages"
+    request = {name: messages, **more}
+    before = copy.deepcopy(request)
+    placed = system_messages.in_questions(path, system_messages.of_developers(path, request))
+    assert request == before
+    said = [item for item in placed[name] if item.get("role") not in ("system", "developer")]
+    assert len(said) >= sum(m["role"] not in ("system", "developer") for m in messages)
+    again = system_messages.in_questions(path, placed)
+    assert system_messages.in_questions(path, again) == again
 
 
 def test_leading_system_messages_become_one() -> None:

@@ -97,17 +97,15 @@ def in_questions(path: str, request: Request) -> Request:
         leading = [{"role": _SYSTEM, "content": request["instructions"]}, *leading]
         request = {name: value for name, value in request.items() if name != "instructions"}
     kept = _as_one(leading, found.part)
-    waiting = ""
+    waiting: list[str] = []
     for item in turns:
         said = _text(item) if item.get("role") == _SYSTEM else ""
-        if said and not waiting and kept and _takes_text(kept[-1]):
-            kept[-1] = {**kept[-1], "content": _behind(kept[-1]["content"], said, found.part)}
-        elif said:
-            waiting = f"{waiting}\n{said}" if waiting else said
+        if said:
+            waiting.append(said)
         else:
-            kept += _after(waiting, item, found.part)
-            waiting = ""
-    kept += [{"role": _USER, "content": waiting}] if waiting else []
+            kept += _placed(waiting, kept, found.part, item)
+            waiting = []
+    kept += _placed(waiting, kept, found.part)
     return {**request, found.field: kept}
 
 
@@ -126,13 +124,20 @@ def _parts(content: Any, part: str) -> list[Any]:
     return [{"type": part, "text": content}] if isinstance(content, str) else content
 
 
-def _after(waiting: str, item: Item, part: str) -> list[Item]:
-    """Return a message with what waits for it in front."""
-    if not waiting:
-        return [item]
-    if _takes_text(item):
-        return [{**item, "content": forms.in_front(waiting, item["content"], part)}]
-    return [{"role": _USER, "content": waiting}, item]
+def _placed(waiting: Sequence[str], kept: list[Item], part: str, *behind: Item) -> list[Item]:
+    """Put what waits into the last message that is kept, or return it with the one behind it.
+
+    All at once: each by itself would copy the message as often as there are any.
+    """
+    text = "\n".join(waiting)
+    if not text:
+        return [*behind]
+    if kept and _takes_text(kept[-1]):
+        kept[-1] = {**kept[-1], "content": _behind(kept[-1]["content"], text, part)}
+        return [*behind]
+    if behind and _takes_text(behind[0]):
+        return [{**behind[0], "content": forms.in_front(text, behind[0]["content"], part)}]
+    return [{"role": _USER, "content": text}, *behind]
 
 
 def _behind(content: str | list[Item], text: str, part: str) -> str | list[Item]:
