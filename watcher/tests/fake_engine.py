@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+import chat_templates
 import fake_apis
 from serving import ANY, serving
 
@@ -114,6 +115,7 @@ class FakeEngine:
     sent: int = 0
     window: int = 0
     template: Callable[[list[dict[str, Any]], list[Any]], str] = render
+    chat_template: str = ""
     block: int = 1
     prefetch: str = "loaded"
     keeps: bool = False
@@ -210,12 +212,15 @@ class FakeEngine:
         path = request.url.path
         if self.busy or self.ending:
             return self._unwilling()
+        prompt, said = None, "malformed"
         try:
-            prompt = fake_apis.prompt_of(path, seen.chat)
+            prompt = self._prompt(path, seen.chat)
+        except chat_templates.RefusedError as refusal:
+            said = str(refusal)
         except MALFORMED:
-            prompt = None
+            pass
         if prompt is None:
-            return JSONResponse({"error": {"message": "malformed"}}, 400)
+            return JSONResponse({"error": {"message": said}}, 400)
         if seen.chat.get("model", self.model) not in self.served:
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         if self.window and len(prompt) > self.window:
@@ -225,10 +230,18 @@ class FakeEngine:
             return StreamingResponse(self._events(path, prompt), media_type="text/event-stream")
         return await self._whole_answer(request, prompt)
 
+    def _prompt(self, path: str, body: dict[str, Any]) -> str | None:
+        """What a request becomes: text where there is a chat template, else the messages."""
+        if not self.chat_template or path == fake_apis.COMPLETIONS:
+            return fake_apis.prompt_of(path, body)
+        merges = chat_templates.merges(self.chat_template)
+        chat = fake_apis.as_chat(path, body, merges=merges)
+        return chat_templates.render(self.chat_template, chat, body.get("tools"))
+
     async def _count(self, request: Request) -> Response:
         seen = await self._note(request)
         try:
-            prompt = fake_apis.prompt_of(fake_apis.MESSAGES, seen.chat) or ""
+            prompt = self._prompt(fake_apis.MESSAGES, seen.chat) or ""
         except MALFORMED:
             return JSONResponse({"error": {"message": "malformed"}}, 400)
         return JSONResponse({"input_tokens": len(prompt)})
@@ -255,14 +268,21 @@ class FakeEngine:
         if asked.get("model") not in self.served:
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         try:
-            if "messages" in asked:
-                text = self.template(asked["messages"], asked.get("tools") or [])
-            else:
-                text = asked["prompt"]
-        except TemplateRefusalError as refusal:
+            text = self._rendered(asked) if "messages" in asked else asked["prompt"]
+        except (TemplateRefusalError, chat_templates.RefusedError) as refusal:
             return JSONResponse({"error": {"message": str(refusal)}}, 400)
         tokens = encode(text)
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": 4096})
+
+    def _rendered(self, asked: dict[str, Any]) -> str:
+        """What the chat template makes of messages."""
+        messages, tools = asked["messages"], asked.get("tools") or []
+        if not self.chat_template:
+            return self.template(messages, tools)
+        answers = asked.get("add_generation_prompt", True)
+        return chat_templates.render(
+            self.chat_template, messages, tools, add_generation_prompt=answers
+        )
 
     async def _detokenize(self, request: Request) -> Response:
         asked = (await self._note(request)).chat

@@ -21,6 +21,7 @@ FOLLOWED = "/var/lib/infbox/workspaces/followed"
 SIGN_IN = ("/etc/infbox/sign-in.yml", "/etc/systemd/system/infbox-signin.service")
 CLIENT = "/etc/infbox/sign-in/client-secret"
 STATE = "/var/lib/infbox/watcher"
+CONVERSATIONS = f"{STATE}/conversations"
 KEYS = "/etc/infbox/secrets/api-keys"
 WORKSPACES = "http://127.0.0.1:8010/v1/workspaces"
 DIGESTS = "/etc/infbox/keys/users.json"
@@ -105,6 +106,34 @@ def test_the_gateway_lists_the_workspaces(host: Host) -> None:
 def test_the_gateway_refuses_who_comes_without_a_user(host: Host) -> None:
     script = "import sys,urllib.request as r; r.urlopen(sys.argv[1], timeout=5)"
     assert "HTTP Error 401" in host.run("python3 -c %s %s", script, WORKSPACES).stderr
+
+
+def test_the_gateway_keeps_conversations_from_within_its_unit(host: Host) -> None:
+    # All is written down before the engine is asked, which is away here.
+    ask = (
+        "import json, urllib.request as r, urllib.error as e\n"
+        "body = {'model': 'coder@shop', 'messages': [{'role': 'user', 'content': 'Why?'}]}\n"
+        "told = {'Content-Type': 'application/json', 'X-Infbox-User': 'alice'}\n"
+        "url = 'http://127.0.0.1:8010/v1/chat/completions'\n"
+        "try: r.urlopen(r.Request(url, json.dumps(body).encode(), told), timeout=60)\n"
+        "except e.HTTPError as error: print(error.code)\n"
+    )
+    assert host.check_output("python3 -c %s", ask) == "503"
+    file = f"{CONVERSATIONS}/conversations.db"
+    count = (
+        "import sqlite3, sys\n"
+        "kept = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True)\n"
+        "print(all(kept.execute(f'SELECT count(*) FROM {name}').fetchone()[0]"
+        " for name in ('nodes', 'records', 'packs')))\n"
+    )
+    assert wait_for(lambda: host.check_output("python3 -c %s %s", count, file) == "True")
+    assert modes(host, CONVERSATIONS) == "750 infbox infbox"
+    assert modes(host, file) == "640 infbox infbox"
+    log = host.check_output("journalctl --no-pager --output=cat --unit=infbox-gateway")
+    assert "conversations-not-kept" not in log
+    for folder in (STATE, f"{STATE}/packs"):
+        said = inside(host, "infbox-gateway", f"touch {folder}/new", root=True)
+        assert "Read-only file system" in said
 
 
 def test_none_listens_beyond_loopback(host: Host) -> None:

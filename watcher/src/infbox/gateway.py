@@ -28,7 +28,7 @@ from starlette.routing import Mount, Route
 from infbox import answers, apis, bodies, download, fields, questions, relay, replicas
 from infbox.apis import APIS
 from infbox.bodies import Lease, Memory
-from infbox.conversations import clients, forms, volatile
+from infbox.conversations import clients, forms, system_messages, volatile
 from infbox.conversations.deciding import Asked
 from infbox.conversations.keeper import Conversations
 from infbox.conversations.summary import Summary
@@ -164,6 +164,7 @@ class Gateway:
             config.gateway.conversations_mb * _MB,
         )
         self._strips = config.gateway.strip_volatile
+        self._later_system = system_messages.LaterSystem(self._engine, self._model)
         self._summary = Summary()
         self._under_way: Counter[str] = Counter()
         self._metrics = GatewayMetrics()
@@ -385,12 +386,17 @@ class Gateway:
         request = await self._reader.run(size, named.body.taken)
         if self._strips:
             request = volatile.without(incoming.path, request)
+        request = system_messages.of_developers(incoming.path, request)
         user, model = exchange.user, named.model or self._model
         asked = Asked(
             incoming.path, request, size, named.workspace, user, model, client, self._window
         )
         turn = await self._conversations.turn(asked, pack)
         self._metrics.count_turn(turn, named.workspace, client)
+        if system_messages.are_there(incoming.path, turn.request) and not (
+            await self._later_system.is_taken(self._client)
+        ):
+            turn.request = system_messages.in_questions(incoming.path, turn.request)
         return turn
 
     def _note_front(self, question: Question) -> None:
