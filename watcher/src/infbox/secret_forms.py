@@ -264,6 +264,7 @@ _DOCUMENT = 32_000  # characters on both sides of the kind that are looked at
 _MOST_HEADS = 50  # mappings of a document
 _MAPPING, _MAPPING_LINES = 16_000, 200  # characters and lines of one
 _LEAST_BINARY = 16  # bytes of a value that are no text
+_NEAR = 4000  # characters on both sides of the private part of a key
 _PRIVATE_PART = re.compile(r"""["']d["'][ \t]{0,8}:[ \t]{0,8}["']([\w-]{40,800})["']""")
 
 
@@ -332,7 +333,8 @@ def _is_kept(value: str, is_encoded: bool) -> bool:
 
 
 def _of_json_web_key(text: Text, start: int) -> Iterator[Place]:
-    if '"kty"' in text.lower and _PRIVATE_PART.match(text.plain, start):
+    is_key = _PRIVATE_PART.match(text.plain, start) is not None
+    if is_key and '"kty"' in text.lower[max(0, start - _NEAR) : start + _NEAR]:
         yield "private JSON Web Key", start
 
 
