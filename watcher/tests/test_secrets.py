@@ -258,6 +258,7 @@ HOSTILE = [
     *('password="' + "\\a" * 900, "cookie=", "jwt.sign(" + "a" * 79, 'mnemonic="' + "abcd " * 10),
     *("-----BEGIN RSA PRIVATE " + KEY, "curl -H \n", "token: " + "a." * 15 + " " * 8),
     *("secret," + "a" * 59, "secret</a>" + "\n" * 70, " -pabcdefgh1", "&amp;", "eyJaaaaaaaa."),
+    *("pw" + ":a:" * 10 + "1//0", "token" + ":" * 80, "auth:a::a:", "auth>%20%20"),
     *("sig=", "chpasswd", "htpasswd -b a ", ":5432:a:b:", "'kty' \"d\":"),
 ]
 MEASURED = """
@@ -324,6 +325,8 @@ def test_any_bytes_are_judged(parts: list[str], cut: int, path: str) -> None:
 
 
 def test_a_file_that_would_take_long_to_judge_is_refused() -> None:
+    upon_each_other = "pw" + ":a:" * 10 + "1//0"
+    assert kind_in(upon_each_other * 7000, "a.txt") == secrets.TOO_MANY
     assert kind_in("secret " * (secret_forms.MOST_PLACES + 1)) == secrets.TOO_MANY
     headings = "kind: Secret\n" + "data:\n  a: b\n" * 60
     assert kind_in(headings, "a.yaml") == secrets.TOO_MANY
