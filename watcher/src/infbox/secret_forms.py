@@ -18,7 +18,7 @@ from ahocorasick_rs import BytesAhoCorasick
 from infbox import secret_names, secret_shapes
 from infbox.secret_names import LEAST_CLEAR, LEAST_KEY, is_hex
 from infbox.secret_text import Text, TooManyPlacesError
-from infbox.secret_values import is_placeholder, is_secret
+from infbox.secret_values import is_placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,17 +74,17 @@ _SIGNATURE = re.compile(r"(?:sig|signature|code)=([\w%+/=-]{20,200})", re.IGNORE
 
 def _of_address(text: Text, start: int) -> Iterator[Place]:
     found = _IN_ADDRESS.match(text.plain, start)
-    if found and is_secret(unquote(found[2]), LEAST_CLEAR):
+    if found and text.is_secret(unquote(found[2]), LEAST_CLEAR):
         yield "password in an address", start
     found = _AS_USER.match(text.plain, start)
-    if found and is_secret(unquote(found[1]), LEAST_KEY):
+    if found and text.is_secret(unquote(found[1]), LEAST_KEY):
         yield "token in an address", start
 
 
 def _of_signature(text: Text, start: int) -> Iterator[Place]:
     found = _SIGNATURE.match(text.plain, start)
     is_field = text.plain[start - 1 : start] in ("?", "&", "-")
-    if found and is_field and is_secret(unquote(found[1])):
+    if found and is_field and text.is_secret(unquote(found[1])):
         yield "signature in an address", start
 
 
@@ -105,27 +105,27 @@ _USER_AND_PASSWORD = re.compile(r"auth[ \t]{1,4}[\w.@-]{1,80}:(?P<value>[^\s\"'`
 
 def _of_auth(text: Text, start: int) -> Iterator[Place]:
     if found := _HEADER.match(text.plain, start):
-        yield from _header(found)
+        yield from _header(text, found)
     found = _USER_AND_PASSWORD.match(text.plain, start)
-    if found and is_secret(found["value"], LEAST_CLEAR):
+    if found and text.is_secret(found["value"], LEAST_CLEAR):
         yield "user and password", start
 
 
 def _of_scheme(text: Text, start: int) -> Iterator[Place]:
     if found := _SCHEME.match(text.plain, start):
-        yield from _header(found)
+        yield from _header(text, found)
 
 
 def _of_cookie(text: Text, start: int) -> Iterator[Place]:
     found = _COOKIE.match(text.plain, start)
-    if found and any(is_secret(value, LEAST_KEY) for value in _COOKIE_VALUE.findall(found[1])):
+    if found and any(text.is_secret(value, LEAST_KEY) for value in _COOKIE_VALUE.findall(found[1])):
         yield "cookie", start
 
 
-def _header(found: re.Match[str]) -> Iterator[Place]:
+def _header(text: Text, found: re.Match[str]) -> Iterator[Place]:
     value = found["value"]
     is_basic = (found["scheme"] or "").lower() == "basic"
-    if is_secret(_password_of(value), 6) if is_basic else is_secret(value):
+    if text.is_secret(_password_of(value), 6) if is_basic else text.is_secret(value):
         yield "header that lets in", found.start()
 
 
@@ -167,36 +167,36 @@ def _of_option(text: Text, start: int) -> Iterator[Place]:
         return
     value = found["value"]
     if _TOOL.search(text.lower[text.line_before(start, 300) : start]):
-        is_one = is_secret(value, LEAST_CLEAR)
+        is_one = text.is_secret(value, LEAST_CLEAR)
     else:
         is_sure = found["gap"] and not text.is_code and _SURE.fullmatch(value)
-        is_one = bool(is_sure) and is_secret(value) and not is_hex(value)
+        is_one = bool(is_sure) and text.is_secret(value) and not is_hex(value)
     if is_one:
         yield "argument of a command", start
 
 
 def _of_user(text: Text, start: int) -> Iterator[Place]:
     found = _USER.match(text.plain, start)
-    if found and is_secret(found["value"], LEAST_CLEAR):
+    if found and text.is_secret(found["value"], LEAST_CLEAR):
         yield "user and password of a command", start
 
 
 def _of_new_user(text: Text, start: int) -> Iterator[Place]:
     found = _NEW_USER.match(text.plain, start)
     is_new = text.lower[max(0, start - 4) : start] in ("net ", "add_")
-    if found and is_new and is_secret(found["value"], LEAST_CLEAR):
+    if found and is_new and text.is_secret(found["value"], LEAST_CLEAR):
         yield "argument of a command", start
 
 
 def _of_htpasswd(text: Text, start: int) -> Iterator[Place]:
     found = _HTPASSWD.match(text.plain, start)
-    if found and is_secret(found["value"], LEAST_CLEAR):
+    if found and text.is_secret(found["value"], LEAST_CLEAR):
         yield "argument of a command", start
 
 
 def _of_chpasswd(text: Text, start: int) -> Iterator[Place]:
     line = text.plain[text.line_before(start, 300) : start]
-    if any(is_secret(found["value"], LEAST_CLEAR) for found in _PIPED.finditer(line)):
+    if any(text.is_secret(found["value"], LEAST_CLEAR) for found in _PIPED.finditer(line)):
         yield "argument of a command", start
 
 
@@ -229,20 +229,20 @@ _MNEMONIC = re.compile(
 
 def _of_call(text: Text, start: int) -> Iterator[Place]:
     found = _CALL.match(text.plain, start)
-    if found and is_secret(found["value"], LEAST_CLEAR, may_be_uuid=False):
+    if found and text.is_secret(found["value"], LEAST_CLEAR, may_be_uuid=False):
         yield "password of a call", start
 
 
 def _of_signing(text: Text, start: int) -> Iterator[Place]:
     found = _SIGNING.match(text.plain, start)
-    if found and is_secret(found["value"]):
+    if found and text.is_secret(found["value"]):
         yield "key of a call", start
 
 
 def _of_statement(text: Text, start: int) -> Iterator[Place]:
     for expression in (_STATEMENT, _FILTERED, _PASSWORD_FILE):
         found = expression.match(text.plain, start)
-        if found and is_secret(found["value"], LEAST_CLEAR, may_be_uuid=False):
+        if found and text.is_secret(found["value"], LEAST_CLEAR, may_be_uuid=False):
             yield "password of a statement", start
     if _MNEMONIC.match(text.lower, start):
         yield "mnemonic of a wallet", start
@@ -264,6 +264,7 @@ _DOCUMENT = 32_000  # characters on both sides of the kind that are looked at
 _MOST_HEADS = 50  # mappings of a document
 _MAPPING, _MAPPING_LINES = 16_000, 200  # characters and lines of one
 _LEAST_BINARY = 16  # bytes of a value that are no text
+_NEAR = 4000  # characters on both sides of the private part of a key
 _PRIVATE_PART = re.compile(r"""["']d["'][ \t]{0,8}:[ \t]{0,8}["']([\w-]{40,800})["']""")
 
 
@@ -272,7 +273,7 @@ def _of_variable(text: Text, start: int) -> Iterator[Place]:
     found = _VARIABLE.match(text.plain, start)
     if found and secret_names.names_a_secret(Text.of(found["name"].encode("latin-1"), "")):
         default = _DEFAULT.search(found["body"])
-        if default and is_secret(default["value"], LEAST_CLEAR):
+        if default and text.is_secret(default["value"], LEAST_CLEAR):
             yield "default of a secret variable", start
 
 
@@ -293,7 +294,7 @@ def _of_kind(text: Text, start: int) -> Iterator[Place]:
             raise TooManyPlacesError
         is_encoded = head["kind"] == "data"
         values = _values(text.plain[head.end() : min(end, head.end() + _MAPPING)])
-        if any(_is_kept(value, is_encoded) for value in values):
+        if any(_is_kept(text, value, is_encoded=is_encoded) for value in values):
             yield "value of a Secret", head.start()
 
 
@@ -314,9 +315,9 @@ def _values(rest: str) -> Iterator[str]:
             return
 
 
-def _is_kept(value: str, is_encoded: bool) -> bool:
+def _is_kept(text: Text, value: str, *, is_encoded: bool) -> bool:
     if not is_encoded:
-        return is_secret(value, LEAST_CLEAR)
+        return text.is_secret(value, LEAST_CLEAR)
     try:
         decoded = b64decode(value, validate=True)
     except (binascii.Error, ValueError):
@@ -328,11 +329,12 @@ def _is_kept(value: str, is_encoded: bool) -> bool:
     except UnicodeDecodeError:
         return len(decoded) >= _LEAST_BINARY
     is_file = len(inside) >= _LEAST_BINARY and ("\n" in inside or "=" in inside)
-    return is_secret(inside, LEAST_CLEAR) or is_file
+    return text.is_secret(inside, LEAST_CLEAR) or is_file
 
 
 def _of_json_web_key(text: Text, start: int) -> Iterator[Place]:
-    if '"kty"' in text.lower and _PRIVATE_PART.match(text.plain, start):
+    is_key = _PRIVATE_PART.match(text.plain, start) is not None
+    if is_key and '"kty"' in text.lower[max(0, start - _NEAR) : start + _NEAR]:
         yield "private JSON Web Key", start
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from infbox.secret_values import is_secret
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -108,9 +106,9 @@ def of_name(text: Text, start: int) -> Iterator[Place]:
     if not named or not value:
         return
     if named.is_strong:
-        is_one = is_secret(value, LEAST_CLEAR)
+        is_one = text.is_secret(value, LEAST_CLEAR)
     else:
-        is_one = is_secret(value, LEAST_KEY, may_be_uuid=False) and not is_hex(value)
+        is_one = text.is_secret(value, LEAST_KEY, may_be_uuid=False) and not is_hex(value)
     if is_one:
         yield "value of a secret's name", start
 

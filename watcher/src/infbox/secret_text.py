@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from infbox.secret_values import LEAST_LENGTH, is_secret
+
+MOST_JUDGED = 500_000
+"""Characters of values that are judged in a file: about twice those of the largest file."""
+
+_MOST_LOOKED_AT = 256  # characters of a value
+
 Place = tuple[str, int]
 """A kind of secret, and where it begins."""
 
@@ -30,12 +37,14 @@ class Text:
         lower: in lower case.
         is_code: whether it is a program, in which texts stand between quotes.
         seen: documents of YAML that were looked at.
+        judged: characters of values that were judged, the one number in it.
     """
 
     plain: str
     lower: str
     is_code: bool = False
     seen: set[int] = field(default_factory=set)
+    judged: list[int] = field(default_factory=lambda: [0])
 
     @classmethod
     def of(cls, data: bytes, path: str) -> Text:
@@ -47,6 +56,18 @@ class Text:
         """
         is_code = path.lower().endswith(_PROGRAMS)
         return cls(data.decode("latin-1"), data.lower().decode("latin-1"), is_code)
+
+    def is_secret(self, value: str, least: int = LEAST_LENGTH, *, may_be_uuid: bool = True) -> bool:
+        """Say whether a value of the file looks like a secret; arguments as of the function.
+
+        Raises:
+            TooManyPlacesError: values lie upon each other, so that it would take long.
+        """
+        value = value[:_MOST_LOOKED_AT]
+        self.judged[0] += len(value)
+        if self.judged[0] > MOST_JUDGED:
+            raise TooManyPlacesError
+        return is_secret(value, least, may_be_uuid=may_be_uuid)
 
     def line_before(self, start: int, most: int = 1000) -> int:
         """Return where the line of a place begins, at most so many characters before it."""
