@@ -430,7 +430,6 @@ def test_an_index_that_counts_from_less_is_followed_too(shop: Shop) -> None:
             shop.index.keep(edit="0")
         shop.index.last_edit = 0
         shop.look()
-        packer.update()
         for name in ("c", "d"):
             shop.save(**{f"{name}_py": "new\n"})
             packer.update()
