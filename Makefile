@@ -20,11 +20,9 @@ help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): requirements/dev.txt
-	@echo "Making the virtual environment $(VENV) (about a minute) ..."
+	@echo "Making the virtual environment $(VENV) (half a minute) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements/dev.txt
+	@$(PYTHON) tools/make_environment.py $(VENV) requirements/dev.txt
 	@# The collections, 30,000 files of which a few are used, are left to be compiled when they are.
 	@$(BIN)/python -m compileall -q -j 0 -x ansible_collections $(VENV)/lib > /dev/null || true
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable watcher
@@ -39,8 +37,8 @@ demo: lab ## Show the whole line on this machine; WORKSPACE=DIR for another sour
 demo-down: $(STAMP) ## Remove every trace of the demo and the lab
 	@$(BIN)/python -m lab down --all
 
-test: $(STAMP) ## Prove everything: lint, unit, molecule, the whole system
-	@$(BIN)/python -m tests.run
+test: $(STAMP) ## Prove everything: lint, unit, molecule, the whole system; CHANGED=1 or COMMIT leaves out what no change can touch
+	@$(BIN)/python -m tests.run $(if $(CHANGED),--changed $(CHANGED))
 
 test-fast: $(STAMP) ## Lint, unit and rendering tests; no lab
 	@$(BIN)/python -m tests.run --fast
@@ -82,6 +80,8 @@ lock: $(STAMP) ## Pin requirements anew, with hashes
 	  --excludes excludes-cuda.txt -o requirements-cuda.txt requirements-cuda.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  -c requirements-cuda.txt -o requirements-hub.txt requirements-hub.in
+	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
+	  -o requirements-uv.txt requirements-uv.in
 
 profile: $(STAMP) ## Where the time of site.yml goes, by task and by role
 	@ANSIBLE_CALLBACKS_ENABLED=infbox_workers,ansible.posix.profile_tasks,ansible.posix.profile_roles \

@@ -278,9 +278,7 @@ ansible_is_ready() { [[ $(cat "$VENV/made-from" 2>/dev/null) == "$(fingerprint)"
 
 # The mark is set last, so that what was interrupted is made anew.
 make_environment() {
-    rm -rf "$VENV"
-    "$PYTHON" -m venv "$VENV" &&
-        "$VENV/bin/pip" install --disable-pip-version-check --require-hashes -r "$REQUIREMENTS" &&
+    "$PYTHON" "$CHECKOUT/tools/make_environment.py" "$VENV" "$REQUIREMENTS" &&
         fingerprint >"$VENV/made-from"
 }
 

@@ -26,6 +26,7 @@ from hashlib import sha256
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import aiohttp
 import uvicorn
@@ -42,6 +43,7 @@ LEAK_REQUESTS = 10_000
 CONVERSATIONS = 1000
 MESSAGES = 100  # of each
 
+_JSON = {"content-type": "application/json"}
 _ROUNDS = 4
 _ROUND_SECONDS = 9.0
 _ENGINE_ROUNDS = 6  # of a real engine, which answers a question in seconds
@@ -77,13 +79,9 @@ class Pace:
     pause: float
 
     @property
-    def headers(self) -> dict[str, str]:
-        """Tell it so."""
-        return {
-            "content-type": "application/json",
-            "x-bench-events": str(self.events),
-            "x-bench-pause": str(self.pause),
-        }
+    def query(self) -> str:
+        """Tell it so: in the address, of which the gateway takes nothing away."""
+        return f"?events={self.events}&pause={self.pause}"
 
 
 CHATTING = Pace(events=40, pause=0.05)  # an answer of two seconds, 20 tokens a second
@@ -104,12 +102,12 @@ EVENT = b"data: " + json.dumps(
 
 
 async def engine(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer as told by the request's headers (an ASGI application)."""
+    """Answer as told by the request's address (an ASGI application)."""
     while (await receive()).get("more_body"):
         pass
-    told = {name: value.decode() for name, value in scope["headers"]}
-    events = int(told.get(b"x-bench-events", "1"))
-    pause = float(told.get(b"x-bench-pause", "0"))
+    told = dict(parse_qsl(scope["query_string"].decode()))
+    events = int(told.get("events", "1"))
+    pause = float(told.get("pause", "0"))
     headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     gone = asyncio.ensure_future(receive())
@@ -242,7 +240,7 @@ class Heard:
     rate: float
 
 
-async def listen(target: Target, headers: dict[str, str], streams: int, seconds: float) -> Heard:
+async def listen(target: Target, query: str, streams: int, seconds: float) -> Heard:
     """Keep so many streams going for so long, their starts spread over the first second.
 
     The first question on each connection is left out: neither side keeps one waiting in practice.
@@ -257,7 +255,7 @@ async def listen(target: Target, headers: dict[str, str], streams: int, seconds:
         own: list[float] = []
         while time.perf_counter() - began < seconds:
             start, first = time.perf_counter(), None
-            async for chunk in _answer(session, target, headers):
+            async for chunk in _answer(session, target, query):
                 first = first or time.perf_counter() - start
                 heard += chunk.count(b"\n\n")
             own.append(first or float("nan"))
@@ -270,7 +268,7 @@ async def listen(target: Target, headers: dict[str, str], streams: int, seconds:
 
 async def compare(
     both: dict[str, Target],
-    headers: dict[str, str],
+    query: str,
     streams: int,
     rounds: int = _ROUNDS,
     seconds: float = _ROUND_SECONDS,
@@ -280,7 +278,7 @@ async def compare(
     for number in range(rounds + 1):
         order = list(both.items()) if number % 2 else list(both.items())[::-1]
         for name, target in order:
-            one = await listen(target, headers, streams, seconds if number else 1.0)
+            one = await listen(target, query, streams, seconds if number else 1.0)
             heard[name] += [one] if number else []
     return {
         name: Heard(
@@ -297,7 +295,7 @@ async def idle_megabytes(gateway: Gateway, target: Target) -> float:
 
         async def begin() -> None:
             answer = await stack.enter_async_context(
-                session.post(target.url, data=target.body, headers=SILENT.headers)
+                session.post(target.url + SILENT.query, data=target.body, headers=_JSON)
             )
             await answer.content.readany()
 
@@ -322,8 +320,8 @@ async def leaks(gateway: Gateway, target: Target, requests: int) -> Left:
     async def ask_on(session: aiohttp.ClientSession) -> None:
         for number in turns:
             leaves = number % 100 == 0
-            headers = SILENT.headers if leaves else SHORT.headers
-            async for _ in _answer(session, target, headers):
+            query = SILENT.query if leaves else SHORT.query
+            async for _ in _answer(session, target, query):
                 if leaves:
                     break
 
@@ -341,9 +339,9 @@ async def overhead(folder: Path) -> dict[str, float]:
     gateway = Gateway(folder, direct, "coder", pack)
     with _process(own, port), gateway.running():
         both = targets(direct, gateway, pack, "coder", stream=True)
-        result = _figures("", await compare(both, CHATTING.headers, STREAMS))
+        result = _figures("", await compare(both, CHATTING.query, STREAMS))
         for name, pace in (("paced", BUSY), ("flat_out", FLAT_OUT)):
-            heard = await compare(both, pace.headers, STREAMS)
+            heard = await compare(both, pace.query, STREAMS)
             result[f"{name}_events_per_second"] = heard["gateway"].rate
             result[f"{name}_of_direct"] = heard["gateway"].rate / heard["direct"].rate
         before = await leaks(gateway, both["gateway"], LEAK_REQUESTS // 10)
@@ -355,7 +353,7 @@ async def overhead(folder: Path) -> dict[str, float]:
             _process(own, port),
             Gateway(_made(folder / name), direct, "coder", pack).running() as g,
         ):
-            own_text = {"metadata": "x" * length}
+            own_text = {"user": "x" * length}
             target = targets(direct, g, pack, "coder", stream=True, **own_text)["gateway"]
             result[name] = await idle_megabytes(g, target)
     return result
@@ -372,9 +370,9 @@ async def conversations(folder: Path) -> dict[str, float]:
         first = targets_of.pop("first")
         async with _session() as session:
             for _ in range(CONVERSATIONS):
-                async for _ in _answer(session, first, SHORT.headers):
+                async for _ in _answer(session, first, SHORT.query):
                     pass
-        heard = await compare(targets_of, CHATTING.headers, STREAMS)
+        heard = await compare(targets_of, CHATTING.query, STREAMS)
         return {**_figures("known_", heard), "known_mb": gateway.megabytes}
 
 
@@ -384,8 +382,7 @@ async def whole(folder: Path, url: str, model: str, pack_bytes: int) -> dict[str
     with Gateway(folder, url, model, pack).running() as gateway:
         body = {"stream": True, "max_tokens": 64, "ignore_eos": True, "temperature": 0}
         both = targets(url, gateway, pack, model, **body)
-        headers = {"content-type": "application/json"}
-        heard = await compare(both, headers, 1, _ENGINE_ROUNDS, _ENGINE_ROUND_SECONDS)
+        heard = await compare(both, "", 1, _ENGINE_ROUNDS, _ENGINE_ROUND_SECONDS)
     result = _figures("engine_", heard)
     result["engine_of_direct"] = heard["gateway"].rate / heard["direct"].rate
     return result
@@ -401,9 +398,9 @@ def _figures(prefix: str, heard: dict[str, Heard]) -> dict[str, float]:
 
 
 async def _answer(
-    session: aiohttp.ClientSession, target: Target, headers: dict[str, str]
+    session: aiohttp.ClientSession, target: Target, query: str
 ) -> AsyncIterator[bytes]:
-    async with session.post(target.url, data=target.body, headers=headers) as answer:
+    async with session.post(target.url + query, data=target.body, headers=_JSON) as answer:
         answer.raise_for_status()
         async for chunk in answer.content.iter_any():
             yield chunk

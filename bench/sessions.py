@@ -3,9 +3,13 @@
 Runs the real watcher and gateway on a tree of its own, in front of a real engine. An agent asks for
 so many turns, saves a file itself before each second one, and somebody else saves one before each
 fifth. The same session without infbox goes to the engine by turns with it: nobody else should use
-the engine meanwhile.
+the engine meanwhile. Then a client with a large system prompt and many tools of its own asks for
+the first time in a large workspace.
 
-    python -m bench.sessions --engine http://127.0.0.1:8000 --tokenizer tokenizer.json
+    python -m bench.sessions [--engine http://127.0.0.1:8000 --tokenizer tokenizer.json]
+
+Without an engine it starts the lab's on the CPU, which needs root, a Docker Engine,
+`python -m lab up`, and 4 GB of memory.
 """
 
 import argparse
@@ -25,6 +29,7 @@ import aiohttp
 import yaml
 from aiohttp import web
 
+import bench.engine
 from bench.warm import Status, free_port, make_tree, served_model, watching
 
 COMPUTED_BAR = 1.05
@@ -39,6 +44,16 @@ _WORDS_OF_SYSTEM = "Follow the conventions of the project, and say what you are 
 _WORDS_OF_CLAUDE = "You are somebody who is asked about a system prompt that changes. "
 _BILLING = "x-anthropic-billing-header: cc_version=2.1; cch={};"
 _BILLED_REQUESTS = 3
+
+_ENGINE = "infbox-sessions-engine"
+_WINDOW = 49_152
+_TOOL_CALLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+_LARGE_PACK_TOKENS = 32_000
+_LARGE_FILES = 150
+_LARGE_OWN_TOKENS = 12_000
+_LARGE_TOOLS = 24
+_BLOCK = 128  # tokens of a block of vLLM's cache on the CPU: only whole ones are kept
+_WORDS_OF_TOOL = "Reads, writes or runs what it is told to, and says what came of it. "
 
 
 @dataclass(frozen=True)
@@ -86,10 +101,11 @@ class Recorder:
         async with self.session.request(request.method, url, data=body, headers=kind) as answer:
             passed = web.StreamResponse(status=answer.status)
             passed.content_type = answer.content_type
-            await passed.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await passed.write(chunk)
-            await passed.write_eof()
+            with contextlib.suppress(ConnectionResetError):  # a warm-up that was superseded
+                await passed.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await passed.write(chunk)
+                await passed.write_eof()
             return passed
 
 
@@ -160,50 +176,84 @@ class Agent:
         ]
 
 
+@dataclass
+class Bench:
+    """All that runs.
+
+    Attributes:
+        both: the ways to the engine.
+        recorder: in front of the engine, behind the gateway.
+        status: of the watcher.
+        tree: the files.
+    """
+
+    both: "Both"
+    recorder: Recorder
+    status: Status
+    tree: list[Path]
+
+
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Have both sessions, and return what they cost."""
+    """Have both sessions and the large first turn, and return what they cost."""
     timeout = aiohttp.ClientTimeout(total=3600)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        async with running(session, options, options.budget, options.files) as bench_:
+            result = await sessions(bench_, Agent(bench_.tree, options), options)
+            result["billing"] = await billing(bench_.both)
+        served = await served_model(session, options)
+        least = _LARGE_PACK_TOKENS + _LARGE_OWN_TOKENS + _ANSWER_TOKENS
+        result["large"] = None
+        if served["max_model_len"] > least and not options.without_conversations:
+            async with running(session, options, _LARGE_PACK_TOKENS, _LARGE_FILES) as bench_:
+                result["large"] = await large_first_turn(bench_.both)
+        return result
+
+
+@contextlib.asynccontextmanager
+async def running(
+    session: aiohttp.ClientSession, options: argparse.Namespace, budget: int, files: int
+) -> AsyncIterator[Bench]:
+    """Run the watcher and the gateway on a new tree, until the block is left.
+
+    Args:
+        session: to ask with.
+        options: of the command.
+        budget: tokens of the pack.
+        files: of the tree.
+    """
     engine = options.engine.rstrip("/")
     with tempfile.TemporaryDirectory(prefix="infbox-bench-") as name:
         folder = Path(name)
-        tree = make_tree(folder / "tree", options.files)
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            recording(session, engine) as recorder,
-        ):
+        tree = make_tree(folder / "tree", files)
+        async with recording(session, engine) as recorder:
             served = await served_model(session, options)
             listen = f"127.0.0.1:{free_port()}"
             gateway = f"127.0.0.1:{free_port()}"
-            config = write_config(folder, options, recorder, served, (listen, gateway))
+            engine_of_it = {"url": recorder.url, **served}
+            config = write_config(folder, options, engine_of_it, (listen, gateway), budget)
             async with (
                 watching(session, config, listen) as status,
                 answering(session, config, gateway) as url,
             ):
                 both = Both(session, engine, url, served["model"])
-                result = await sessions(both, recorder, status, Agent(tree, options), options)
-                result["billing"] = await billing(both)
-                return result
+                yield Bench(both, recorder, status, tree)
 
 
 def write_config(
     folder: Path,
     options: argparse.Namespace,
-    recorder: Recorder,
-    served: dict[str, Any],
+    engine: dict[str, Any],
     listen: tuple[str, str],
+    budget: int,
 ) -> Path:
     """Write the configuration of the watcher and the gateway."""
     content = {
         "state_dir": str(folder / "state"),
-        "engine": {
-            "url": recorder.url,
-            "tokenizer": str(options.tokenizer.resolve()),
-            **served,
-        },
+        "engine": {"tokenizer": str(options.tokenizer.resolve()), **engine},
         "watcher": {"listen": listen[0]},
         "gateway": {"listen": listen[1]}
         | ({"conversations_mb": 0} if options.without_conversations else {}),
-        "workspaces": [{"name": "bench", "path": str(folder / "tree"), "budget": options.budget}],
+        "workspaces": [{"name": "bench", "path": str(folder / "tree"), "budget": budget}],
     }
     file = folder / "watcher.yml"
     file.write_text(yaml.safe_dump(content))
@@ -287,10 +337,9 @@ class Both:
             return str((await answer.json())["choices"][0]["message"])
 
 
-async def sessions(
-    both: Both, recorder: Recorder, status: Status, agent: Agent, options: argparse.Namespace
-) -> dict[str, Any]:
+async def sessions(bench_: Bench, agent: Agent, options: argparse.Namespace) -> dict[str, Any]:
     """Have the agent's session both ways, turn by turn."""
+    both, recorder, status = bench_.both, bench_.recorder, bench_.status
     through: list[Turn] = []
     direct: list[Turn] = []
     equal = 0
@@ -308,6 +357,51 @@ async def sessions(
         if not options.json:
             show_turn(len(through), through[-1], direct[-1])
     return {"through": through, "direct": direct, "equal": equal, "compared": options.turns // 10}
+
+
+async def large_first_turn(both: Both) -> dict[str, int]:
+    """Return what the first turn of a client costs that brings much of its own."""
+    sentence = await _count(both, _WORDS_OF_TOOL)
+    per_tool = _LARGE_OWN_TOKENS // (2 * _LARGE_TOOLS) // sentence
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": f"tool_{number}",
+                "description": _WORDS_OF_TOOL * per_tool,
+                "parameters": {"type": "object", "properties": {"path": {"type": "string"}}},
+            },
+        }
+        for number in range(_LARGE_TOOLS)
+    ]
+    system = _WORDS_OF_SYSTEM * (_LARGE_OWN_TOKENS // 2 // await _count(both, _WORDS_OF_SYSTEM))
+    messages = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": "Where do I begin?"},
+    ]
+    own = await _count(both, messages, tools)
+    body = {"model": f"{both.model}@bench", "messages": messages, "tools": tools}
+    request = {**body, "max_tokens": 1, "temperature": 0}
+    async with both.session.post(f"{both.gateway}{_CHAT}", json=request) as answer:
+        told, pack = await answer.json(), answer.headers.get("X-Infbox-Pack-Tokens", "0")
+    if "usage" not in told:
+        raise SystemExit(f"the large first turn was refused: {told}")
+    usage = told["usage"]
+    return {
+        "own": own,
+        "pack": int(pack),
+        "prompt": usage["prompt_tokens"],
+        "cached": (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
+    }
+
+
+async def _count(both: Both, text: str | list[dict[str, Any]], tools: object = None) -> int:
+    """Return how many tokens a text has, or a chat."""
+    chat = {"messages": text, "tools": tools}
+    asked = {"prompt": text, "add_special_tokens": False} if isinstance(text, str) else chat
+    body = {"model": both.model, **asked}
+    async with both.session.post(f"{both.direct}/tokenize", json=body) as answer:
+        return int((await answer.json())["count"])
 
 
 async def billing(both: Both) -> dict[str, list[int]]:
@@ -368,6 +462,7 @@ def report(result: dict[str, Any]) -> dict[str, Any]:
         "first_turn_without": direct[0].computed,
         "equal_answers": f"{result['equal']} of {result['compared']}",
         "billing_computed": result["billing"],
+        "large_first_turn": result["large"],
     }
 
 
@@ -388,15 +483,29 @@ def show(figures: dict[str, Any]) -> None:
     print(f"  first turn, computed           {figures['first_turn_computed']:8.0f}")
     print(f"  first turn, without            {figures['first_turn_without']:8.0f}")
     equal = figures["equal_answers"]
-    print(f"  greedy answers equal to those of the same prompt sent directly: {equal}")
+    print(f"  greedy answers equal to those of the same prompt sent directly: {equal}   bar all")
     print(f"  computed, three requests with another billing block: {figures['billing_computed']}")
+    show_large(figures["large_first_turn"])
+
+
+def show_large(large: dict[str, int] | None) -> None:
+    """Print what the large first turn cost."""
+    if large is None:
+        needed = _LARGE_PACK_TOKENS + _LARGE_OWN_TOKENS
+        print(f"  first turn in a large workspace: not measured, it takes a window of {needed}")
+        return
+    print(f"first turn, the client's own {large['own']} tokens, a pack of {large['pack']}")
+    print(f"  tokens of the prompt           {large['prompt']:8}")
+    least = large["pack"] // _BLOCK * _BLOCK
+    print(f"  cached                         {large['cached']:8}   bar the pack's: {least}")
+    print(f"  computed                       {large['prompt'] - large['cached']:8}")
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--engine", metavar="URL", required=True, help="vLLM's base address")
-    parser.add_argument("--tokenizer", metavar="FILE", type=Path, required=True)
+    parser.add_argument("--engine", metavar="URL", help="vLLM's base address; else the lab's")
+    parser.add_argument("--tokenizer", metavar="FILE", type=Path, help="of that engine")
     parser.add_argument("--model", metavar="NAME", default="", help="the first that is served")
     parser.add_argument("--budget", metavar="TOKENS", type=int, default=6000)
     parser.add_argument("--files", metavar="N", type=int, default=20)
@@ -408,7 +517,13 @@ def main() -> None:
     parser.add_argument("--without-conversations", action="store_true", help="switch them off")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args()
-    figures = report(asyncio.run(measure(options)))
+    if bool(options.engine) != bool(options.tokenizer):
+        parser.error("--engine and --tokenizer: give both, or neither")
+    with contextlib.ExitStack() as stack:
+        if not options.engine:
+            served = stack.enter_context(bench.engine.running(_ENGINE, _WINDOW, _TOOL_CALLS))
+            options.engine, options.tokenizer = served
+        figures = report(asyncio.run(measure(options)))
     if options.json:
         print(json.dumps(figures))
     else:

@@ -16,9 +16,7 @@ def up() -> None:
     engine.ensure()
     with images.lock():
         images.ensure_network()
-        images.ensure_registry()
-        images.host_image("debian13-docker")
-        images.ensure_published()
+        images.ensure_all()
 
 
 def down(everything: bool) -> None:

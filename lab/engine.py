@@ -48,7 +48,7 @@ def ensure_tools() -> None:
         LabError: a tool is missing and cannot be installed here.
     """
     needed = {"docker": "docker.io", "dockerd": "docker.io", "debootstrap": "debootstrap",
-              "ssh": "openssh-client", "iptables": "iptables"}  # fmt: skip
+              "iptables": "iptables", "skopeo": "skopeo", "ssh": "openssh-client"}  # fmt: skip
     if succeeds(["docker", "info"]):
         del needed["dockerd"], needed["iptables"]
     ensure_packages(needed)

@@ -18,7 +18,8 @@ class Authority(BaseHTTPRequestHandler):
         """Answer."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         print(json.dumps({"path": self.path, "names": sorted(headers)}), flush=True)
-        key = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        own = headers.get("x-api-key") or headers.get("api-key")
+        key = own or headers.get("authorization", "").removeprefix("Bearer ")
         if self.path == "/login":
             self.say_who_looks(headers.get("authorization", ""))
         elif key in USERS:

@@ -26,8 +26,10 @@ services:
     volumes: ["/etc/infbox/live/%(name)s:/etc/caddy:ro"]
     labels: {infbox.config-checksum: %(checksum)s}
     healthcheck:
-      test: [CMD, bash, -c, ": </dev/tcp/127.0.0.1/%(port)s"]
+      test: [CMD, bash, -c, "exec 3<>/dev/tcp/127.0.0.1/%(port)s;
+        printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; grep HTTP <&3"]
       interval: 1s
+      timeout: 2s
       start_period: 5s
     stop_grace_period: 1s
     restart: unless-stopped

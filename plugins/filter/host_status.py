@@ -18,7 +18,9 @@ COLUMNS = (
 )
 UNREACHABLE = "It cannot be reached."
 LINKS = ("live", "current")
-UNITS = ("infbox-keys", "infbox-gateway", "infbox-watcher")
+# The last one only where unhealthy containers are restarted.
+UNITS = ("infbox-keys", "infbox-gateway", "infbox-watcher", "infbox-autoheal")
+ALWAYS = 3  # of them
 AGES = ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"))
 KILO = 1000
 LARGE_UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -58,7 +60,7 @@ def host_status(
         "containers": running,
         "units": {}
         if head
-        else dict(zip(UNITS, [*units, *["missing"] * len(UNITS)], strict=False)),
+        else dict(zip(UNITS, [*units, *["missing"] * (ALWAYS - len(units))], strict=False)),
         "status": told if told and "parts" in told else None,
         "head": head,
         "driver": _driver(driver),

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+# Ansible loads filters by path, outside of any package.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from plugins.planner.presets import merged
 
 Preset = Mapping[str, Any]
 Table = Mapping[str, Preset]
@@ -20,7 +27,10 @@ FIGURES = (
     "weights_bytes",
     "tensor_parallel_size",
 )
-COLUMNS = ("host", "preset", "fits", "weights", "KV a token", "KV tokens", "context", "cards")
+PRESET_COLUMNS = (
+    "preset", "fits", "window", "users", "KV tokens", "pack", "in memory", "on disk", "idle GPUs",
+)  # fmt: skip
+COLUMNS = ("host", "preset", "fits", "weights", "KV a token", "KV tokens", "context", "GPUs")
 
 # What a preset may say, and the choice that there is; of `config` everything may be given. Kept
 # beside the code that reads it.
@@ -41,12 +51,14 @@ KNOWN: Mapping[str, Any] = {
     ),
     "engine": dict.fromkeys(
         ("device", "max_model_len", "least_model_len", "cpu_kv_cache_gib", "enforce_eager",
-         "tool_call_parser", "reasoning_parser", "start_period", "tensor_parallel_size",
-         "pipeline_parallel_size", "nodes", "expert_parallel", "gpu_memory_utilization",
-         "max_num_batched_tokens", "max_num_seqs", "moe_backend")
+         "tool_call_parser", "tool_calls", "reasoning_parser", "start_period",
+         "tensor_parallel_size", "pipeline_parallel_size", "nodes", "expert_parallel",
+         "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "moe_backend")
     ) | {"dtype": ("float16", "bfloat16")},
     "lmcache": {"l1_size_gb": None, "l2_size_gb": None, "cake": None},
     "workspace_budget": None,
+    # Changes by which it is tried, one after the other, where it does not fit as it is.
+    "smaller": None,
 }  # fmt: skip
 
 
@@ -66,17 +78,21 @@ def presets_with(presets: Table, more: Any, overrides: Any) -> dict[str, dict[st
     for name, preset in mapping(more).items():
         if isinstance(preset, Mapping):
             base = {**table.get(str(preset.get("like", "")), {})}
+            # They are those of another model, or of another size.
+            base.pop("smaller", None)
             # Its own rank is above that of what it is like, or it would never be chosen.
             table[name] = merged({**base, "rank": int(base.get("rank", 0)) + 1}, preset)
-    return {name: merged(preset, mapping(overrides)) for name, preset in table.items()}
+    return {name: overridden(preset, mapping(overrides)) for name, preset in table.items()}
 
 
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with changes, one level within another."""
-    result = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both and key != "config" else value
+def overridden(preset: Preset, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a preset with what it is to say otherwise, in each of its smaller forms as well."""
+    result = merged(preset, overrides)
+    smaller = preset.get("smaller")
+    if isinstance(smaller, list) and "smaller" not in overrides:
+        result["smaller"] = [
+            merged(changes, overrides) for changes in smaller if isinstance(changes, Mapping)
+        ]
     return result
 
 
@@ -159,10 +175,17 @@ def host_plan(
 
 
 def plan_figures(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return plans as the contract has them, without what is for people only."""
+    """Return plans as the contract has them, without what is for people only.
+
+    Where a plan has them, `presets` are those that the host could run, from `preset_rows`.
+    """
     return {
         "hosts": {
-            name: {figure: plan[figure] for figure in FIGURES} for name, plan in plans.items()
+            name: {
+                **{figure: plan[figure] for figure in FIGURES},
+                "presets": list(plan.get("presets", [])),
+            }
+            for name, plan in plans.items()
         }
     }
 
@@ -176,8 +199,30 @@ def plan_text(plan: Mapping[str, Any], host: str) -> str:
 
 def plan_table(plans: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the plans of all hosts as a table."""
-    rows = [COLUMNS, *(row(host, plan) for host, plan in plans.items())]
-    widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
+    return aligned([COLUMNS, *(row(host, plan) for host, plan in plans.items())])
+
+
+def preset_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what each preset comes to as a table, from `preset_rows`."""
+    return aligned([PRESET_COLUMNS, *map(preset_row, rows)])
+
+
+def preset_row(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a preset's line of the table; one that does not fit has its name alone."""
+    if not figures["fits"]:
+        return (str(figures["preset"]), "no", *[""] * (len(PRESET_COLUMNS) - 2))
+    numbers = ("max_model_len", "users", "kv_tokens", "pack_tokens", "memory_tokens", "disk_tokens")
+    return (
+        str(figures["preset"]),
+        "smaller" if figures["form"] else "yes",
+        *(f"{figures[key]:,}" for key in numbers),
+        " and ".join(figures["idle"]) or "none",
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines whose columns stand below each other."""
+    widths = [max(len(line[i]) for line in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in rows
@@ -208,6 +253,8 @@ class FilterModule:
             "plan_figures": plan_figures,
             "plan_table": plan_table,
             "plan_text": plan_text,
+            "preset_table": preset_table,
             "preset_mistakes": preset_mistakes,
             "presets_with": presets_with,
+            "with_changes": merged,
         }

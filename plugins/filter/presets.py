@@ -12,7 +12,7 @@ from typing import Any
 # Ansible loads filters by path, outside of any package.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from plugins.planner.presets import not_planned, plan_preset
+from plugins.planner.presets import forms, merged, not_planned, plan_preset, smaller_caches
 
 AUTO = "auto"
 
@@ -30,8 +30,9 @@ def choose_preset(
 ) -> dict[str, Any]:
     """Choose the preset of a host and say whether the host can bear it.
 
-    `auto` takes the one of the highest rank among those that fit the cards. Memory, disk and driver
-    do not change that choice, since they can be mended: they are refused by name.
+    `auto` takes the one of the highest rank that fits the GPUs and the host's memory and disk, with
+    smaller caches where that is enough. A preset that does not fit as it is is tried in each of its
+    `smaller` forms. The driver does not change the choice, since it can be installed.
 
     Args:
         presets: name to preset; of each `rank`, `model`, `engine`, `lmcache`, `gpus`,
@@ -47,27 +48,128 @@ def choose_preset(
 
     Returns:
         name ("" where there is none to choose), plan as `plan_preset` has it ({} without a name),
-        refusals: why it cannot be, each with its mend; and notes: what a person should know
-        although the run goes on.
+        refusals: why it cannot be, each with its mend; notes: what a person should know although
+        the run goes on; and changes: what of the preset holds otherwise on this host.
     """
     mistake = card_mistake(gpus)
     if mistake:
         return choice("", {}, [mistake])
-    plans = {name: judge(name, preset, gpus, group or {}) for name, preset in presets.items()}
+    tried = {name: try_forms(name, preset, gpus, group or {}) for name, preset in presets.items()}
+    plans = {name: plan for name, (plan, _) in tried.items()}
+    changed = {name: merged(presets[name], changes) for name, (_, changes) in tried.items()}
     if wanted == AUTO:
-        name = best(presets, plans)
-        if not name:
-            return choice("", {}, [nothing_fits(presets, gpus)])
-        notes = idle_cards(presets, plans, name, gpus) + plans[name]["notes"]
-        notes += open_notes(name, presets[name])
-        return choice(name, plans[name], host_refusals(name, presets[name], host), notes)
+        return choose_best(presets, changed, tried, gpus, host)
     if wanted not in presets:
         return choice("", {}, [unknown(presets, wanted)])
-    refusals = host_refusals(wanted, presets[wanted], host)
-    if not plans[wanted]["fits"]:
+    plan, changes = tried[wanted]
+    refusals = host_refusals(wanted, changed[wanted], host)
+    if not plan["fits"]:
         refusals = [misfit(wanted, presets, plans, gpus), *refusals]
-    notes = plans[wanted]["notes"] + open_notes(wanted, presets[wanted])
-    return choice(wanted, plans[wanted], refusals, notes)
+    notes = [*form_notes(wanted, changes), *idle_gpus(wanted, plan, gpus), *plan["notes"],
+             *open_notes(wanted, changed[wanted])]  # fmt: skip
+    return choice(wanted, plan, refusals, notes, changes)
+
+
+Tried = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+def try_forms(
+    name: str, preset: Preset, gpus: Gpus, group: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the plan of the first form of a preset that fits, and its changes.
+
+    Where none fits it is the plan of the smallest, whose refusal names the nearest change.
+    """
+    judged = [
+        (judge(name, merged(preset, changes), gpus, group), changes) for changes in forms(preset)
+    ]
+    return next((found for found in judged if found[0]["fits"]), (judged[-1][0], {}))
+
+
+def choose_best(
+    presets: Mapping[str, Preset],
+    changed: Mapping[str, Preset],
+    tried: Tried,
+    gpus: Gpus,
+    host: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Choose by rank, and pass over what the host has too little memory or disk for.
+
+    Args:
+        presets: as they are.
+        changed: each in the form that is tried.
+        tried: their plans and changes.
+        gpus: as in `choose_preset`.
+        host: as in `choose_preset`.
+    """
+    plans = {name: plan for name, (plan, _) in tried.items()}
+    ranked = by_rank(presets, plans)
+    if not ranked:
+        return choice("", {}, [nothing_fits(presets, gpus)])
+    passed: list[str] = []
+    for name in ranked:
+        plan, form = tried[name]
+        for caches in ({}, *smaller_caches(changed[name])):
+            preset = merged(changed[name], caches)
+            short = space_refusals(name, preset, host)
+            if not short:
+                notes = [*passed, *form_notes(name, form), *cache_notes(name, caches, host),
+                         *idle_gpus(name, plan, gpus), *idle_cards(presets, plans, name, gpus),
+                         *plan["notes"], *open_notes(name, preset)]  # fmt: skip
+                refusals = host_refusals(name, preset, host)
+                return choice(name, plan, refusals, notes, merged(form, caches))
+        passed.append(f"{' '.join(space_refusals(name, changed[name], host))} It is passed over.")
+    # Nothing has the memory and disk that it needs: the best is refused by name.
+    name = ranked[0]
+    plan, form = tried[name]
+    return choice(name, plan, host_refusals(name, changed[name], host), plan["notes"], form)
+
+
+def form_notes(name: str, changes: Mapping[str, Any]) -> list[str]:
+    """Return a note where a preset takes a smaller form."""
+    if not changes:
+        return []
+    words = changes.get("description") or "with fewer requests and a shorter window"
+    return [f"Preset {name} fits these GPUs in a smaller form: {words}."]
+
+
+def cache_notes(name: str, changes: Mapping[str, Any], host: Mapping[str, Any] | None) -> list[str]:
+    """Return a note where LMCache gets less than the preset says."""
+    if not changes or host is None:
+        return []
+    sizes = changes["lmcache"]
+    note = (
+        f"This host has {host['memory_bytes'] / 1e9:.0f} GB of memory and"
+        f" {(host['free_bytes'] + host['held_bytes']) / 1e9:.0f} GB of disk: preset {name} keeps"
+        f" {sizes['l1_size_gb']} GB of KV in memory and {sizes['l2_size_gb']} GB on disk instead."
+    )
+    return [note]
+
+
+def idle_gpus(name: str, plan: Mapping[str, Any], gpus: Gpus) -> list[str]:
+    """Return a note that names the GPUs that a preset with GPUs leaves idle."""
+    idle = idle_words(plan, gpus) if plan.get("gpus") else []
+    if not idle:
+        return []
+    note = (
+        f"Preset {name} uses {plan['gpus']} x {plan['gpu_name']}. Idle: {' and '.join(idle)}, which"
+        " cannot share this model's layers with them."
+    )
+    return [note]
+
+
+def idle_words(plan: Mapping[str, Any], gpus: Gpus) -> list[str]:
+    """Return the GPUs that a plan leaves idle, in words."""
+    used, kind = int(plan.get("gpus", 0)), plan.get("gpu_name", "")
+    left = [
+        (int(gpu["count"]) - (used if gpu.get("name", "unnamed GPU") == kind else 0), gpu)
+        for gpu in gpus
+    ]
+    return [
+        f"{count} x {gpu.get('name', 'unnamed GPU')} of {gpu['memory_mib']} MiB"
+        for count, gpu in left
+        if count > 0
+    ]
 
 
 def preset_refusals(
@@ -113,6 +215,7 @@ def choice(
     plan: Mapping[str, Any],
     refusals: Sequence[str],
     notes: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what was chosen."""
     return {
@@ -120,6 +223,7 @@ def choice(
         "plan": dict(plan),
         "refusals": list(refusals),
         "notes": list(notes),
+        "changes": dict(changes or {}),
     }
 
 
@@ -176,11 +280,11 @@ def misfit(
     return f"Preset {name} does not fit: {why} {mend or 'Use another host'}."
 
 
-def best(presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the preset of the highest rank of those that fit, or nothing."""
+def by_rank(presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the presets that fit the GPUs, the highest rank first."""
     fitting = [name for name in presets if plans[name]["fits"]]
-    # max() keeps the first of equals, so the order of the table decides between them.
-    return max(fitting, key=lambda name: rank(presets[name]), default="")
+    # Of equals the order of the table decides.
+    return sorted(fitting, key=lambda name: -rank(presets[name]))
 
 
 def rank(preset: Preset) -> int:
@@ -194,12 +298,23 @@ def unpinned(preset: Preset) -> bool:
 
 
 def open_notes(name: str, preset: Preset) -> list[str]:
-    """Return a note where a preset leaves open which files its model is."""
-    if not unpinned(preset):
-        return []
-    model = preset["model"]["repository"]
-    first = "the first run asks the hub for its latest, and the host holds to that"
-    return [f"Preset {name} names no commit of {model}: {first}."]
+    """Return notes where a model writes no tool calls, or it is left open which files it is."""
+    notes = []
+    if preset.get("engine", {}).get("device") != "cpu" and lacks_tools(preset):
+        notes.append(
+            f"Preset {name} has no tool calls: {preset['model']['repository']} writes them in a"
+            " form that vLLM does not read, so agents get text. docs/presets.md has presets with."
+        )
+    if unpinned(preset):
+        model = preset["model"]["repository"]
+        first = "the first run asks the hub for its latest, and the host holds to that"
+        notes.append(f"Preset {name} names no commit of {model}: {first}.")
+    return notes
+
+
+def lacks_tools(preset: Preset) -> bool:
+    """Return whether a preset's model writes no tool calls that its parser reads."""
+    return preset.get("engine", {}).get("tool_calls", True) is False
 
 
 def gpu_memory(preset: Preset) -> int:
@@ -214,8 +329,8 @@ def cards_fit(preset: Preset, gpus: Gpus) -> bool:
     return large >= int(preset.get("gpus", 0))
 
 
-def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
-    """Return what a host lacks for a preset beside its cards; nothing where nobody looked."""
+def space_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
+    """Return what a host lacks of memory and disk; nothing where nobody looked."""
     if host is None:
         return []
     refusals = []
@@ -234,6 +349,14 @@ def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> 
             f" {held:.1f} GB that infbox and Docker hold already. Free some, or move their folders"
             " to a larger disk."
         )
+    return refusals
+
+
+def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
+    """Return what a host lacks for a preset beside its cards; nothing where nobody looked."""
+    if host is None:
+        return []
+    refusals = space_refusals(name, preset, host)
     least, driver = str(preset.get("least_driver", "")), str(host["driver_version"])
     coming = str(host.get("coming_driver", ""))
     # With GPUs given by hand nobody may have said what driver there is, or comes.
@@ -318,6 +441,54 @@ def idle_cards(
     return [note, *broken]
 
 
+def preset_rows(
+    presets: Mapping[str, Preset], gpus: Gpus, *, group: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return what each preset comes to on these GPUs, the one of the highest rank first.
+
+    Args:
+        presets: as in `choose_preset`.
+        gpus: as in `choose_preset`.
+        group: as in `choose_preset`.
+
+    Returns:
+        Of each preset: preset, fits, reason (why not; empty where it fits), form (what the smaller
+        form is in words; empty for none), max_model_len, users (at 16,384 tokens each), kv_tokens,
+        pack_tokens (a workspace's budget), memory_tokens and disk_tokens (whose KV LMCache keeps in
+        each), gpus (that it uses) and idle (GPUs in words). Nothing for GPUs that are none.
+    """
+    if card_mistake(gpus):
+        return []
+    rows = []
+    for name in sorted(presets, key=lambda name: -rank(presets[name])):
+        plan, changes = try_forms(name, presets[name], gpus, group or {})
+        preset = merged(presets[name], changes)
+        fits = bool(plan["fits"])
+        lmcache, each = preset.get("lmcache", {}), int(plan["kv_bytes_per_token"])
+        # What fits has numbers here.
+        held = [
+            int(lmcache.get(key, 0) * 1e9) // each if fits and each else 0
+            for key in ("l1_size_gb", "l2_size_gb")
+        ]
+        rows.append(
+            {
+                "preset": name,
+                "fits": fits,
+                "reason": "" if fits else " ".join(plan["reasons"]),
+                "form": str(changes.get("description", "")) if fits else "",
+                "max_model_len": int(plan["max_model_len"]) if fits else 0,
+                "users": int(plan.get("concurrent_16k", 0)),
+                "kv_tokens": int(plan["kv_tokens"]) if fits else 0,
+                "pack_tokens": int(preset.get("workspace_budget", 0)) if fits else 0,
+                "memory_tokens": held[0],
+                "disk_tokens": held[1],
+                "gpus": int(plan.get("gpus", 0)),
+                "idle": idle_words(plan, gpus) if fits else [],
+            }
+        )
+    return rows
+
+
 def disk_needs(
     presets: Mapping[str, Preset], wanted: str, given_gpus: Gpus | None
 ) -> list[dict[str, float]]:
@@ -346,5 +517,6 @@ class FilterModule:
         return {
             "choose_preset": choose_preset,
             "disk_needs": disk_needs,
+            "preset_rows": preset_rows,
             "preset_refusals": preset_refusals,
         }

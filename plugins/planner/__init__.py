@@ -2,8 +2,9 @@
 
 from plugins.planner.cards import Card
 from plugins.planner.errors import PlanError
+from plugins.planner.layers import Layers
 from plugins.planner.memory import Batch
-from plugins.planner.model import Layers, Model, read_config
+from plugins.planner.model import Model, read_config
 from plugins.planner.plan import Engine, Host, Plan, plan
 from plugins.planner.weights import index_bytes
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 
 from plugins.planner.cards import Card
-from plugins.planner.model import FP16_BYTES, FP32_BYTES, Layers, Model
+from plugins.planner.layers import FP16_BYTES, Layers
+from plugins.planner.model import Model
 
 MIB = 1024**2
 GIB = 1024**3
@@ -17,7 +18,8 @@ GPU_BLOCK = 16
 CPU_BLOCK = 128
 
 # Estimates, each on the safe side of what engines log at start; no formula is published.
-LIBRARIES_BYTES = 384 * MIB
+# tests/plugins/start_logs.yml has ten published logs and how far the plan is from each.
+LIBRARIES_BYTES = 256 * MIB
 COLLECTIVES_BYTES = GIB
 GRAPH_BYTES_PER_LAYER = 12 * MIB
 # What lies on each GPU beside the share that the engine takes for itself: the CUDA contexts of the
@@ -35,8 +37,11 @@ STATES = 2
 # Norms, routers and uneven cuts, which every card of a group holds.
 UNSHARED_WEIGHTS = 1.02
 
-# Sorting for top-p holds logits in 32 bits, their sorted copy, and the 16-bit ones they came from.
-LOGIT_BYTES = 2 * FP32_BYTES + FP16_BYTES
+# What the engine's own sampler holds at its peak for each entry of the vocabulary and each request:
+# logits, their sorted copy with 64-bit indices, probabilities, sums and masks. Three logs have the
+# same 1.4 GiB for 256 requests of 151,936 entries, whatever the model, which is 38.6 bytes; one of
+# 1,024 requests has 5.6 GiB. FlashInfer's sampler, which is off here, takes 7.
+LOGIT_BYTES = 39
 
 
 @dataclass(frozen=True)
@@ -102,15 +107,17 @@ def weights_per_card(weights_bytes: int, shape: Shape) -> int:
 def reserve_per_card(model: Model, shape: Shape, batch: Batch, *, eager: bool) -> int:
     """Return the bytes that computing takes on each card: estimated, and rather too much.
 
-    Libraries' workspaces, buffers of collectives, the widest layer's activations for a step's
-    tokens, logits for a step's requests, and CUDA graphs.
+    Libraries' workspaces, buffers of collectives, CUDA graphs, and the larger of what a step has
+    at its two peaks: the widest layer's activations for its tokens, then sampling for its requests.
 
-    Source: what vLLM measures, `Worker.determine_available_memory`, where it must run for it.
+    Source: what vLLM measures, `Worker.determine_available_memory`, where it must run for it; since
+    0.21 it counts graphs in.
     """
     graphs = 0 if eager else GRAPH_BYTES_PER_LAYER * ceil(model.layer_count / shape.pipeline)
     collectives = COLLECTIVES_BYTES if shape.tensor > 1 else 0
-    logits = batch.requests * model.vocab_size * LOGIT_BYTES
-    return LIBRARIES_BYTES + collectives + activations(model, shape, batch) + logits + graphs
+    sampling = batch.requests * model.vocab_size * LOGIT_BYTES
+    peak = max(activations(model, shape, batch), sampling)
+    return LIBRARIES_BYTES + collectives + peak + graphs
 
 
 def beside_engine(layout: KvLayout) -> int:

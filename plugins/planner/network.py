@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from plugins.planner.layers import FP16_BYTES
 from plugins.planner.memory import Shape
-from plugins.planner.model import FP16_BYTES, Model
+from plugins.planner.model import Model
 
 # Sums over all cards in each layer: one after attention, one after the MLP or the experts.
 # Source: vLLM, `RowParallelLinear` and `FusedMoE`, which reduce their results.

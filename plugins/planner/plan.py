@@ -39,6 +39,9 @@ MOST_CARDS = 16
 # Source: vLLM 0.32, `_FLOAT16_NOT_SUPPORTED_MODELS`.
 NOT_IN_FP16 = frozenset(("gemma2", "gemma3", "gemma3_text", "glm4"))
 LARGEST_CONTEXT = 100_000_000
+# A window that the plan chooses fits this share of the KV that it promises: an engine with less KV
+# than one longest request needs does not start.
+WINDOW_SHARE = 0.97
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ class Plan:
         disk_bytes: disk that is needed.
         layout: what requests keep on each card.
         batch: what a step computes at most.
+        gpus: how many GPUs each host uses.
+        gpu_name: what kind they are.
     """
 
     fits: bool
@@ -123,6 +128,8 @@ class Plan:
     disk_bytes: int = 0
     layout: KvLayout = field(default=KvLayout(0), repr=False)
     batch: Batch = field(default=Batch(), repr=False)
+    gpus: int = 0
+    gpu_name: str = ""
 
     def concurrent_requests(self, tokens: int) -> int:
         """Return how many requests of so many tokens the cards hold at once.
@@ -255,6 +262,8 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
         layout=layout,
         batch=batch,
+        gpus=shape.cards // engine.nodes,
+        gpu_name=card.name,
     )
     share = (
         f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of the {gib(card.cuda_bytes)} that"
@@ -282,8 +291,9 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
 
 def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Plan:
     """Settle the context, and say whether the KV of a request that long has room."""
-    longest = planned.layout.longest(planned.kv_pool_bytes, model.context)
     wanted = engine.max_model_len
+    pool = planned.kv_pool_bytes if wanted else int(planned.kv_pool_bytes * WINDOW_SHARE)
+    longest = planned.layout.longest(pool, model.context)
     if wanted > model.context:
         reason = (
             f"{model.name} takes {model.context:,} tokens, max_model_len is {wanted:,}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from plugins.planner.cards import read_cards
@@ -15,9 +15,48 @@ GB = 1_000_000_000
 CPU_IMAGE_BYTES = 5 * GB
 # 9.6 GB unpacked, and no more while it is built; Docker may keep its layers as archives as well.
 GPU_IMAGE_BYTES = 20 * GB
+# Tokens of a user at work, for how many there may be at once.
+USER_TOKENS = 16384
 
 Preset = Mapping[str, Any]
 Gpus = Sequence[Mapping[str, Any]]
+
+# Shares of its cache sizes that a preset is tried with where a host is short of memory or disk.
+CACHE_SHARES = (0.5, 0.25, 0.125)
+LEAST_L1_GB = 4
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with changes, one level within another; a model's config is taken whole."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both and key != "config" else value
+    return result
+
+
+def forms(preset: Preset) -> Iterator[Mapping[str, Any]]:
+    """Yield the changes by which a preset is tried: none, then each of its `smaller`."""
+    yield {}
+    smaller = preset.get("smaller")
+    for changes in smaller if isinstance(smaller, list) else ():
+        if isinstance(changes, Mapping):
+            yield changes
+
+
+def smaller_caches(preset: Preset) -> Iterator[Mapping[str, Any]]:
+    """Yield changes that give a preset less main memory and disk for LMCache, the largest first."""
+    lmcache = preset.get("lmcache", {})
+    l1, l2 = (real(lmcache, key, 0) for key in ("l1_size_gb", "l2_size_gb"))
+    for share in CACHE_SHARES:
+        memory, disk = int(l1 * share), int(l2 * share)
+        if memory < LEAST_L1_GB:
+            return
+        yield {
+            "lmcache": {"l1_size_gb": memory, "l2_size_gb": disk},
+            "host_memory_gb": real(preset, "host_memory_gb", 0) - (l1 - memory),
+            "disk_gb": real(preset, "disk_gb", 0) - (l2 - disk),
+        }
 
 
 def plan_preset(
@@ -35,7 +74,8 @@ def plan_preset(
 
     Returns:
         preset, fits, reasons, notes, kv_bytes_per_token, kv_tokens, max_model_len, weights_bytes,
-        tensor_parallel_size, concurrent_requests (of the longest context), memory_bytes and
+        tensor_parallel_size, gpus (how many of `gpu_name` a host of it uses), concurrent_16k (users
+        at 16,384 tokens each), concurrent_requests (of the longest context), memory_bytes and
         disk_bytes. What nothing can be planned from does not fit, and its reason says why.
     """
     try:
@@ -144,6 +184,9 @@ def as_data(planned: Plan) -> dict[str, Any]:
         "max_model_len": longest if planned.fits else 0,
         "weights_bytes": planned.weights_bytes,
         "tensor_parallel_size": planned.tensor_parallel_size,
+        "gpus": planned.gpus if planned.fits else 0,
+        "gpu_name": planned.gpu_name,
+        "concurrent_16k": planned.concurrent_requests(USER_TOKENS),
         "concurrent_requests": planned.concurrent_requests(longest) if planned.fits else 0,
         "memory_bytes": planned.memory_bytes,
         "disk_bytes": planned.disk_bytes,
@@ -162,6 +205,9 @@ def not_planned(name: str, *reasons: str) -> dict[str, Any]:
         "max_model_len": 0,
         "weights_bytes": 0,
         "tensor_parallel_size": 0,
+        "gpus": 0,
+        "gpu_name": "",
+        "concurrent_16k": 0,
         "concurrent_requests": 0,
         "memory_bytes": 0,
         "disk_bytes": 0,

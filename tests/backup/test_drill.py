@@ -13,7 +13,7 @@ from lab.hosts import Host
 from lab.settings import ROOT, STATE
 from lab.shell import LabError
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 LOST, FRESH = "backup-lost", "backup-fresh"
 # On a file system of this machine, which outlives the hosts.

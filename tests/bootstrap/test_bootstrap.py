@@ -394,7 +394,7 @@ def test_a_reboot_that_this_run_cannot_survive_is_left_to_the_user_stub(
 
 
 def test_a_reboot_that_is_prevented_leaves_nothing_stub(tmp_path: Path) -> None:
-    done = bring_up(tmp_path, before="sleep() { kill -INT $$; };")
+    done = bring_up(tmp_path, before="sleep() { kill -TERM $$; };")
     assert "systemctl reboot" not in done.stdout
     assert list((tmp_path / "units").iterdir()) == []
     assert not (tmp_path / "etc/bootstrap-resume").exists()

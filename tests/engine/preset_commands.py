@@ -64,6 +64,7 @@ def gpu(name: str, memory_mib: int, capability: str, count: int = 1) -> dict[str
 
 
 # Sources: what `nvidia-smi` shows of them, and NVIDIA, "CUDA GPU Compute Capability".
+RTX_3090 = gpu("NVIDIA GeForce RTX 3090", 24576, "8.6")
 RTX_4090 = gpu("NVIDIA GeForce RTX 4090", 24564, "8.9")
 RTX_5090 = gpu("NVIDIA GeForce RTX 5090", 32607, "12.0")
 RTX_A6000 = gpu("NVIDIA RTX A6000", 49140, "8.6")
@@ -75,12 +76,19 @@ H200 = gpu("NVIDIA H200", 143771, "9.0")
 # What each preset is made for: of every kind of GPU that its weights are computed on otherwise.
 MADE_FOR: dict[str, tuple[dict[str, Any], ...]] = {
     "dev24": (RTX_4090,),
-    "dev32": (RTX_A6000, RTX_5090),
+    # On 24 GB in its smaller form.
+    "dev32": (RTX_A6000, RTX_5090, RTX_4090),
     "dev32-awq": (L40S, RTX_5090),
-    "moe80": (H100, A100),
-    "prod480": ({**H200, "count": 4}, {**H100, "count": 8}, {**A100, "count": 8}),
+    "moe24": (RTX_5090, RTX_4090, {**RTX_3090, "count": 4}),
+    "moe80": (H100, A100, L40S, {**RTX_3090, "count": 2}, {**RTX_3090, "count": 4}),
+    "air141": (H200, {**A100, "count": 2}, {**L40S, "count": 4}),
+    # On four of 80 GB in 4 bits.
+    "prod480": (
+        {**H200, "count": 4}, {**H100, "count": 8}, {**A100, "count": 8}, {**H100, "count": 4},
+        {**A100, "count": 4},
+    ),
     "prod480x2": ({**H100, "count": 4},),
-}
+}  # fmt: skip
 
 
 def hosts() -> dict[str, dict[str, Any]]:

@@ -23,6 +23,14 @@ COMMON = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0}
 KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False},
     "qwen3_moe": {"architectures": ["Qwen3MoeForCausalLM"], "norm_topk_prob": True},
+    "glm4_moe": {
+        "architectures": ["Glm4MoeForCausalLM"],
+        "norm_topk_prob": True,
+        "n_group": 1,
+        "topk_group": 1,
+        "routed_scaling_factor": 1.0,
+        "partial_rotary_factor": 0.5,
+    },
 }
 QUANTISATIONS: dict[str, dict[str, Any]] = {
     "gptq": {"torch_dtype": "float16",
@@ -32,6 +40,14 @@ QUANTISATIONS: dict[str, dict[str, Any]] = {
                                     "version": "gemm"}},
     "fp8": {"torch_dtype": "bfloat16",
             "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3"}},
+    # A scale for each channel of weights, and one for each token of activations.
+    "compressed-tensors": {"torch_dtype": "bfloat16", "quantization_config": {
+        "format": "float-quantized", "config_groups": {"group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True,
+                        "dynamic": False},
+            "input_activations": {"num_bits": 8, "type": "float", "strategy": "token",
+                                  "symmetric": True, "dynamic": True}}}}},
     "": {"torch_dtype": "bfloat16"},
 }  # fmt: skip
 
@@ -40,7 +56,7 @@ def config_json(config: dict[str, Any]) -> dict[str, Any]:
     """Return a model's config.json from those entries of it that a preset holds."""
     own = config.get("quantization_config", {})
     method = QUANTISATIONS[own.get("quant_method", "")]
-    whole = {**COMMON, **KINDS[config["model_type"]], **config, **method}
+    whole = {**COMMON, **KINDS[config["model_type"]], **method, **config}
     if own:
         whole["quantization_config"] = {**method["quantization_config"], **own}
     return whole

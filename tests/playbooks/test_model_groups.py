@@ -133,10 +133,11 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 "content": "{{ dict(_shown | zip(query('ansible.builtin.vars', *_shown)))"
                            " | to_json }}"}},
         ],
-        "vars": {"_shown": shown, "_vllm_node_checksum": "0"},
+        "vars": {"_shown": shown},
     }]  # fmt: skip
     (folder / "group_vars").symlink_to(ROOT / "group_vars")
     (folder / "filter_plugins").symlink_to(ROOT / "plugins/filter")
+    (folder / "files").symlink_to(ROOT / "roles/vllm/files")
     (folder / "play.yml").write_text(json.dumps(play))
     hosts = {
         "gpu1": host(infbox_model_group_address="192.0.2.1"),
@@ -175,7 +176,7 @@ def test_the_first_host_answers_and_the_other_one_computes(rendered: dict[str, A
     assert head["infbox_serves"] and not worker["infbox_serves"]
     assert head["stack_gate"] and not worker["stack_gate"]
     assert (head["stack_peers"], worker["stack_peers"]) == (["gpu2"], ["gpu1"])
-    assert worker["stack_host_units"] == {} and worker["infbox_host_services"] == []
+    assert worker["stack_host_units"] == {} and worker["infbox_host_services"] == ["autoheal"]
     # What it needs none of is neither asked for nor looked at.
     assert worker["preflight_required_settings"] == worker["preflight_workspaces"] == []
     assert worker["backup_settings"] == {}
@@ -213,8 +214,13 @@ def test_each_host_keeps_the_kv_of_its_own_part(rendered: dict[str, Any]) -> Non
 
 
 def test_a_worker_is_well_while_the_whole_serves(rendered: dict[str, Any]) -> None:
-    assert "--check" in rendered["gpu2"]["vllm"]["healthcheck"]["test"]
-    assert "/health" in rendered["gpu1"]["vllm"]["healthcheck"]["test"][-1]
+    head, worker = (rendered[name]["vllm"]["healthcheck"] for name in ("gpu1", "gpu2"))
+    assert "--check" in worker["test"]
+    assert "http://127.0.0.1:8000" in head["test"]
+    # The head says first that the whole hangs.
+    patience = int(head["test"][head["test"].index("--patience") + 1])
+    assert "retries" not in head
+    assert worker["retries"] * 10 > patience + 60
 
 
 def test_only_the_hosts_themselves_get_to_the_ports_between_them(rendered: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ HERE = {
 }
 FIGURES = {
     "preset", "fits", "reasons", "kv_bytes_per_token", "kv_tokens", "max_model_len",
-    "weights_bytes", "tensor_parallel_size",
+    "weights_bytes", "tensor_parallel_size", "presets",
 }  # fmt: skip
 
 
@@ -58,7 +58,11 @@ def plan(
 
 def test_hosts_that_nobody_can_reach_are_planned_by_the_cards_given(tmp_path: Path) -> None:
     hosts = {
-        "big": {**AWAY, "infbox_preset": "prod480"},
+        "big": {
+            **AWAY,
+            "infbox_preset": "fp8",
+            "infbox_more_presets": {"fp8": {"like": "prod480"}},
+        },
         "mid": {**AWAY, "infbox_preset": "moe80"},
         "best": AWAY,
     }
@@ -69,7 +73,8 @@ def test_hosts_that_nobody_can_reach_are_planned_by_the_cards_given(tmp_path: Pa
         "mid": True,
         "best": True,
     }
-    assert plans["best"]["preset"] == "moe80"
+    assert plans["best"]["preset"] == "prod480"
+    assert plans["best"]["weights_bytes"] == 254_000_000_000
     assert plans["big"]["kv_bytes_per_token"] == 248 * 1024
     assert plans["big"]["kv_tokens"] == plans["big"]["max_model_len"] == 0
     assert plans["big"]["tensor_parallel_size"] == 4
@@ -78,9 +83,21 @@ def test_hosts_that_nobody_can_reach_are_planned_by_the_cards_given(tmp_path: Pa
     assert plans["mid"]["weights_bytes"] == 31_200_000_000
     assert "It would fit with 8 x NVIDIA A100-SXM4-80GB" in plans["big"]["reasons"][-1]
     # As text for each host, and as a table.
-    assert "big: prod480 DOES NOT FIT" in printed
+    assert "big: fp8 DOES NOT FIT" in printed
     assert "leaves no memory for KV" in printed
     assert "mid   moe80    yes   31.2 GB" in printed
+    # What each preset comes to on these GPUs.
+    rows = {row["preset"]: row for row in plans["best"]["presets"]}
+    assert next(iter(rows)) in ("prod480", "prod480x2")
+    assert rows["prod480"]["form"].startswith("in 4 bits")
+    assert rows["prod480"]["users"] == rows["prod480"]["kv_tokens"] // 16384
+    assert rows["prod480"]["memory_tokens"] == 160_000_000_000 // (248 * 1024)
+    assert rows["prod480"]["disk_tokens"] == 500_000_000_000 // (248 * 1024)
+    assert rows["prod480"]["pack_tokens"] == 64_000
+    assert rows["prod480"]["idle"] == rows["moe80"]["idle"] == []
+    assert rows["cpu"]["idle"] == ["4 x NVIDIA A100-SXM4-80GB of 81920 MiB"]
+    assert not rows["prod480x2"]["fits"]
+    assert "prod480    smaller" in printed
 
 
 def test_each_host_may_have_cards_of_its_own(tmp_path: Path) -> None:

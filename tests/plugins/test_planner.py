@@ -80,11 +80,6 @@ def test_the_context_counts_scaled_positions_once(name: str, tokens: int) -> Non
     assert model(name).context == tokens
 
 
-def test_yarn_lengthens_a_context_that_does_not_count_it_in() -> None:
-    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-    assert model("Qwen2.5-Coder-32B-Instruct", rope_scaling=scaling).context == 131072
-
-
 def test_experts_change_nothing_about_kv() -> None:
     dense = model("Mixtral-8x7B-Instruct-v0.1", num_local_experts=None, model_type="mistral")
     assert dense.layers == model("Mixtral-8x7B-Instruct-v0.1").layers
@@ -136,7 +131,7 @@ class TestTheBigModel:
 
     @pytest.mark.parametrize("card", [A100, H100])
     def test_fits_eight_cards_of_80_gb_with_whole_experts(self, card: Card) -> None:
-        engine = replace(ALL_CARDS, expert_parallel=True)
+        engine = replace(ALL_CARDS, expert_parallel=True, batch=Batch(8192, 128))
         verdict = planned(PROD480, engine, replace(card, count=8))
         assert verdict.fits
         assert verdict.tensor_parallel_size == 8
@@ -177,14 +172,16 @@ def test_a_card_of_48_gb_holds_the_small_one_and_some_90000_tokens() -> None:
 
 
 def test_a_card_of_24_gb_holds_only_some_thousand() -> None:
-    tokens = int4(RTX4090, least_model_len=2048, gpu_memory_utilization=0.92).kv_tokens
-    assert 5_000 < tokens < 12_000
+    few = Batch(1024, 8)
+    tokens = int4(RTX4090, least_model_len=2048, gpu_memory_utilization=0.92, batch=few).kv_tokens
+    assert 8_000 < tokens < 12_000
 
 
 def test_the_context_is_the_most_that_fits_up_to_the_models_own() -> None:
     assert int4(A6000).max_model_len == 32768
     few = int4(RTX4090, least_model_len=2048)
-    assert few.max_model_len <= few.kv_tokens < few.max_model_len + 16
+    # An engine with a little less KV than promised starts nevertheless.
+    assert 0.96 * few.kv_tokens < few.max_model_len <= 0.97 * few.kv_tokens
 
 
 def test_a_context_that_does_not_fit_is_refused_with_the_arithmetic_and_the_mend() -> None:

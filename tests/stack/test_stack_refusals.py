@@ -17,6 +17,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a_project_in_capitals": ({"stack_project": "Infbox"}, 'stack_project is "Infbox"'),
     "no_release_kept": ({"stack_keep_releases": 0}, "stack_keep_releases is 0"),
     "no_time": ({"stack_health_timeout": 0}, "stack_health_timeout is 0"),
+    "no_restart": ({"stack_autoheal_restarts": 0}, "stack_autoheal_restarts is 0"),
+    "no_window": ({"stack_autoheal_window": 0}, "or set stack_autoheal to false"),
     "a_request_twice": ({"stack_gate": [GATE, GATE]}, "names a request twice: answers, answers"),
     "a_request_without_url": ({"stack_gate": [{"name": "x"}]}, "missing required arguments: url"),
 }

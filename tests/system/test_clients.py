@@ -19,6 +19,7 @@ import hypothesis
 import openai
 import pytest
 import schemathesis
+from infbox import fields
 from openai.types.responses import FunctionToolParam
 from schemathesis import Case
 
@@ -320,14 +321,17 @@ def test_an_unknown_workspace_is_each_client_s_not_found(clients: Clients) -> No
 
 def test_what_does_not_fit_is_each_client_s_bad_request(clients: Clients) -> None:
     messages: Any = [{"role": "user", "content": TOO_LONG}]
-    takes = rf"pack of the workspace `{WORKSPACE}` takes \d+ tokens; .* remain"
-    with pytest.raises(openai.BadRequestError, match=takes):
+    words = r"maximum context length is \d+ tokens"
+    with pytest.raises(openai.BadRequestError, match=words) as said:
         clients.openai.chat.completions.create(model=MODEL, messages=messages)
-    with pytest.raises(openai.BadRequestError, match=takes):
+    body: Any = said.value.body
+    assert (body["infbox"]["workspace"], body["infbox"]["pack_tokens"] > 0) == (WORKSPACE, True)
+    with pytest.raises(openai.BadRequestError, match=words):
         clients.openai.responses.create(model=MODEL, input=TOO_LONG)
-    with pytest.raises(openai.BadRequestError, match=takes):
+    with pytest.raises(openai.BadRequestError, match=words):
         clients.openai.completions.create(model=MODEL, prompt=TOO_LONG)
-    with pytest.raises(anthropic.BadRequestError, match=takes) as refused:
+    long = r"prompt is too long: \d+ tokens > \d+ maximum"  # what Claude Code looks for
+    with pytest.raises(anthropic.BadRequestError, match=long) as refused:
         clients.anthropic.messages.create(model=MODEL, messages=messages, max_tokens=1)
     assert refused.value.type == "invalid_request_error"
     settings: Any = clients.litellm
@@ -420,7 +424,8 @@ def test_gateway_and_vllm_say_the_same_of_any_request(site: Site) -> None:
                 shorten(case, limit)  # noqa: B023  # called before the next one
                 hypothesis.assume("@" not in json.dumps(case.body, default=str))
                 expected = case.call(base_url=engine, timeout=60).status_code
-                assert case.call(base_url=gateway, timeout=60).status_code == expected
+                answer = case.call(base_url=gateway, headers={"X-Infbox-User": "team"}, timeout=60)
+                assert answer.status_code == expected
                 statuses.add(expected)
 
             BOUNDED(hypothesis.given(schema[path]["POST"].as_strategy())(compare))()
@@ -428,9 +433,9 @@ def test_gateway_and_vllm_say_the_same_of_any_request(site: Site) -> None:
 
 
 def shorten(case: "Case[Any]", limit: str) -> None:
-    """Have a request answered by one token, without its probability."""
+    """Have a request answered by one token, with nothing in it that is not for clients."""
     if isinstance(case.body, dict):
-        for name in (*LONG_ANSWERS, *LOGPROBS):
+        for name in (*LONG_ANSWERS, *LOGPROBS, *fields.REFUSED, fields.SALT):
             case.body.pop(name, None)
         case.body[limit] = 1
 

@@ -224,3 +224,11 @@ def test_a_head_that_waits_can_be_stopped(group: Group) -> None:
     for process in group.processes.values():
         process.terminate()
     assert [group.status(rank) for rank in (0, 1)] == [0, 0]
+
+
+def test_a_sign_that_nobody_renews_is_none(tmp_path: Path) -> None:
+    group = Group(tmp_path, 2, 0, "")
+    group.state(1).touch()
+    assert checked(group, 1) == 0
+    os.utime(group.state(1), (0, time.time() - 100))
+    assert checked(group, 1) == 1

@@ -34,6 +34,78 @@ def _messages_of(path: str, body: dict[str, Any]) -> list[dict[str, Any]] | None
     return None if messages is None else [*_system(system), *messages]
 
 
+def as_chat(path: str, body: dict[str, Any], *, merges: bool) -> list[dict[str, Any]]:
+    """The chat that vLLM gives to the chat template, as far as our clients' requests need it.
+
+    Args:
+        path: of the API.
+        body: of the request.
+        merges: whether system messages in between go into the first one, on Anthropic's API, as
+            where the template refuses them.
+    """
+    if path == CHAT:
+        return [
+            {**message, "content": _flat(message.get("content"))} for message in body["messages"]
+        ]
+    if path == RESPONSES:
+        return _of_items([*_system(body.get("instructions")), *body["input"]])
+    messages = body["messages"]
+    later = [_flat(m["content"]) for m in messages if m["role"] == "system" and merges]
+    blocks = body.get("system") or []
+    own = [blocks] if isinstance(blocks, str) else [block["text"] for block in blocks]
+    kept = [m for m in messages if not (merges and m["role"] == "system")]
+    system = "".join(text for text in [*own, *later] if not text.startswith("x-anthropic-billing"))
+    return [*_system(system), *(chat for message in kept for chat in _of_message(message))]
+
+
+def _of_message(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """See vLLM's anthropic/serving.py: results of tools come first, as messages of their own."""
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    results = [part for part in parts if part["type"] == "tool_result"]
+    chats: list[dict[str, Any]] = [
+        {"role": "tool", "content": _flat(part["content"])} for part in results
+    ]
+    calls = [
+        {"function": {"name": part["name"], "arguments": part["input"]}}
+        for part in parts
+        if part["type"] == "tool_use"
+    ]
+    text = _flat([part for part in parts if part["type"] == "text"])
+    own = {"role": message["role"], "content": text, **({"tool_calls": calls} if calls else {})}
+    return [*chats, own] if text or calls else chats
+
+
+def _of_items(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """See vLLM's responses/utils.py: what the model said and called in a row is one message."""
+    chats: list[dict[str, Any]] = []
+    for item in items:
+        kind = item.get("type", "message")
+        is_said = kind in ("reasoning", "function_call") or item.get("role") == "assistant"
+        if not is_said:
+            result = {"role": "tool", "content": item.get("output")}
+            own = {"role": item.get("role"), "content": _flat(item.get("content"))}
+            chats.append(own if kind == "message" else result)
+            continue
+        if not chats or chats[-1]["role"] != "assistant":
+            chats.append({"role": "assistant", "content": ""})
+        if kind == "function_call":
+            call = {"name": item["name"], "arguments": json.loads(item["arguments"])}
+            chats[-1].setdefault("tool_calls", []).append({"function": call})
+        elif kind == "reasoning":
+            chats[-1]["reasoning_content"] = item["content"][0]["text"]
+        else:
+            chats[-1]["content"] = _flat(item["content"])
+    return chats
+
+
+def _flat(content: Any) -> str:
+    """A content's texts, joined as vLLM does for templates that take a text."""
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content)
+    return content or ""
+
+
 def _system(text: str | None) -> list[dict[str, Any]]:
     return [{"role": "system", "content": text}] if text else []
 

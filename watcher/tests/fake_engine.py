@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+import chat_templates
 import fake_apis
 from serving import ANY, serving
 
@@ -114,8 +115,11 @@ class FakeEngine:
     sent: int = 0
     window: int = 0
     template: Callable[[list[dict[str, Any]], list[Any]], str] = render
+    chat_template: str = ""
     block: int = 1
     prefetch: str = "loaded"
+    keeps: bool = False
+    dropped: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     longest: int = 0
     seen: list[Seen] = field(default_factory=list)
     prompts: list[Sequence[object]] = field(default_factory=list)
@@ -164,6 +168,8 @@ class FakeEngine:
                 Route("/detokenize", self._detokenize, methods=["POST"]),
                 Route("/metrics", self._metrics),
                 Route("/status", self._lmcache_status),
+                Route("/config/adapters", self._lmcache_adapters),
+                Route("/cache/objects", self._drop, methods=["DELETE"]),
                 Route("/cache/prefetches", self._begin_prefetch, methods=["POST"]),
                 Route("/cache/prefetches/{id}", self._tell_prefetch),
                 Route("/{path:path}", self._echo, methods=METHODS),
@@ -206,12 +212,15 @@ class FakeEngine:
         path = request.url.path
         if self.busy or self.ending:
             return self._unwilling()
+        prompt, said = None, "malformed"
         try:
-            prompt = fake_apis.prompt_of(path, seen.chat)
+            prompt = self._prompt(path, seen.chat)
+        except chat_templates.RefusedError as refusal:
+            said = str(refusal)
         except MALFORMED:
-            prompt = None
+            pass
         if prompt is None:
-            return JSONResponse({"error": {"message": "malformed"}}, 400)
+            return JSONResponse({"error": {"message": said}}, 400)
         if seen.chat.get("model", self.model) not in self.served:
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         if self.window and len(prompt) > self.window:
@@ -221,10 +230,18 @@ class FakeEngine:
             return StreamingResponse(self._events(path, prompt), media_type="text/event-stream")
         return await self._whole_answer(request, prompt)
 
+    def _prompt(self, path: str, body: dict[str, Any]) -> str | None:
+        """What a request becomes: text where there is a chat template, else the messages."""
+        if not self.chat_template or path == fake_apis.COMPLETIONS:
+            return fake_apis.prompt_of(path, body)
+        merges = chat_templates.merges(self.chat_template)
+        chat = fake_apis.as_chat(path, body, merges=merges)
+        return chat_templates.render(self.chat_template, chat, body.get("tools"))
+
     async def _count(self, request: Request) -> Response:
         seen = await self._note(request)
         try:
-            prompt = fake_apis.prompt_of(fake_apis.MESSAGES, seen.chat) or ""
+            prompt = self._prompt(fake_apis.MESSAGES, seen.chat) or ""
         except MALFORMED:
             return JSONResponse({"error": {"message": "malformed"}}, 400)
         return JSONResponse({"input_tokens": len(prompt)})
@@ -251,14 +268,21 @@ class FakeEngine:
         if asked.get("model") not in self.served:
             return JSONResponse({"error": {"message": "no such model"}}, 404)
         try:
-            if "messages" in asked:
-                text = self.template(asked["messages"], asked.get("tools") or [])
-            else:
-                text = asked["prompt"]
-        except TemplateRefusalError as refusal:
+            text = self._rendered(asked) if "messages" in asked else asked["prompt"]
+        except (TemplateRefusalError, chat_templates.RefusedError) as refusal:
             return JSONResponse({"error": {"message": str(refusal)}}, 400)
         tokens = encode(text)
         return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": 4096})
+
+    def _rendered(self, asked: dict[str, Any]) -> str:
+        """What the chat template makes of messages."""
+        messages, tools = asked["messages"], asked.get("tools") or []
+        if not self.chat_template:
+            return self.template(messages, tools)
+        answers = asked.get("add_generation_prompt", True)
+        return chat_templates.render(
+            self.chat_template, messages, tools, add_generation_prompt=answers
+        )
 
     async def _detokenize(self, request: Request) -> Response:
         asked = (await self._note(request)).chat
@@ -271,6 +295,21 @@ class FakeEngine:
     async def _lmcache_status(self, _request: Request) -> Response:
         worker = {"model_name": PATH, "world_size": 2}
         return JSONResponse({"chunk_size": 256, "contexts": {"7": worker}})
+
+    async def _lmcache_adapters(self, _request: Request) -> Response:
+        names = ("fs_native", "resp")
+        return JSONResponse({"adapters": [{"type_name": name, "tier": "l2"} for name in names]})
+
+    async def _drop(self, request: Request) -> Response:
+        asked = (await self._note(request)).chat
+        if self.keeps:
+            return JSONResponse({"deleted": 0, "skipped": 0, "ok": False, "error": "disk"})
+        keys = asked["keys"]
+        place = asked.get("adapter", asked["tier"])
+        self.dropped.setdefault(place, []).extend(
+            (key["chunk_hash_hex"], key["kv_rank"]) for key in keys
+        )
+        return JSONResponse({"deleted": len(keys), "skipped": 0, "ok": True})
 
     async def _begin_prefetch(self, request: Request) -> Response:
         await self._note(request)

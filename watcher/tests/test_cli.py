@@ -12,6 +12,7 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from xxhash import xxh3_128_hexdigest
 
+from infbox import cli
 from infbox.cli import gateway, watch
 from trees import fill, git
 
@@ -52,6 +53,37 @@ def test_scan_says_why(repo: Path, path: str, capsys: pytest.CaptureFixture[str]
     fill(repo, {"d/.env": "x"})
     assert watch(["scan", str(repo), "--why", path]) == 0
     assert capsys.readouterr().out == "left out: secret by name: .env*\n"
+
+
+def test_scan_judges_by_the_rules_of_the_service(
+    repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))  # noqa: S106
+    words.add_special_tokens(["<|end|>"])
+    words.save(str(tmp_path / "model.json"))
+    config = tmp_path / configured(tmp_path, 1)
+    content = yaml.safe_load(config.read_text())
+    content["engine"]["tokenizer"] = str(tmp_path / "model.json")
+    content["watcher"]["max_file_bytes"] = 20
+    config.write_text(yaml.safe_dump(content))
+    fill(repo, {"a.py": "x = '<|end|>'\n", "b.py": "b" * 21, "c.py": "c"})
+
+    def why(path: str, *how: str) -> tuple[str, str]:
+        assert watch(["scan", str(repo), "--why", path, *how]) == 0
+        said = capsys.readouterr()
+        return said.out, said.err
+
+    refused = "left out: it holds the model's control token <|end|>\n"
+    for how in (["--config", str(config)], ["--tokenizer", str(tmp_path / "model.json")]):
+        assert why("a.py", *how) == (refused, "")
+    assert why("b.py", "--config", str(config))[0] == "left out: larger than 20 bytes\n"
+    said, warned = why("a.py")
+    assert said.startswith("kept")
+    assert "control tokens were not looked for" in warned
+    monkeypatch.setattr(cli, "_CONFIG", config)
+    assert why("a.py") == (refused, "")
+    assert watch(["scan", str(repo)]) == 0
+    assert capsys.readouterr().out == "c.py\n"
 
 
 def test_pack_prints_the_text_or_facts_about_it(

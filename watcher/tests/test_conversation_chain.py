@@ -174,11 +174,12 @@ def test_anything_else_stays_the_very_same(path: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("agent", "family"),
     [
-        ("claude-cli/2.1.0 (external, cli)", "claude-code"),
-        ("codex_cli_rs/0.60.0 (Debian 13; x86_64)", "codex"),
-        ("opencode/1.2.3 ai-sdk/provider-utils", "opencode"),
-        ("QwenCode/0.5.0 (linux; x64)", "qwen-code"),
-        ("OpenAI/Python 2.1.0", "openai-sdk"),
+        ("claude-cli/2.1.197 (external, sdk-cli)", "claude-code"),
+        ("codex_exec/0.171.0 (Debian 12.0.0; x86_64) xterm (codex_exec; 0.171.0)", "codex"),
+        ("opencode/1.18.33 ai-sdk/provider-utils/4.0.23 runtime/bun/1.3.14", "opencode"),
+        ("QwenCode/0.15.10 (linux; x64)", "qwen-code"),
+        ("OpenAI/Python 2.20.0", "openai-sdk"),
+        ("ls/JS 5.23.2", "openai-sdk"),
         ("Anthropic/Python 0.70", "anthropic-sdk"),
         ("", "other"),
         ("Robert'); DROP", "other"),

@@ -1,234 +1,160 @@
-"""Sessions in the form of real clients, as far as they vary what they send between turns.
-
-The requests are the project's own, made after what each client was seen to send.
-"""
+"""Sessions of real clients, in their forms: what reaches the engine while files are saved."""
 
 from __future__ import annotations
 
-import copy
+import functools
 import itertools
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from client_forms import CLIENTS, EDITED, WRITTEN, Client, Codex
 from conversing import Workspace
-from fake_apis import CHAT, MESSAGES, RESPONSES
 from gateway_stack import Stack, running
+from infbox.conversations import moving
 
 Body = dict[str, Any]
 
-WORK = "The tests of the shop fail since the last change. " * 60
-STEPS = 5
-MARK = {"cache_control": {"type": "ephemeral"}}
-
-
-def edit(number: int) -> str:
-    return f"def mine_{number}(value):\n    return value + {number}"
-
-
-def tools(key: str) -> list[Body]:
-    return [{"name": name, key: {"type": "object"}} for name in ("read", "edit", "bash")]
-
-
-def claude_code() -> Iterator[Body]:
-    """Marks that move, a text that becomes a part, a first block of another hash each time."""
-    messages: list[Body] = [
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "<system-reminder>\nRead CLAUDE.md.\n</system-reminder>"},
-                {"type": "text", "text": WORK},
-            ],
-        }
-    ]
-    for number in range(STEPS):
-        sent = copy.deepcopy(messages)
-        last = sent[-1]["content"]
-        if isinstance(last, str):
-            sent[-1]["content"] = [{"type": "text", "text": last, **MARK}]
-        else:
-            last[-1].update(MARK)
-        billing = f"x-anthropic-billing-header: cc_version=2.1; cch={number:05x};"
-        system = [billing, "You are a coding agent.", "Environment: linux, git."]
-        yield {
-            "system": [{"type": "text", "text": text, **MARK} for text in system],
-            "tools": tools("input_schema"),
-            "messages": sent,
-            "max_tokens": 32_000,
-            "metadata": {"user_id": f"session-{number}"},
-        }
-        arguments = {"file_path": "/src/file_1.py", "new_string": edit(number)}
-        use = {"type": "tool_use", "id": f"toolu_{number}", "name": "edit", "input": arguments}
-        result = {"type": "tool_result", "tool_use_id": f"toolu_{number}", "content": "ok"}
-        if number % 2:
-            messages.append({"role": "assistant", "content": [{"type": "text", "text": "Done."}]})
-            messages.append({"role": "user", "content": f"Go on with step {number}."})
-        else:
-            said = {"type": "text", "text": "I edit."}
-            messages.append({"role": "assistant", "content": [said, use]})
-            messages.append({"role": "user", "content": [result]})
-
-
-def codex() -> Iterator[Body]:
-    """Items with ids and states, reasoning between them, two messages of the user's in a row."""
-
-    def said(role: str, text: str, kind: str = "input_text") -> Body:
-        return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
-
-    items = [
-        said("developer", "Sandbox: workspace-write."),
-        said("user", "<environment_context>\n  <cwd>/src</cwd>\n</environment_context>"),
-        said("user", WORK),
-    ]
-    for number in range(STEPS):
-        yield {
-            "instructions": "You are a coding agent.",
-            "input": copy.deepcopy(items),
-            "tools": tools("parameters"),
-            "store": False,
-            "prompt_cache_key": "session",
-        }
-        items.append({"type": "reasoning", "id": f"rs_{number}", "summary": [], "content": None})
-        if number % 2:
-            done = {"id": f"msg_{number}", "status": "completed"}
-            items.append({**said("assistant", "Done.", "output_text"), **done})
-            items.append(said("user", f"Go on with step {number}."))
-        else:
-            call = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}"}
-            arguments = json.dumps({"command": ["apply_patch", f"+++ file_1.py\n{edit(number)}"]})
-            items.append({**call, "name": "shell", "arguments": arguments, "status": "completed"})
-            result = {"type": "function_call_output", "call_id": f"call_{number}", "output": "ok"}
-            items.append(result)
-
-
-def _agent(system: Callable[[int], str]) -> Iterator[Body]:
-    messages: list[Body] = [{"role": "user", "content": WORK}]
-    for number in range(STEPS):
-        first = {"role": "system", "content": system(number)}
-        yield {"messages": [first, *copy.deepcopy(messages)], "tools": tools("parameters")}
-        if number % 2:
-            messages.append({"role": "assistant", "content": "Done.", "tool_calls": None})
-            part = {"type": "text", "text": f"Step {number}."}
-            messages.append({"role": "user", "content": [part]})
-        else:
-            arguments = json.dumps({"filePath": "file_1.py", "newString": edit(number)})
-            function = {"name": "edit", "arguments": arguments}
-            call = {"id": f"call_{number}", "type": "function", "function": function}
-            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-            messages.append({"role": "tool", "tool_call_id": f"call_{number}", "content": "ok"})
-
-
-def opencode() -> Iterator[Body]:
-    """Chat completions with tools."""
-    return _agent(lambda _number: "You are a coding agent. Today's date: Sun Nov 29 2026.")
-
-
-def continue_() -> Iterator[Body]:
-    """The same with a clock in the system prompt."""
-    return _agent(lambda number: f"You are in an IDE. It is 12:0{number}.")
-
-
-def aider() -> Iterator[Body]:
-    """No tools; files stand in the middle, and what they hold changes; a reminder at the end."""
-    history: list[Body] = []
-    for number in range(STEPS):
-        file = f"file_1.py\n```\n{''.join(edit(n) for n in range(number))}\n```"
-        yield {
-            "messages": [
-                {"role": "system", "content": "Act as an expert. Use SEARCH/REPLACE blocks."},
-                {"role": "user", "content": WORK},
-                {"role": "assistant", "content": "Ok."},
-                *copy.deepcopy(history),
-                {"role": "user", "content": f"These are the files:\n{file}"},
-                {"role": "assistant", "content": "Ok, I will change those files alone."},
-                {"role": "user", "content": f"Do step {number}."},
-                {"role": "system", "content": "Use SEARCH/REPLACE blocks."},
-            ],
-        }
-        history += [
-            {"role": "user", "content": f"Do step {number}."},
-            {"role": "assistant", "content": f"file_1.py\n<<<<<<< SEARCH\n{edit(number)}\n"},
-        ]
-
-
-CLIENTS = {
-    "claude-code": (MESSAGES, claude_code),
-    "codex": (RESPONSES, codex),
-    "opencode": (CHAT, opencode),
-    "continue": (CHAT, continue_),
-    "aider": (CHAT, aider),
-}
 HOLDS_HISTORY = [name for name in CLIENTS if name != "aider"]
+NOTE = "<source-tree-changes>"
+MEANS_NOTHING = {"cache_control", "id", "call_id", "tool_call_id", "tool_use_id"}
 
 
 class Session:
-    """What reached the engine of a client's session, with saves between its turns."""
+    """What reached the engine of a client's session, while others save files between its turns."""
 
     def __init__(self, tmp_path: Path, name: str) -> None:
         self.states: list[str] = []
         self.prompts: list[list[Body]] = []
-        path, client = CLIENTS[name]
         self.shop = Workspace(tmp_path)
+        self.client = CLIENTS[name](self.shop)
         with running(tmp_path) as stack:
             self.shop.publish()
-            for number, body in enumerate(client()):
-                self.ask(stack, path, body)
-                if number % 2 == 0 or name == "aider":
-                    self.shop.add_line("file_1.py", edit(number))
+            for number, body in enumerate(self.client.session()):
+                self.ask(stack, self.client, body)
                 self.shop.add_line("file_2.py", f"theirs_{number} = 'of somebody else'")
 
-    def ask(self, stack: Stack, path: str, body: Body) -> None:
-        answer = stack.post(path, {"X-Infbox-User": "ann"}, model="coder@shop", **body)
-        assert answer.status == 200
-        self.states.append(str(answer.headers["X-Infbox-Conversation"]))
+    def ask(self, stack: Stack, client: Client, body: Body) -> None:
+        self.states.append(asked(stack, client, body))
         self.prompts.append(json.loads(str(stack.engine.prompts[-1])))
 
 
+def asked(stack: Stack, client: Client, body: Body) -> str:
+    """Send a request; return the state of its conversation."""
+    headers = {"X-Infbox-User": "ann", "User-Agent": client.agent}
+    answer = stack.post(client.path, headers, **{**body, "model": "coder@shop"})
+    assert answer.status == 200
+    return str(answer.headers["X-Infbox-Conversation"])
+
+
+@pytest.fixture(scope="module")
+def session_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Session]:
+    """Return a client's session, which is had once for all tests."""
+    return functools.cache(lambda name: Session(tmp_path_factory.mktemp(name), name))
+
+
+SessionOf = Callable[[str], Session]
+
+
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_session_keeps_its_pack_whatever_is_saved(tmp_path: Path, name: str) -> None:
-    session = Session(tmp_path, name)
-    assert session.states == [session.states[0], *["kept"] * (STEPS - 1)]
+def test_a_session_keeps_its_pack_whatever_is_saved(session_of: SessionOf, name: str) -> None:
+    session = session_of(name)
+    assert session.states == ["new", *["kept"] * (len(session.states) - 1)]
     packs = {json.dumps(prompt[0]["content"])[:10_000] for prompt in session.prompts}
     assert len(packs) == 1
 
 
 @pytest.mark.parametrize("name", HOLDS_HISTORY)
-def test_what_a_client_sends_again_goes_out_again(tmp_path: Path, name: str) -> None:
-    prompts = Session(tmp_path, name).prompts
-    for before, after in itertools.pairwise(prompts):
-        one, other = words(before[1:]), words(after[1:])
+def test_what_a_client_sends_again_goes_out_again(session_of: SessionOf, name: str) -> None:
+    for before, after in itertools.pairwise(session_of(name).prompts):
+        one, other = plain(before[1:]), plain(after[1:])
         assert other[: len(one)] == one
 
 
-def words(messages: list[Body]) -> list[str]:
-    """The texts of messages, whether they are parts or not."""
-    return [json.dumps(_plain(message.get("content"))) for message in messages]
-
-
-def _plain(content: Any) -> Any:
-    if isinstance(content, str):
-        return [content]
-    return [
-        {key: value for key, value in part.items() if key != "cache_control"}
-        if part.get("type") not in ("text", "input_text", "output_text")
-        else part["text"]
-        for part in content or []
-    ]
+def plain(value: Any) -> Any:
+    """A value without what a model does not see, one part of text as the text."""
+    if isinstance(value, dict):
+        kept = {name: own for name, own in value.items() if name not in MEANS_NOTHING}
+        return {name: plain(own) for name, own in kept.items()}
+    if not isinstance(value, list):
+        return value
+    parts = [plain(one) for one in value]
+    is_text = len(parts) == 1 and isinstance(parts[0], dict) and set(parts[0]) == {"type", "text"}
+    return parts[0]["text"] if is_text else parts
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_is_told_of_others_changes_and_not_of_its_own(tmp_path: Path, name: str) -> None:
-    session = Session(tmp_path, name)
-    told = json.dumps(session.prompts[-1] if name == "aider" else session.prompts[2:])
-    assert "theirs_1 = 'of somebody else'" in told
-    if name != "continue":
-        assert "## file_1.py" not in json.dumps([prompt[1:] for prompt in session.prompts])
+def test_a_client_is_told_of_others_changes_and_not_of_its_own(
+    session_of: SessionOf, name: str
+) -> None:
+    prompts = session_of(name).prompts
+    last = len(prompts) - 2
+    assert f"theirs_{last} = 'of somebody else'" in json.dumps(prompts[-1][1:])
+    told = json.dumps([prompt[1:] for prompt in prompts])
+    assert f"## {EDITED}" not in told
+    assert f"## {WRITTEN}" not in told
 
 
-def test_claude_code_s_first_block_does_not_reach_the_engine(tmp_path: Path) -> None:
-    prompts = Session(tmp_path, "claude-code").prompts
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_note_stands_in_questions_only(session_of: SessionOf, name: str) -> None:
+    prompts = session_of(name).prompts
+    assert NOTE in json.dumps(prompts[-1])
+    for message in itertools.chain(*(prompt[1:] for prompt in prompts)):
+        if NOTE in json.dumps(message):
+            assert message["role"] == "user"
+            assert "tool_result" not in json.dumps(message)
+
+
+def test_claude_code_s_first_block_does_not_reach_the_engine(session_of: SessionOf) -> None:
+    prompts = session_of("claude-code").prompts
     assert "x-anthropic-billing-header" not in json.dumps(prompts)
     assert len({json.dumps(prompt[0]) for prompt in prompts}) == 1
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_another_session_of_a_client_s_begins_with_the_present_pack(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some clients put examples, or a setting, that they answer themselves, before each."""
+    shop = Workspace(tmp_path)
+    with running(tmp_path) as stack:
+        shop.publish()
+        client = CLIENTS[name](shop)
+        for body in client.session():
+            asked(stack, client, body)
+        shop.add_line("file_2.py", "theirs = 'of somebody else'")
+        if name == "aider":  # it sends no question again as it was: only time tells them apart
+            monkeypatch.setattr(moving, "UNANSWERED_SECONDS", 0)
+        other = CLIENTS[name](shop)
+        other.ask("Something else, a day later.")
+        assert asked(stack, other, other.request()) == "new"
+
+
+def test_what_codex_made_short_is_a_new_conversation_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shop = Workspace(tmp_path)
+    with running(tmp_path) as stack:
+        shop.publish()
+        client = Codex(shop)
+        bodies = client.session()
+        for _ in range(6):
+            asked(stack, client, next(bodies))
+        client.ask("Write down what was done.")
+        assert asked(stack, client, {**client.request(), "tools": []}) == "kept"
+        del client.items[4:]
+        client.ask("This is what was done: a file was changed.")
+        caplog.clear()
+        assert asked(stack, client, client.request()) == "new"
+        assert "conversation-changed workspace=shop user=ann client=codex first=messages" in (
+            caplog.text
+        )
+        shop.add_line("file_2.py", "theirs = 'of somebody else'")
+        client.items.append({"type": "message", "role": "assistant", "content": "All right."})
+        client.ask("Go on.")
+        assert asked(stack, client, client.request()) == "kept"

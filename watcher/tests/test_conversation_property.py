@@ -143,6 +143,8 @@ class World:
         if talk.messages and talk.messages[-1]["role"] != "assistant":
             talk.answered(f"Answer {self.number}.")
         talk.messages.append({"role": "user", "content": text})
+        if talk.path == MESSAGES and self.number % 3 == 0:  # as Claude Code does
+            talk.messages.append({"role": "system", "content": f"Mind {self.number}."})
         self.send(which)
 
     def call_tools(self, which: int, count: int) -> None:
@@ -173,7 +175,7 @@ class World:
         for erased in self.was_erased:
             assert erased not in text_of(prompt[0])
         assert [text_of_end(m) for m in prompt[1:]] == [text_of_end(m) for m in messages]
-        if all(message["role"] == "user" and forms.is_of_people(message) for message in messages):
+        if all(forms.is_of_people(message) for message in messages):
             assert prompt[0]["content"].startswith(self.shop.pack.text), (
                 "it begins with the present"
             )

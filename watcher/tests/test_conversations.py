@@ -311,6 +311,17 @@ def test_a_short_conversation_moves_to_the_present_pack_when_that_is_cheaper(
     assert is_extended(before, talk.prompt)
 
 
+def test_an_edit_of_what_moved_goes_on_from_what_is_left(stack: Stack, shop: Workspace) -> None:
+    talk = Talk(stack)
+    talk.ask("Why?")
+    shop.save("file_1.py", "changed = 'as a whole'\n" * 40)
+    assert talk.ask("And now?").headers["X-Infbox-Conversation"] == "moved; reason=cheaper"
+    before = talk.prompt
+    del talk.messages[2:]
+    assert talk.ask("In other words?").headers["X-Infbox-Conversation"] == "kept"
+    assert is_extended(before[:3], talk.prompt)
+
+
 @ALL
 def test_a_file_that_must_not_be_shown_takes_earlier_packs_away_at_once(
     stack: Stack, shop: Workspace, path: str
@@ -390,9 +401,9 @@ def test_a_response_goes_on_from_an_earlier_one(stack: Stack, shop: Workspace) -
     assert third.prompt == before
 
 
-def test_an_id_that_the_client_gives_stays(stack: Stack) -> None:
+def test_an_id_that_the_client_gives_is_not_taken(stack: Stack) -> None:
     Talk(stack, path=RESPONSES, more={"request_id": "mine"}).ask(LONG)
-    assert stack.engine.seen[-1].chat["request_id"] == "mine"
+    assert stack.engine.seen[-1].chat["request_id"].startswith("resp_")
 
 
 def test_tokens_are_counted_with_what_is_told_and_nothing_is_noted(

@@ -10,6 +10,7 @@ import pytest
 
 from fake_apis import CHAT, COMPLETIONS, COUNT, MESSAGES, RESPONSES
 from gateway_stack import BODIES, SECTION, SECTION_TOKENS, TEXT, USER, Stack, publish
+from infbox import apis
 from serving import until
 
 CHATS = [CHAT, MESSAGES, RESPONSES]
@@ -29,10 +30,10 @@ def with_own_text(path: str) -> dict[str, Any]:
 @ALL
 @pytest.mark.parametrize("streams", [False, True])
 def test_the_pack_comes_first(stack: Stack, path: str, streams: bool) -> None:
-    answer = stack.post(path, model="coder@shop", stream=streams, seed=7, **BODIES[path])
+    answer = stack.post(path, model="coder@shop", stream=streams, top_k=7, **BODIES[path])
     assert answer.status == 200
     (seen,) = stack.engine.seen
-    assert (seen.target, seen.chat["model"], seen.chat["seed"]) == (path, "coder", 7)
+    assert (seen.target, seen.chat["model"], seen.chat["top_k"]) == (path, "coder", 7)
     (asked,) = stack.engine.prompts
     start = asked if path == COMPLETIONS else json.loads(str(asked))[0]["content"]
     assert start.startswith(TEXT)
@@ -210,11 +211,41 @@ def test_what_does_not_fit_is_refused_with_the_pack_s_tokens(stack: Stack, path:
     stack.engine.window = len(TEXT) // 2
     answer = stack.post(path, model="coder@shop", **BODIES[path])
     assert answer.status == 400
-    message = answer.json["error"]["message"]
-    assert f"maximum context length is {stack.engine.window}" in message, "vLLM's own words"
-    assert "takes 100 tokens; of the window's 100000, 99900 remain" in message
-    assert '"infbox": {"pack": "fit"}' in message
+    error = answer.json["error"]
+    words = f"This model's maximum context length is {stack.engine.window} tokens."
+    assert error["message"] == ("prompt is too long: " if path == MESSAGES else "") + words
+    ours = error["infbox"]
+    told = {"workspace": "shop", "pack_tokens": 100, "window": 100_000, "left": 99_900}
+    assert {**ours, "hint": ""} == {**told, "hint": ""}
+    assert "X-Infbox-Pack: fit" in ours["hint"]
     assert answer.json.get("type") == ("error" if path == MESSAGES else None)
+
+
+def test_the_words_of_anthropic_s_api_have_both_numbers(stack: Stack) -> None:
+    words = (
+        "This model's maximum context length is 8192 tokens. However, your prompt contains "
+        "at least 8193 input tokens, which exceeds this limit even without any output tokens."
+    )
+    said = f"prompt is too long: 8193 tokens > 8192 maximum. {words}"
+    assert apis.too_long(MESSAGES, words) == said
+    assert apis.too_long(CHAT, words) == words
+    stack.engine.window = 5
+    answer = stack.post(MESSAGES, model="coder", **BODIES[MESSAGES])
+    assert answer.json["error"]["message"].startswith("prompt is too long: This model's maximum")
+    assert "infbox" not in answer.json["error"]
+    answer = stack.post(CHAT, model="coder", **BODIES[CHAT])
+    assert answer.json["error"]["message"].startswith("This model's maximum")
+
+
+@ALL
+def test_a_header_has_the_pack_cut_too(stack: Stack, path: str) -> None:
+    stack.engine.window = len(TEXT) // 3
+    asked = {"model": "coder@shop", **BODIES[path]}
+    assert stack.post(path, {"X-Infbox-Pack": "fit"}, **asked).status == 200
+    assert stack.post(path, {"X-Infbox-Pack": "whole"}, **asked).status == 400
+    assert stack.post(path, {"X-Infbox-Pack": "half"}, **asked).status == 400
+    whole = {**asked, "infbox": {"pack": "whole"}}
+    assert stack.post(path, {"X-Infbox-Pack": "fit"}, **whole).status == 400
 
 
 def test_what_fits_with_no_pack_at_all_is_refused_at_last(stack: Stack) -> None:

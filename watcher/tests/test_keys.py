@@ -189,6 +189,7 @@ def test_a_key_tells_who_asks_either_way(ring: Ring, url: str) -> None:
         [bearer(ring.key("alice"))],
         [("authorization", f"bearer  {ring.key('alice')}")],
         [("X-Api-Key", ring.key("alice"))],
+        [("Api-Key", ring.key("alice"))],
         [bearer(ring.key("alice")), ("x-api-key", ring.key("alice"))],
     ):
         status, fields, _ = ask(url, *headers)
@@ -209,6 +210,7 @@ def test_what_is_almost_a_key_is_none(ring: Ring, url: str) -> None:
         [bearer("")],
         [("x-api-key", "")],
         [bearer(alice), ("x-api-key", bob)],
+        [bearer(alice), ("api-key", bob)],
         [bearer(alice), bearer(bob)],
     ):
         status, fields, content = ask(url, *headers)
@@ -270,7 +272,7 @@ def test_digests_that_cannot_be_read_leave_those_in_force_that_are_known(
 
 
 HEADERS = st.tuples(
-    st.sampled_from(["authorization", "x-api-key", "cookie"]),
+    st.sampled_from(["authorization", "x-api-key", "api-key", "cookie"]),
     st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0")),
 )
 

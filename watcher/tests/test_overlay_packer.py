@@ -30,7 +30,11 @@ class Pair:
     def packers(self, budget: int = BUDGET) -> Iterator[tuple[Packer, Packer]]:
         with self.base.packer(budget) as base:
             below = BaseWorkspace(
-                "shop", lambda: base.entries, Reader(self.base.index.file), self.base.root
+                "shop",
+                lambda: base.entries,
+                Reader(self.base.index.file),
+                self.base.root,
+                lambda: base.erased,
             )
             over = Packer(
                 name="anna",

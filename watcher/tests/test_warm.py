@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,7 @@ from prometheus_client import generate_latest
 
 from fake_engine import FakeEngine, TemplateRefusalError, encode, render, split, turns
 from infbox import prompt
+from infbox.cached_chunks import CachedChunks, hashes
 from infbox.engine import Engine
 from infbox.lmcache import LMCache
 from infbox.metrics import WatcherMetrics
@@ -34,6 +36,9 @@ class Pack:
     version: int = 1
     model: str = "coder"
     ids: Sequence[int] | None = None
+    sha256: str = ""
+    sections: Sequence[tuple[int, int]] = ()
+    told: Sequence[frozenset[str]] = ()
 
 
 PACK = Pack(ids=encode(TEXT))
@@ -51,12 +56,22 @@ def question(pack: Pack, messages: list[prompt.Message], engine: FakeEngine) -> 
 
 @contextlib.asynccontextmanager
 async def warming(
-    url: str, pace: Pace = FAST, lmcache: str = "", is_here: Callable[[], bool] | None = None
+    url: str,
+    pace: Pace = FAST,
+    lmcache: str = "",
+    is_here: Callable[[], bool] | None = None,
+    chunks: CachedChunks | None = None,
 ) -> AsyncIterator[Warmer]:
     async with aiohttp.ClientSession() as session:
         cache = LMCache(session, lmcache, longest=0.3) if lmcache else None
         warmer = Warmer(
-            "shop", Engine(session, url), WatcherMetrics(), pace, cache, is_here=is_here
+            "shop",
+            Engine(session, url),
+            WatcherMetrics(),
+            pace,
+            cache,
+            is_here=is_here,
+            chunks=chunks,
         )
         task = asyncio.create_task(warmer.run())
         try:
@@ -627,7 +642,7 @@ def test_each_generation_is_checked() -> None:
             before = len(engine.tokenized)
             warmer.offer(replace(NEXT, version=2))
             await come(lambda: warmer.warmth.version == 2)
-            assert len(engine.tokenized) == before + 3
+            assert len(engine.tokenized) == 2 * before, "as the first was"
 
     run(scenario)
 
@@ -723,3 +738,55 @@ def test_what_is_asked_of_another_host_is_not_warmed_until_it_comes_here() -> No
             assert "infbox_pack_warm{" not in generate_latest(warmer._metrics.registry).decode()
 
     run(scenario)
+
+
+# ---- what LMCache must not keep
+
+
+def of_files(*texts: str) -> Pack:
+    """A pack of files a, b, c, with these texts."""
+    text = "".join(texts)
+    ends = [len("".join(texts[: n + 1])) for n in range(len(texts))]
+    return Pack(
+        text=text,
+        ids=encode(text),
+        sha256=f"{hash(text):x}",
+        sections=[(end, len(encode(text[:end]))) for end in ends],
+        told=[frozenset({name}) for name in "abc"[: len(texts)]],
+    )
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_what_was_erased_is_dropped_from_every_tier_of_lmcache(
+    tmp_path: Path, fails_first: bool
+) -> None:
+    pack = of_files(*(f"{name} " * 1500 for name in "abc"))
+    chunks = CachedChunks(tmp_path / "chunks.db")
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, lmcache=engine.url, chunks=chunks) as warmer:
+            warmer.offer(pack)
+            await come(lambda: warmer.warmth.version == 1)
+            assert not engine.dropped
+            chunks.drop(["b"])
+            warmer.offer(replace(of_files("a " * 1500), generation=2, version=2))
+            if fails_first:
+                await come(lambda: any(s.target == "/cache/objects" for s in engine.seen))
+                assert not engine.dropped
+                engine.keeps = False
+            await come(lambda: {"l1", "fs_native", "resp"} <= engine.dropped.keys())
+            await come(lambda: warmer.warmth.version == 2)
+
+    engine = run(scenario, keeps=fails_first)
+    assert engine.dropped["l1"] == engine.dropped["fs_native"] == engine.dropped["resp"]
+    dropped = {name for name, _ in engine.dropped["l1"]}
+    assert {rank for _, rank in engine.dropped["l1"]} == {2 << 24 | 2 << 8, 2 << 24 | 1 << 16 | 513}
+    head = encode("<system>\n")
+    for before in (head, []):  # as a template has it, and as a completion
+        names = [name.hex() for name in hashes([*before, *encode(pack.text)], 256)]
+        begin, end = (len(before) + pack.sections[n][1] for n in (0, 1))
+        inside = names[begin // 256 : -(-end // 256)]
+        assert inside
+        assert set(inside) <= dropped
+        assert dropped.isdisjoint(names[: (begin - 16) // 256]), "what stood before is kept"
+    chunks.close()

@@ -18,6 +18,7 @@ from testinfra.host import Host
 FRAGMENT = "/etc/infbox/staging/compose/caddy.yml"
 COMPOSE = f"docker compose --project-name caddy-test --file {FRAGMENT}"
 ROOT_CERTIFICATE = "/var/lib/infbox/caddy/caddy/pki/authorities/local/root.crt"
+NAME = "caddy-test-caddy-1"
 AUTHORITY = "stub-authority"
 ALICE, BOB = "sk-infbox-of-alice", "sk-infbox-of-bob"
 HASTY = "sk-infbox-of-somebody-hasty"
@@ -176,7 +177,39 @@ def test_everything_else_is_404_with_and_without_a_key(
     for headers in (alice, {}):
         answer = site.ask(method, target, headers)
         assert answer.status == 404
-        assert method == "HEAD" or answer.content["error"]["code"] == "not_found"
+        kind, value = "code", "not_found"
+        if target.startswith("/v1/messages"):
+            kind, value = "type", "not_found_error"
+        assert method == "HEAD" or answer.content["error"][kind] == value
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "said"),
+    [
+        ("POST", "/v1/v1/chat/completions", "has /v1 twice"),
+        ("POST", "/chat/completions", "lacks /v1"),
+        ("GET", "/models", "lacks /v1"),
+        ("POST", "/v1/chat/completions/", "slash at the end"),
+        ("POST", "/v1/messages/", "slash at the end"),
+        ("GET", "/v1/responses", "takes POST"),
+        ("GET", "/v1/messages", "takes POST"),
+        ("POST", "/v1/messages/batches", "nothing at this path"),
+    ],
+)
+def test_a_path_that_is_a_little_wrong_is_told_what(
+    site: Site, alice: dict[str, str], method: str, target: str, said: str
+) -> None:
+    answer = site.ask(method, target, alice)
+    assert answer.status == 404
+    assert said in answer.content["error"]["message"]
+    is_anthropic_s = answer.content.get("type") == "error"
+    assert is_anthropic_s == target.startswith("/v1/messages")
+
+
+def test_who_looks_whether_anybody_is_there_is_told_so(site: Site) -> None:
+    """As Claude Code does before its first question."""
+    answer = site.ask("HEAD", "/")
+    assert (answer.status, answer.body) == (200, b"")
 
 
 def test_a_host_header_that_is_not_ours_is_404(site: Site, alice: dict[str, str]) -> None:
@@ -184,10 +217,11 @@ def test_a_host_header_that_is_not_ours_is_404(site: Site, alice: dict[str, str]
     assert (answer.status, answer.content["error"]["code"]) == (404, "not_found")
 
 
-@pytest.mark.parametrize("form", ["Authorization: Bearer {}", "x-api-key: {}"])
-def test_a_key_may_come_either_way_and_tells_who_asks(site: Site, form: str) -> None:
+@pytest.mark.parametrize("form", ["Authorization: Bearer {}", "x-api-key: {}", "api-key: {}"])
+def test_a_key_may_come_in_any_way_and_tells_who_asks(site: Site, form: str) -> None:
     name, value = form.format(BOB).split(": ", 1)
     seen = site.ask("GET", "/v1/models", {name: value}).content["headers"]
+    assert not {"authorization", "x-api-key", "api-key"} & seen.keys()
     assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("bob", "7")
 
 
@@ -208,19 +242,34 @@ def test_what_the_authority_refuses_is_told_as_it_says(site: Site) -> None:
     assert answer.content["error"]["code"] == "rate_limit_exceeded"
 
 
+# One that hangs still takes connections, and costs five seconds each.
+@pytest.mark.parametrize("away", ["stopped", "hung"])
 def test_nobody_is_let_in_while_nobody_says_who_asks(
-    host: Host, site: Site, alice: dict[str, str]
+    host: Host, site: Site, alice: dict[str, str], away: str
 ) -> None:
-    host.check_output(f"systemctl stop {AUTHORITY}")
+    hangs = away == "hung"
+    host.check_output(f"systemctl {'kill --signal=STOP' if hangs else 'stop'} {AUTHORITY}")
     try:
-        for headers in (alice, {}, {"X-Infbox-User": "alice"}):
-            answer = site.ask("GET", "/v1/models", headers)
-            assert answer.status in (502, 503)
-            assert answer.content["error"]["type"] == "server_error"
+        for headers in (alice,) if hangs else (alice, {}, {"X-Infbox-User": "alice"}):
+            for method, path in (("GET", "/v1/models"), ("POST", "/v1/messages")):
+                assert_it_may_try_again(site.ask(method, path, headers, b"{}"), path)
         assert site.ask("GET", "/health").status == 200
     finally:
-        host.check_output(f"systemctl start {AUTHORITY}")
+        host.check_output(f"systemctl {'kill --signal=CONT' if hangs else 'start'} {AUTHORITY}")
     assert wait_for(lambda: site.ask("GET", "/v1/models", alice).status == 200)
+
+
+def assert_it_may_try_again(answer: Answer, path: str) -> None:
+    """See that a client is told when to try again, in the form of the API that it speaks."""
+    assert (answer.status, answer.headers["retry-after"]) == (503, "10")
+    assert answer.headers["content-type"] == "application/json"
+    assert "x-infbox-bypassed" not in answer.headers
+    error = answer.content["error"]
+    assert error["message"].endswith("Try again in 10 s.")
+    if path.startswith("/v1/messages"):
+        assert (answer.content["type"], error["type"]) == ("error", "api_error")
+    else:
+        assert (error["type"], error["code"]) == ("server_error", "unavailable")
 
 
 def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
@@ -426,13 +475,18 @@ def test_a_request_that_is_too_large_is_refused(site: Site, alice: dict[str, str
     # Refused by what it says of itself, before its body is read.
     refused = site.ask("POST", "/v1/completions", {**alice, "Content-Length": "1100000"})
     assert (refused.status, refused.content["error"]["code"]) == (413, "too_large")
+    refused = site.ask("POST", "/v1/messages", {**alice, "Content-Length": "1100000"})
+    assert (refused.status, refused.content["error"]["type"]) == (413, "request_too_large")
 
 
-def test_the_second_upstream_answers_only_while_the_first_does_not(
+def test_the_second_upstream_answers_only_while_the_first_does_not_and_that_is_said(
     host: Host, site: Site, alice: dict[str, str]
 ) -> None:
     def port(method: str, target: str) -> Any:
         answer = site.ask(method, target, alice)
+        said = answer.headers.get("x-infbox-bypassed")
+        assert said == ("gateway" if answer.body.startswith(b'{"port": 8000') else None)
+        assert "x-infbox-nothing" not in answer.headers
         return answer.content["port"] if answer.status == 200 else answer.status
 
     host.check_output("systemctl stop echo-upstream@8010")
@@ -462,13 +516,27 @@ def test_without_any_upstream_the_error_is_in_the_api_s_form(
 ) -> None:
     host.check_output("systemctl stop echo-upstream@8010 echo-upstream@8000")
     try:
-        answer = site.ask("POST", "/v1/chat/completions", alice, b"{}")
-        assert answer.status in (502, 503)
-        assert answer.content["error"]["type"] == "server_error"
+        for path in ("/v1/chat/completions", "/v1/messages"):
+            assert_it_may_try_again(site.ask("POST", path, alice, b"{}"), path)
         health = site.ask("GET", "/health")
         assert health.status in (502, 503)
     finally:
         host.check_output("systemctl start echo-upstream@8010 echo-upstream@8000")
+
+
+@pytest.mark.usefixtures("site")
+def test_a_caddy_that_hangs_does_not_pass_its_health_check(host: Host) -> None:
+    told = json.loads(host.check_output(f"docker inspect {NAME}"))[0]
+    check = f"timeout 5 docker exec {NAME} sh -c %s"
+    (_, command) = told["Config"]["Healthcheck"]["Test"]
+    assert host.run(check, command).rc == 0
+    # It still takes connections.
+    host.check_output(f"kill -STOP {told['State']['Pid']}")
+    try:
+        assert host.run(check, command).rc != 0
+    finally:
+        host.check_output(f"kill -CONT {told['State']['Pid']}")
+    assert host.run(check, command).rc == 0
 
 
 def test_the_log_has_the_user_and_no_key(host: Host, site: Site, alice: dict[str, str]) -> None:

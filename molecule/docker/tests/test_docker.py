@@ -114,8 +114,10 @@ def test_an_engine_of_a_clouds_image_that_is_stopped_is_started_and_completed_fr
     keyring = "/etc/apt/keyrings/docker.gpg"
     entry = f"deb [arch=amd64 signed-by={keyring}] file:///opt/stub/repository/debian trixie stable"
     host.check_output(
-        # The tests before started it often, and systemd counts that.
-        "systemctl disable --now docker.socket docker && systemctl reset-failed 'docker*'"
+        # The tests before started it often, and systemd counts that. By name: a pattern leaves
+        # out what is not active.
+        "systemctl disable --now docker.socket docker"
+        " && systemctl reset-failed docker.socket docker"
         " && apt-get --quiet --yes purge"
         " docker-compose-plugin docker-compose docker-buildx-plugin docker-buildx"
         f" && rm {PARTS}/* && mkdir -p /etc/apt/keyrings"
@@ -193,6 +195,8 @@ def test_the_guard_holds_after_docker_and_the_host_s_rules_were_loaded_anew(host
 
 def test_what_an_interrupted_run_wrote_is_applied_by_the_next(host: Host) -> None:
     table = "nft list table inet infbox_docker_guard"
+    # systemd counts the restarts of the tests before.
+    host.check_output("systemctl reset-failed docker")
     before = main_pid(host)
     host.check_output("touch /etc/docker/daemon.json /etc/docker/infbox-guard.nft")
     host.check_output("nft delete table inet infbox_docker_guard")

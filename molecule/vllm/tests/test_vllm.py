@@ -10,6 +10,7 @@ from testinfra.host import Host
 from tests.rerun import play
 
 SCENARIO = Path(__file__).resolve().parent.parent
+GUARD = SCENARIO.parents[1] / "watcher/src/infbox/fields.py"
 COMMAND = (
     "docker compose --project-name t --file /etc/infbox/staging/compose/vllm.yml"
     " config --no-consistency --format json"
@@ -70,15 +71,30 @@ def test_traces_go_over_http_as_the_gateways_do(service: dict[str, Any]) -> None
     assert service["environment"]["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
 
 
+def test_requests_are_looked_at_before_vllm_does(host: Host, service: dict[str, Any]) -> None:
+    assert value(service, "--middleware") == "infbox_guard.Guard"
+    folder = service["environment"]["PYTHONPATH"]
+    mounts = {mount["target"]: mount["source"] for mount in service["volumes"]}
+    assert mounts[f"{folder}/infbox_guard.py"] == "/etc/infbox/live/vllm/infbox_guard.py"
+    staged = host.file("/etc/infbox/staging/vllm/infbox_guard.py")
+    assert (staged.user, staged.mode) == ("root", 0o644)
+    assert staged.content_string == GUARD.read_text()
+    ask = "import sys; sys.path[0] = sys.argv[1]; import infbox_guard as g; print(g.Guard.__name__)"
+    assert host.check_output("python3 -c %s /etc/infbox/staging/vllm", ask) == "Guard"
+    assert service["labels"]["infbox.config-checksum"]
+
+
 def test_kv_is_sixteen_bits_wide(service: dict[str, Any]) -> None:
     assert value(service, "--dtype") == "float16"
     assert value(service, "--kv-cache-dtype") == "auto"
 
 
 def test_the_model_is_mounted_read_only_at_its_own_path(service: dict[str, Any]) -> None:
-    (mount,) = service["volumes"]
-    assert mount["source"] == mount["target"] == "/var/lib/infbox/models/some-model"
-    assert mount["read_only"] is True
+    mounts = {mount["source"]: mount for mount in service["volumes"]}
+    path = "/var/lib/infbox/models/some-model"
+    assert mounts[path]["target"] == path
+    assert all(mount["read_only"] is True for mount in mounts.values())
+    assert len(mounts) == 2
 
 
 def test_the_container_is_confined(service: dict[str, Any]) -> None:

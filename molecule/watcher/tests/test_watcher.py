@@ -21,7 +21,9 @@ FOLLOWED = "/var/lib/infbox/workspaces/followed"
 SIGN_IN = ("/etc/infbox/sign-in.yml", "/etc/systemd/system/infbox-signin.service")
 CLIENT = "/etc/infbox/sign-in/client-secret"
 STATE = "/var/lib/infbox/watcher"
+CONVERSATIONS = f"{STATE}/conversations"
 KEYS = "/etc/infbox/secrets/api-keys"
+WORKSPACES = "http://127.0.0.1:8010/v1/workspaces"
 DIGESTS = "/etc/infbox/keys/users.json"
 INSTALLED = "/opt/infbox/watcher"
 JOURNAL = "journalctl --no-pager --output=cat --lines=60 --unit='infbox-*'"
@@ -97,8 +99,41 @@ def test_a_saved_file_is_in_the_pack(host: Host) -> None:
 
 
 def test_the_gateway_lists_the_workspaces(host: Host) -> None:
-    listing = json.loads(get(host, "http://127.0.0.1:8010/v1/workspaces"))
+    listing = json.loads(get(host, WORKSPACES, "alice"))
     assert "shop" in json.dumps(listing)
+
+
+def test_the_gateway_refuses_who_comes_without_a_user(host: Host) -> None:
+    script = "import sys,urllib.request as r; r.urlopen(sys.argv[1], timeout=5)"
+    assert "HTTP Error 401" in host.run("python3 -c %s %s", script, WORKSPACES).stderr
+
+
+def test_the_gateway_keeps_conversations_from_within_its_unit(host: Host) -> None:
+    # All is written down before the engine is asked, which is away here.
+    ask = (
+        "import json, urllib.request as r, urllib.error as e\n"
+        "body = {'model': 'coder@shop', 'messages': [{'role': 'user', 'content': 'Why?'}]}\n"
+        "told = {'Content-Type': 'application/json', 'X-Infbox-User': 'alice'}\n"
+        "url = 'http://127.0.0.1:8010/v1/chat/completions'\n"
+        "try: r.urlopen(r.Request(url, json.dumps(body).encode(), told), timeout=60)\n"
+        "except e.HTTPError as error: print(error.code)\n"
+    )
+    assert host.check_output("python3 -c %s", ask) == "503"
+    file = f"{CONVERSATIONS}/conversations.db"
+    count = (
+        "import sqlite3, sys\n"
+        "kept = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True)\n"
+        "print(all(kept.execute(f'SELECT count(*) FROM {name}').fetchone()[0]"
+        " for name in ('nodes', 'records', 'packs')))\n"
+    )
+    assert wait_for(lambda: host.check_output("python3 -c %s %s", count, file) == "True")
+    assert modes(host, CONVERSATIONS) == "750 infbox infbox"
+    assert modes(host, file) == "640 infbox infbox"
+    log = host.check_output("journalctl --no-pager --output=cat --unit=infbox-gateway")
+    assert "conversations-not-kept" not in log
+    for folder in (STATE, f"{STATE}/packs"):
+        said = inside(host, "infbox-gateway", f"touch {folder}/new", root=True)
+        assert "Read-only file system" in said
 
 
 def test_none_listens_beyond_loopback(host: Host) -> None:
@@ -297,7 +332,7 @@ def test_the_gateway_serves_the_status_page_from_within_its_unit(host: Host) -> 
 def test_the_gateway_stays_while_the_watcher_is_restarted(host: Host) -> None:
     before = show(host, "infbox-gateway", "MainPID")
     host.check_output("systemctl stop infbox-watcher")
-    assert "shop" in get(host, "http://127.0.0.1:8010/v1/workspaces")
+    assert "shop" in get(host, WORKSPACES, "alice")
     host.check_output("systemctl start infbox-watcher")
     assert show(host, "infbox-gateway", "MainPID") == before
 
@@ -495,12 +530,14 @@ def modes(host: Host, path: str) -> str:
     return str(host.check_output(f"stat --format '%a %U %G' {path}"))
 
 
-def get(host: Host, url: str) -> str:
-    """Return what is at a URL, asked on the host."""
+def get(host: Host, url: str, user: str = "") -> str:
+    """Return what is at a URL, asked on the host, for the gateway by a user."""
     script = (
-        "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode())"
+        "import sys,urllib.request as r; asked = r.Request(sys.argv[1])\n"
+        "if sys.argv[2]: asked.add_header('X-Infbox-User', sys.argv[2])\n"
+        "print(r.urlopen(asked, timeout=5).read().decode())"
     )
-    return str(host.check_output("python3 -c %s %s", script, url))
+    return str(host.check_output("python3 -c %s %s %s", script, url, user))
 
 
 def status(host: Host) -> Any:

@@ -32,6 +32,7 @@ BEAT_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 ASK_SECONDS = 5.0  # how long the engine may take to say that it is well
+STALE_SECONDS = 60.0  # since the last beat, after which this program itself counts as hung
 KILL_SECONDS = 10.0  # from asking a part of a broken whole to end, to ending it
 LONGEST_LINE = 256
 OTHER = "other"  # the hosts are not told to run the same
@@ -387,6 +388,14 @@ class Repeated:
             time.sleep(BEAT_SECONDS)
 
 
+def serves(state: Path) -> bool:
+    """Return whether the whole serves, by the sign that is left with each beat."""
+    try:
+        return time.time() - state.stat().st_mtime < STALE_SECONDS
+    except OSError:
+        return False
+
+
 def listener(address: str, port: int) -> socket.socket:
     """Return a socket that listens at an address of IPv4 or IPv6."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -407,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="*")
     given = parser.parse_args(arguments)
     if given.check:
-        return 0 if given.state.exists() else 1
+        return 0 if serves(given.state) else 1
     node = Node(
         Settings(
             addresses=tuple(given.addresses.split(",")),

@@ -135,6 +135,15 @@ class Events:
         return chunk[:end]
 
 
+def parsed(data: bytes) -> dict[str, Any] | None:
+    """Return a JSON object, or None for anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def usage_in(data: bytes) -> Usage | None:
     """Return the last usage that an answer, or its end, tells of; None where there is none."""
     places = [match.end() for match in _USAGE.finditer(data)]

@@ -8,14 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infbox import prompt
+from infbox.fields import OPTIONS
 from infbox.refusals import BAD_GATEWAY, in_anthropic_form, in_openai_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from infbox.refusals import RefusalError
+
 BROKEN_OFF = "the engine broke off its answer"
 
 _ANTHROPIC = "/v1/messages"
+
+# The window and the prompt's tokens, in vLLM's words.
+_LENGTHS = re.compile(
+    r"maximum context length is (\d+) tokens.*?contains (?:at least )?(\d+) input"
+)
 
 
 @dataclass(frozen=True)
@@ -24,21 +32,40 @@ class Api:
 
     Attributes:
         with_pack: returns a request with the text of a pack in it.
-        refusal: returns the body of an answer with a status and a message.
         broken_off: returns the event that ends a stream which the engine broke off, given the end
             of what came of it.
     """
 
     with_pack: Callable[[str, dict[str, Any]], dict[str, Any]]
-    refusal: Callable[[int, str], dict[str, Any]]
     broken_off: Callable[[bytes], bytes]
 
 
-def refusal(path: str, status: int, message: str) -> dict[str, Any]:
+def refusal(path: str, refused: RefusalError) -> dict[str, Any]:
     """Return the body of a refusal in the form that the clients of a path understand."""
-    if path == _ANTHROPIC or path.startswith(f"{_ANTHROPIC}/"):
-        return in_anthropic_form(status, message)
-    return in_openai_form(status, message)
+    is_anthropic = path == _ANTHROPIC or path.startswith(f"{_ANTHROPIC}/")
+    form = in_anthropic_form if is_anthropic else in_openai_form
+    told = form(refused.status, str(refused), refused.param, is_busy=refused.is_busy)
+    if refused.ours is not None:
+        told["error"][OPTIONS] = refused.ours
+    return told
+
+
+def too_long(path: str, words: str) -> str:
+    """Return what to say of a prompt that is too long, in the words that programs look for.
+
+    Those made for OpenAI's API know vLLM's own; those made for Anthropic's, Claude Code for one,
+    know only how Anthropic begins, and make their conversation shorter then.
+
+    Args:
+        path: of the API.
+        words: of vLLM.
+    """
+    if not path.startswith(_ANTHROPIC):
+        return words
+    numbers = _LENGTHS.search(words)
+    if numbers is None:
+        return f"prompt is too long: {words}"
+    return f"prompt is too long: {numbers[2]} tokens > {numbers[1]} maximum. {words}"
 
 
 def _chunk_broken_off(_tail: bytes) -> bytes:
@@ -71,15 +98,15 @@ def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
-_MESSAGES = Api(prompt.into_messages, in_anthropic_form, _message_broken_off)
+_MESSAGES = Api(prompt.into_messages, _message_broken_off)
 
-OTHER = Api(lambda _pack, request: request, in_openai_form, _chunk_broken_off)
+OTHER = Api(lambda _pack, request: request, _chunk_broken_off)
 """Stands for all paths that take no pack."""
 
 APIS = {
-    "/v1/chat/completions": Api(prompt.into_chat, in_openai_form, _chunk_broken_off),
-    "/v1/completions": Api(prompt.into_completion, in_openai_form, _chunk_broken_off),
-    "/v1/responses": Api(prompt.into_responses, in_openai_form, _response_broken_off),
+    "/v1/chat/completions": Api(prompt.into_chat, _chunk_broken_off),
+    "/v1/completions": Api(prompt.into_completion, _chunk_broken_off),
+    "/v1/responses": Api(prompt.into_responses, _response_broken_off),
     _ANTHROPIC: _MESSAGES,
     f"{_ANTHROPIC}/count_tokens": _MESSAGES,
 }

@@ -165,13 +165,14 @@ class Authority:
 
 def _key(request: Request) -> str:
     """Return the one key of a request, or the empty string. OpenAI's clients send it as a bearer's,
-    Anthropic's in a header of its own; two that differ are none."""
+    Anthropic's and Azure's in a header of their own; two that differ are none."""
     bearers = request.headers.getlist("authorization")
     found = {
         value[len(_BEARER) :].strip() if value.lower().startswith(_BEARER) else ""
         for value in bearers
     }
-    found |= {value.strip() for value in request.headers.getlist("x-api-key")}
+    for name in ("x-api-key", "api-key"):
+        found |= {value.strip() for value in request.headers.getlist(name)}
     return found.pop() if len(found) == 1 else ""
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MISTAKE = 2
 _UNREADY = 1
+_CONFIG = Path("/etc/infbox/watcher.yml")
 _DIGESTS = Path("/etc/infbox/keys/users.json")
 _KEYS = Path("/etc/infbox/secrets/api-keys")
 
@@ -46,6 +47,9 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     how = scan.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="add size, hash and tokens")
     how.add_argument("--why", metavar="PATH", help="say which rule decides about this file")
+    scan.add_argument("--config", metavar="FILE", type=Path,
+                      help=f"judge as the service with this configuration (default: {_CONFIG}, "
+                      "where it is there)")  # fmt: skip
     _add_tokenizer(scan)
     scan.set_defaults(command=_scan)
 
@@ -162,7 +166,14 @@ def exit_status(program: str, options: argparse.Namespace) -> int:
 
 
 def _scan(options: argparse.Namespace) -> None:
-    tree = _tree(options.folder)
+    tree, is_model_known = _judged_tree(options)
+    _print_scan(options, tree)
+    if not is_model_known:
+        told = "control tokens were not looked for: give --config or --tokenizer"
+        print(f"infbox-watch: {told}", file=sys.stderr)
+
+
+def _print_scan(options: argparse.Namespace, tree: Tree) -> None:
     if options.why is not None:
         kept, rule = tree.why(_relative(options.why, tree.root))
         print(f"{'kept' if kept else 'left out'}: {rule}")
@@ -342,12 +353,29 @@ def _keyring(options: argparse.Namespace) -> Keyring:
     return Keyring(options.folder, options.digests)
 
 
-def _tree(folder: Path) -> Tree:
+def _judged_tree(options: argparse.Namespace) -> tuple[Tree, bool]:
+    """Return a tree, judged by the rules of the service where there is one, and whether the model's
+    control tokens are known."""
+    from infbox import config, service
+    from infbox.rules import MAX_FILE_BYTES
+
+    file = options.config or (_CONFIG if _CONFIG.exists() else None)
+    if file:
+        settings = config.load(file)
+        most, tokenizer = settings.watcher.max_file_bytes, settings.engine.tokenizer
+    else:
+        most, tokenizer = MAX_FILE_BYTES, options.tokenizer
+    control = service.read_control_tokens(tokenizer) if tokenizer else ()
+    return _tree(options.folder, most, control), bool(tokenizer)
+
+
+def _tree(folder: Path, max_bytes: int | None = None, control: tuple[str, ...] = ()) -> Tree:
     from infbox.files import Tree
+    from infbox.rules import MAX_FILE_BYTES
 
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder: give one that is there")
-    return Tree(folder)
+    return Tree(folder, max_bytes or MAX_FILE_BYTES, control_tokens=control)
 
 
 def _relative(path: str, root: Path) -> str:

@@ -103,6 +103,7 @@ class Gateway(NamedTuple):
             began with; 0 to send each request with the present pack.
         strip_volatile: whether blocks of system prompts that are known to change with each request,
             and to mean nothing to a model, are taken out.
+        requires_user: whether a request must have a user, whom Caddy names once a key was seen.
     """
 
     listen: Listen
@@ -112,6 +113,7 @@ class Gateway(NamedTuple):
     traces: str | None = None
     conversations_mb: int = _CONVERSATIONS_MB
     strip_volatile: bool = True
+    requires_user: bool = False
 
 
 class Status(NamedTuple):
@@ -481,6 +483,7 @@ def _gateway(section: _Section) -> Gateway:
         traces=section.address("traces", "") or None,
         conversations_mb=section.at_least_0("conversations_mb", _CONVERSATIONS_MB),
         strip_volatile=section.take("strip_volatile", bool, True),
+        requires_user=section.take("requires_user", bool, False),
     )
     section.done()
     return gateway

@@ -25,9 +25,10 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from infbox import answers, apis, download, questions, relay, replicas
+from infbox import answers, apis, bodies, download, fields, questions, relay, replicas
 from infbox.apis import APIS
-from infbox.conversations import clients, volatile
+from infbox.bodies import Lease, Memory
+from infbox.conversations import clients, forms, system_messages, volatile
 from infbox.conversations.deciding import Asked
 from infbox.conversations.keeper import Conversations
 from infbox.conversations.summary import Summary
@@ -44,6 +45,7 @@ from infbox.refusals import (
     NOT_FOUND,
     TOO_LARGE,
     TOO_MANY,
+    UNAUTHORIZED,
     UNAVAILABLE,
     RefusalError,
 )
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from infbox.answers import Usage
+    from infbox.bodies import Body
     from infbox.config import Config
     from infbox.conversations.deciding import Turn
     from infbox.packs import Pack
@@ -70,7 +73,6 @@ _GRACE_SECONDS = 60
 _PRIVATE_UMASK = 0o027
 _SHORT = aiohttp.ClientTimeout(total=5)
 _OK = 200
-_RETRY_AFTER = {TOO_MANY: "1", UNAVAILABLE: "10"}  # seconds
 _SERVER_ERROR = 500
 _MB = 1_000_000
 _NOT_ANSWERED = (BAD_GATEWAY, UNAVAILABLE)
@@ -110,6 +112,7 @@ class _Exchange:
         events: notes when it began.
         began: monotonic time at which the request arrived, in seconds.
         user: whose key it came with.
+        lease: of the memory for its body.
         is_counted: whether it is counted as under way where it came from.
         handover: where it goes to a replica; None where it is answered here.
         own_workspace: that it names, where it is answered here.
@@ -120,6 +123,7 @@ class _Exchange:
     events: FirstEvent
     began: float
     user: str
+    lease: Lease
     is_counted: bool = False
     handover: Handover | None = None
     own_workspace: str = ""
@@ -148,6 +152,9 @@ class Gateway:
         self._watcher = f"http://{config.watcher.listen}"
         self._window = config.engine.max_model_len
         self._limit = config.gateway.max_body_bytes
+        self._requires_user = config.gateway.requires_user
+        self._memory = Memory()
+        self._reader = bodies.Reader()
         self._packs = {
             workspace.name: PackFile(config.state_dir / "packs" / workspace.name / "pack.json")
             for workspace in config.workspaces
@@ -157,6 +164,7 @@ class Gateway:
             config.gateway.conversations_mb * _MB,
         )
         self._strips = config.gateway.strip_volatile
+        self._later_system = system_messages.LaterSystem(self._engine, self._model)
         self._summary = Summary()
         self._under_way: Counter[str] = Counter()
         self._metrics = GatewayMetrics()
@@ -200,10 +208,19 @@ class Gateway:
             gc.freeze()  # what is there now stays; looking through it takes 5 ms each time
             yield
             gc.unfreeze()
+        self._reader.close()
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request by what vLLM says (an ASGI application)."""
         exchange = self._exchange(scope, receive, send)
+        with exchange.lease:
+            await self._answer_it(exchange)
+        if not exchange.is_elsewhere:
+            labels = exchange.workspace, exchange.user, exchange.outgoing.status or "none"
+            self._metrics.requests.labels(*labels).inc()
+
+    async def _answer_it(self, exchange: _Exchange) -> None:
+        """Answer a request, or leave it with the client."""
         async with anyio.create_task_group() as group:
 
             async def leave_with_client() -> None:
@@ -221,24 +238,22 @@ class Gateway:
             except relay.ClientGoneError:
                 self._note_gone(exchange)
             group.cancel_scope.cancel()
-        if not exchange.is_elsewhere:
-            labels = exchange.workspace, exchange.user, exchange.outgoing.status or "none"
-            self._metrics.requests.labels(*labels).inc()
 
     def _exchange(self, scope: Scope, receive: Receive, send: Send) -> _Exchange:
         began = time.monotonic()
         events = FirstEvent(send, began)
         incoming = Incoming(scope, receive, self._limit)
         user = _user_of(incoming)
+        lease = Lease(self._memory, user)
         if self._balanced is None:
-            return _Exchange(incoming, Outgoing(events), events, began, user)
+            return _Exchange(incoming, Outgoing(events), events, began, user, lease)
         if replicas.is_routed(incoming):
             outgoing = LateOutgoing(events, self._balanced.marks)
-            return _Exchange(incoming, outgoing, events, began, user, is_counted=True)
+            return _Exchange(incoming, outgoing, events, began, user, lease, is_counted=True)
         if not replicas.can_go(incoming):
-            return _Exchange(incoming, Outgoing(events), events, began, user)
+            return _Exchange(incoming, Outgoing(events), events, began, user, lease)
         handover = Handover(incoming, LateOutgoing(events))
-        return _Exchange(incoming, handover.outgoing, events, began, user, handover=handover)
+        return _Exchange(incoming, handover.outgoing, events, began, user, lease, handover=handover)
 
     async def _serve(self, exchange: _Exchange) -> None:
         """Answer a request here, or have a replica do so.
@@ -248,22 +263,23 @@ class Gateway:
             ClientGoneError, TooLargeError: the body did not come whole.
         """
         incoming = exchange.incoming
+        self._check_user(exchange.user)
         most = _most_at_once(incoming)
         under_way = self._one_more(exchange.user, most)
         with contextlib.nullcontext() if exchange.is_counted else under_way:
             if self._balanced is not None and exchange.handover is not None:
-                await self._read_whole(exchange.handover)
+                await self._read_whole(exchange, exchange.handover)
                 await self._balanced.answer(self._client, exchange.handover, self._hold)
                 return
-            question = await self._question(incoming)
+            question = await self._question(exchange)
             exchange.own_workspace = question.workspace
-            usage = await self._answer(incoming, question, exchange.outgoing, exchange.began)
+            usage = await self._answer(exchange, question)
         self._metrics.count(usage, exchange.workspace, exchange.user)
         if question.turn is not None:
             self._summary.note(exchange.workspace, question.turn, usage)
         self._sampler.first_tokens.note(time.monotonic(), exchange.events.seconds, usage)
 
-    async def _read_whole(self, handover: Handover) -> None:
+    async def _read_whole(self, exchange: _Exchange, handover: Handover) -> None:
         """Read what a request asks for, so that it is known where it goes.
 
         Raises:
@@ -272,16 +288,42 @@ class Gateway:
             TooLargeError: the body is over the limit.
         """
         handover.incoming.check_announced_size()
-        handover.body = await handover.incoming.body()
-        asked = questions.named(handover.body, _workspace_of(handover.incoming), self._model)
+        chunks = await handover.incoming.body(exchange.lease)
+        handover.body = await self._reader.run(exchange.lease.size, b"".join, chunks)
+        body = await self._opened(exchange, [handover.body])
+        asked = questions.named(body, _workspace_of(handover.incoming), self._model)
         if asked is not None:
             if asked.workspace not in self._packs:
                 raise self._unknown(asked.workspace)
             handover.workspace = asked.workspace
 
+    async def _opened(self, exchange: _Exchange, chunks: list[bytes]) -> Body:
+        """Return a body with what is for clients.
+
+        Raises:
+            RefusalError: it says what must not be said, or cannot be understood.
+        """
+        told = exchange.incoming.path, chunks, exchange.user, self._window
+        return await self._reader.run(exchange.lease.size, bodies.opened, *told)
+
+    def _check_user(self, user: str) -> None:
+        """See that a request has come through who knows the users, where there is somebody.
+
+        Raises:
+            RefusalError: it has not.
+        """
+        if self._requires_user and not user:
+            raise RefusalError(
+                UNAUTHORIZED,
+                "The request came without a user. Ask at the server's address, with a key; on the "
+                "host itself with the header X-Infbox-User.",
+            )
+
     async def _respond(self, exchange: _Exchange, refused: RefusalError) -> None:
         if refused.status in _NOT_ANSWERED:
             exchange.outgoing.marks = []
+        if refused.is_busy:
+            await exchange.incoming.drain()
         await exchange.outgoing.respond(_refusal(exchange.incoming.path, refused))
 
     def _note_gone(self, exchange: _Exchange) -> None:
@@ -307,45 +349,54 @@ class Gateway:
             if not self._under_way[user]:
                 del self._under_way[user]
 
-    async def _question(self, incoming: Incoming) -> Question:
+    async def _question(self, exchange: _Exchange) -> Question:
         """Return the request as it goes to vLLM, with the pack where one is asked for.
 
         Raises:
-            RefusalError: no pack can be put in.
+            RefusalError: it says what must not be said, or no pack can be put in.
             ClientGoneError: the client left.
             TooLargeError: the body is over the limit.
         """
+        incoming = exchange.incoming
         incoming.check_announced_size()
-        api = APIS.get(incoming.path)
-        if api is None or incoming.method != "POST":
+        if incoming.path not in fields.FIELDS or incoming.method != "POST":
             return Question()
-        body = await incoming.body()
-        asked = questions.named(body, _workspace_of(incoming), self._model)
-        if asked is None:
-            return Question([body])
-        if asked.workspace not in self._packs:
+        body = await self._opened(exchange, await incoming.body(exchange.lease))
+        api = APIS.get(incoming.path)
+        asked = questions.named(body, _workspace_of(incoming), self._model) if api else None
+        if asked is not None and asked.workspace not in self._packs:
             raise self._unknown(asked.workspace)
-        if asked.model not in (None, self._model):
-            return Question([body])  # vLLM says best which models there are
+        if api is None or asked is None or asked.model not in (None, self._model):
+            return Question([body.data], limit=body.limit)  # vLLM says best which models there are
         pack = self._packs[asked.workspace].current()
         if pack is None:
             self._metrics.without_pack.labels(asked.workspace).inc()
-        turn = await self._turn(incoming, asked, pack, len(body))
-        question = questions.question(api, asked, turn, self._window)
+        size = exchange.lease.size
+        turn = await self._turn(exchange, asked, pack)
+        told = api, asked, turn, self._window, _wants_fit(incoming)
+        question = await self._reader.run(size, questions.question, *told)
+        exchange.lease.resize(question.size)
         self._note_front(question)
         return question
 
-    async def _turn(self, incoming: Incoming, named: Named, pack: Pack | None, size: int) -> Turn:
+    async def _turn(self, exchange: _Exchange, named: Named, pack: Pack | None) -> Turn:
         """Return how a request goes out, by the conversation that it is of."""
-        request, client = named.request, clients.family("".join(incoming.header(b"user-agent")))
+        incoming, size = exchange.incoming, exchange.lease.size
+        client = clients.family("".join(incoming.header(b"user-agent")))
+        request = await self._reader.run(size, named.body.taken)
         if self._strips:
             request = volatile.without(incoming.path, request)
-        user, model = _user_of(incoming), named.model or self._model
+        request = system_messages.of_developers(incoming.path, request)
+        user, model = exchange.user, named.model or self._model
         asked = Asked(
             incoming.path, request, size, named.workspace, user, model, client, self._window
         )
         turn = await self._conversations.turn(asked, pack)
         self._metrics.count_turn(turn, named.workspace, client)
+        if system_messages.are_there(incoming.path, turn.request) and not (
+            await self._later_system.is_taken(self._client)
+        ):
+            turn.request = system_messages.in_questions(incoming.path, turn.request)
         return turn
 
     def _note_front(self, question: Question) -> None:
@@ -356,28 +407,28 @@ class Gateway:
     def _present(self) -> dict[str, Pack | None]:
         return {name: file.current() for name, file in self._packs.items()}
 
-    async def _answer(
-        self, incoming: Incoming, question: Question, outgoing: Outgoing, began: float
-    ) -> Usage | None:
+    async def _answer(self, exchange: _Exchange, question: Question) -> Usage | None:
         """Ask vLLM and hand its answer on; return what it cost.
 
         Raises:
             RefusalError: vLLM does not answer, or the request does not fit or cannot be handed on.
             ClientGoneError, TooLargeError: the body did not come whole.
         """
+        incoming, outgoing, began = exchange.incoming, exchange.outgoing, exchange.began
         try:
             while True:
                 async with await self._ask(incoming, question, began) as answer:
-                    too_long = await _too_long(answer, question)
+                    too_long = await _too_long(answer, question, incoming.path)
                     if too_long is None:
                         waited = time.monotonic() - began
-                        labels = question.workspace, _user_of(incoming)
+                        labels = question.workspace, exchange.user
                         self._metrics.first_byte.labels(*labels).observe(waited)
                         question.forget()
+                        exchange.lease.resize(0)
                         api = APIS.get(incoming.path, apis.OTHER)
                         return await answers.hand_on(answer, question.marks, api, outgoing)
                 if not question.cut():
-                    raise self._does_not_fit(question, too_long)
+                    raise self._does_not_fit(question, apis.too_long(incoming.path, too_long))
                 self._note_front(question)
         except relay.BadRequestError as error:
             raise RefusalError(BAD_REQUEST, str(error)) from error
@@ -406,7 +457,10 @@ class Gateway:
             if is_held:
                 await self._hold.wait(question.size, began + self._hold.seconds)
             try:
-                answer = await relay.ask(self._client, self._engine, incoming, question.pieces)
+                headers = relay.engine_headers(incoming.headers)
+                answer = await relay.ask(
+                    self._client, self._engine, incoming, question.pieces, headers
+                )
                 if not (can_wait and await relay.is_ending(answer)):
                     return answer
             except relay.NOT_SENT:
@@ -453,6 +507,7 @@ class Gateway:
 
     async def _list_models(self, request: Request) -> Response:
         """Return vLLM's list, with those ``@`` names that it does not list itself."""
+        self._check_user(_user_of(Incoming(request.scope, request.receive, 0)))
         models = await self._engine_models(request)
         if isinstance(models, Response):
             return models
@@ -460,6 +515,7 @@ class Gateway:
 
     async def _show_model(self, request: Request) -> Response:
         """Return the entry of the list that has this name: vLLM has no such path."""
+        self._check_user(_user_of(Incoming(request.scope, request.receive, 0)))
         models = await self._engine_models(request)
         if isinstance(models, Response):
             return models
@@ -488,18 +544,24 @@ class Gateway:
                 break
             except relay.AWAY:
                 await self._hold.wait(0, deadline)
-        models = questions.parsed(body) or {}
+        models = answers.parsed(body) or {}
         if status != _OK or not isinstance(models.get("data"), list):
             return Response(body, status, media_type=kind)
         return models
 
     def _with_workspaces(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        listed = {card.get("id") for card in cards}
+        """Return models with a name for each workspace, and the window that its pack leaves."""
         own = next((card for card in cards if card.get("id") == self._model), {"object": "model"})
-        names = (f"{self._model}@{name}" for name in self._packs)
-        return [*cards, *({**own, "id": name} for name in names if name not in listed)]
+        listed = {card.get("id"): card for card in cards}
+        for name, file in self._packs.items():
+            pack, of_it = file.current(), f"{self._model}@{name}"
+            card = listed.get(of_it, own)
+            left = card.get("max_model_len", self._window) - (pack.tokens if pack else 0)
+            listed[of_it] = {**card, "id": of_it, "max_model_len": max(left, 1)}
+        return list(listed.values())
 
-    async def _list_workspaces(self, _request: Request) -> JSONResponse:
+    async def _list_workspaces(self, request: Request) -> JSONResponse:
+        self._check_user(_user_of(Incoming(request.scope, request.receive, 0)))
         return JSONResponse({"object": "list", "data": [self._describe(n) for n in self._packs]})
 
     async def _show_workspace(self, request: Request) -> JSONResponse:
@@ -508,7 +570,7 @@ class Gateway:
         status: dict[str, Any] = {}
         with contextlib.suppress(*relay.AWAY, ValueError):
             async with self._client.get(f"{self._watcher}/status", timeout=_SHORT) as answer:
-                status = (questions.parsed(await answer.read()) or {}).get("workspaces", {})
+                status = (answers.parsed(await answer.read()) or {}).get("workspaces", {})
         return JSONResponse({**self._describe(name), "watcher": status.get(name)})
 
     async def _show_pack(self, request: Request) -> Response:
@@ -522,8 +584,9 @@ class Gateway:
         """Return the workspace that a path names.
 
         Raises:
-            RefusalError: there is none of that name.
+            RefusalError: there is none of that name, or the request has no user.
         """
+        self._check_user(_user_of(Incoming(request.scope, request.receive, 0)))
         name: str = request.path_params["name"]
         if name not in self._packs:
             raise self._unknown(name)
@@ -550,17 +613,20 @@ class Gateway:
     def _too_large(self) -> RefusalError:
         return RefusalError(TOO_LARGE, f"The request is larger than {self._limit} bytes.")
 
-    def _does_not_fit(self, question: Question, reason: str) -> RefusalError:
+    def _does_not_fit(self, question: Question, message: str) -> RefusalError:
         """Return the refusal of a prompt that is too long, with what the pack has to do with it."""
-        tokens = question.front.tokens if question.front else 0
-        message = (
-            f"{reason} The pack of the workspace `{question.workspace}` takes {tokens} tokens; of "
-            f"the window's {self._window}, {max(self._window - tokens, 0)} remain for your text "
-            "and the answer."
-        )
+        if question.front is None:
+            return RefusalError(BAD_REQUEST, message)
+        tokens = question.front.tokens
+        ours: dict[str, Any] = {
+            "workspace": question.workspace,
+            "pack_tokens": tokens,
+            "window": self._window,
+            "left": max(self._window - tokens, 0),
+        }
         if question.bare is None:
-            message += ' With "infbox": {"pack": "fit"} in the request the pack is cut to fit.'
-        return RefusalError(BAD_REQUEST, message)
+            ours["hint"] = "With the header X-Infbox-Pack: fit the pack is cut to fit."
+        return RefusalError(BAD_REQUEST, message, ours=ours)
 
 
 def _tracer(collector: str | None) -> Tracer | None:
@@ -571,14 +637,15 @@ def _tracer(collector: str | None) -> Tracer | None:
     return Tracer(collector)
 
 
-async def _too_long(answer: aiohttp.ClientResponse, question: Question) -> str | None:
-    """Return vLLM's own words if it refuses a prompt with a pack as too long, else None.
+async def _too_long(answer: aiohttp.ClientResponse, question: Question, path: str) -> str | None:
+    """Return vLLM's own words if it refuses a prompt as too long and we have more to say of it.
 
     vLLM alone counts tokens, so that nothing is refused that would have fitted.
     """
-    if answer.status != BAD_REQUEST or question.front is None:
+    is_plain = question.front is None and not path.startswith(forms.MESSAGES)
+    if answer.status != BAD_REQUEST or is_plain:
         return None
-    error = (questions.parsed(await answer.read()) or {}).get("error")
+    error = (answers.parsed(await answer.read()) or {}).get("error")
     message = error.get("message") if isinstance(error, dict) else None
     return message if isinstance(message, str) and _TOO_LONG.search(message) else None
 
@@ -593,6 +660,18 @@ def _most_at_once(incoming: Incoming) -> int:
     """Return how many requests the user may have under way, as Caddy says; 0 is any number."""
     given = incoming.header(b"x-infbox-concurrent")
     return int(given[0]) if len(given) == 1 and given[0].isascii() and given[0].isdigit() else 0
+
+
+def _wants_fit(incoming: Incoming) -> bool:
+    """Say whether a request's headers have the pack cut to fit.
+
+    Raises:
+        RefusalError: it cannot be told.
+    """
+    given = incoming.header(b"x-infbox-pack")
+    if given not in ([], ["fit"], ["whole"]):
+        raise RefusalError(BAD_REQUEST, "The header X-Infbox-Pack must be `fit` or `whole`.")
+    return given == ["fit"]
 
 
 def _workspace_of(incoming: Incoming) -> str:
@@ -613,6 +692,5 @@ async def _refuse(request: Request, refused: Exception) -> Response:
 
 
 def _refusal(path: str, refused: RefusalError) -> JSONResponse:
-    seconds = _RETRY_AFTER.get(refused.status)
-    headers = {"retry-after": seconds} if seconds else None
-    return JSONResponse(apis.refusal(path, refused.status, str(refused)), refused.status, headers)
+    headers = {"retry-after": refused.retry_after} if refused.retry_after else None
+    return JSONResponse(apis.refusal(path, refused), refused.status, headers)

@@ -333,6 +333,26 @@ class Reader:
             found.update((os.fsdecode(path), digest) for path, digest in rows)
         return found
 
+    def refused(self, paths: Iterable[str]) -> set[str]:
+        """Return which of these files a rule about content keeps out."""
+        found: set[str] = set()
+        left = [os.fsencode(path) for path in paths]
+        while left:
+            asked, left = left[:_ASKED_AT_ONCE], left[_ASKED_AT_ONCE:]
+            marks = ",".join("?" * len(asked))
+            rows = self._query(
+                "SELECT path FROM files"  # noqa: S608  # only marks
+                f" WHERE path IN ({marks}) AND refused IS NOT NULL",
+                *asked,
+            )
+            found.update(os.fsdecode(path) for (path,) in rows)
+        return found
+
+    def policy(self) -> str:
+        """Return the rules by which its files were judged last; empty where they were not yet."""
+        found = self._query("SELECT value FROM meta WHERE key = 'policy'").fetchone()
+        return found[0] if found else ""
+
     def counts(self) -> tuple[int, int]:
         """Return how many files may enter the pack, and how many there are in all."""
         row = self._query("SELECT count(*) - count(refused), count(*) FROM files").fetchone()

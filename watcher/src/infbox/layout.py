@@ -121,6 +121,21 @@ def following(pack: Pack, tree: Tree, edited: float) -> Pack:
     return _laid(pack, tree, _affordable(plans, edited * SPEND_SHARE))
 
 
+def beginning(pack: Pack, cut: int, tree: Tree) -> Pack:
+    """Make the generation that keeps no more than the first entries of a pack.
+
+    Args:
+        pack: the present one; it is not changed.
+        cut: how many entries it may keep.
+        tree: as it is now.
+    """
+    kept = pack.until(cut)
+    if cut < max(pack.front, 1):
+        return first(tree, pack.budget, pack.tokenizer)
+    plans = _plans(kept, tree, [len(kept)]) or _plans(kept, tree, _cuts(kept))
+    return _laid(kept, tree, _affordable(plans, float("inf")))
+
+
 def left_to_spend(edited: float, cost: float) -> float:
     """Return what is left of the tokens of edited files once a generation was paid from them."""
     return max(edited - cost / SPEND_SHARE, 0.0)

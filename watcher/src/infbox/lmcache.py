@@ -1,4 +1,4 @@
-"""Asking LMCache to bring KV from its disk into its memory."""
+"""Asking LMCache to bring KV from its disk into its memory, and to drop what must not be kept."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SHORT = aiohttp.ClientTimeout(total=10, sock_connect=2)
 _OK, _ACCEPTED, _NOT_READY = 200, 202, 503
 _CHUNK_TOKENS = 256
+_KEYS_AT_ONCE = 5000  # of 10,000 that it takes
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class LMCache:
             world_size, chunk = await self._layout(model_path)
             body = {
                 "model_name": model_path,
-                "world_size": world_size,
+                "world_size": world_size or 1,
                 "token_ids": list(tokens),
                 "cache_salt": "",
             }
@@ -98,16 +99,59 @@ class LMCache:
             return Prefetched("loaded", found, wanted, len(tokens) // chunk * chunk)
         return Prefetched("partly" if found else "nothing", found, wanted)
 
+    async def drop(self, model_path: str, names: Sequence[bytes]) -> str:
+        """Drop pieces of KV from memory and from each disk tier.
+
+        Args:
+            model_path: what vLLM was started with.
+            names: hashes of the chunks.
+
+        Returns:
+            Why it was not done; empty where it was.
+        """
+        try:
+            world_size, _ = await self._layout(model_path)
+            if not world_size:  # how many pieces there are of each chunk
+                return "no engine has registered the model with LMCache yet"
+            keys = [
+                {
+                    "chunk_hash_hex": name.hex(),
+                    "model_name": model_path,
+                    "kv_rank": _kv_rank(world_size, rank),
+                }
+                for name in names
+                for rank in range(world_size)
+            ]
+            tiers: list[dict[str, Any]] = [{"tier": "l1", "force": True}]
+            adapters = (await self._ask("GET", "/config/adapters")).get("adapters", ())
+            tiers += [{"tier": "l2", "adapter": each["type_name"]} for each in adapters]
+            for tier in tiers:
+                for start in range(0, len(keys), _KEYS_AT_ONCE):
+                    body = {"keys": keys[start : start + _KEYS_AT_ONCE], **tier}
+                    done = await self._ask("DELETE", "/cache/objects", body)
+                    if not done.get("ok", False):
+                        return str(done.get("error") or done)
+        except (_FailedError, KeyError, TypeError) as failure:
+            return str(failure) or type(failure).__name__
+        return ""
+
+    async def chunk_tokens(self, model_path: str) -> int:
+        """Return the tokens of a chunk; the usual number where LMCache does not say."""
+        try:
+            return (await self._layout(model_path))[1]
+        except _FailedError:
+            return _CHUNK_TOKENS
+
     async def _layout(self, model_path: str) -> tuple[int, int]:
-        """Return over how many ranks the model's KV is spread, as its workers registered, and the
-        tokens of a chunk."""
+        """Return over how many ranks the model's KV is spread, as its workers registered, 0 where
+        none did, and the tokens of a chunk."""
         status = await self._ask("GET", "/status")
         sizes = (
             entry["world_size"]
             for entry in _mappings(status)
             if entry.get("model_name") == model_path and isinstance(entry.get("world_size"), int)
         )
-        return next(sizes, 1), int(status.get("chunk_size") or _CHUNK_TOKENS)
+        return next(sizes, 0), int(status.get("chunk_size") or _CHUNK_TOKENS)
 
     async def _completion(self, request: str, ends: float) -> dict[str, Any]:
         pause = self._first_pause
@@ -144,6 +188,11 @@ def _failures() -> Iterator[None]:
         raise _FailedError("away", str(error) or type(error).__name__) from error
     except ValueError as error:
         raise _FailedError("refused", "the answer is no JSON") from error
+
+
+def _kv_rank(world_size: int, rank: int) -> int:
+    """Return the number by which LMCache knows one of an engine's workers."""
+    return world_size << 24 | rank << 16 | world_size << 8 | rank
 
 
 def _mappings(value: object) -> Iterator[dict[str, Any]]:

@@ -60,13 +60,20 @@ class BaseWorkspace:
         published: returns the entries of its published pack; none as long as there is no pack.
         index: what is known of its files, for this alone.
         root: of its tree.
+        erased: returns the texts that were erased from its packs: path, and digest of the content.
     """
 
     def __init__(
-        self, name: str, published: Callable[[], Sequence[Entry]], index: Reader, root: Path
+        self,
+        name: str,
+        published: Callable[[], Sequence[Entry]],
+        index: Reader,
+        root: Path,
+        erased: Callable[[], frozenset[tuple[str, str]]] = frozenset,
     ) -> None:
         self.name = name
         self.root = root
+        self.erased = erased
         self._published = published
         self._index = index
         self._seen: tuple[int, int, int] | None = None

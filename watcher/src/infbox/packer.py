@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 from collections import Counter
@@ -12,8 +13,10 @@ from hashlib import sha256
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from infbox import git, layout, outlook, overlay, rank, store
+from infbox import erasing, git, layout, outlook, overlay, rank, store
+from infbox.erasing import Eraser
 from infbox.index import check_on_disk, is_damage
+from infbox.log import line
 from infbox.outlook import Centre, KnownImports
 from infbox.pack import Kind, Pack, common_length, plain
 from infbox.rules import as_utf8
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from infbox.cached_chunks import CachedChunks
     from infbox.files import Content, Tree
     from infbox.index import File, Reader
     from infbox.overlay import BaseWorkspace
     from infbox.pack import Entry
     from infbox.tokens import Ids, Tokenizer
+
+_logger = logging.getLogger(__name__)
 
 FORMAT = 2
 """Of the text; another one calls for a new pack."""
@@ -58,6 +64,7 @@ class Publication:
         entries: what each of its sections is about: what it says, the path, the digest of the file
             after it, and of a renamed file the old path.
         past: what there is to say of earlier packs.
+        told: the paths that each of its sections tells of.
     """
 
     workspace: str
@@ -71,6 +78,7 @@ class Publication:
     ids: Ids[int] | None = field(default=None, compare=False, repr=False)
     entries: tuple[tuple[str, str, str, str], ...] = field(default=(), repr=False)
     past: Past = field(default=Past(), compare=False, repr=False)
+    told: tuple[frozenset[str], ...] = field(default=(), compare=False, repr=False)
 
 
 class Packer:
@@ -85,6 +93,7 @@ class Packer:
         tokenizer: counts tokens.
         state_dir: of the watcher; the pack lies below it.
         base: with whose pack this one begins; None for none. It is closed with this.
+        chunks: what LMCache keeps of the packs; None where there is none.
 
     Raises:
         InputError: a newer version wrote what is kept.
@@ -102,8 +111,10 @@ class Packer:
         tokenizer: Tokenizer,
         state_dir: Path,
         base: BaseWorkspace | None = None,
+        chunks: CachedChunks | None = None,
     ) -> None:
         self.name = name
+        self._chunks = chunks
         self._base = base
         self._model = model
         self._tree = tree
@@ -123,6 +134,7 @@ class Packer:
         """The next generation, to be warmed before ``adopt`` publishes it."""
         self._next: Pack | None = None
         self._state: State
+        self._pack: Pack
         try:
             self._read_store()
         except sqlite3.DatabaseError as error:
@@ -142,6 +154,11 @@ class Packer:
         was made by another policy. For any thread."""
         state, entries = self._kept
         return entries if state.policy == self._policy else ()
+
+    @property
+    def erased(self) -> frozenset[erasing.Text]:
+        """Texts that were erased, for those that begin with this pack. For any thread."""
+        return self._eraser.texts
 
     @property
     def waits_for(self) -> str:
@@ -199,6 +216,10 @@ class Packer:
                 return False
             self._begin()
             return True
+        if self._eraser.must_forget:
+            self._forget_deleted()
+        if self._erase():
+            return True
         last = self._index.last_edit()
         # An index that was begun anew while the clock was behind counts from less.
         edited = self._index.edited_since(self._state.edit if last >= self._state.edit else 0)
@@ -229,6 +250,65 @@ class Packer:
         for entry in self._pack.entries:
             counts[_SECTIONS.get(entry.kind, "tail")] += entry.tokens
         return {**counts, "superseded": self._pack.superseded}
+
+    def _erase(self) -> bool:
+        """Begin the pack anew before what must not be shown any more, and publish it at once.
+
+        Returns:
+            Whether there was anything to erase.
+        """
+        entries = [entry for pack in self._packs() for entry in pack.entries]
+        paths = self._eraser.forbidden(entries)
+        is_judged = self._eraser.is_judged
+        texts = set() if is_judged else self._eraser.refused_texts(entries)
+        texts |= self._erased_below(entries)
+        if not paths and not texts:
+            if not is_judged:
+                self._eraser.judged()
+            return False
+        last = self._index.last_edit()
+        now = self._outlook(last)
+        cut = erasing.first_about(self._pack.entries, paths, texts)
+        self._next = self.candidate = None
+        if cut is not None:
+            self._pack = self._laid(now) or layout.beginning(self._pack, cut, now)
+        state = replace(
+            self._state,
+            edit=last,
+            generation=self._state.generation + 1,
+            version=self._state.version + 1,
+            least_worth=layout.least_worth(self._pack, now),
+        )
+        _logger.info(
+            line("pack-erased", workspace=self.name, files=len(paths | {p for p, _ in texts}))
+        )
+        self._eraser.begin(entries, paths, texts)
+        if self._chunks:
+            self._chunks.drop(paths | {path for path, _ in texts})
+        self._write(state)
+        self._eraser.judged()
+        is_new = self._publish()
+        self._forget_deleted()
+        return is_new
+
+    def _forget_deleted(self) -> None:
+        """Leave nothing of what was erased on the disk; where it cannot be done just now, the next
+        look does it."""
+        try:
+            self._store.forget_deleted()
+        except sqlite3.OperationalError as error:
+            _logger.warning(line("pack-not-cleaned", workspace=self.name, reason=error))
+            return
+        self._eraser.forgotten()
+
+    def _erased_below(self, entries: Sequence[Entry]) -> set[erasing.Text]:
+        """Return texts of the base's that were erased there, and that this tree does not have."""
+        if self._base is None:
+            return set()
+        erased = self._base.erased()
+        texts = {(e.path, e.digest) for e in entries if (e.path, e.digest) in erased}
+        own = self._index.digests({path for path, _ in texts})
+        return {(path, digest) for path, digest in texts if own.get(path) != digest}
 
     def _is_due(self) -> bool:
         return self._base.is_due(self._pack) if self._base else self._pack.is_due
@@ -285,6 +365,7 @@ class Packer:
         now = self._outlook(last)
         self._next, self.candidate = None, None
         self._pack = self._laid(now) or layout.first(now, self._budget, self._tokenizer)
+        self._eraser.judged()
         state = State(
             generation=self._state.generation + 1,
             version=self._state.version + 1,
@@ -310,7 +391,15 @@ class Packer:
     def _laid(self, now: layout.Tree) -> Pack | None:
         """Return the pack over the base; None where there is none, or it cannot be read."""
         base = self._base.now() if self._base else None
-        return overlay.laid(base, now, self._budget, self._tokenizer) if base else None
+        if base is None:
+            return None
+        base = replace(base, entries=self._allowed(base.entries))
+        return overlay.laid(base, now, self._budget, self._tokenizer)
+
+    def _allowed(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return the base's entries until the first about a file that this tree must not show."""
+        paths = self._eraser.forbidden(entries)
+        return entries[: erasing.first_about(entries, paths)]
 
     def _adopt(self) -> bool:
         """Publish the next generation."""
@@ -338,9 +427,10 @@ class Packer:
         """Return the tree as the index knows it."""
         files = self._index.kept()
         digests = {file.path: file.digest for file in files}
+        is_judged = self._is_index_judged()
 
         def read(path: str) -> Content | None:
-            return self._tree.readable(path, digests.get(path, ""))
+            return self._tree.readable(path, digests.get(path, "") if is_judged else "")
 
         central = self._centre.centralities(digests, read)
         candidates = [_candidate(file, last, central.get(file.path, 0.0)) for file in files]
@@ -357,8 +447,13 @@ class Packer:
 
     def _read(self, path: str, digest: str) -> Content | None:
         """Read a file as it stands in the index; one that went on since is told of again."""
-        source = self._tree.readable(path, digest)
+        source = self._tree.readable(path, digest if self._is_index_judged() else "")
         return source if source and source.digest == digest else None
+
+    def _is_index_judged(self) -> bool:
+        """Say whether the index was made by the rules as they are now: after an upgrade it takes a
+        while until it is, and what is read until then is judged here."""
+        return self._index.policy() == self._tree.policy
 
     def _committed(self, path: str) -> str | None:
         """Return a file's text in the last commit, the base's where there is one; None where there
@@ -369,6 +464,7 @@ class Packer:
     def _read_store(self) -> None:
         """Take up all that the store keeps."""
         self._centre = Centre(self._store)
+        self._eraser = Eraser(self._store.database, self._index, self._tree)
         self._shown_paths = ShownPaths(self._store.database, self._index, self._tree)
         self._load()
 
@@ -394,7 +490,12 @@ class Packer:
         """Replace the published file if it is not what it should be, as after a crash."""
         told = self.publication
         state = self._state
-        past = self._shown_paths.past(self._pack.entries, state.version)
+        begins_anew = self._eraser.begins_anew
+        past = self._shown_paths.past(self._pack.entries, state.version, begin_anew=begins_anew)
+        if begins_anew:
+            self._eraser.began_anew()
+        if self._chunks and past.withdrawn != self._past.withdrawn:
+            self._chunks.drop([path for path, _ in past.withdrawn])
         if told and told.version == state.version and self._past == past:
             return False
         self._past = past
@@ -425,6 +526,7 @@ class Packer:
                 (e.kind.value, plain(e.path), e.digest, plain(e.old_path)) for e in pack.entries
             ),
             past=past,
+            told=tuple(frozenset(erasing.told([entry])) for entry in pack.entries),
         )
 
 
@@ -506,7 +608,9 @@ def _tokens(files: Iterable[File]) -> float:
 
 
 def _as_json(publication: Publication) -> str:
-    told = {key: value for key, value in vars(publication).items() if key not in ("ids", "past")}
+    told = {
+        key: value for key, value in vars(publication).items() if key not in ("ids", "past", "told")
+    }
     return json.dumps(told | vars(publication.past), ensure_ascii=False)
 
 

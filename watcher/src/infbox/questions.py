@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from infbox.fields import OPTIONS
 from infbox.prompt import PromptError
 from infbox.refusals import BAD_REQUEST, RefusalError
 
 if TYPE_CHECKING:
     from infbox.apis import Api
+    from infbox.bodies import Body
     from infbox.conversations.deciding import Turn
     from infbox.packs import Front, Pack
     from infbox.relay import Headers
-
-OPTIONS = "infbox"
-"""The field of a request that is for the gateway."""
 
 _ANSWER_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _ANSWER_TOKENS = 1024  # room for an answer whose length is not said
@@ -33,12 +33,12 @@ class Named:
 
     Attributes:
         workspace: its name.
-        request: the body, as the client sent it.
+        body: of the request.
         model: the name that vLLM is to be asked for; None to leave it as it is.
     """
 
     workspace: str
-    request: dict[str, Any]
+    body: Body
     model: str | None
 
 
@@ -54,6 +54,7 @@ class Question:
         front: as much of it as is put in front; None where there is none.
         bare: the body without any pack; None where the client takes no less than the whole.
         turn: of its conversation; None where it names no workspace.
+        limit: tokens that the answer may have, where the client asked for more than there can be.
     """
 
     parts: list[bytes] | None = None
@@ -62,6 +63,7 @@ class Question:
     front: Front | None = None
     bare: bytes | None = None
     turn: Turn | None = None
+    limit: int | None = None
 
     @property
     def pieces(self) -> list[bytes | memoryview] | None:
@@ -82,9 +84,11 @@ class Question:
 
     @property
     def marks(self) -> Headers:
-        """Headers for the answer that say which pack was used; 0 where there is none yet."""
+        """Headers for the answer that say which pack was used, 0 where there is none yet, and what
+        was changed."""
+        limits = [] if self.limit is None else [(b"x-infbox-max-tokens", b"%d" % self.limit)]
         if not self.workspace:
-            return []
+            return limits
         pack = self.pack
         marks = {
             b"x-infbox-generation": pack.generation if pack else 0,
@@ -92,7 +96,7 @@ class Question:
             b"x-infbox-pack-tokens": self.front.tokens if self.front else 0,
         }
         numbers = [(name, str(number).encode()) for name, number in marks.items()]
-        return [*numbers, *self.turn.marks] if self.turn else numbers
+        return [*numbers, *limits, *(self.turn.marks if self.turn else [])]
 
     def cut(self) -> bool:
         """Put less of the pack in front, if the client takes that; say whether there was any."""
@@ -106,7 +110,7 @@ class Question:
         self.parts, self.bare = None, None
 
 
-def named(body: bytes, header: str, model: str) -> Named | None:
+def named(body: Body, header: str, model: str) -> Named | None:
     """Return what a request asks for if it names a workspace, else None.
 
     Args:
@@ -115,30 +119,22 @@ def named(body: bytes, header: str, model: str) -> Named | None:
         model: the name that vLLM serves.
 
     Raises:
-        RefusalError: the two name different ones, or it cannot be told what is asked.
+        RefusalError: the two name different ones.
     """
-    # Most requests name none. An @ in JSON may be written as it is, or escaped.
-    if not header and b"@" not in body and b"\\u0040" not in body:
-        return None
-    request = parsed(body)
-    if request is None:
-        if header:
-            raise RefusalError(BAD_REQUEST, "The body must be a JSON object.")
-        return None  # vLLM says best what is malformed
-    asked = request.get("model")
+    asked = body.model
     own, _, workspace = asked.rpartition("@") if isinstance(asked, str) else ("", "", "")
     if not own or asked == model:
-        return Named(header, request, None) if header else None
+        return Named(header, body, None) if header else None
     if header and header != workspace:
         raise RefusalError(
             BAD_REQUEST,
             f"The model's name asks for the workspace `{workspace}`, the header "
             f"X-Infbox-Workspace for `{header}`: name one.",
         )
-    return Named(workspace, request, own)
+    return Named(workspace, body, own)
 
 
-def question(api: Api, asked: Named, turn: Turn, window: int) -> Question:
+def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool = False) -> Question:
     """Return what vLLM is asked.
 
     Args:
@@ -146,29 +142,50 @@ def question(api: Api, asked: Named, turn: Turn, window: int) -> Question:
         asked: what it asks for.
         turn: how it goes out; its request is taken from it.
         window: of the model, in tokens.
+        fits: whether the client takes a part of the pack where it does not say so in the body.
 
     Raises:
         RefusalError: no pack can be put into it.
     """
-    may_cut, pack = _may_cut(asked.request), turn.pack
-    request = {key: value for key, value in turn.request.items() if key != OPTIONS}
+    request, pack = turn.request, turn.pack
     turn.request = {}
+    may_cut = _may_cut(request) if OPTIONS in request else fits
+    request = {key: value for key, value in request.items() if key != OPTIONS}
     if asked.model is not None:
         request["model"] = asked.model
+    limit = _lower(request, asked.body.lowered, window, None if may_cut else pack)
     try:
         if pack is None:
-            return Question([json.dumps(request).encode()], asked.workspace, turn=turn)
-        whole = json.dumps(api.with_pack(_PLACEHOLDER, request)).encode()
+            parts = [msgspec.json.encode(request)]
+            return Question(parts, asked.workspace, turn=turn, limit=limit)
+        parts = _parts(api, request)
     except PromptError as error:
         raise RefusalError(BAD_REQUEST, str(error)) from error
     except RecursionError as error:
         raise RefusalError(BAD_REQUEST, "The body is nested too deeply.") from error
-    parts = whole.split(_PLACEHOLDER.encode())
     if not may_cut:
-        return Question(parts, asked.workspace, pack, pack.whole, turn=turn)
+        return Question(parts, asked.workspace, pack, pack.whole, turn=turn, limit=limit)
     own = sum(map(len, parts)) // _BYTES_PER_TOKEN
-    front = _front(pack, turn.front, window - own - _answer_tokens(request))
-    return Question(parts, asked.workspace, pack, front, json.dumps(request).encode(), turn)
+    front = _front(pack, turn.front, window - own - _answer_tokens(request, window))
+    bare = msgspec.json.encode(request)
+    return Question(parts, asked.workspace, pack, front, bare, turn, limit)
+
+
+def _parts(api: Api, request: dict[str, Any]) -> list[bytes]:
+    """Return a request as JSON, cut where the pack goes."""
+    return msgspec.json.encode(api.with_pack(_PLACEHOLDER, request)).split(_PLACEHOLDER.encode())
+
+
+def _lower(
+    request: dict[str, Any], names: tuple[str, ...], window: int, pack: Pack | None
+) -> int | None:
+    """Lower limits of the answer to what there can be beside a pack, and return that; None where
+    none is more than the window."""
+    if not names:
+        return None
+    limit = max(window - (pack.tokens if pack else 0), 1)
+    request.update(dict.fromkeys(names, limit))
+    return limit
 
 
 def _front(pack: Pack, before: int | None, room: int) -> Front:
@@ -180,22 +197,13 @@ def _front(pack: Pack, before: int | None, room: int) -> Front:
     return pack.within(before if before <= room else min(before // 2, room))
 
 
-def parsed(body: bytes) -> dict[str, Any] | None:
-    """Return a JSON object, or None for anything else."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _may_cut(request: dict[str, Any]) -> bool:
     """Say whether the client takes a part of the pack.
 
     Raises:
         RefusalError: what it says to us cannot be understood.
     """
-    options = request.get(OPTIONS, {})
+    options = request[OPTIONS]
     if options == {"pack": "fit"}:
         return True
     if options in ({}, {"pack": "whole"}):
@@ -205,7 +213,8 @@ def _may_cut(request: dict[str, Any]) -> bool:
     )
 
 
-def _answer_tokens(request: dict[str, Any]) -> int:
+def _answer_tokens(request: dict[str, Any], window: int) -> int:
     """Return how many tokens to leave for the answer."""
     limits = (request.get(name) for name in _ANSWER_LIMITS)
-    return next((limit for limit in limits if isinstance(limit, int)), _ANSWER_TOKENS)
+    asked = next((limit for limit in limits if isinstance(limit, int)), _ANSWER_TOKENS)
+    return asked if asked < window else _ANSWER_TOKENS

@@ -7,12 +7,17 @@ reader is slow, and spends a third of httpx's time on a request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import aiohttp
+import anyio
 from multidict import CIMultiDict
 from yarl import URL
+
+from infbox import fields
+from infbox.refusals import TIMED_OUT, RefusalError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,12 +27,16 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
+    from infbox.bodies import Lease
+
 Headers = list[tuple[bytes, bytes]]
 Pieces = Sequence[bytes | memoryview]
 
 # vLLM closes connections that were idle for 5 s. One that is taken from the pool just then fails a
 # question, which must not be sent twice; so they are given up well before.
 _IDLE_SECONDS = 2
+_BODY_SECONDS = 300
+_DRAIN_SECONDS = 30
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5)
 _HOP_BY_HOP = frozenset(
     {
@@ -119,9 +128,14 @@ class Incoming:
         Raises:
             TooLargeError: it is over the limit.
         """
-        announced = dict(self.headers).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._limit:
+        if self._announced > self._limit:
             raise TooLargeError
+
+    @property
+    def _announced(self) -> int:
+        """Bytes of the body, as the headers say; 0 where they do not."""
+        announced = dict(self.headers).get(b"content-length", b"0")
+        return int(announced) if announced.isdigit() else 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes.
@@ -146,14 +160,41 @@ class Incoming:
             if chunk:
                 yield chunk
 
-    async def body(self) -> bytes:
-        """Return the whole body.
+    async def body(self, lease: Lease) -> list[bytes]:
+        """Return the whole body, in pieces.
+
+        Args:
+            lease: of the memory that it takes.
 
         Raises:
             TooLargeError: it is over the limit.
             ClientGoneError: it ended early.
+            RefusalError: there is no memory for it, or it takes too long.
         """
-        return b"".join([chunk async for chunk in self.chunks()])
+        chunks: list[bytes] = []
+        size = 0
+        # All of it at once: of several that come together some have room then, instead of none.
+        lease.resize(self._announced)
+        try:
+            with anyio.fail_after(_BODY_SECONDS):
+                async for chunk in self.chunks():
+                    size += len(chunk)
+                    lease.resize(max(size, lease.size))
+                    chunks.append(chunk)
+        except TimeoutError:
+            message = f"The body did not come whole within {_BODY_SECONDS} seconds."
+            raise RefusalError(TIMED_OUT, message) from None
+        return chunks
+
+    async def drain(self) -> None:
+        """Read what is left of the body, and keep nothing of it: most clients look for an answer
+        once they have sent all."""
+        with (
+            contextlib.suppress(TooLargeError, ClientGoneError),
+            anyio.move_on_after(_DRAIN_SECONDS),
+        ):
+            async for _ in self.chunks():
+                pass
 
     async def client_gone(self) -> None:
         """Return when the client has closed the connection, its request being whole."""
@@ -281,6 +322,12 @@ async def is_ending(answer: aiohttp.ClientResponse) -> bool:
     While it finishes what is under way, it answers new requests so, and its ``/health`` with 200.
     """
     return answer.status == _ENDING_STATUS and _ENDING in await answer.read()
+
+
+def engine_headers(headers: Headers) -> Headers:
+    """Return the headers of a request that are for vLLM, which obeys some that are for nobody."""
+    kept = _without(headers, _HOP_BY_HOP)
+    return [(name, value) for name, value in kept if name in fields.HEADERS]
 
 
 def answer_headers(answer: aiohttp.ClientResponse) -> Headers:

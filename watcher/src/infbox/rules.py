@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,14 +214,14 @@ class Rules:
         self._control_tokens = tuple(token.encode() for token in self._control_names)
         self._secrets = secrets.Finder()
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Short text that differs when the verdict about any file may differ.
 
         The ignore file is not in it: a change of it leads to a look at everything anyway.
         """
-        # The two modules as they stand: a list of what counts would one day lack something.
-        parts = [Path(module).read_bytes() for module in (__file__, secrets.__file__)]
+        # The modules as they stand: a list of what counts would one day lack something.
+        parts = [file.read_bytes() for file in _judging()]
         return xxh3_64_hexdigest(repr((parts, self._max_bytes, self._control_tokens)).encode())
 
     def by_name(self, path: str) -> str | None:
@@ -254,9 +255,21 @@ class Rules:
                 return f"it holds the model's control token {token.decode()}"
         return _machine_made(data, path) or self._secret(data, path)
 
+    def secret_in(self, data: bytes, path: str = "") -> str | None:
+        """Judge a part of a file, as a difference shows it: by tokens and secrets alone."""
+        if any(token in data for token in self._control_tokens):
+            return "it holds a control token of the model"
+        return self._secret(data, path)
+
     def _secret(self, data: bytes, path: str) -> str | None:
         found = self._secrets.find(data, path)
         return f"secret by content: {found.kind}, line {found.line}" if found else None
+
+
+def _judging() -> list[Path]:
+    """Return the files that verdicts follow from."""
+    here = Path(__file__)
+    return [here, *sorted(here.parent.glob("secret*.py")), secrets.RULES]
 
 
 class _Ignores:

@@ -186,7 +186,7 @@ def _control_tokens(config: Config) -> tuple[str, ...]:
         known = json.loads(memory.read_text())
         if known["stamp"] == [str(file), *Stamp.of(file.stat())]:
             return tuple(known["control"])
-    control = _read_control_tokens(file)
+    control = read_control_tokens(file)
     with named("tokenizer"):
         config.state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         stamp = [str(file), *Stamp.of(file.stat())]
@@ -194,8 +194,15 @@ def _control_tokens(config: Config) -> tuple[str, ...]:
     return control
 
 
-def _read_control_tokens(file: Path) -> tuple[str, ...]:
-    """Have another process read a tokenizer."""
+def read_control_tokens(file: Path) -> tuple[str, ...]:
+    """Have another process read a tokenizer's control tokens.
+
+    Args:
+        file: its ``tokenizer.json``.
+
+    Raises:
+        InputError: it cannot be used.
+    """
     command = [sys.executable, "-m", "infbox.tokens", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -75,18 +75,21 @@ class ShownPaths:
         found = database.execute("SELECT name FROM epoch").fetchone()
         self._epoch: str = found[0] if found else ""
 
-    def past(self, entries: Sequence[Entry], version: int) -> Past:
+    def past(self, entries: Sequence[Entry], version: int, *, begin_anew: bool = False) -> Past:
         """Take note of what a pack shows, and return what is to be said of those before it.
 
         Args:
             entries: of the pack.
             version: number of its text.
+            begin_anew: whether no earlier pack may be used any more, whatever it shows.
 
         Raises:
             sqlite3.Error: it cannot be read or written at present.
         """
         shown = {path for entry in entries for path in (entry.path, entry.old_path) if path}
         if not self._epoch or len(self._paths.keys() | shown) > MOST_PATHS:
+            self._begin()
+        if begin_anew:
             self._begin()
         digests = self._index.digests(self._paths.keys() | shown)
         withdrawn = {

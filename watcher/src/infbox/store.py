@@ -77,6 +77,8 @@ class Store:
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA secure_delete = ON")  # it is source text that is deleted
+        self._db.execute("PRAGMA temp_store = MEMORY")
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found > SCHEMA_VERSION:
             raise InputError(
@@ -156,6 +158,18 @@ class Store:
                 (state.generation, state.version, state.edit, state.policy, state.edited,
                  state.least_worth),
             )  # fmt: skip
+
+    def forget_deleted(self) -> None:
+        """Leave nothing of what was deleted in the file or its log: free pages of an older version
+        may hold it, and so does the log until it is cut.
+
+        Raises:
+            sqlite3.OperationalError: another connection is open.
+        """
+        self._db.execute("VACUUM")
+        is_busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise sqlite3.OperationalError(f"{self.file}-wal: in use, and not cut yet")
 
     def imports(self) -> dict[str, tuple[str, ...]]:
         """Return what files import, by the digest of their bytes, as far as it was noted."""

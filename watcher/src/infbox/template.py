@@ -34,6 +34,10 @@ MEND_HEAD = (
     "start vLLM with --chat-template FILE, one that puts nothing that changes, such as a date, "
     "before the system message"
 )
+MEND_TURNS = (
+    "start vLLM with --chat-template FILE, one that renders each message where it stands, whatever "
+    "comes after it"
+)
 
 
 class TemplateError(Exception):
@@ -163,6 +167,7 @@ async def check(
         own_ids=own_ids,
     )
     template = await _with_variants(engine, model, text, pack, template)
+    await _check_told(engine, model)
     await _check_head(engine, model, template.head, today or datetime.date.today())
     return template
 
@@ -213,6 +218,33 @@ async def _with_variants(
             reason = f"the pack does not stand first and unaltered in a question with {what}"
             raise TemplateError(reason, same)
     return replace(template, lost=lost, warning=warning)
+
+
+_NOTE = "Files of the source tree above changed meanwhile: orders.py, prices.py, customers.py.\n"
+
+
+async def _check_told(engine: Engine, model: str) -> None:
+    """Refuse a template that does not leave what a conversation was told where it was told.
+
+    What the gateway puts in front of a question has to be in the prompt, behind all that was there
+    before, and to stand there as it is in every later prompt.
+    """
+    begun: list[dict[str, Any]] = [*_OWN_TEXT["messages"][:2]]
+    asked = [*begun, *_OWN_TEXT["messages"][2:]]
+    told = [*asked[:-1], {**asked[-1], "content": f"{_NOTE}{asked[-1]['content']}"}]
+    later = [*told, {"role": "assistant", "content": "It is."}, {"role": "user", "content": "Why?"}]
+    first, plain, with_note, last = [
+        await engine.tokenize({"model": model, "messages": each, "add_generation_prompt": False})
+        for each in (begun, asked, told, later)
+    ]
+    for before, after in ((first, plain), (first, with_note), (with_note, last)):
+        same = common_length(before, after)
+        if same < len(before) - MERGED:
+            reason = "it renders what was said otherwise once more is said"
+            raise TemplateError(reason, same, MEND_TURNS)
+    note = await text_ids(engine, model, _NOTE)
+    if len(with_note) - len(plain) < len(note) - MERGED:
+        raise TemplateError("it leaves out a part of a question", None, MEND_TURNS)
 
 
 async def _rendered(engine: Engine, model: str, text: str, question: dict[str, Any]) -> list[int]:

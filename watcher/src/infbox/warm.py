@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from infbox import clock, prompt, template
+from infbox.cached_chunks import ANY
 from infbox.engine import (
     Engine,
     EngineAwayError,
@@ -29,8 +30,9 @@ from infbox.log import line
 from infbox.template import Template, TemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from infbox.cached_chunks import CachedChunks
     from infbox.lmcache import LMCache
     from infbox.metrics import WatcherMetrics
 
@@ -145,6 +147,7 @@ class Warmer:
         lmcache: to bring packs back from disk; None where there is none.
         is_here: says whether questions about it come to this engine; else it is not warmed.
         base: what warms the pack that this one begins with; None where it begins with no other's.
+        chunks: where it is noted what LMCache keeps, and what of it is to be dropped.
     """
 
     def __init__(
@@ -157,8 +160,12 @@ class Warmer:
         *,
         is_here: Callable[[], bool] | None = None,
         base: Warmer | None = None,
+        chunks: CachedChunks | None = None,
     ) -> None:
         self._name = name
+        self._chunks = chunks
+        self._noted: str | None = None
+        self._drop_failure = ""
         self._base = base
         self._engine = engine
         self._metrics = metrics
@@ -263,6 +270,7 @@ class Warmer:
             EngineAwayError, EngineRefusedError, TemplateError: no proof could be had.
             _SupersededError: it is not wanted any more.
         """
+        await self._drop_chunks()
         was_elsewhere, self.is_elsewhere = self.is_elsewhere, not self._is_here()
         if self.is_elsewhere:
             await self._rest(is_first=not was_elsewhere)
@@ -355,9 +363,50 @@ class Warmer:
         ids = getattr(publication, "ids", None)
         if ids is None or not checked.own_ids:
             ids = await template.text_ids(self._engine, publication.model, publication.text)
+        await self._note_chunks(publication, checked, ids)
         if self._checks.block is None:
             self._checks.block = await self._engine.block_size() or _BLOCK_TOKENS
         return checked.warm_up(ids, self._checks.block)
+
+    async def _note_chunks(
+        self, publication: Published, checked: Template, ids: Sequence[int]
+    ) -> None:
+        """Note what LMCache is about to keep of a pack: with what the template puts before it, and
+        as it stands in a completion, which has no template."""
+        sha256 = getattr(publication, "sha256", None)
+        if self._chunks is None or self._lmcache is None or sha256 == self._noted:
+            return
+        path = await self._engine.path_of(publication.model)
+        chunk = await self._lmcache.chunk_tokens(path)
+        before = len(checked.head) - checked.skip
+        sections = _sections(publication, is_exact=checked.own_ids)
+        shifted = [(until + before, paths) for until, paths in sections]
+        prompt = [*checked.head, *ids[checked.skip :]]
+        await asyncio.to_thread(self._chunks.note, "chat", prompt, shifted, chunk)
+        await asyncio.to_thread(self._chunks.note, "completion", ids, sections, chunk)
+        self._noted = sha256
+
+    async def _drop_chunks(self) -> None:
+        """Have LMCache drop what must not be kept; what fails is tried again with the next step."""
+        if self._chunks is None or self._lmcache is None or self._target is None:
+            return
+        if not self._chunks.is_due:
+            return
+        names = await asyncio.to_thread(self._chunks.due)
+        if not names:
+            return
+        try:
+            path = await self._engine.path_of(self._target.publication.model)
+            failure = await self._lmcache.drop(path, names)
+        except (EngineAwayError, EngineRefusedError) as error:
+            failure = str(error)
+        if not failure:
+            await asyncio.to_thread(self._chunks.dropped, names)
+            _logger.info(line("kv-dropped", workspace=self._name, chunks=len(names)))
+        elif failure != self._drop_failure:
+            hint = "it is tried again"
+            _logger.warning(line("kv-not-dropped", workspace=self._name, reason=failure, hint=hint))
+        self._drop_failure = failure
 
     async def _template(self, publication: Published) -> Template:
         """Return what the template makes of a generation's packs; each is checked once.
@@ -618,6 +667,16 @@ class Warmer:
 
     def _count(self, result: str) -> None:
         self._metrics.requests.labels(self._name, result).inc()
+
+
+def _sections(publication: Published, *, is_exact: bool) -> list[tuple[int, frozenset[str]]]:
+    """Return where each section of a pack ends, in tokens, and the paths that it tells of; all in
+    one where the engine's tokens are others."""
+    ends = getattr(publication, "sections", ())
+    told = getattr(publication, "told", ())
+    if not is_exact or len(ends) != len(told):
+        return [(1 << 40, frozenset({ANY}))]
+    return [(tokens, paths) for (_, tokens), paths in zip(ends, told, strict=True)]
 
 
 def _pieces(done: int, end: int) -> range | list[int]:

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from infbox import cli, clock, index, log, tokens
+from infbox.cached_chunks import CachedChunks
 from infbox.engine import Engine
 from infbox.errors import InputError
 from infbox.files import Tree
@@ -42,7 +43,7 @@ from infbox.service import named
 from infbox.warm import Warmer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from starlette.requests import Request
@@ -407,7 +408,11 @@ class Work:
         }
         self._bases = {w.name: w.base or w.name for w in config.workspaces}
         """The base of each overlay; every other workspace is its own."""
-        self._packers = _packers(config)
+        self._chunks = {
+            workspace.name: CachedChunks(config.state_dir / "packs" / workspace.name / "chunks.db")
+            for workspace in config.workspaces
+        }
+        self._packers = _packers(config, self._chunks)
         self._workers: dict[str, Worker] = {}
         self._warming: list[asyncio.Task[None]] = []
 
@@ -432,6 +437,8 @@ class Work:
                 ends = time.monotonic() + _END_SECONDS
                 for worker in self._workers.values():
                     await asyncio.to_thread(worker.close, ends)
+                for chunks in self._chunks.values():
+                    chunks.close()
 
     async def _show_status(self, _request: Request) -> JSONResponse:
         """Show how the workspaces fare."""
@@ -472,6 +479,7 @@ class Work:
                 lmcache=lmcache,
                 is_here=partial(homes.is_here, base) if homes else None,
                 base=None if base == name else warmers[base],
+                chunks=self._chunks[name],
             )
             warmers[name] = warmer
             self._workers[name] = Worker(
@@ -541,25 +549,33 @@ def _serve(options: argparse.Namespace) -> None:
         serving.run(sockets=[listener])
 
 
-def _packers(config: Config) -> dict[str, Packer]:
+def _packers(config: Config, chunks: Mapping[str, CachedChunks]) -> dict[str, Packer]:
     tokenizer = tokens.load(config.engine.tokenizer)
     packers: dict[str, Packer] = {}
     for workspace in sorted(config.workspaces, key=lambda workspace: workspace.base is not None):
         base = None
         if workspace.base:
             base = _base(config, workspace.base, packers[workspace.base])
-        packers[workspace.name] = _packer(config, workspace, tokenizer, base)
+        packers[workspace.name] = _packer(
+            config, workspace, tokenizer, base, chunks[workspace.name]
+        )
     return {workspace.name: packers[workspace.name] for workspace in config.workspaces}
 
 
 def _base(config: Config, name: str, packer: Packer) -> BaseWorkspace:
     root = next(workspace.path for workspace in config.workspaces if workspace.name == name)
     index_file = index.place(config.state_dir, name)
-    return BaseWorkspace(name, lambda: packer.entries, Reader(index_file), root)
+    return BaseWorkspace(
+        name, lambda: packer.entries, Reader(index_file), root, lambda: packer.erased
+    )
 
 
 def _packer(
-    config: Config, workspace: Workspace, tokenizer: Tokenizer, base: BaseWorkspace | None
+    config: Config,
+    workspace: Workspace,
+    tokenizer: Tokenizer,
+    base: BaseWorkspace | None,
+    chunks: CachedChunks,
 ) -> Packer:
     with named(workspace.name):
         return Packer(
@@ -575,6 +591,7 @@ def _packer(
             tokenizer=tokenizer,
             state_dir=config.state_dir,
             base=base,
+            chunks=chunks,
         )
 
 

@@ -8,12 +8,11 @@ _FAMILIES = (
     ("codex", "codex"),
     ("opencode", "opencode"),
     ("qwencode", "qwen-code"),
-    ("aider", "aider"),
     ("litellm", "litellm"),
-    ("continue", "continue"),
     ("ai-sdk", "ai-sdk"),
     ("anthropic", "anthropic-sdk"),
     ("openai", "openai-sdk"),
+    ("/js ", "openai-sdk"),  # as it names itself where a bundler has renamed its class: Continue
     ("curl", "curl"),
 )
 

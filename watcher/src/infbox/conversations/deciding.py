@@ -170,8 +170,11 @@ class Sending:
         Raises:
             sqlite3.Error: what is known cannot be read or written.
         """
-        record = self._record() if self._found.has_begun else None
-        if record is not None:
+        record = self._record() if self._is_known_part_of_it() else None
+        if record is not None and not self._found.has_begun:
+            record = None  # the client took all answers out of it
+            self._turn.beginning = EDITED if _goes_elsewhere(self._before) else ""
+        elif record is not None:
             self._turn.beginning = _first_differing(self._found, self._before)
             if not self._goes_on(record):
                 self._turn.state, self._notes, record = MOVED, [], None
@@ -194,6 +197,23 @@ class Sending:
         if response is None:
             return _Known(keys, length, node)
         return _Known(keys, length, node or response, response.length, response.size)
+
+    def _is_known_part_of_it(self) -> bool:
+        """Say whether what is known is of this conversation: something in it was answered.
+
+        Else it is what a client puts in front of each of its conversations, with answers of its
+        own: examples, its setting. A conversation that has more answers than that goes on from it
+        while its KV is surely there, for some clients never send a question again as it was.
+        """
+        before, found = self._before, self._found
+        if before.node is None:
+            return False
+        if found.previous or before.node.system is not None:
+            return True
+        if self._store.was_answered(before.keys[: before.length]):
+            return True
+        is_recent = self._now - before.node.used < moving.UNANSWERED_SECONDS
+        return is_recent and any(not forms.is_of_people(t) for t in found.turns[before.length :])
 
     def _record(self) -> Record | None:
         before = self._before
@@ -326,9 +346,12 @@ def _first_differing(found: Dialogue, before: _Known) -> str:
         return SYSTEM
     if node.tools is not None and node.tools != chain.digest_of_tools(found.tools):
         return TOOLS
-    if node.continued and before.length < len(before.keys) and not found.previous:
-        return EDITED
-    return SAME
+    return EDITED if _goes_elsewhere(before) and not found.previous else SAME
+
+
+def _goes_elsewhere(before: _Known) -> bool:
+    """Say whether a conversation had gone on otherwise from where it goes on now."""
+    return before.node is not None and before.node.continued and before.length < len(before.keys)
 
 
 def _must_not_be_used(kept: Pack, record: Record, present: Pack) -> bool:

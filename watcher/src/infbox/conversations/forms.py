@@ -68,7 +68,7 @@ def dialogue(path: str, request: Request) -> Dialogue | None:
     if path == RESPONSES:
         return _of_responses(request)
     items = request.get("messages")
-    if path not in (CHAT, MESSAGES, COUNT) or not _are_items(items):
+    if path not in (CHAT, MESSAGES, COUNT) or not are_items(items):
         return None
     if path == CHAT:
         start = _leading(items)
@@ -104,15 +104,39 @@ def with_notes(request: Request, found: Dialogue, notes: Mapping[int, str]) -> R
     items = list(found.items)
     for place, note in notes.items():
         item = items[found.start + place]
-        items[found.start + place] = {**item, "content": _joined(note, item["content"], found.part)}
+        items[found.start + place] = {
+            **item,
+            "content": in_front(note, item["content"], found.part),
+        }
     return {**request, found.field: items}
+
+
+def in_front(note: str, content: object, part: str) -> object:
+    """Return a message's content with a text in front of its first one.
+
+    Not as a part of its own: some clients send the same text as a part and as it is by turns, and
+    what a template puts between parts would make two texts of it.
+
+    Args:
+        note: the text.
+        content: a text, or a list of parts.
+        part: the type of a part that is text.
+    """
+    if isinstance(content, str):
+        return f"{note}\n{content}"
+    assert isinstance(content, list)  # noqa: S101  # as takes_note has seen
+    for place, own in enumerate(content):
+        if own.get("type") in TEXTS and isinstance(own.get("text"), str):
+            changed = {**own, "text": f"{note}\n{own['text']}"}
+            return [*content[:place], changed, *content[place + 1 :]]
+    return [{"type": part, "text": note}, *content]
 
 
 def _of_responses(request: Request) -> Dialogue | None:
     items = request.get("input")
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
-    if not _are_items(items):
+    if not are_items(items):
         return None
     start = _leading(items)
     system = [request.get("instructions"), items[:start]]
@@ -133,26 +157,10 @@ def _leading(items: Sequence[Item]) -> int:
     return next((place for place, role in roles if role not in _SYSTEM), len(items))
 
 
-def _joined(note: str, content: object, part: str) -> object:
-    """Return a message's content with a note in front of its first text.
-
-    Not as a part of its own: some clients send the same text as a part and as it is by turns, and
-    what a template puts between parts would make two texts of it.
-    """
-    if isinstance(content, str):
-        return f"{note}\n{content}"
-    assert isinstance(content, list)  # noqa: S101  # as takes_note has seen
-    for place, own in enumerate(content):
-        if own.get("type") in TEXTS and isinstance(own.get("text"), str):
-            changed = {**own, "text": f"{note}\n{own['text']}"}
-            return [*content[:place], changed, *content[place + 1 :]]
-    return [{"type": part, "text": note}, *content]
-
-
 def _is_content(content: object) -> bool:
     if isinstance(content, str):
         return bool(content)
-    return bool(content) and _are_items(content)
+    return bool(content) and are_items(content)
 
 
 def _has_tool_result(item: Item) -> bool:
@@ -162,5 +170,6 @@ def _has_tool_result(item: Item) -> bool:
     )
 
 
-def _are_items(items: object) -> TypeGuard[list[Item]]:
+def are_items(items: object) -> TypeGuard[list[Item]]:
+    """Say whether something is a list of messages, or of parts of one."""
     return isinstance(items, list) and all(isinstance(item, dict) for item in items)

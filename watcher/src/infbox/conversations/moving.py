@@ -14,6 +14,10 @@ IDLE_SECONDS = 8 * 3600
 """Without a turn for so long, the conversation's KV is taken to be gone, its pack's too: then to
 move computes less. The present pack is warm."""
 
+UNANSWERED_SECONDS = 3600
+"""Since the last use of a beginning in which nothing was answered: for so long a conversation goes
+on from it."""
+
 MOST_SECONDS = 3 * 24 * 3600
 """Since a conversation has its pack."""
 

@@ -192,10 +192,22 @@ class Records:
         """Note how much of the pack is in front, for all that share the record's beginning."""
         self._db.execute("UPDATE records SET front = ? WHERE id = ?", (tokens, record.root))
 
+    def was_answered(self, keys: Sequence[bytes]) -> bool:
+        """Say whether one of the messages with these hashes was the last of a request."""
+        for end in range(len(keys), 0, -_AT_ONCE):
+            found = self._nodes(keys[max(end - _AT_ONCE, 0) : end])
+            if any(node.system is not None for node in found.values()):
+                return True
+        return False
+
     def keep(self, nodes: Mapping[bytes, Node]) -> None:
-        """Keep these nodes, in place of those that are there."""
+        """Keep these nodes, in place of those that are there; what was the last message of a
+        request stays one."""
         self._db.executemany(
-            "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+            " record = excluded.record, used = excluded.used, continued = excluded.continued,"
+            " length = excluded.length, size = excluded.size,"
+            " system = coalesce(excluded.system, system), tools = coalesce(excluded.tools, tools)",
             [(key, *node) for key, node in nodes.items()],
         )
 
