@@ -16,6 +16,7 @@ from infbox.attend import NO_ANSWER
 from infbox.config import check_paths
 from infbox.files import Tree
 from infbox.follow import Follower
+from infbox.packer import Packer
 from infbox.rules import IGNORE_FILE
 from infbox.service import Service
 from serving import get_json, get_text, settings_for, until
@@ -182,6 +183,33 @@ def test_what_no_one_thought_of_ends_no_follower(
         until(lambda: of_workspaces(url)["other"]["error"] is None)
         until(lambda: of_workspaces(url)["other"]["files"] == 1)
     assert caplog.text.count("not-readable workspace=other") == 1, "told once"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_no_one_thought_of_ends_no_packer(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infbox.work._RETRY_SECONDS", 0.1)
+    failing = threading.Event()
+    failing.set()
+    original = Packer.update
+
+    def update(packer: Packer) -> bool:
+        if failing.is_set() and packer.name == "other":
+            raise UnicodeError("a name that is no text")
+        return original(packer)
+
+    monkeypatch.setattr(Packer, "update", update)
+    other = fill(tmp_path / "other", {"o.py": "o\n"})
+    trees = {"shop": (shop, 5000), "other": (other, 5000)}
+    with at_work(settings_for(tmp_path, "http://127.0.0.1:1", **trees), 0.1) as url:
+        until(lambda: "UnicodeError" in (of_workspaces(url)["other"]["error"] or ""))
+        assert of_workspaces(url)["other"]["unhealthy_since"]
+        until(lambda: of_workspaces(url)["shop"]["version"])
+        assert get_json(f"{url}/status")["alive"]
+        failing.clear()
+        until(lambda: of_workspaces(url)["other"]["version"])
+        assert of_workspaces(url)["other"]["unhealthy_since"] is None
 
 
 def test_a_failing_git_is_tried_less_and_less_often(tmp_path: Path) -> None:

@@ -66,6 +66,15 @@ def test_a_map_names_what_is_defined_and_shows_no_content() -> None:
     assert "words" not in text
 
 
+def test_a_name_that_is_no_text_takes_one_line_of_a_map() -> None:
+    names = ["caf\udce9/a.py", "x\n## forged.py/b.py"]
+    reading = Reading(dict.fromkeys(names, "def run(): ...\n"))
+    drawn = drawn_map(reading.candidates(), reading, 1000, tokens.load(None))
+    assert drawn.encode()
+    assert '"caf\\udce9/a.py": def run' in drawn
+    assert "\n## forged" not in drawn
+
+
 def test_a_map_keeps_to_its_room() -> None:
     files = {f"pkg{n}/mod{n}.py": f"def function_{n}(): ...\n" for n in range(300)}
     tree = Reading(files)

@@ -417,6 +417,25 @@ def test_an_index_that_was_built_anew_leaves_no_stale_file(shop: Shop) -> None:
         assert current(now(packer).text)["a.py"] == "a3\n"
 
 
+def test_an_index_that_counts_from_less_is_followed_too(shop: Shop) -> None:
+    """As one that was begun anew while the clock was behind: it begins to count at the time."""
+    shop.save(a_py="a\n", b_py="b\n")
+    with shop.packer() as packer:
+        packer.update()
+        for number in range(9):
+            shop.save(a_py=f"a{number}\n")
+        packer.update()
+        with shop.index.transaction():
+            shop.index.write({}, shop.index.paths())
+            shop.index.keep(edit="0")
+        shop.index.last_edit = 0
+        shop.look()
+        for name in ("c", "d"):
+            shop.save(**{f"{name}_py": "new\n"})
+            packer.update()
+            assert current(now(packer).text)[f"{name}.py"] == "new\n"
+
+
 @pytest.mark.parametrize("what", ["budget", "tokenizer"])
 def test_another_policy_makes_a_new_pack(
     shop: Shop, what: str, tokenizer: tokens.Tokenizer

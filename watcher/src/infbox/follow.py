@@ -279,7 +279,9 @@ class Follower(threading.Thread):
             self._begin_work(work)
         if not self._is_denied:
             self._advance()
-        if is_working and not self._is_denied and not self._has_long_work(keeper):
+        is_done = not (keeper.is_busy or self._work)
+        if is_working and (is_done or not (self._is_denied or self._has_long_work(keeper))):
+            self._is_denied = False
             self._turns.give(self._wake)
         self._time_for_more(now)
         self._tell(keeper, edits, now)

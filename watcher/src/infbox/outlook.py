@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from infbox.imports import centrality, imported
+from infbox.pack import plain
 from infbox.symbols import outline
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def _near_first(path: str) -> tuple[int, str]:
 def _line(path: str, read: Callable[[str], Source | None]) -> str:
     source = read(path)
     symbols = outline(path, source.text) if source else ()
-    return f"{path}: {'; '.join(symbols)}\n" if symbols else f"{path}\n"
+    name = plain(path)
+    return f"{name}: {'; '.join(symbols)}\n" if symbols else f"{name}\n"
 
 
 def _folders(paths: Iterable[str]) -> list[str]:
@@ -157,5 +159,6 @@ def _folders(paths: Iterable[str]) -> list[str]:
     for path in paths:
         counts["/".join(path.split("/")[:-1][:_DEEPEST])] += 1
     return [
-        f"{folder or '.'}/ {counts[folder]} files\n" for folder in sorted(counts, key=_near_first)
+        f"{plain(folder) or '.'}/ {counts[folder]} files\n"
+        for folder in sorted(counts, key=_near_first)
     ]

@@ -24,6 +24,10 @@ _STOP_SECONDS = 10.0
 not, and has to be ended from outside."""
 
 
+EXAMPLES = 25  # of a round
+_MOST_SHOWN = 3000
+
+
 class OverBudgetError(Exception):
     """An example took too much."""
 
@@ -31,7 +35,7 @@ class OverBudgetError(Exception):
 def fuzz(
     check: Callable[..., None],
     share: float,
-    examples: int = 25,
+    examples: int = EXAMPLES,
     **strategies: st.SearchStrategy[Any],
 ) -> int:
     """Check examples until the time is over; return how many there were.
@@ -43,48 +47,68 @@ def fuzz(
         strategies: by the argument of ``check``.
     """
     seconds, first = float(os.environ["FUZZ_SECONDS"]), int(os.environ["FUZZ_SEED"])
-    ends, number, count, began = time.monotonic() + seconds * share, first, 0, _memory()
-
-    over: dict[str, Any] = {}
-
-    def within_budget(**example: Any) -> None:
-        nonlocal count
-        if over:  # to look for a smaller one would take as long each time
-            if example == over["example"]:
-                raise over["error"]
-            return
-        count += 1
-        before = time.thread_time()
-        try:
-            with _cut_off():
-                check(**example)
-            took, grown = time.thread_time() - before, _memory() - began
-            if took > CPU_SECONDS:
-                raise OverBudgetError(f"it took {took:.1f} s of CPU")
-            if grown > MEMORY_MIB:
-                raise OverBudgetError(f"the process grew by {grown} MiB")
-        except OverBudgetError as error:
-            over.update(example=example, error=error)
-            raise
-
+    ends, number = time.monotonic() + seconds * share, first
     chosen = settings(
         max_examples=examples,
         deadline=None,
         database=None,
         derandomize=False,
         report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink],
+        # Of few examples each takes long, and to make one smaller takes hundreds.
+        phases=[Phase.generate, *([Phase.shrink] if examples >= EXAMPLES else [])],
         suppress_health_check=list(HealthCheck),
     )
+    bounded = _Bounded(check)
     while number == first or time.monotonic() < ends:
+
+        def run(**example: Any) -> None:
+            bounded.check(example)
+
         try:
-            seed(number)(chosen(given(**strategies)(within_budget)))()
+            seed(number)(chosen(given(**strategies)(run)))()
         except BaseException:
+            print("the example:", ascii(bounded.failed)[:_MOST_SHOWN])
             again = f"FUZZ_SEED={number} FUZZ_SECONDS=1"
             print(f"round {number} failed; to see it again: {again} pytest with this test's name")
             raise
         number += 1
-    return count
+    return bounded.count
+
+
+class _Bounded:
+    """Checks examples within the budgets."""
+
+    def __init__(self, check: Callable[..., None]) -> None:
+        self.count = 0
+        self.failed: dict[str, Any] | None = None
+        self._check = check
+        self._began = _memory()
+        self._over: OverBudgetError | None = None
+
+    def check(self, example: dict[str, Any]) -> None:
+        if self._over:  # to look for a smaller one would take as long each time
+            if example == self.failed:
+                raise self._over
+            return
+        self.count += 1
+        try:
+            self._within_budget(example)
+        except OverBudgetError as error:
+            self.failed, self._over = example, error
+            raise
+        except BaseException:
+            self.failed = example
+            raise
+
+    def _within_budget(self, example: dict[str, Any]) -> None:
+        before = time.thread_time()
+        with _cut_off():
+            self._check(**example)
+        took, grown = time.thread_time() - before, _memory() - self._began
+        if took > CPU_SECONDS:
+            raise OverBudgetError(f"it took {took:.1f} s of CPU")
+        if grown > MEMORY_MIB:
+            raise OverBudgetError(f"the process grew by {grown} MiB")
 
 
 @contextlib.contextmanager
