@@ -79,11 +79,13 @@ def counted(kinds: Mapping[Gpu, int], memory: str) -> list[dict[str, Any]]:
 
 
 def same_choice(choice: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two choices of `choose_preset` come to the same preset and verdict."""
-    return (choice["name"], bool(choice["plan"].get("fits"))) == (
-        other["name"],
-        bool(other["plan"].get("fits")),
-    )
+    """Return whether two choices of `choose_preset` come to the same preset, form and verdict."""
+    return what_is_chosen(choice) == what_is_chosen(other)
+
+
+def what_is_chosen(choice: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return of a choice what a run depends on."""
+    return choice["name"], choice.get("changes", {}), bool(choice["plan"].get("fits"))
 
 
 def gpu_words(gpus: Iterable[Mapping[str, Any]]) -> str:

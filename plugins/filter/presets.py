@@ -106,6 +106,9 @@ def choose_best(
     ranked = by_rank(presets, plans)
     if not ranked:
         return choice("", {}, [nothing_fits(presets, gpus)])
+    # GPUs that can serve are not left idle for want of memory: that is refused.
+    if presets[ranked[0]].get("gpus", 0):
+        ranked = [name for name in ranked if presets[name].get("gpus", 0)]
     passed: list[str] = []
     for name in ranked:
         plan, form = tried[name]

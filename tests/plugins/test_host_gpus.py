@@ -127,6 +127,13 @@ def test_a_doubt_matters_only_where_the_choice_depends_on_it(
     assert host_gpus.same_choice(*choices) == same
 
 
+def test_the_smaller_form_of_a_preset_is_another_choice() -> None:
+    whole = {"name": "dev48", "plan": {"fits": True}, "changes": {}}
+    smaller = {**whole, "changes": {"workspace_budget": 4000}}
+    assert not host_gpus.same_choice(whole, smaller)
+    assert host_gpus.same_choice(smaller, {**smaller})
+
+
 HOST = {"memory_bytes": 10**12, "free_bytes": 10**12, "held_bytes": 0, "driver_version": ""}
 
 

@@ -212,10 +212,15 @@ def test_auto_falls_to_the_next_preset_where_that_is_not_enough() -> None:
     assert "It is passed over." in chosen["notes"][0]
 
 
-def test_auto_refuses_the_best_by_name_where_nothing_has_the_memory_that_it_needs() -> None:
-    chosen = choose_preset(PRESETS, "auto", A6000, host(4))
+@pytest.mark.parametrize("memory", [4, 8])
+def test_auto_refuses_the_best_by_name_where_nothing_has_the_memory_that_it_needs(
+    memory: float,
+) -> None:
+    # 8 GB would do for the preset without GPUs, which leaves these idle.
+    chosen = choose_preset(PRESETS, "auto", A6000, host(memory))
     assert chosen["name"] == "moe80"
-    assert "Preset moe80 needs 80 GB of memory, this host has 4.0 GB." in chosen["refusals"][0]
+    refusal = f"Preset moe80 needs 80 GB of memory, this host has {memory:.1f} GB."
+    assert refusal in chosen["refusals"][0]
 
 
 def test_a_preset_without_tool_calls_says_so() -> None:
