@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -283,3 +285,33 @@ def test_who_comes_without_a_user_is_refused(behind_keys: Stack, method: str, pa
 def test_pages_and_probes_need_no_user(behind_keys: Stack) -> None:
     for path in ("/health", "/ready", "/metrics", "/", "/status"):
         assert behind_keys.ask("GET", path)[0] == 200
+
+
+@pytest.mark.parametrize("model", ["coder", "coder@shop"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
+def test_a_compressed_body_is_a_body(stack: Stack, model: str, encoding: str) -> None:
+    data = json.dumps({"model": model, "messages": [USER]}).encode()
+    packed = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding, bytes)(data)
+    assert stack.ask("POST", CHAT, packed, {"Content-Encoding": encoding})[0] == 200
+    (seen,) = stack.engine.seen
+    assert seen.chat["messages"][-1] == USER
+    assert b"content-encoding" not in dict(seen.headers)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed", "status"),
+    [
+        ("gzip", gzip.compress(b"[" * 200_000), 413),  # the limit here is 100,000
+        ("gzip", gzip.compress(b"{}")[:-4], 400),
+        ("gzip", b"{}", 400),
+        ("zstd", b"{}", 415),
+        ("gzip, gzip", b"{}", 415),
+    ],
+)
+def test_what_is_compressed_wrongly_is_refused(
+    stack: Stack, encoding: str, packed: bytes, status: int
+) -> None:
+    refused, _, answer = stack.ask("POST", MESSAGES, packed, {"Content-Encoding": encoding})
+    assert refused == status
+    assert json.loads(answer)["type"] == "error"
+    assert not stack.engine.seen

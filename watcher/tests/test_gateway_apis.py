@@ -276,3 +276,11 @@ def test_a_pack_published_without_sections_is_used_whole_or_not(
     answer = stack.post(CHAT, model="coder@shop", max_tokens=99_990, **fit)
     assert answer.headers["X-Infbox-Pack-Tokens"] == "0"
     assert stack.engine.seen[-1].chat["messages"] == [USER]
+
+
+@pytest.mark.parametrize("path", CHATS)
+def test_no_messages_are_none_with_a_pack_too(stack: Stack, path: str) -> None:
+    name = "input" if path == RESPONSES else "messages"
+    for model in ("coder", "coder@shop"):
+        stack.post(path, model=model, **{name: []})
+        assert stack.engine.seen.pop().chat[name] == []

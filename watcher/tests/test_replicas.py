@@ -151,7 +151,7 @@ def test_a_refusal_of_the_other_host_is_handed_on_and_not_asked_again(hosts: Fle
     hosts.there.engine.window = 10
     answer = hosts.ask()
     assert (answer.status, answer.headers["x-infbox-host"]) == (400, "there")
-    assert "The pack of the workspace `shop`" in answer.json["error"]["message"]
+    assert answer.json["error"]["infbox"]["workspace"] == "shop"
     assert len(hosts.balancer.routes) == 1
 
 

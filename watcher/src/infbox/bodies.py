@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from infbox import fields
-from infbox.refusals import BAD_REQUEST, TOO_LARGE, BusyError, RefusalError
+from infbox.refusals import BAD_REQUEST, TOO_LARGE, UNSUPPORTED, BusyError, RefusalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,7 @@ _MOST_LARGE_BYTES = 192 * 1024 * 1024  # so that ordinary questions find room be
 _MOST_LARGE_OF_ONE = _MOST_LARGE_BYTES // 2
 
 _MOST_REPAIRED_BYTES = 8_000_000
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib tells one form from the other
 _SHORT_BYTES = 1000  # of a value that is decoded to decide
 _ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
@@ -181,6 +183,34 @@ class Body:
             return {name: _ANY.decode(value) for name, value in values.items()}
         except _MALFORMED as error:
             raise _malformed(error) from error
+
+
+def inflated(chunks: list[bytes], encoding: str, limit: int) -> list[bytes]:
+    """Return the pieces of a body that came compressed as they were before.
+
+    Args:
+        chunks: of the body, in order; they are taken.
+        encoding: the value of ``Content-Encoding``.
+        limit: of what comes out, in bytes.
+
+    Raises:
+        RefusalError: it is compressed otherwise, not at all, or to more than the limit.
+    """
+    if encoding.lower() not in _WINDOW_BITS:
+        message = f"Content-Encoding `{encoding[:40]}` is not understood: send gzip, or none."
+        raise RefusalError(UNSUPPORTED, message)
+    inflater = zlib.decompressobj(_WINDOW_BITS[encoding.lower()])
+    data = b"".join(chunks)
+    chunks.clear()
+    try:
+        whole = inflater.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise RefusalError(BAD_REQUEST, f"The body is no {encoding}: {error}.") from error
+    if len(whole) > limit:
+        raise RefusalError(TOO_LARGE, f"The request is larger than {limit} bytes.")
+    if not inflater.eof:
+        raise RefusalError(BAD_REQUEST, f"The body is no {encoding}: it breaks off.")
+    return [whole]
 
 
 def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:

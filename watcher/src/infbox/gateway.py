@@ -303,7 +303,14 @@ class Gateway:
         Raises:
             RefusalError: it says what must not be said, or cannot be understood.
         """
-        told = exchange.incoming.path, chunks, exchange.user, self._window
+        lease, incoming = exchange.lease, exchange.incoming
+        for encoding in incoming.header(b"content-encoding"):
+            if encoding.lower() != "identity":
+                chunks = await self._reader.run(
+                    self._limit, bodies.inflated, chunks, encoding, self._limit
+                )
+                lease.resize(max(lease.size, sum(map(len, chunks))))
+        told = incoming.path, chunks, exchange.user, self._window
         return await self._reader.run(exchange.lease.size, bodies.opened, *told)
 
     def _check_user(self, user: str) -> None:

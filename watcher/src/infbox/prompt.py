@@ -31,7 +31,7 @@ def into_chat(pack: str, request: Request) -> Request:
         request: as the client sent it; it is not changed.
     """
     messages = request.get("messages")
-    if not _are_objects(messages):
+    if not messages or not _are_objects(messages):
         return request
     return {**request, "messages": with_pack(pack, messages)}
 
@@ -46,6 +46,8 @@ def into_messages(pack: str, request: Request) -> Request:
         request: as the client sent it; it is not changed.
     """
     own = request.get("system")
+    if not request.get("messages"):
+        return request
     if isinstance(own, list) and own:
         return {**request, "system": [{"type": "text", "text": f"{pack}{SEPARATOR}"}, *own]}
     if own is None or isinstance(own, str | list):
@@ -67,7 +69,7 @@ def into_responses(pack: str, request: Request) -> Request:
     items, own = request.get("input"), request.get("instructions")
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
-    if not _are_objects(items) or not (own is None or isinstance(own, str)):
+    if not items or not _are_objects(items) or not (own is None or isinstance(own, str)):
         return request
     if request.get("previous_response_id"):
         return {**request, "instructions": _joined(pack, own or "")}
