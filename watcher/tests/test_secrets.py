@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -281,10 +281,10 @@ def test_the_work_for_a_hostile_file_is_bounded(piece: str) -> None:
     text = (piece * (262144 // len(piece) + 1))[:262144]
     steps = 0
 
-    def look(_text: object, _start: int) -> list[secret_text.Place]:
+    def look(_text: secret_text.Text, _start: int) -> Iterator[secret_text.Place]:
         nonlocal steps
         steps += 1
-        return []
+        return iter(())
 
     forms = secret_forms.Forms()
     forms._forms = [[look] for _ in forms._forms]

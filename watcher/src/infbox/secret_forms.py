@@ -328,7 +328,7 @@ def _is_kept(text: Text, value: str, *, is_encoded: bool) -> bool:
         inside = decoded.decode().strip()
     except UnicodeDecodeError:
         return len(decoded) >= _LEAST_BINARY
-    is_file = len(inside) >= _LEAST_BINARY and ("\n" in inside or "=" in inside)
+    is_file = len(inside) >= _LEAST_BINARY and not {*"\n={"}.isdisjoint(inside)
     return text.is_secret(inside, LEAST_CLEAR) or is_file
 
 

@@ -62,6 +62,28 @@ _ODD_WORDS = frozenset(
         *("oauth2client", "base64url", "x86", "amd64", "arm64v8", "md5sum", "sha256sum"),
     )
 )
+# What a word of a name has not, as far as so few letters can tell.
+_LEAST_JUDGED = 4
+_NO_ENGLISH = re.compile(r"q(?![ualts]|$)|[jqvz][jqxz]|[jvz][bcdfgkmpqtx]", re.IGNORECASE)
+_ABBREVIATIONS = frozenset(
+    (
+        *("http", "https", "html", "xhtml", "grpc", "smtp", "smtps", "sftp", "mqtt", "ctrl"),
+        *("mgmt", "tmpl", "dflt", "pgsql", "wsdl", "pnpm", "jdbc", "vxlan", "jquery", "vmware"),
+        *(
+            "stdlib",
+            "jjwt",
+            "vllm",
+            "dhcp",
+            "nfsd",
+            "mysql",
+            "xvfb",
+            "lzma",
+            "bzip",
+            "hmac",
+            "tcpdump",
+        ),
+    )
+)
 _CONSONANTS = re.compile(r"[bcdfghjklmnpqrstvwxz]{6}", re.IGNORECASE)
 _LONG_WORD = re.compile(r"[A-Za-z]{4,}")
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
@@ -141,8 +163,13 @@ def is_name(text: str) -> bool:
     odd = [part for part in parts if not _is_word(part)]
     if not odd:
         return True
-    is_odd_name = len(odd) == 1 < len(parts) and _ODD_WORD.fullmatch(odd[0]) is not None
+    is_odd_name = len(odd) == 1 < len(parts) and _is_odd_word(odd[0])
     return is_odd_name and any(_is_long_word(part) for part in parts if part not in odd)
+
+
+def _is_odd_word(part: str) -> bool:
+    is_abbreviation = len(part) <= 6 and part.isalpha() and (part.islower() or part.isupper())  # noqa: PLR2004
+    return is_abbreviation or _ODD_WORD.fullmatch(part) is not None
 
 
 def _is_word(part: str) -> bool:
@@ -152,11 +179,18 @@ def _is_word(part: str) -> bool:
     if not found:
         return False
     letters = found[1] or ""
-    if len(letters) < 6:  # noqa: PLR2004  # too few to judge
-        return True
     humps = _HUMPS.findall(letters)
-    is_split = len(letters) < len(humps) * _LEAST_HUMP
-    return not is_split and not any(map(_CONSONANTS.search, humps))
+    if any(_is_no_english(hump) for hump in humps):
+        return False
+    # Of fewer letters the length of humps says nothing.
+    return len(letters) < 6 or len(letters) >= len(humps) * _LEAST_HUMP  # noqa: PLR2004
+
+
+def _is_no_english(word: str) -> bool:
+    if len(word) < _LEAST_JUDGED or word.lower() in _ABBREVIATIONS:
+        return False
+    is_odd = _NO_ENGLISH.search(word) or _CONSONANTS.search(word)
+    return is_odd is not None or not _VOWEL.search(word)
 
 
 def _is_long_word(part: str) -> bool:
