@@ -161,13 +161,29 @@ def test_what_there_is_no_memory_for_is_refused_until_there_is(
         assert memory.used == 0
 
 
+def test_room_is_taken_for_all_of_a_body_as_it_begins(tmp_path: Path) -> None:
+    """Of several that come together some are then answered, where else none would be."""
+    memory = Memory()
+    with roomy(tmp_path, memory) as stack:
+        with sending(stack, CHAT, b"{" * (20 * MEGABYTE), sent=100):
+            until(lambda: memory.used == 20 * MEGABYTE)
+        until(lambda: memory.used == 0)
+
+
+def test_who_is_refused_may_send_all_first(tmp_path: Path) -> None:
+    body = b"{" * (30 * MEGABYTE)  # more than the sockets between hold
+    with roomy(tmp_path, Memory(most=MEGABYTE)) as stack:
+        for _ in range(3):
+            assert stack.ask("POST", CHAT, body, {"Connection": "close"})[0] == 503
+
+
 @contextlib.contextmanager
-def sending(stack: Stack, path: str, body: bytes) -> Any:
-    """Have sent all of a body but its end."""
+def sending(stack: Stack, path: str, body: bytes, sent: int = -1) -> Any:
+    """Have sent all of a body but its end, or so many bytes of it."""
     parts = urlsplit(stack.url)
     with socket.create_connection((str(parts.hostname), parts.port or 0)) as client:
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        client.sendall(head.encode() + body[:-1])
+        client.sendall(head.encode() + body[:sent])
         yield
 
 
