@@ -37,6 +37,8 @@ def judge(case: Mapping[str, Any], model: Path) -> dict[str, Any]:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     (model / "config.json").write_text(json.dumps(case["config"]))
+    # A reasoning parser looks its marks up.
+    write_tokenizer(model)
     parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(
         [str(model), *case["argv"][ARGUMENTS:]]
     )
@@ -56,6 +58,21 @@ def judge(case: Mapping[str, Any], model: Path) -> dict[str, Any]:
         "model_runner": "V2" if config.use_v2_model_runner else "V1",
         "kv_connector": config.kv_transfer_config and config.kv_transfer_config.kv_connector,
     }
+
+
+def write_tokenizer(model: Path) -> None:
+    """Write a tokenizer of bytes, with the marks around thoughts as one token each."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made = Tokenizer(
+        models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[])
+    )
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.add_tokens([AddedToken(mark) for mark in ("<think>", "</think>")])
+    made.save(str(model / "tokenizer.json"))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (model / "tokenizer_config.json").write_text(json.dumps(named))
 
 
 def judged(case: Mapping[str, Any]) -> dict[str, Any]:
