@@ -138,6 +138,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "group_vars").symlink_to(ROOT / "group_vars")
     (folder / "filter_plugins").symlink_to(ROOT / "plugins/filter")
     (folder / "files").symlink_to(ROOT / "roles/vllm/files")
+    (folder / "watcher").symlink_to(ROOT / "watcher")
     (folder / "play.yml").write_text(json.dumps(play))
     hosts = {
         "gpu1": host(infbox_model_group_address="192.0.2.1"),
