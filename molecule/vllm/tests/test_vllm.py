@@ -10,7 +10,8 @@ from testinfra.host import Host
 from tests.rerun import play
 
 SCENARIO = Path(__file__).resolve().parent.parent
-GUARD = SCENARIO.parents[1] / "watcher/src/infbox/fields.py"
+ROOT = SCENARIO.parents[1]
+GUARD = ROOT / "watcher/src/infbox/fields.py"
 COMMAND = (
     "docker compose --project-name t --file /etc/infbox/staging/compose/vllm.yml"
     " config --no-consistency --format json"
@@ -73,7 +74,8 @@ def test_traces_go_over_http_as_the_gateways_do(service: dict[str, Any]) -> None
 
 def test_requests_are_looked_at_before_vllm_does(host: Host, service: dict[str, Any]) -> None:
     assert value(service, "--middleware") == "infbox_guard.Guard"
-    folder = service["environment"]["PYTHONPATH"]
+    image, folder = service["environment"]["PYTHONPATH"].split(":")
+    assert f"PYTHONPATH={image} " in (ROOT / "files/engine/Dockerfile").read_text()
     mounts = {mount["target"]: mount["source"] for mount in service["volumes"]}
     assert mounts[f"{folder}/infbox_guard.py"] == "/etc/infbox/live/vllm/infbox_guard.py"
     staged = host.file("/etc/infbox/staging/vllm/infbox_guard.py")
