@@ -170,7 +170,7 @@ def problem(name: str, value: object) -> str | None:
     if name in REFUSED and not is_neutral(value):
         return f"`{name}` is not for clients: {REFUSED[name]}. Leave it out."
     if name == "n" and isinstance(value, int | float) and value > MOST_ANSWERS:
-        return f"`n` is {value:.0f}; one request may ask for {MOST_ANSWERS} answers."
+        return f"`n` may be {MOST_ANSWERS}: one request may ask for so many answers."
     if name == "chat_template_kwargs" and isinstance(value, dict) and "chat_template" in value:
         return f"`chat_template_kwargs.chat_template`: {REFUSED['chat_template']}. Leave it out."
     return None
