@@ -105,7 +105,7 @@ def test_a_preset_too_large_for_them_is_refused_before_any_change(server: Host) 
     assert "gpus is left as it is, since this cannot work:" in printed
     assert "Preset prod480 does not fit:" in printed
     assert "on each of 2 x NVIDIA H100 80GB HBM3" in printed
-    assert "It would fit with 8 x NVIDIA H100 80GB HBM3" in printed
+    assert "It would fit with 4 x NVIDIA H100 80GB HBM3" in printed
     assert look(server) == before
 
 
@@ -150,7 +150,7 @@ def test_the_driver_is_installed_first_where_nothing_else_tells_the_gpus(server:
         in printed
     )
     assert "on each of 2 x NVIDIA H100 80GB HBM3" in printed
-    assert "It would fit with 8 x NVIDIA H100 80GB HBM3" in printed
+    assert "It would fit with 4 x NVIDIA H100 80GB HBM3" in printed
     assert ssh(server, "nvidia-smi -L | wc -l").strip() == "2"
     came = {
         line.split()[1]
