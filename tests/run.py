@@ -29,7 +29,7 @@ FAILURE_LINES = 150
 WRONG = re.compile(r"^[\s'\"-]*(E  |____|FAILED )")
 SUMMARY_LINES = 12
 SLOWEST = 10
-WORKERS = 3
+WORKERS = 2
 
 
 @dataclass(frozen=True)

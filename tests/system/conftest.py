@@ -124,7 +124,13 @@ def site() -> Generator[Site]:
         tree = copy_tree(ROOT, f"{HOST}-{WORKSPACE}")
         workspaces = [{"name": WORKSPACE, "path": f"{WORKSPACES}/{tree.name}"}]
         backup = {"target": BACKUPS, "password": BACKUP_PASSWORD}
-        folder = inventory(host, {"infbox_workspaces": workspaces, "infbox_backup": backup})
+        variables = {
+            "infbox_workspaces": workspaces,
+            "infbox_backup": backup,
+            # However long an engine takes to start on a busy machine.
+            "infbox_hold_seconds": 600,
+        }
+        folder = inventory(host, variables)
         # Of a run that was cut off; its password is not known any more.
         ssh(host, f"rm -rf {BACKUPS}")
         before = look(host)
