@@ -93,7 +93,7 @@ def test_gpus_that_pci_ids_tell_are_planned_without_a_driver(server: Host, tmp_p
     before = look(server)
     printed, plan = planned(server, tmp_path)
     assert (plan["preset"], plan["fits"]) == ("air141", True)
-    assert "on NVIDIA H100 80GB HBM3" in plan["reasons"][0]
+    assert "on each of 2 x NVIDIA H100 80GB HBM3" in plan["reasons"][0]
     assert "by their PCI ids the GPUs are 2 x NVIDIA H100 80GB HBM3 of 81559 MiB" in printed
     assert look(server) == before
 
