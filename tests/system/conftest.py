@@ -25,7 +25,7 @@ BACKUP_PASSWORD = secrets.token_urlsafe(24)
 # what changes by itself, or tells of what was done: caches, logs, lists of apt and systemd.
 LEFT_OUT = (
     "/dev", "/proc", "/root", "/run", "/srv/workspaces", "/sys", "/tmp",  # noqa: S108
-    "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/var/log",
+    "/var/backups", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/var/log",
     "/var/tmp",  # noqa: S108
 )  # fmt: skip
 LOOK = rf"""
