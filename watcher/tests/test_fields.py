@@ -119,9 +119,10 @@ def test_a_template_is_not_taken_out_of_what_a_template_is_told(stack: Stack, pa
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_one_request_asks_for_no_more_answers_than_may_be(stack: Stack, path: str) -> None:
-    for count, status in ((fields.MOST_ANSWERS, 200), (129, 400), (16384, 400), (1e9, 400), (10**400, 400)):
-        answer = stack.post(path, model="coder", n=count, **BODIES[path])
-        assert answer.status == status
+    for count in (129, 16384, 1e9, 10**400):
+        assert stack.post(path, model="coder", n=count, **BODIES[path]).status == 400
+    most = stack.post(path, model="coder", n=fields.MOST_ANSWERS, **BODIES[path])
+    assert most.status == 200
     assert len(stack.engine.seen) == 1
 
 
