@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SLOW_SCENARIOS = ("nvidia_driver", "stack", "watcher", "backup")
 # Of the system tests the one that does not share its host with the others.
 HOST_OF_ITS_OWN = "tests/system/test_gpus_without_driver_stub.py"
-# What only people, linters and tests of documents read.
+# What people, linters and unit tests read, and nothing on a lab host.
 NO_LAB = ("*.md", "*.svg", "bench/*", "docs/*", "demo/*", "tools/*", "tests/tools/*",
           "tests/plugins/*", "tests/playbooks/*", "tests/roles/*", "tests/scale/*",
           "watcher/tests/*")  # fmt: skip

@@ -33,9 +33,7 @@ MARK = "only-in-this-file"
 def shop(repo: Path) -> Iterator[Shop]:
     shop = Shop(repo)
     yield shop
-    shop.reader.close()
-    shop.index.close()
-    shop.tree.close()
+    shop.close()
 
 
 @pytest.fixture
@@ -45,9 +43,7 @@ def pair(repo: Path, tmp_path: Path) -> Iterator[Pair]:
     pair = Pair(Shop(repo), Shop(root))
     yield pair
     for shop in (pair.base, pair.mine):
-        shop.reader.close()
-        shop.index.close()
-        shop.tree.close()
+        shop.close()
 
 
 def on_disk(shop: Shop, text: str) -> list[str]:

@@ -59,9 +59,7 @@ def pair(repo: Path, tmp_path: Path) -> Iterator[Pair]:
     pair = Pair(Shop(repo), Shop(root))
     yield pair
     for shop in (pair.base, pair.mine):
-        shop.reader.close()
-        shop.index.close()
-        shop.tree.close()
+        shop.close()
 
 
 def both(pair: Pair, **files: str | None) -> None:

@@ -86,6 +86,11 @@ class Shop:
     def file(self) -> Path:
         return self.state / "packs" / "shop" / "pack.json"
 
+    def close(self) -> None:
+        self.reader.close()
+        self.index.close()
+        self.tree.close()
+
     @property
     def published(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self.file.read_text())
@@ -96,9 +101,7 @@ class Shop:
 def shop(repo: Path) -> Iterator[Shop]:
     shop = Shop(repo)
     yield shop
-    shop.reader.close()
-    shop.index.close()
-    shop.tree.close()
+    shop.close()
 
 
 def now(packer: Packer) -> Publication:

@@ -31,6 +31,9 @@ _T = TypeVar("_T")
 LARGE_BYTES = 1_000_000
 """What is larger is rare: pictures, or more text than any window holds."""
 
+ANSWER_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+"""Fields by which the APIs bound an answer; with several the first one counts."""
+
 # Parsed, a body takes up to four times as much while it is written anew, but one at a time.
 _MOST_BYTES = 256 * 1024 * 1024
 _MOST_LARGE_BYTES = 192 * 1024 * 1024  # so that ordinary questions find room beside them
@@ -39,7 +42,6 @@ _MOST_LARGE_OF_ONE = _MOST_LARGE_BYTES // 2
 _MOST_REPAIRED_BYTES = 8_000_000
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib tells one form from the other
 _SHORT_BYTES = 1000  # of a value that is decoded to decide
-_ANSWER_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY = msgspec.json.Decoder()
@@ -239,7 +241,7 @@ def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
     is_same = len(kept) == len(values) and not kept.keys() & {fields.OPTIONS, fields.SALT}
     if fields.SALT in kept:
         kept[fields.SALT] = _raw(fields.salt_of(user, _short(kept[fields.SALT])))
-    lowered = tuple(name for name in _ANSWER_LIMITS if _is_over(kept.get(name), window))
+    lowered = tuple(name for name in ANSWER_LIMITS if _is_over(kept.get(name), window))
     return Body(kept, lowered, window, data if is_same and not lowered else None)
 
 

@@ -172,10 +172,6 @@ class CachedChunks:
         return names, same
 
 
-def _part(ids: array[int], number: int, chunk: int) -> array[int]:
-    return ids[number * chunk : (number + 1) * chunk]
-
-
 def hashes(
     ids: Sequence[int], chunk: int, before: bytes | None = None, known: int = 0
 ) -> list[bytes]:

@@ -320,33 +320,23 @@ class Reader:
 
     def digests(self, paths: Iterable[str]) -> dict[str, str]:
         """Return the digests of these files, of those that may enter the pack."""
-        found: dict[str, str] = {}
-        left = [os.fsencode(path) for path in paths]
-        while left:
-            asked, left = left[:_ASKED_AT_ONCE], left[_ASKED_AT_ONCE:]
-            marks = ",".join("?" * len(asked))
-            rows = self._query(
-                "SELECT path, hash FROM files"  # noqa: S608  # only marks
-                f" WHERE path IN ({marks}) AND refused IS NULL",
-                *asked,
-            )
-            found.update((os.fsdecode(path), digest) for path, digest in rows)
-        return found
+        return {path: digest for path, digest, refused in self._among(paths) if refused is None}
 
     def refused(self, paths: Iterable[str]) -> set[str]:
         """Return which of these files a rule about content keeps out."""
-        found: set[str] = set()
+        return {path for path, _, refused in self._among(paths) if refused is not None}
+
+    def _among(self, paths: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
+        """Yield the path, the digest and the refusal of each of these files that is known."""
         left = [os.fsencode(path) for path in paths]
         while left:
             asked, left = left[:_ASKED_AT_ONCE], left[_ASKED_AT_ONCE:]
             marks = ",".join("?" * len(asked))
             rows = self._query(
-                "SELECT path FROM files"  # noqa: S608  # only marks
-                f" WHERE path IN ({marks}) AND refused IS NOT NULL",
+                f"SELECT path, hash, refused FROM files WHERE path IN ({marks})",  # noqa: S608  # marks
                 *asked,
             )
-            found.update(os.fsdecode(path) for (path,) in rows)
-        return found
+            yield from ((os.fsdecode(path), digest, refused) for path, digest, refused in rows)
 
     def policy(self) -> str:
         """Return the rules by which its files were judged last; empty where they were not yet."""

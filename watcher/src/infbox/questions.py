@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from infbox.bodies import ANSWER_LIMITS
 from infbox.fields import OPTIONS
 from infbox.prompt import PromptError
 from infbox.refusals import BAD_REQUEST, RefusalError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from infbox.packs import Front, Pack
     from infbox.relay import Headers
 
-_ANSWER_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 _ANSWER_TOKENS = 1024  # room for an answer whose length is not said
 _BYTES_PER_TOKEN = 3  # few, so that a pack is cut too short rather than not short enough
 
@@ -215,6 +215,6 @@ def _may_cut(request: dict[str, Any]) -> bool:
 
 def _answer_tokens(request: dict[str, Any], window: int) -> int:
     """Return how many tokens to leave for the answer."""
-    limits = (request.get(name) for name in _ANSWER_LIMITS)
+    limits = (request.get(name) for name in ANSWER_LIMITS)
     asked = next((limit for limit in limits if isinstance(limit, int)), _ANSWER_TOKENS)
     return asked if asked < window else _ANSWER_TOKENS
