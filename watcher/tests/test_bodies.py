@@ -332,3 +332,11 @@ def test_what_is_compressed_wrongly_is_refused(
     assert refused == status
     assert json.loads(answer)["type"] == "error"
     assert not stack.engine.seen
+
+
+@pytest.mark.parametrize("value", [b'"\x80"', b'{"\x80":1}', b'"\xf0\x9f"'])
+@pytest.mark.parametrize("model", [b"coder", b"coder@shop"])
+def test_what_is_no_text_is_refused(stack: Stack, model: bytes, value: bytes) -> None:
+    body = b'{"model":"%s","messages":%s}' % (model, value)
+    assert stack.ask("POST", CHAT, body)[0] == 400
+    assert not stack.engine.seen

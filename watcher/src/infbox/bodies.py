@@ -9,6 +9,7 @@ neither parsed nor copied.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import zlib
 from collections import Counter
@@ -247,6 +248,7 @@ def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
 
 def _top(data: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:
     try:
+        _check_text(data)
         return data, _TOP.decode(data)
     except _MALFORMED as error:
         repaired = _repaired(data)
@@ -256,6 +258,20 @@ def _top(data: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:
         return repaired, _TOP.decode(repaired)
     except _MALFORMED as error:
         raise _malformed(error) from error
+
+
+def _check_text(data: bytes) -> None:
+    """Check that all of a body is UTF-8: of values that are skipped over, the parser does not.
+
+    Raises:
+        UnicodeDecodeError: it is not.
+    """
+    if data.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), LARGE_BYTES):  # as text it takes up to four times as much
+        decoder.decode(data[start : start + LARGE_BYTES])
+    decoder.decode(b"", True)
 
 
 def _repaired(data: bytes) -> bytes | None:
