@@ -52,8 +52,8 @@ def bodies() -> Iterator[tuple[str, bytes]]:
 async def serve(config: Path, port: int) -> None:
     """Serve a gateway, and tell on a further port how long its loop stood still at most."""
     from infbox.config import load  # noqa: PLC0415  # of the tree that is measured
-    from infbox.gateway import Gateway  # noqa: PLC0415
-    from infbox.serve import listening, server  # noqa: PLC0415
+    from infbox.gateway.app import Gateway  # noqa: PLC0415
+    from infbox.runtime.serve import listening, server  # noqa: PLC0415
 
     longest = 0.0
 

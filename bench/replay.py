@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from infbox import tokens
-from infbox.replay import replay
+from infbox.evaluation.replay import replay
+from infbox.packing import tokens
 from rich.console import Console
 from rich.table import Table
 

@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infbox.files import Tree, Walk
-from infbox.index import Index
-from infbox.keep import Keeper
-from infbox.service import SWITCH_SECONDS
-from infbox.watch import Watch
+from infbox.tree.files import Tree, Walk
+from infbox.watcher.service import SWITCH_SECONDS
+from infbox.watching.index import Index
+from infbox.watching.inotify import Watch
+from infbox.watching.reconciler import Keeper
 from rich.console import Console
 from rich.table import Table
 from xxhash import xxh3_128_hexdigest
@@ -44,7 +44,7 @@ _IDLE_SECONDS = 5.0
 _RAW = """
 import os, select, sqlite3, sys
 from pathlib import Path
-from infbox.watch import CLOSE_WRITE, Watch
+from infbox.watching.inotify import CLOSE_WRITE, Watch
 from xxhash import xxh3_128_hexdigest
 root, file = sys.argv[1:]
 database = sqlite3.connect(file, isolation_level=None)

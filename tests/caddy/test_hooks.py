@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from forge import Work, forge
 from infbox.config import Remote, Remotes
-from infbox.remotes import MOST_CALL_BYTES, Service
+from infbox.remotes.service import MOST_CALL_BYTES, Service
 from serving import ANY, free_port, serving, until
 
 from tests.caddy.test_sign_in import caddy, rendered, wait_for

@@ -27,8 +27,8 @@ import pytest
 import yaml
 from fake_engine import FakeEngine
 from gateway_stack import publish
-from infbox.homes import route
-from infbox.keys import Keyring, Limits
+from infbox.auth.keys import Keyring, Limits
+from infbox.replicas.placement import route
 from serving import free_port
 
 from lab import engine

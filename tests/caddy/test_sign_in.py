@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 import yaml
-from infbox.keys import Keyring, Limits
-from infbox.signin import SESSION_COOKIE
+from infbox.auth.keys import Keyring, Limits
+from infbox.auth.sign_in import SESSION_COOKIE
 from playwright.sync_api import sync_playwright
 from provider import know, provider
 from serving import free_port

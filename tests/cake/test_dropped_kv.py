@@ -6,8 +6,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from infbox.cached_chunks import CachedChunks, hashes
-from infbox.lmcache import LMCache, Prefetched
+from infbox.packing.erasure.cached_chunks import CachedChunks, hashes
+from infbox.warming.lmcache import LMCache, Prefetched
 
 from lab.cake import CHUNK, HTTP_PORT, Rig, prompt, stored
 from tests.cake.conftest import TOKENS

@@ -9,8 +9,8 @@ import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from infbox import remotes
 from infbox.metrics import GatewayMetrics
+from infbox.remotes import service
 
 from tests.monitoring.panels import OTHERS, Panel, metrics, panels
 
@@ -79,7 +79,7 @@ def test_a_panel_has_a_unit_and_says_what_to_do(panel: Panel) -> None:
 def test_what_is_told_of_remotes_and_replicas_is_what_the_panels_ask_for() -> None:
     told = {
         name
-        for registry in (remotes.Metrics().registry, GatewayMetrics().registry)
+        for registry in (service.Metrics().registry, GatewayMetrics().registry)
         for family in registry.collect()
         for name in (family.name, f"{family.name}_total" if family.type == "counter" else "")
     }

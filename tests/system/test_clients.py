@@ -19,7 +19,7 @@ import hypothesis
 import openai
 import pytest
 import schemathesis
-from infbox import fields
+from infbox.gateway import fields
 from openai.types.responses import FunctionToolParam
 from schemathesis import Case
 

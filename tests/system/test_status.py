@@ -88,13 +88,16 @@ def test_an_answer_and_a_save_show_up_in_the_events(site: Site, login: dict[str,
         with (site.tree / "ansible.cfg").open("a") as file:
             file.write("# Somebody looks.\n")
 
-        def missing(now: dict[str, Any]) -> list[str]:
-            told = {
-                "a warm answer": lambda at: at["first_token"]["warm"]["count"],
-                "its tokens": lambda at: sum(at["cache"]["tokens"]),
-                "the save": lambda at: at["workspaces"][0]["last_save"] or 0.0,
+        def signs(status: dict[str, Any]) -> dict[str, float]:
+            return {
+                "a warm answer": status["first_token"]["warm"]["count"],
+                "its tokens": sum(status["cache"]["tokens"]),
+                "the save": status["workspaces"][0]["last_save"] or 0.0,
             }
-            return [name for name, value in told.items() if value(now) <= value(before)]
+
+        def missing(now: dict[str, Any]) -> list[str]:
+            known = signs(before)
+            return [name for name, value in signs(now).items() if value <= known[name]]
 
         for shown, _ in zip(feed, range(60), strict=False):
             if not missing(shown):

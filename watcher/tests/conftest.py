@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from forge import Forge, forge
 from gateway_stack import Stack, running
-from infbox import tokens
+from infbox.packing import tokens
 from trees import git
 
 settings.register_profile(

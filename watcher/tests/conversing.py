@@ -12,9 +12,9 @@ from xxhash import xxh3_128_hexdigest
 
 from fake_apis import CHAT, MESSAGES, RESPONSES
 from gateway_stack import Answer, Stack, publish
-from infbox import tokens
-from infbox.files import Content
-from infbox.pack import Kind, Pack, introduction
+from infbox.packing import tokens
+from infbox.packing.pack import Kind, Pack, introduction
+from infbox.tree.files import Content
 
 
 def content(text: str) -> Content:

@@ -21,9 +21,9 @@ from starlette.routing import Route
 from fake_engine import FakeEngine
 from gateway_stack import Stack, publish
 from infbox import config
-from infbox.authority import Authority
-from infbox.gateway import Gateway
-from infbox.keys import Keyring, Limits
+from infbox.auth.key_service import Authority
+from infbox.auth.keys import Keyring, Limits
+from infbox.gateway.app import Gateway
 from serving import ANY, serving, settings_for
 
 GIB = 1024**3

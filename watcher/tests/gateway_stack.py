@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import fake_apis
 from fake_engine import FakeEngine
-from infbox.gateway import Gateway
+from infbox.gateway.app import Gateway
 from serving import get_text, serving, settings_for
 
 SECTION = 'the "pack" of ünïcode \\ and\nlines\n'

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 from infbox import config
-from infbox.serve import listening, server
+from infbox.runtime.serve import listening, server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

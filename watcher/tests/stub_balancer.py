@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from infbox.homes import route
+from infbox.replicas.placement import route
 from serving import serving
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from forge import Forge, Work, forge
-from infbox import watch
-from infbox.checkout import Checkout
 from infbox.config import Remote
-from infbox.safegit import FollowError, StoppedError
+from infbox.remotes.checkout import Checkout
+from infbox.tree.safegit import FollowError, StoppedError
+from infbox.watching import inotify
 from serving import until
 from trees import fill, git
 
@@ -466,7 +466,7 @@ def test_a_stop_ends_git_in_the_middle(host: Host, place: Forge) -> None:
 def test_a_long_fetch_tells_the_journal_how_far_it_is(
     host: Host, place: Forge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("infbox.safegit._SAY_SECONDS", 0.2)
+    monkeypatch.setattr("infbox.tree.safegit._SAY_SECONDS", 0.2)
     caplog.set_level("INFO")
     many = {f"many__{number}_txt": os.urandom(30_000).hex() for number in range(60)}
     work = place.repository("shop", **many)
@@ -481,7 +481,7 @@ def test_a_long_fetch_tells_the_journal_how_far_it_is(
 def test_a_remote_that_never_answers_is_given_up(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.checkout._ASK_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.remotes.checkout._ASK_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         checkout = host.checkout(f"http://127.0.0.1:{silent.getsockname()[1]}/shop.git")
         with pytest.raises(FollowError, match="git said nothing for 1 s and was ended"):
@@ -526,7 +526,7 @@ def test_a_full_disk_is_told_and_what_lies_there_stays(
 def killed_at(host: Host, work: Work, moment: Any) -> bool:
     """Follow in a process of its own; kill it and its git when a moment has come."""
     program = (
-        "import sys; from pathlib import Path; from infbox.checkout import Checkout\n"
+        "import sys; from pathlib import Path; from infbox.remotes.checkout import Checkout\n"
         "from infbox.config import Remote\n"
         "Checkout(Remote('shop', sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])).poll()\n"
     )
@@ -561,7 +561,7 @@ def children(parent: int) -> set[int]:
 @contextlib.contextmanager
 def watching(folder: Path) -> Iterator[Any]:
     """Give what tells the names, below a folder, that inotify told of until now."""
-    seen = watch.Watch()
+    seen = inotify.Watch()
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
             seen.add(str(path))

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from infbox import clock
-from infbox.authority import Authority
-from infbox.clock import Moment
-from infbox.files import folder_row
-from infbox.index import Folder
-from infbox.keys import Limits, User
+from infbox.auth.key_service import Authority
+from infbox.auth.keys import Limits, User
+from infbox.runtime import clock
+from infbox.runtime.clock import Moment
+from infbox.tree.files import folder_row
+from infbox.watching.index import Folder
 from serving import until
 from test_follow import following
 from trees import fill
@@ -98,7 +98,7 @@ def test_a_clock_that_is_set_back_has_no_user_wait_for_it(
 ) -> None:
     authority, user = Authority(tmp_path / "users.json"), User("alice", Limits(3, 0))
     now = 1000.0
-    monkeypatch.setattr("infbox.authority.monotonic", lambda: now)
+    monkeypatch.setattr("infbox.auth.key_service.monotonic", lambda: now)
     waits = [authority._wait(user) for _ in range(4)]
     assert waits == [0, 0, 0, 60]
     monkeypatch.setattr(time, "time", lambda: 0.0)
@@ -112,7 +112,7 @@ def test_a_limit_that_is_lowered_holds_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority, now = Authority(tmp_path / "users.json"), 1000.0
-    monkeypatch.setattr("infbox.authority.monotonic", lambda: now)
+    monkeypatch.setattr("infbox.auth.key_service.monotonic", lambda: now)
     for _ in range(5):
         assert authority._wait(User("alice", Limits(5, 0))) == 0
         now += 1

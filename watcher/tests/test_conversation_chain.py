@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.conversations import chain, clients, forms, volatile
+from infbox.gateway.conversations import chain, clients, forms, volatile
 
 USER = {"role": "user", "content": "Why?"}
 SAID = {"role": "assistant", "content": "Because."}

@@ -15,7 +15,7 @@ import pytest
 from client_forms import CLIENTS, EDITED, WRITTEN, Client, Codex
 from conversing import Workspace
 from gateway_stack import Stack, running
-from infbox.conversations import moving
+from infbox.gateway.conversations import moving
 
 Body = dict[str, Any]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conversing import Workspace
-from infbox.conversations.notes import MOST_NAMES, MOST_TOKENS, Note, Own, known, note
-from infbox.packs import Pack, PackFile
+from infbox.gateway.conversations.notes import MOST_NAMES, MOST_TOKENS, Note, Own, known, note
+from infbox.packing.published import Pack, PackFile
 from reading import current, gone
 
 ALL = 1_000_000

@@ -19,8 +19,8 @@ from conversing import Talk, Workspace, text_of
 from fake_apis import CHAT, MESSAGES, RESPONSES
 from fake_engine import FakeEngine
 from gateway_stack import Stack
-from infbox.conversations import forms
-from infbox.gateway import Gateway
+from infbox.gateway.app import Gateway
+from infbox.gateway.conversations import forms
 from serving import serving, settings_for
 
 _TALK = st.sampled_from([0, 0, 0, 1])

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from infbox.conversations import records
-from infbox.conversations.deciding import is_erased
-from infbox.conversations.keeper import Conversations
-from infbox.conversations.notes import Note
-from infbox.conversations.records import Node, Records
-from infbox.packs import About, Pack
+from infbox.gateway.conversations import records
+from infbox.gateway.conversations.deciding import is_erased
+from infbox.gateway.conversations.keeper import Conversations
+from infbox.gateway.conversations.notes import Note
+from infbox.gateway.conversations.records import Node, Records
+from infbox.packing.published import About, Pack
 
 NOTE = Note("what_changed = 1\n" * 50, 20, (("a.py", "d1", "d1"),), (("b.py", "d2"),))
 

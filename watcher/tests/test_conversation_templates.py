@@ -20,9 +20,9 @@ from conversing import Workspace
 from fake_apis import CHAT, MESSAGES, RESPONSES
 from fake_engine import FakeEngine
 from gateway_stack import running
-from infbox import template
-from infbox.conversations import system_messages
-from infbox.engine import Engine
+from infbox.gateway.conversations import system_messages
+from infbox.warming import template
+from infbox.warming.engine import Engine
 
 Item = dict[str, Any]
 

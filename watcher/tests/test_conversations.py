@@ -13,7 +13,7 @@ import pytest
 from conversing import Talk, Workspace, text_of
 from fake_apis import CHAT, COUNT, MESSAGES, RESPONSES
 from gateway_stack import Stack, running
-from infbox.gateway import Gateway
+from infbox.gateway.app import Gateway
 from serving import get_json, serving, settings_for, until
 
 ALL = pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])

@@ -13,18 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox import rules, store
-from infbox.cached_chunks import CachedChunks, hashes
-from infbox.index import Row
-from infbox.packer import Packer
-from infbox.packs import PackFile
+from infbox.packing import store
+from infbox.packing.erasure.cached_chunks import CachedChunks, hashes
+from infbox.packing.packer import Packer
+from infbox.packing.published import PackFile
+from infbox.tree import rules
+from infbox.watching.index import Row
 from reading import sections
 from test_overlay_packer import Pair
 from test_packer import BUDGET, Shop, lines, now
 from trees import fill
 
 if TYPE_CHECKING:
-    from infbox.tokens import Tokenizer
+    from infbox.packing.tokens import Tokenizer
 
 MARK = "only-in-this-file"
 

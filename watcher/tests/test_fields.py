@@ -10,7 +10,7 @@ import pytest
 
 from fake_apis import CHAT, COMPLETIONS, COUNT, MESSAGES, RESPONSES
 from gateway_stack import BODIES, USER, Stack
-from infbox import fields
+from infbox.gateway import fields
 
 ENGINE = json.loads((Path(__file__).parent / "engine_fields.json").read_text())
 EMBEDDINGS = "/v1/embeddings"

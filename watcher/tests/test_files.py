@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.clock import TICK_NS, Moment
-from infbox.files import Tree, Walk
-from infbox.git import tracked_paths
-from infbox.rules import IGNORE_FILE
+from infbox.runtime.clock import TICK_NS, Moment
+from infbox.tree.files import Tree, Walk
+from infbox.tree.git import tracked_paths
+from infbox.tree.rules import IGNORE_FILE
 from trees import fill, git
 
 

@@ -22,16 +22,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox import keep
 from infbox.errors import InputError
-from infbox.files import Tree
-from infbox.follow import Changes, Follower, due
-from infbox.git import Git, GitError
-from infbox.index import Reader
-from infbox.keep import Keeper
-from infbox.later import LONGEST_SECONDS, QUIET_SECONDS
-from infbox.look import Looker
-from infbox.watch import Watch
+from infbox.runtime.background import LONGEST_SECONDS, QUIET_SECONDS
+from infbox.tree.files import Tree
+from infbox.tree.git import Git, GitError
+from infbox.watching import reconciler
+from infbox.watching.follower import Changes, Follower, due
+from infbox.watching.index import Reader
+from infbox.watching.inotify import Watch
+from infbox.watching.reader import Looker
+from infbox.watching.reconciler import Keeper
 from serving import until
 from test_files import as_git_says
 from trees import fill, git
@@ -535,7 +535,7 @@ def test_a_scan_that_fails_halfway_is_not_taken_for_whole(
 
     with following(root) as seen:
         seen.settles()
-        monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+        monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
         monkeypatch.setattr(Keeper, "_all_tracked", failing)
         git(root, "init", "--quiet")
         until(lambda: not (root / ".git").exists())
@@ -613,7 +613,7 @@ def test_what_git_comes_to_track_or_not_while_the_tree_is_listed_is_followed(
 def test_a_repository_made_while_git_is_asked_for_it_is_followed(
     history: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listed, asked = keep.tracked_paths, threading.Event()
+    listed, asked = reconciler.tracked_paths, threading.Event()
 
     def too_early(folder: Path) -> list[str]:
         if not asked.is_set():
@@ -621,7 +621,7 @@ def test_a_repository_made_while_git_is_asked_for_it_is_followed(
             raise GitError("fatal: not a git repository")
         return listed(folder)
 
-    monkeypatch.setattr(keep, "tracked_paths", too_early)
+    monkeypatch.setattr(reconciler, "tracked_paths", too_early)
     with following(history) as seen:
         assert asked.is_set()
         seen.agrees()
@@ -788,9 +788,11 @@ def test_a_restart_with_nothing_changed_reads_no_file_and_asks_git_nothing(
         raise AssertionError("git was asked")
 
     with monkeypatch.context() as patch:
-        patch.setattr("infbox.git.run", no_git)
-        patch.setattr("infbox.git._Checker.__init__", no_git)
-        patch.setattr("infbox.follow.Follower._is_ready", lambda self, _: self.scanned.set())
+        patch.setattr("infbox.tree.git.run", no_git)
+        patch.setattr("infbox.tree.git._Checker.__init__", no_git)
+        patch.setattr(
+            "infbox.watching.follower.Follower._is_ready", lambda self, _: self.scanned.set()
+        )
         with following(history) as seen:
             assert seen.follower.failure == ""
             assert seen.follower.scans == 0
@@ -815,7 +817,7 @@ def index_row(seen: Following, path: str) -> tuple[int, int]:
 def test_a_file_read_within_a_clock_tick_of_its_change_is_not_trusted(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.look._SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.watching.reader._SETTLE_SECONDS", 1.0)
     fill(repo, {"a.py": "one\n"})
     with following(repo) as seen:
         seen.settles()
@@ -841,7 +843,7 @@ def test_other_rules_read_every_file_again(repo: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("moment", range(3))
 def test_a_kill_at_any_moment_leaves_an_index_to_go_on_from(repo: Path, moment: int) -> None:
     program = (
-        "import sys; from pathlib import Path; from infbox.follow import Follower\n"
+        "import sys; from pathlib import Path; from infbox.watching.follower import Follower\n"
         "follower = Follower(name='shop', root=Path(sys.argv[1]), state_dir=Path(sys.argv[2]),"
         " max_file_bytes=10**6, poll_seconds=5)\n"
         "follower.start(); print('started', flush=True); follower.join()\n"
@@ -907,7 +909,7 @@ def test_an_index_that_is_damaged_while_it_is_used_is_built_anew(
 def test_an_index_that_is_removed_while_it_is_used_is_built_anew(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.follow.RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr("infbox.watching.follower.RECONCILE_SECONDS", 0.2)
     fill(repo, {"a.py": "a\n"})
     with following(repo) as seen:
         for part in seen.follower.index_file.parent.iterdir():
@@ -989,7 +991,7 @@ def test_an_overflow_leads_to_a_look_at_everything(
 def test_a_root_that_comes_back_is_followed_again(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
     fill(repo, {"a.py": "a\n", "d/b.py": "b\n"})
     with following(repo) as seen:
         repo.rename(repo.parent / "away")
@@ -1006,7 +1008,7 @@ def test_a_root_that_comes_back_is_followed_again(
 def test_a_root_that_is_removed_and_made_again_is_followed_again(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
     fill(repo, {"a.py": "a\n", "d/b.py": "b\n"})
     with following(repo) as seen:
         shutil.rmtree(repo)
@@ -1022,8 +1024,8 @@ def test_a_root_that_is_removed_and_made_again_is_followed_again(
 def test_what_events_do_not_tell_is_found_in_time(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.follow.RECONCILE_SECONDS", 0.2)
-    monkeypatch.setattr("infbox.watch.Watch.events", lambda _watch: iter(()))
+    monkeypatch.setattr("infbox.watching.follower.RECONCILE_SECONDS", 0.2)
+    monkeypatch.setattr("infbox.watching.inotify.Watch.events", lambda _watch: iter(()))
     fill(repo, {"a.py": "a\n", "b.txt": "b\n"})
     with following(repo) as seen:
         fill(repo, {".git/info/exclude": "*.txt\n", "a.py": "a2\n", "d/c.py": "c\n"})
@@ -1048,7 +1050,7 @@ def test_a_file_that_changes_while_it_is_read_is_never_taken_in_half(
             return status
 
         writer = os.open(repo / "a.py", os.O_WRONLY | os.O_APPEND)
-        monkeypatch.setattr("infbox.files.os.fstat", changing)
+        monkeypatch.setattr("infbox.tree.files.os.fstat", changing)
         with (repo / "a.py").open("w") as stream:
             stream.write("new\n")
         seen_digests = set()
@@ -1065,7 +1067,8 @@ import os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import concurrent.futures, random, shutil, subprocess, tempfile, encodings.idna
-from infbox import log, rank
+from infbox import log
+from infbox.packing import rank
 log.to_stderr()
 from test_follow import following, until
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -1175,7 +1178,8 @@ IN_A_MOUNT_NAMESPACE = """
 import subprocess, sys, os
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from infbox import follow, log
+from infbox import log
+from infbox.watching import follower as follow
 log.to_stderr()
 follow.RETRY_SECONDS = 0.1
 from test_follow import following, fill, until

@@ -15,8 +15,8 @@ from starlette.types import Message
 from fake_apis import CHAT
 from fake_engine import FakeEngine, Seen
 from gateway_stack import TEXT, USER, Stack, publish
-from infbox.gateway import Gateway
-from infbox.relay import BadRequestError, Incoming
+from infbox.gateway.app import Gateway
+from infbox.gateway.forwarder import BadRequestError, Incoming
 from serving import get_json, serving, settings_for, until
 
 

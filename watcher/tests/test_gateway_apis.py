@@ -10,7 +10,7 @@ import pytest
 
 from fake_apis import CHAT, COMPLETIONS, COUNT, MESSAGES, RESPONSES
 from gateway_stack import BODIES, SECTION, SECTION_TOKENS, TEXT, USER, Stack, publish
-from infbox import apis
+from infbox.gateway import apis
 from serving import until
 
 CHATS = [CHAT, MESSAGES, RESPONSES]

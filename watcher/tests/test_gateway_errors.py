@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fake_apis import CHAT, COMPLETIONS, MESSAGES, RESPONSES, event
 from gateway_stack import BODIES, TEXT, USER, Stack
-from infbox.answers import Events, Usage, usage_in
+from infbox.gateway.responses import Events, Usage, usage_in
 
 ALL = pytest.mark.parametrize("path", BODIES)
 

@@ -15,9 +15,9 @@ import pytest
 from fake_apis import CHAT
 from fake_engine import ENDING, FakeEngine
 from gateway_stack import BODIES, Answer, Stack, publish
-from infbox import hold
 from infbox.config import Listen
-from infbox.gateway import Gateway
+from infbox.gateway import queue
+from infbox.gateway.app import Gateway
 from serving import serving, settings_for, until
 
 ALL = pytest.mark.parametrize("path", BODIES)
@@ -26,7 +26,7 @@ ALL = pytest.mark.parametrize("path", BODIES)
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for the engine more often, to wait less."""
-    monkeypatch.setattr(hold, "_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(queue, "_INTERVAL_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_no_more_are_held_than_may_be(tmp_path: Path, place: Listen) -> None:
 def test_no_more_bytes_are_held_than_there_is_memory_for(
     tmp_path: Path, place: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hold, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(queue, "_MOST_BYTES", 1000)
     with gateway(tmp_path, place) as stack, asking(stack, 1) as answers:
         answer = stack.post(CHAT, model="coder", messages=["x" * 1000])
         assert (answer.status, answer.headers["retry-after"]) == (503, "10")

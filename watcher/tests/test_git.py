@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox import git, rank
 from infbox.cli import watch
-from infbox.files import Tree
-from infbox.rules import MAX_FILE_BYTES
+from infbox.packing import rank
+from infbox.tree import git
+from infbox.tree.files import Tree
+from infbox.tree.rules import MAX_FILE_BYTES
 from trees import fill
 from trees import git as as_developer
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from hanging_fs import HangingFileSystem, hanging_file_system
-from infbox.attend import NO_ANSWER
 from infbox.config import check_paths
-from infbox.files import Tree
-from infbox.follow import Follower
-from infbox.packer import Packer
-from infbox.rules import IGNORE_FILE
-from infbox.service import Service
+from infbox.packing.packer import Packer
+from infbox.tree.files import Tree
+from infbox.tree.rules import IGNORE_FILE
+from infbox.watcher.monitor import NO_ANSWER
+from infbox.watcher.service import Service
+from infbox.watching.follower import Follower
 from serving import get_json, get_text, settings_for, until
 from test_service import at_work
 from trees import fill, git
@@ -43,9 +43,9 @@ def away(tmp_path: Path) -> Iterator[HangingFileSystem]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infbox.follow.HUNG_SECONDS", 0.3)
-    monkeypatch.setattr("infbox.follow._GIT_SECONDS", 0.3)
-    monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.watching.follower.HUNG_SECONDS", 0.3)
+    monkeypatch.setattr("infbox.watching.follower._GIT_SECONDS", 0.3)
+    monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
     monkeypatch.setattr("infbox.config._LOOK_SECONDS", 0.3)
 
 
@@ -133,8 +133,8 @@ PIPES = {
 def test_a_pipe_where_a_file_is_read_holds_up_no_other(
     shop: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.git.run.__kwdefaults__", {**limits(), "limit_seconds": 1.0})
-    monkeypatch.setattr("infbox.git._CHECK_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.tree.git.run.__kwdefaults__", {**limits(), "limit_seconds": 1.0})
+    monkeypatch.setattr("infbox.tree.git._CHECK_SECONDS", 1.0)
     piped = fill(tmp_path / "piped", {"p.py": "p\n"})
     git(piped, "init", "--quiet")
     (piped / place).unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def test_a_pipe_where_a_file_is_read_holds_up_no_other(
 
 
 def limits() -> dict[str, Any]:
-    from infbox.git import run  # noqa: PLC0415
+    from infbox.tree.git import run  # noqa: PLC0415
 
     return dict(run.__kwdefaults__ or {})
 
@@ -189,7 +189,7 @@ def test_what_no_one_thought_of_ends_no_follower(
 def test_what_no_one_thought_of_ends_no_packer(
     shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.work._RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.watcher.worker._RETRY_SECONDS", 0.1)
     failing = threading.Event()
     failing.set()
     original = Packer.update
@@ -213,7 +213,7 @@ def test_what_no_one_thought_of_ends_no_packer(
 
 
 def test_a_failing_git_is_tried_less_and_less_often(tmp_path: Path) -> None:
-    from infbox.git import GitError  # noqa: PLC0415
+    from infbox.tree.git import GitError  # noqa: PLC0415
 
     follower = Follower(
         name="shop", root=tmp_path, state_dir=tmp_path, max_file_bytes=1, poll_seconds=1

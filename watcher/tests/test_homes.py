@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 
 from infbox.config import Replicas
-from infbox.homes import Homes
+from infbox.replicas.placement import Homes
 from serving import free_port, serving
 from stub_balancer import StubHomes
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infbox.hunks import MAX_COMPARED_PAIRS, unified
+from infbox.packing.hunks import MAX_COMPARED_PAIRS, unified
 from reading import applied, shown
 
 _LINES = st.sampled_from(["a", "b", "def f():", "  b", "", "é", "x\r", "y\x0c", "\u2028"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.imports import MAX_IMPORTS, centrality, imported
+from infbox.packing.imports import MAX_IMPORTS, centrality, imported
 
 SOURCES = {
     "python": (

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox import keys
-from infbox.authority import Authority
+from infbox.auth import keys
+from infbox.auth.key_service import Authority
+from infbox.auth.keys import Keyring, Limits
 from infbox.errors import InputError
-from infbox.keys import Keyring, Limits
 from serving import get_text, serving
 
 PROGRAM = Path(sys.executable).with_name("infbox-keys")
@@ -281,7 +281,7 @@ HEADERS = st.tuples(
 def test_no_header_without_a_key_gets_in(headers: list[tuple[str, str]]) -> None:
     from starlette.requests import Request  # noqa: PLC0415
 
-    from infbox.authority import _key  # noqa: PLC0415
+    from infbox.auth.key_service import _key  # noqa: PLC0415
 
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
     found = _key(Request({"type": "http", "headers": raw}))

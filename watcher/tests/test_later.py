@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infbox.git import Git
-from infbox.later import LOST_SECONDS, TURN_SECONDS, Turns
+from infbox.runtime.background import LOST_SECONDS, TURN_SECONDS, Turns
+from infbox.tree.git import Git
 from serving import until
 from test_follow import started, stop
 from trees import fill
@@ -79,7 +79,7 @@ def test_one_that_hangs_while_it_waits_keeps_nobody_behind_it(clock: Clock) -> N
 
 
 def test_who_waits_for_git_rests(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infbox.follow._REST_SECONDS", 0.0)
+    monkeypatch.setattr("infbox.watching.follower._REST_SECONDS", 0.0)
     fill(repo, {"a.py": "a\n", "d/b.py": "b\n"})
     follower = started(repo)
     answering, asked, turned = threading.Event(), threading.Event(), Counter[str]()

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox import layout, tokens
-from infbox.pack import Kind, Pack, common_length
-from infbox.rank import Candidate, ranked
+from infbox.packing import layout, tokens
+from infbox.packing.pack import Kind, Pack, common_length
+from infbox.packing.rank import Candidate, ranked
 from reading import current, sections, shown
 
 BUDGET = 4000

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from infbox import carry
 from infbox.cli import watch
-from infbox.files import Tree
-from infbox.follow import Follower
-from infbox.index import Stamp
-from infbox.mirror import Copy, _Following
+from infbox.mirror import carriers
+from infbox.mirror.copy import Copy, _Following
+from infbox.tree.files import Tree
+from infbox.watching.follower import Follower
+from infbox.watching.index import Stamp
 from serving import until
 from trees import fill, git
 
@@ -207,10 +207,10 @@ mkdir -p {there}/tree && cp -r "$from." {there}/tree
 def test_rsync_makes_a_folder_equal_to_the_copy(source: Path, tmp_path: Path) -> None:
     watch(["mirror", str(source), str(tmp_path / "copy")])
     fill(tmp_path, {"host/tree/old.py": "old\n"})
-    carry.by_rsync(tmp_path / "copy/tree", str(tmp_path / "host/tree"))
+    carriers.by_rsync(tmp_path / "copy/tree", str(tmp_path / "host/tree"))
     assert copied(tmp_path / "host") == copied(tmp_path / "copy")
-    with pytest.raises(carry.CarryError, match="rsync"):
-        carry.by_rsync(tmp_path / "copy/tree", str(tmp_path / "host/tree/a.py"))
+    with pytest.raises(carriers.CarryError, match="rsync"):
+        carriers.by_rsync(tmp_path / "copy/tree", str(tmp_path / "host/tree/a.py"))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_host_that_is_none_is_refused(
     assert not (tmp_path / "copy/tree").exists()
 
 
-@pytest.mark.parametrize("way", carry.WAYS)
+@pytest.mark.parametrize("way", carriers.WAYS)
 def test_what_keeps_it_running_names_the_copy_and_nothing_of_the_tree(
     source: Path, tmp_path: Path, way: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infbox import mounts
+from infbox.tree import mounts
 
 ROOT = b"22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infbox import tokens
-from infbox.outlook import Centre, KnownImports, drawn_map
-from infbox.rank import Candidate, ranked
+from infbox.packing import tokens
+from infbox.packing.context import Centre, KnownImports, drawn_map
+from infbox.packing.rank import Candidate, ranked
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from infbox import tokens
-from infbox.index import Reader
-from infbox.overlay import BaseWorkspace
-from infbox.packer import Packer
+from infbox.packing import tokens
+from infbox.packing.overlay import BaseWorkspace
+from infbox.packing.packer import Packer
+from infbox.watching.index import Reader
 from reading import current, sections
 from test_packer import BUDGET, Shop, lines, now
 from trees import fill, git

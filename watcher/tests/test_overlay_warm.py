@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 
 from fake_engine import FakeEngine, encode
-from infbox.engine import Engine
 from infbox.metrics import WatcherMetrics
-from infbox.warm import PIECE_TOKENS, Warmer
+from infbox.warming.engine import Engine
+from infbox.warming.warmer import PIECE_TOKENS, Warmer
 from serving import get_json, get_text, settings_for, until
 from test_service import at_work
 from test_warm import FAST, NOWHERE, PACK, asked, come, counted, grown, run

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox import tokens
-from infbox.pack import DUE_SHARE, Kind, Pack, common_length, introduction
+from infbox.packing import tokens
+from infbox.packing.pack import DUE_SHARE, Kind, Pack, common_length, introduction
 from reading import current, sections, shown
 
 LONG = "".join(f"line {n}\n" for n in range(100))

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from infbox import tokens
 from infbox.errors import InputError
-from infbox.files import Tree
-from infbox.index import Index, Reader, Row
-from infbox.packer import MANY_EDITS, Packer, Publication
+from infbox.packing import tokens
+from infbox.packing.packer import MANY_EDITS, Packer, Publication
+from infbox.tree.files import Tree
+from infbox.watching.index import Index, Reader, Row
 from reading import current, sections
 from trees import fill, git
 
@@ -461,7 +461,7 @@ def test_a_crash_between_store_and_pack_file_loses_nothing(
         packer.update()
         shop.save(a_py="a2\n")
         with monkeypatch.context() as patch:
-            patch.setattr("infbox.packer._write_atomically", interrupted)
+            patch.setattr("infbox.packing.packer._write_atomically", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 packer.update()
     with shop.packer() as packer:
@@ -481,7 +481,7 @@ def test_a_store_that_cannot_be_written_is_tried_again(
         packer.update()
         shop.save(a_py="a2\n")
         with monkeypatch.context() as patch:
-            patch.setattr("infbox.store.Store.write", full)
+            patch.setattr("infbox.packing.store.Store.write", full)
             with pytest.raises(sqlite3.OperationalError, match="full"):
                 packer.update()
         packer.update()
@@ -501,7 +501,7 @@ def test_a_generation_that_cannot_be_written_leaves_the_present_one(
             packer.update()
         before = now(packer)
         with monkeypatch.context() as patch:
-            patch.setattr("infbox.store.Store.write", full)
+            patch.setattr("infbox.packing.store.Store.write", full)
             with pytest.raises(sqlite3.OperationalError, match="full"):
                 packer.adopt()
         shop.save(late_py="late\n")
@@ -617,7 +617,7 @@ def test_too_many_paths_begin_another_epoch(shop: Shop, monkeypatch: pytest.Monk
     with shop.packer() as packer:
         packer.update()
         epoch = shop.published["epoch"]
-        monkeypatch.setattr("infbox.shown_paths.MOST_PATHS", 2)
+        monkeypatch.setattr("infbox.packing.erasure.shown_paths.MOST_PATHS", 2)
         shop.save(c_py="c\n")
         packer.update()
     assert shop.published["epoch"] not in ("", epoch)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from starlette.applications import Starlette
 
-from infbox.page import Page
+from infbox.status.page import Page
 from serving import get_text, serving
 
 

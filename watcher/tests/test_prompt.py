@@ -6,8 +6,8 @@ import datetime
 
 import pytest
 
-from infbox import prompt
-from infbox.template import Template, common_length, has_date
+from infbox.packing import prompt
+from infbox.warming.template import Template, common_length, has_date
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Why?"}

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.rank import HALF_LIFE, Candidate, bumped, cooled, heats_from_git, heats_of, ranked
+from infbox.packing.rank import (
+    HALF_LIFE,
+    Candidate,
+    bumped,
+    cooled,
+    heats_from_git,
+    heats_of,
+    ranked,
+)
 from trees import fill, git
 
 

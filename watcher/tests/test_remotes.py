@@ -19,10 +19,10 @@ import pytest
 import yaml
 
 from infbox import config
-from infbox.checkout import Checkout
 from infbox.config import Remote, Remotes
 from infbox.errors import InputError
-from infbox.remotes import MOST_BACK_OFF, MOST_CALL_BYTES, Follower, Metrics, Service
+from infbox.remotes.checkout import Checkout
+from infbox.remotes.service import MOST_BACK_OFF, MOST_CALL_BYTES, Follower, Metrics, Service
 from serving import ANY, free_port, get_json, get_text, serving, until
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 
 from infbox.cli import watch
 from infbox.errors import InputError
-from infbox.replay import replay
-from infbox.tokens import Estimate, estimate
+from infbox.evaluation.replay import replay
+from infbox.packing.tokens import Estimate, estimate
 from trees import fill, git
 
 ESTIMATE = Estimate()

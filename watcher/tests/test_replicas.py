@@ -15,9 +15,9 @@ import pytest
 from fake_apis import CHAT
 from fake_engine import FakeEngine
 from gateway_stack import BODIES, TEXT, Answer, Stack, publish
-from infbox import hold
 from infbox.config import Listen, Replicas
-from infbox.gateway import Gateway
+from infbox.gateway import queue
+from infbox.gateway.app import Gateway
 from serving import ANY, free_port, serving, settings_for, until
 from stub_balancer import StubBalancer
 
@@ -27,7 +27,7 @@ ALL = pytest.mark.parametrize("path", BODIES)
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for a host more often, to wait less."""
-    monkeypatch.setattr(hold, "_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(queue, "_INTERVAL_SECONDS", 0.02)
 
 
 class Fleet:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infbox import rules
 from infbox.errors import InputError
-from infbox.rules import MAX_LINE_BYTES, Rules
+from infbox.tree import rules
+from infbox.tree.rules import MAX_LINE_BYTES, Rules
 
 SECRETS = [
     *(".env", ".env.local", ".env.example", "d/.ENV", "prod.env", "app.env.local", ".envrc"),
@@ -230,7 +230,9 @@ def test_the_version_tells_a_change_of_a_rule(
 
 
 def test_a_start_loads_neither_the_library_nor_pathspec() -> None:
-    code = "import sys; from infbox.rules import Rules; Rules().by_name('a'); print(*sys.modules)"
+    code = (
+        "import sys; from infbox.tree.rules import Rules; Rules().by_name('a'); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"ahocorasick_rs", "betterleaks", "pathspec"}.isdisjoint(done.stdout.split())
 

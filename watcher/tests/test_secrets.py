@@ -20,10 +20,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import secret_corpus
-from infbox import secret_forms, secret_text, secrets
-from infbox.rules import Rules
-from infbox.secret_values import is_name, is_secret
-from infbox.secrets import Finder
+from infbox.tree import secrets
+from infbox.tree.rules import Rules
+from infbox.tree.secrets import Finder, forms, text
+from infbox.tree.secrets.values import is_name, is_secret
 from secret_corpus import KEY, Form, Maker
 
 SAMPLES = 5  # files of each form
@@ -69,8 +69,8 @@ def test_the_library_is_the_version_that_the_rules_were_made_for() -> None:
 def test_the_rules_version_follows_each_file_that_judges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {file.name for file in Path(secrets.__file__).parent.glob("secret*.py")}
-    assert {"secrets.py", "secret_forms.py", "secret_values.py"} <= names
+    names = {file.name for file in Path(secrets.__file__).parent.glob("*.py")}
+    assert {"forms.py", "values.py"} <= names
     before = Rules().version
     changed = tmp_path / "betterleaks.toml"
     changed.write_text(secrets.RULES.read_text() + "\n")
@@ -263,7 +263,7 @@ HOSTILE = [
 ]
 MEASURED = """
 import json, resource, sys
-from infbox.secrets import Finder
+from infbox.tree.secrets import Finder
 pieces = json.load(sys.stdin)
 finder = Finder()
 finder.find(b"x")
@@ -278,21 +278,21 @@ print(int(status["VmHWM"].split()[0]) // 1024)
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_the_work_for_a_hostile_file_is_bounded(piece: str) -> None:
     """Steps are counted and not seconds: each word leads to one look at few hundred characters."""
-    text = (piece * (262144 // len(piece) + 1))[:262144]
+    content = (piece * (262144 // len(piece) + 1))[:262144]
     steps = 0
 
-    def look(_text: secret_text.Text, _start: int) -> Iterator[secret_text.Place]:
+    def look(_text: text.Text, _start: int) -> Iterator[text.Place]:
         nonlocal steps
         steps += 1
         return iter(())
 
-    forms = secret_forms.Forms()
-    forms._forms = [[look] for _ in forms._forms]
+    all_forms = forms.Forms()
+    all_forms._forms = [[look] for _ in all_forms._forms]
     try:
-        list(forms.found(text.encode(), "a.txt"))
-    except secret_text.TooManyPlacesError:
+        list(all_forms.found(content.encode(), "a.txt"))
+    except text.TooManyPlacesError:
         return
-    assert steps <= secret_forms.MOST_PLACES
+    assert steps <= forms.MOST_PLACES
 
 
 def test_time_and_memory_for_hostile_files_stay_within_bounds() -> None:
@@ -332,7 +332,7 @@ def test_any_bytes_are_judged(parts: list[str], cut: int, path: str) -> None:
 def test_a_file_that_would_take_long_to_judge_is_refused() -> None:
     upon_each_other = "pw" + ":a:" * 10 + "1//0"
     assert kind_in(upon_each_other * 7000, "a.txt") == secrets.TOO_MANY
-    assert kind_in("secret " * (secret_forms.MOST_PLACES + 1)) == secrets.TOO_MANY
+    assert kind_in("secret " * (forms.MOST_PLACES + 1)) == secrets.TOO_MANY
     headings = "kind: Secret\n" + "data:\n  a: b\n" * 60
     assert kind_in(headings, "a.yaml") == secrets.TOO_MANY
 

@@ -26,13 +26,13 @@ from tokenizers import Tokenizer, models
 
 from fake_engine import FakeEngine
 from forge import forge
-from infbox.attend import Attendant
-from infbox.checkout import Checkout
 from infbox.config import Remote, Replicas, check_paths
 from infbox.errors import InputError
-from infbox.link import Link
-from infbox.service import Service
-from infbox.work import Work
+from infbox.remotes.checkout import Checkout
+from infbox.watcher.link import Link
+from infbox.watcher.monitor import Attendant
+from infbox.watcher.service import Service
+from infbox.watcher.worker import Work
 from secret_corpus import Maker
 from serving import free_port, get_json, get_text, serving, settings_for, until
 from stub_balancer import StubHomes
@@ -125,8 +125,8 @@ def test_what_another_host_answers_for_is_packed_and_not_warmed(repo: Path) -> N
 def test_the_last_save_is_one_that_is_published(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.follow.QUIET_SECONDS", 1.0)
-    monkeypatch.setattr("infbox.follow.LONGEST_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.watching.follower.QUIET_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.watching.follower.LONGEST_SECONDS", 1.0)
     fill(repo, {"a.py": "first\n"})
     with watching(repo) as running:
         version, began = running.status["version"], time.time()
@@ -201,7 +201,7 @@ def test_a_link_that_took_a_file_s_place_shows_nothing_of_its_target(
 def test_a_root_that_is_gone_leaves_what_was_published(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
     fill(repo, {"a.py": "a\n"})
     with watching(repo) as running:
         before = running.pack
@@ -274,7 +274,7 @@ def test_two_workspaces_do_not_mix(repo: Path, tmp_path: Path) -> None:
 def test_a_workspace_that_is_not_mounted_yet_holds_up_no_other(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
     fill(repo, {"a.py": "a\n"})
     later = tmp_path / "later"
     config = settings_for(tmp_path, "http://127.0.0.1:1", shop=(repo, 5000), later=(later, 5000))
@@ -366,7 +366,7 @@ def test_there_is_no_sign_of_life_unless_a_write_is_really_seen(
         service.beat()
         until(service.have_heard)
         with monkeypatch.context() as patch:
-            patch.setattr("infbox.watch.Watch.events", lambda _: iter(()))
+            patch.setattr("infbox.watching.inotify.Watch.events", lambda _: iter(()))
             service.beat()
             time.sleep(0.3)
             assert not service.have_heard()
@@ -388,7 +388,9 @@ def test_a_tokenizer_is_read_before_ready_only_when_it_is_new(
     config = plain._replace(engine=plain.engine._replace(tokenizer=file))
     assert Service(config)._control == ("<|end|>",)
     with monkeypatch.context() as patch:
-        patch.setattr("infbox.service.read_control_tokens", lambda _: pytest.fail("it was read"))
+        patch.setattr(
+            "infbox.watcher.service.read_control_tokens", lambda _: pytest.fail("it was read")
+        )
         assert Service(config)._control == ("<|end|>",)
     file.write_text("{}")
     with pytest.raises(InputError, match="no tokenizer"):

@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from infbox import config
-from infbox.oidc import Provider
-from infbox.sessions import Sessions
-from infbox.signin import SESSION_COOKIE, WAY_COOKIE, Door
+from infbox.auth.oidc import Provider
+from infbox.auth.sessions import Sessions
+from infbox.auth.sign_in import SESSION_COOKIE, WAY_COOKIE, Door
 from provider import Browser, Liar, Page, changed, know, provider
 from serving import ANY, free_port, get_text, serving
 

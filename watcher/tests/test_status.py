@@ -21,12 +21,12 @@ from fake_apis import CHAT
 from fake_host import FakeHost, GatewayStack, events, told
 from gateway_stack import USER, Stack
 from infbox import config
-from infbox.answers import Usage
 from infbox.errors import InputError
-from infbox.exposition import Exposition
-from infbox.history import FirstTokens, Minutes
-from infbox.parts import DOWN, LATE, WELL, Finding, Part
-from infbox.status import MOST_VIEWERS
+from infbox.gateway.responses import Usage
+from infbox.status.exposition import Exposition
+from infbox.status.history import FirstTokens, Minutes
+from infbox.status.sampler import MOST_VIEWERS
+from infbox.status.services import DOWN, LATE, WELL, Finding, Part
 from serving import until
 
 
@@ -88,8 +88,8 @@ def test_a_disk_that_hangs_leaves_the_rest_and_is_asked_once(
         answering.wait(30)
         return [{"path": "/", "used": 1, "size": 2, "free": 1}]
 
-    monkeypatch.setattr("infbox.status._DISK_SECONDS", 0.1)
-    monkeypatch.setattr("infbox.status._disks", hanging)
+    monkeypatch.setattr("infbox.status.sampler._DISK_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.status.sampler._disks", hanging)
     try:
         with host.gateway() as gateway, following(gateway) as answer:
             assert [now["disks"] for now in islice(events(answer), 2)] == [[], []]

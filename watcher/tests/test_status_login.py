@@ -10,8 +10,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from infbox.authority import Authority
-from infbox.keys import Keyring, Limits
+from infbox.auth.key_service import Authority
+from infbox.auth.keys import Keyring, Limits
 from serving import serving
 
 

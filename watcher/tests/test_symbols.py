@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infbox.symbols import LANGUAGES, MAX_BYTES, MAX_MEMBERS, MAX_NAMES, MORE, outline
+from infbox.packing.symbols import LANGUAGES, MAX_BYTES, MAX_MEMBERS, MAX_NAMES, MORE, outline
 
 SOURCES = {
     "python": (
@@ -415,7 +415,9 @@ def test_what_was_read_is_let_go() -> None:
 
 
 def test_no_grammar_is_loaded_before_the_first_source_is_read() -> None:
-    code = "import infbox.symbols, sys; print([m for m in sys.modules if 'tree_sitter' in m])"
+    code = (
+        "import infbox.packing.symbols, sys; print([m for m in sys.modules if 'tree_sitter' in m])"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from fake_engine import FakeEngine
 from gateway_stack import USER, Stack, publish
-from infbox.gateway import Gateway
+from infbox.gateway.app import Gateway
 from serving import serving, settings_for
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -167,5 +167,5 @@ def test_without_traces_the_clients_context_passes(stack: Stack) -> None:
 
 
 def test_without_traces_nothing_of_them_is_loaded() -> None:
-    code = "import sys, infbox.gateway; sys.exit('opentelemetry' in sys.modules)"
+    code = "import sys, infbox.gateway.app; sys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,12 +15,12 @@ import pytest
 from prometheus_client import generate_latest
 
 from fake_engine import FakeEngine, TemplateRefusalError, encode, render, split, turns
-from infbox import prompt
-from infbox.cached_chunks import CachedChunks, hashes
-from infbox.engine import Engine
-from infbox.lmcache import LMCache
 from infbox.metrics import WatcherMetrics
-from infbox.warm import PIECE_TOKENS, PRIORITY, Pace, Warmer
+from infbox.packing import prompt
+from infbox.packing.erasure.cached_chunks import CachedChunks, hashes
+from infbox.warming.engine import Engine
+from infbox.warming.lmcache import LMCache
+from infbox.warming.warmer import PIECE_TOKENS, PRIORITY, Pace, Warmer
 
 FAST = Pace(first_pause=0.02, longest_pause=0.05, health=0.05, proof=60.0)
 NOWHERE = "http://127.0.0.1:1"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from infbox import __version__, log
 from infbox.errors import InputError, UnreadyError
-from infbox.git import GitError
+from infbox.tree.git import GitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from infbox.files import Tree
-    from infbox.keys import Keyring
+    from infbox.auth.keys import Keyring
+    from infbox.tree.files import Tree
 
 # Each command imports what it needs: `run` is ready sooner than all of it would be imported.
 # ruff: noqa: PLC0415
@@ -183,7 +183,7 @@ def _print_scan(options: argparse.Namespace, tree: Tree) -> None:
     if not options.json:
         sys.stdout.buffer.writelines(os.fsencode(path) + b"\n" for path, _ in kept_files)
         return
-    from infbox import tokens
+    from infbox.packing import tokens
 
     count = tokens.load(options.tokenizer).count
     listing = [
@@ -199,8 +199,8 @@ def _print_scan(options: argparse.Namespace, tree: Tree) -> None:
 
 
 def _pack(options: argparse.Namespace) -> None:
-    from infbox import tokens
-    from infbox.packer import packed
+    from infbox.packing import tokens
+    from infbox.packing.packer import packed
 
     tokenizer = tokens.load(options.tokenizer)
     over = (_tree(options.base), options.budget * 4 // 5) if options.base else None
@@ -222,23 +222,23 @@ def _mirror(options: argparse.Namespace) -> None:
     import contextlib
     from functools import partial
 
-    from infbox import carry
-    from infbox.mirror import INSIDE, Change, follow, mirror, prepare
+    from infbox.mirror import carriers
+    from infbox.mirror.copy import INSIDE, Change, follow, mirror, prepare
 
     def told(change: Change) -> None:
         counts = (f"{number} {name}" for name, number in change._asdict().items())
         print(", ".join(counts), flush=True)
 
     source, target = options.folder.absolute(), options.target.absolute()
-    host = carry.checked_host(options.host) if options.host else ""
+    host = carriers.checked_host(options.host) if options.host else ""
     if options.carry and not host:
         raise InputError("--carry: needs --host SERVER:/FOLDER: say where it is carried")
     with contextlib.closing(_tree(source)) as tree:
         prepare(source, target)
         if options.carry:
-            print("\n".join(carry.written(options.carry, source, target, host)))
+            print("\n".join(carriers.written(options.carry, source, target, host)))
             return
-        on = partial(carry.by_rsync, target / INSIDE, host) if host else None
+        on = partial(carriers.by_rsync, target / INSIDE, host) if host else None
         if options.follow:
             log.to_stderr()
             follow(source, target, told, on)
@@ -246,13 +246,13 @@ def _mirror(options: argparse.Namespace) -> None:
     try:
         if on:
             on()
-    except carry.CarryError as error:
+    except carriers.CarryError as error:
         raise UnreadyError(f"{host}: {error}") from error
 
 
 def _replay(options: argparse.Namespace) -> None:
-    from infbox import tokens
-    from infbox.replay import replay
+    from infbox.evaluation.replay import replay
+    from infbox.packing import tokens
 
     if not options.repository.is_dir():
         raise InputError(f"{options.repository}: not a folder: give a git repository")
@@ -271,7 +271,8 @@ def _replay(options: argparse.Namespace) -> None:
 
 
 def _run_watcher(options: argparse.Namespace) -> None:
-    from infbox import config, service
+    from infbox import config
+    from infbox.watcher import service
 
     log.to_stderr()
     sys.exit(service.run(config.load(options.config)))
@@ -279,22 +280,23 @@ def _run_watcher(options: argparse.Namespace) -> None:
 
 def _run_gateway(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox import gateway as server
+    from infbox.gateway import app as server
 
     log.to_stderr()
     server.run(config.load(options.config))
 
 
 def _serve_keys(options: argparse.Namespace) -> None:
-    from infbox import authority, config
+    from infbox import config
+    from infbox.auth import key_service
 
     log.to_stderr()
-    authority.run(options.digests, config.listen_at(options.listen, "--listen"))
+    key_service.run(options.digests, config.listen_at(options.listen, "--listen"))
 
 
 def _run_signin(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox import signin as door
+    from infbox.auth import sign_in as door
 
     log.to_stderr()
     try:
@@ -309,14 +311,14 @@ def _run_signin(options: argparse.Namespace) -> None:
 
 def _run_remotes(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox import remotes as service
+    from infbox.remotes import service
 
     log.to_stderr()
     service.run(config.load_remotes(options.config))
 
 
 def _apply_keys(options: argparse.Namespace) -> None:
-    from infbox.keys import limits_from
+    from infbox.auth.keys import limits_from
 
     try:
         content = json.load(sys.stdin)
@@ -348,7 +350,7 @@ def _revoke_key(options: argparse.Namespace) -> None:
 
 
 def _keyring(options: argparse.Namespace) -> Keyring:
-    from infbox.keys import Keyring
+    from infbox.auth.keys import Keyring
 
     return Keyring(options.folder, options.digests)
 
@@ -356,8 +358,9 @@ def _keyring(options: argparse.Namespace) -> Keyring:
 def _judged_tree(options: argparse.Namespace) -> tuple[Tree, bool]:
     """Return a tree, judged by the rules of the service where there is one, and whether the model's
     control tokens are known."""
-    from infbox import config, service
-    from infbox.rules import MAX_FILE_BYTES
+    from infbox import config
+    from infbox.tree.rules import MAX_FILE_BYTES
+    from infbox.watcher import service
 
     file = options.config or (_CONFIG if _CONFIG.exists() else None)
     if file:
@@ -370,8 +373,8 @@ def _judged_tree(options: argparse.Namespace) -> tuple[Tree, bool]:
 
 
 def _tree(folder: Path, max_bytes: int | None = None, control: tuple[str, ...] = ()) -> Tree:
-    from infbox.files import Tree
-    from infbox.rules import MAX_FILE_BYTES
+    from infbox.tree.files import Tree
+    from infbox.tree.rules import MAX_FILE_BYTES
 
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder: give one that is there")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from infbox.errors import InputError, UnreadyError
-from infbox.rules import MAX_FILE_BYTES
+from infbox.tree.rules import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

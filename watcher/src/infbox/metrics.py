@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from infbox.answers import Usage
-    from infbox.conversations.deciding import Turn
+    from infbox.gateway.conversations.deciding import Turn
+    from infbox.gateway.responses import Usage
 
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LABELS = ("workspace",)

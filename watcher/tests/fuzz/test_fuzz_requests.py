@@ -19,14 +19,14 @@ import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from infbox import bodies, fields
-from infbox.apis import APIS
-from infbox.bodies import Body, opened
-from infbox.conversations import forms, records, volatile
-from infbox.conversations.deciding import Asked, Sending, Turn
-from infbox.packs import About, Pack
-from infbox.questions import named, question
-from infbox.refusals import RefusalError
+from infbox.gateway import bodies, fields
+from infbox.gateway.apis import APIS
+from infbox.gateway.bodies import Body, opened
+from infbox.gateway.conversations import forms, records, volatile
+from infbox.gateway.conversations.deciding import Asked, Sending, Turn
+from infbox.gateway.refusals import RefusalError
+from infbox.gateway.requests import named, question
+from infbox.packing.published import About, Pack
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
 TESTS = 4

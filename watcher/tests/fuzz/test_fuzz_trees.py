@@ -20,13 +20,15 @@ import pytest
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from infbox import clock, git, hunks, imports, symbols, tokens
 from infbox.errors import InputError
-from infbox.files import Tree
-from infbox.git import GitError, Tracked
-from infbox.mounts import read as read_mounts
-from infbox.packer import packed
-from infbox.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules
+from infbox.packing import hunks, imports, symbols, tokens
+from infbox.packing.packer import packed
+from infbox.runtime import clock
+from infbox.tree import git
+from infbox.tree.files import Tree
+from infbox.tree.git import GitError, Tracked
+from infbox.tree.mounts import read as read_mounts
+from infbox.tree.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules
 from test_follow import following
 
 pytestmark = pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")
@@ -319,9 +321,9 @@ def make_odd(kind: str, place: Path, top: Path) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = dict(git.run.__kwdefaults__ or {})
-    monkeypatch.setattr("infbox.git.run.__kwdefaults__", {**limits, "limit_seconds": 2.0})
-    monkeypatch.setattr("infbox.git._CHECK_SECONDS", 2.0)
-    monkeypatch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("infbox.tree.git.run.__kwdefaults__", {**limits, "limit_seconds": 2.0})
+    monkeypatch.setattr("infbox.tree.git._CHECK_SECONDS", 2.0)
+    monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -373,7 +375,7 @@ def test_whatever_happens_in_a_tree_the_index_is_what_a_fresh_look_says() -> Non
         offset = 0
         with pytest.MonkeyPatch.context() as patch, tree_of({"a": "a\n"}, [], []) as (root, _):
             patch.setattr(clock, "wall_ns", lambda: time.time_ns() + offset * 10**9)
-            patch.setattr("infbox.follow.RETRY_SECONDS", 0.1)
+            patch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
             with following(root) as seen:
                 for kind, path, other, number in steps:
                     offset = number if kind == "clock" else offset

@@ -1,0 +1,1 @@
+"""Measuring packs on the history of a repository."""

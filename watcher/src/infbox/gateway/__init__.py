@@ -1,0 +1,1 @@
+"""The gateway: puts a workspace's pack in front of a question."""

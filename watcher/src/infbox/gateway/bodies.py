@@ -1,0 +1,335 @@
+"""The bodies of requests: read within bounds, and looked at no further than their top.
+
+A body is a client's, up to 32 MB of it. What it takes to hold and to read it is bounded here: bytes
+in memory, by all and by each user; values of JSON; and time, large ones being read in one thread,
+so that the event loop goes on. The top of a body is found by skipping over its values, which are
+neither parsed nor copied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from infbox.gateway import fields
+from infbox.gateway.refusals import BAD_REQUEST, TOO_LARGE, UNSUPPORTED, BusyError, RefusalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self
+
+_T = TypeVar("_T")
+
+LARGE_BYTES = 1_000_000
+"""What is larger is rare: pictures, or more text than any window holds."""
+
+ANSWER_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+"""Fields by which the APIs bound an answer; with several the first one counts."""
+
+# Parsed, a body takes up to four times as much while it is written anew, but one at a time.
+_MOST_BYTES = 256 * 1024 * 1024
+_MOST_LARGE_BYTES = 192 * 1024 * 1024  # so that ordinary questions find room beside them
+_MOST_LARGE_OF_ONE = _MOST_LARGE_BYTES // 2
+
+_MOST_REPAIRED_BYTES = 8_000_000
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib tells one form from the other
+_SHORT_BYTES = 1000  # of a value that is decoded to decide
+
+_TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ANY = msgspec.json.Decoder()
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Memory:
+    """Counts the bytes of bodies that are in memory.
+
+    Args:
+        most: of all.
+        most_large: of those that are large.
+        most_of_one: of the large ones of one user.
+    """
+
+    def __init__(
+        self,
+        most: int = _MOST_BYTES,
+        most_large: int = _MOST_LARGE_BYTES,
+        most_of_one: int = _MOST_LARGE_OF_ONE,
+    ) -> None:
+        self._most = most
+        self._most_large = most_large
+        self._most_of_one = most_of_one
+        self.used = 0
+        self._large: Counter[str] = Counter()
+
+    def move(self, user: str, before: int, after: int) -> None:
+        """Count another size of a body.
+
+        Raises:
+            RefusalError: it is larger than before, and there is no memory for it.
+        """
+        large = (after if after > LARGE_BYTES else 0) - (before if before > LARGE_BYTES else 0)
+        is_too_much = self.used + after - before > self._most or (
+            large > 0
+            and (
+                self._large.total() + large > self._most_large
+                or self._large[user] + large > self._most_of_one
+            )
+        )
+        if after > before and is_too_much:
+            raise BusyError("Requests of too many bytes are under way. Send it again in a second.")
+        self.used += after - before
+        self._large[user] += large
+        if not self._large[user]:
+            del self._large[user]
+
+
+class Lease:
+    """What one request has of the memory, until the block is left.
+
+    Args:
+        memory: of all.
+        user: whose request it is.
+    """
+
+    def __init__(self, memory: Memory, user: str) -> None:
+        self._memory = memory
+        self._user = user
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.resize(0)
+
+    def resize(self, size: int) -> None:
+        """Have room for so many bytes.
+
+        Raises:
+            RefusalError: there is none.
+        """
+        self._memory.move(self._user, self.size, size)
+        self.size = size
+
+
+class Reader:
+    """Has what takes long done in a thread, one body after the other."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, "bodies")
+
+    async def run(self, size: int, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Return what a function returns, which reads or writes a body of so many bytes."""
+        if size <= LARGE_BYTES:
+            return function(*arguments)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, function, *arguments)
+
+    def close(self) -> None:
+        """End the thread, once it has done what it is at."""
+        self._worker.shutdown()
+
+
+@dataclass
+class Body:
+    """The body of a request, with what is for clients.
+
+    Attributes:
+        values: at its top, as they are written, by their names.
+        lowered: names of the limits of the answer that are more than the window.
+        window: of the model, in tokens.
+        whole: as it came, where nothing of it has to be changed.
+    """
+
+    values: dict[str, msgspec.Raw]
+    lowered: tuple[str, ...]
+    window: int
+    whole: bytes | None
+
+    @property
+    def model(self) -> object:
+        """The model that it names; None where it names none."""
+        return _short(self.values.get("model"))
+
+    @property
+    def data(self) -> bytes:
+        """As it goes to vLLM where nothing is put in."""
+        if self.whole is not None:
+            return self.whole
+        limits = {name: _raw(self.window) for name in self.lowered}
+        values = {**self.values, **limits}
+        values.pop(fields.OPTIONS, None)
+        return msgspec.json.encode(values)
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens that the answer may have; None where no more was asked for than there can be."""
+        return self.window if self.lowered else None
+
+    def taken(self) -> dict[str, Any]:
+        """Return it parsed, and forget it otherwise.
+
+        Raises:
+            RefusalError: it is malformed.
+        """
+        values, self.values, self.whole = self.values, {}, None
+        try:
+            return {name: _ANY.decode(value) for name, value in values.items()}
+        except _MALFORMED as error:
+            raise _malformed(error) from error
+
+
+def inflated(chunks: list[bytes], encoding: str, limit: int) -> list[bytes]:
+    """Return the pieces of a body that came compressed as they were before.
+
+    Args:
+        chunks: of the body, in order; they are taken.
+        encoding: the value of ``Content-Encoding``.
+        limit: of what comes out, in bytes.
+
+    Raises:
+        RefusalError: it is compressed otherwise, not at all, or to more than the limit.
+    """
+    if encoding.lower() not in _WINDOW_BITS:
+        message = f"Content-Encoding `{encoding[:40]}` is not understood: send gzip, or none."
+        raise RefusalError(UNSUPPORTED, message)
+    inflater = zlib.decompressobj(_WINDOW_BITS[encoding.lower()])
+    data = b"".join(chunks)
+    chunks.clear()
+    try:
+        whole = inflater.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise RefusalError(BAD_REQUEST, f"The body is no {encoding}: {error}.") from error
+    if len(whole) > limit:
+        raise RefusalError(TOO_LARGE, f"The request is larger than {limit} bytes.")
+    if not inflater.eof:
+        raise RefusalError(BAD_REQUEST, f"The body is no {encoding}: it breaks off.")
+    return [whole]
+
+
+def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
+    """Return a body without what is not for clients. Blocking, for some 0.1 s of a large one.
+
+    Args:
+        path: one of ``fields.FIELDS``.
+        chunks: of the body, in order; they are taken.
+        user: whose key it came with; empty where that is not known.
+        window: of the model, in tokens.
+
+    Raises:
+        RefusalError: it is no JSON object, has too many values, or says what a client must not.
+    """
+    data = b"".join(chunks)  # of large ones without Python's lock
+    chunks.clear()
+    if fields.has_too_many_values(data):
+        raise RefusalError(TOO_LARGE, fields.TOO_MANY_VALUES)
+    data, values = _top(data)
+    _check(values)
+    kept = {
+        name: value
+        for name, value in values.items()
+        if name == fields.OPTIONS or fields.is_kept(path, name, _short(value))
+    }
+    is_same = len(kept) == len(values) and not kept.keys() & {fields.OPTIONS, fields.SALT}
+    if fields.SALT in kept:
+        kept[fields.SALT] = _raw(fields.salt_of(user, _short(kept[fields.SALT])))
+    lowered = tuple(name for name in ANSWER_LIMITS if _is_over(kept.get(name), window))
+    return Body(kept, lowered, window, data if is_same and not lowered else None)
+
+
+def _top(data: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:
+    try:
+        _check_text(data)
+        return data, _TOP.decode(data)
+    except _MALFORMED as error:
+        repaired = _repaired(data)
+        if repaired is None:
+            raise _malformed(error) from error
+    try:
+        return repaired, _TOP.decode(repaired)
+    except _MALFORMED as error:
+        raise _malformed(error) from error
+
+
+def _check_text(data: bytes) -> None:
+    """Check that all of a body is UTF-8: of values that are skipped over, the parser does not.
+
+    Raises:
+        UnicodeDecodeError: it is not.
+    """
+    if data.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), LARGE_BYTES):  # as text it takes up to four times as much
+        decoder.decode(data[start : start + LARGE_BYTES])
+    decoder.decode(b"", True)
+
+
+def _repaired(data: bytes) -> bytes | None:
+    """Return as JSON what Python's parser, which vLLM uses, takes for it and others do not: UTF-16,
+    a byte order mark, half a character as programs leave that cut a text anywhere. None for what
+    is none."""
+    if len(data) > _MOST_REPAIRED_BYTES:
+        return None
+    try:
+        text = json.dumps(json.loads(data), ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _malformed(error: Exception) -> RefusalError:
+    if isinstance(error, RecursionError):
+        return RefusalError(BAD_REQUEST, "The body is nested too deeply.")
+    return RefusalError(BAD_REQUEST, f"{fields.NO_OBJECT} {error}.")
+
+
+def _check(values: dict[str, msgspec.Raw]) -> None:
+    for name in fields.LOOKED_AT & values.keys():
+        is_deep = name == "chat_template_kwargs"
+        value = _members(values[name]) if is_deep else _short(values[name])
+        found = fields.problem(name, value)
+        if found:
+            raise RefusalError(BAD_REQUEST, found, name)
+
+
+def _members(value: msgspec.Raw) -> object:
+    try:
+        return _TOP.decode(value)
+    except _MALFORMED:
+        return None  # no object
+
+
+_LONG = object()
+
+
+def _short(value: msgspec.Raw | None) -> object:
+    """Return a short value; an object that is like nothing for a long one, or one that is none."""
+    if value is None:
+        return None
+    if len(memoryview(value)) > _SHORT_BYTES:
+        return _LONG
+    try:
+        return _ANY.decode(value)
+    except _MALFORMED:
+        return _LONG
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _is_over(limit: msgspec.Raw | None, window: int) -> bool:
+    """Say whether more is asked for than the window has: vLLM refuses that, and ends an answer
+    where the window ends."""
+    asked = _short(limit)
+    return isinstance(asked, int) and asked > window

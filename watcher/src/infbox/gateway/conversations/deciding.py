@@ -1,0 +1,381 @@
+"""Decides how one request goes out: with which pack, and what it is told. Blocking, in one
+thread."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from infbox.gateway.conversations import chain, forms, moving
+from infbox.gateway.conversations.moving import Standing
+from infbox.gateway.conversations.notes import MOST_TOKENS, Own, known, note
+from infbox.gateway.conversations.records import Node
+from infbox.packing.tokens import BYTES_PER_TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from infbox.gateway.conversations.forms import Dialogue
+    from infbox.gateway.conversations.notes import Note
+    from infbox.gateway.conversations.records import Record, Records
+    from infbox.gateway.forwarder import Headers
+    from infbox.packing.published import Pack
+
+NEW, KEPT, MOVED = "new", "kept", "moved"
+SAME, SYSTEM, TOOLS, EDITED = "same", "system", "tools", "messages"
+UNKNOWN = "unknown"
+
+_LEAST_BYTES_PER_TOKEN = 3  # so that no note is what makes a prompt too long
+
+_Told = tuple[int, int, "Note"]
+"""Place of a message, number of the text that it was told from, the note."""
+
+
+class Asked(NamedTuple):
+    """A request that names a workspace.
+
+    Attributes:
+        path: of the API.
+        request: the body.
+        size: of the body, in bytes.
+        workspace: that it names.
+        user: whose key it came with.
+        model: that vLLM is asked for.
+        client: the family of the program that asks.
+        window: of the model, in tokens.
+    """
+
+    path: str
+    request: dict[str, Any]
+    size: int
+    workspace: str
+    user: str
+    model: str
+    client: str = ""
+    window: int = 1 << 30
+
+
+@dataclass
+class Turn:
+    """How a request goes out.
+
+    Attributes:
+        pack: in front.
+        request: with what it is told, and as it is otherwise.
+        state: ``NEW``, ``KEPT`` or ``MOVED``; empty where it is of no conversation that is kept.
+        reason: why it moved.
+        since: unix time since when the conversation has the pack, in seconds.
+        front: tokens of the pack that stand in front; None for as much as fits.
+        told: files that it was told of so far.
+        told_tokens: tokens of that.
+        note_tokens: of those the ones that are told by this request.
+        beginning: what came again of what was sent before: ``SAME``, what was the first to differ,
+            or ``UNKNOWN``; empty where nothing was sent before.
+        record: by which it is sent; None where that is not written down.
+    """
+
+    pack: Pack | None
+    request: dict[str, Any]
+    state: str = ""
+    reason: str = ""
+    since: float = 0.0
+    front: int | None = None
+    told: int = 0
+    told_tokens: int = 0
+    note_tokens: int = 0
+    beginning: str = ""
+    record: Record | None = field(default=None, repr=False)
+
+    @property
+    def root(self) -> int | None:
+        """Names the conversation."""
+        return self.record.root if self.record else None
+
+    @property
+    def marks(self) -> Headers:
+        """Headers for the answer."""
+        if not self.state:
+            return []
+        since = datetime.fromtimestamp(self.since, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        state = f"{self.state}; reason={self.reason}" if self.reason else self.state
+        marks = {
+            b"x-infbox-conversation": state,
+            b"x-infbox-conversation-since": since,
+            b"x-infbox-told-files": str(self.told),
+            b"x-infbox-told-tokens": str(self.told_tokens),
+        }
+        return [(name, value.encode()) for name, value in marks.items()]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a request's beginning.
+
+    Attributes:
+        keys: its hashes.
+        length: how many of its messages were sent before.
+        node: the last one that was; None where nothing is known.
+        offset: messages before those that it holds, as where an earlier response is gone on from.
+        size: bytes of the requests that those were in.
+    """
+
+    keys: Sequence[bytes]
+    length: int
+    node: Node | None
+    offset: int = 0
+    size: int = 0
+
+
+class Sending:
+    """A request on its way out.
+
+    Args:
+        store: what is known of conversations.
+        asked: the request.
+        found: the conversation in it.
+        present: the workspace's pack.
+        pack_of: returns a kept pack by its sha256; None where it is no longer kept.
+        now: unix time, in seconds.
+
+    Raises:
+        RecursionError: the request is nested too deeply.
+    """
+
+    def __init__(
+        self,
+        store: Records,
+        asked: Asked,
+        found: Dialogue,
+        *,
+        present: Pack,
+        pack_of: Callable[[str], Pack | None],
+        now: float,
+    ) -> None:
+        self._store = store
+        self._asked = asked
+        self._found = found
+        self._present = present
+        self._pack_of = pack_of
+        self._now = now
+        self._seed = "\0".join((asked.user, asked.workspace, asked.model))
+        self._before = self._known()
+        self._notes: list[_Told] = []
+        self._turn = Turn(present, asked.request, NEW)
+
+    def decide(self) -> Turn:
+        """Decide how it goes out, and write it down.
+
+        Raises:
+            sqlite3.Error: what is known cannot be read or written.
+        """
+        record = self._record() if self._is_known_part_of_it() else None
+        if record is not None and not self._found.has_begun:
+            record = None  # the client took all answers out of it
+            self._turn.beginning = EDITED if _goes_elsewhere(self._before) else ""
+        elif record is not None:
+            self._turn.beginning = _first_differing(self._found, self._before)
+            if not self._goes_on(record):
+                self._turn.state, self._notes, record = MOVED, [], None
+        elif self._found.has_begun:
+            self._turn.beginning = UNKNOWN
+        self._turn.since = record.began if record else self._now
+        if self._asked.path != forms.COUNT:
+            self._turn.record = self._write(record)
+        return self._finished()
+
+    def _known(self) -> _Known:
+        """Return what is known of the request's beginning."""
+        turns, previous = self._found.turns, self._found.previous
+        if not previous:
+            keys = chain.hashes(self._seed, turns)
+            return _Known(keys, *self._store.longest(keys))
+        keys = chain.hashes(f"{self._seed}\0{previous}", turns)
+        length, node = self._store.longest(keys)
+        _, response = self._store.longest([chain.key(self._seed, previous)])
+        if response is None:
+            return _Known(keys, length, node)
+        return _Known(keys, length, node or response, response.length, response.size)
+
+    def _is_known_part_of_it(self) -> bool:
+        """Say whether what is known is of this conversation: something in it was answered.
+
+        Else it is what a client puts in front of each of its conversations, with answers of its
+        own: examples, its setting. A conversation that has more answers than that goes on from it
+        while its KV is surely there, for some clients never send a question again as it was.
+        """
+        before, found = self._before, self._found
+        if before.node is None:
+            return False
+        if found.previous or before.node.system is not None:
+            return True
+        if self._store.was_answered(before.keys[: before.length]):
+            return True
+        is_recent = self._now - before.node.used < moving.UNANSWERED_SECONDS
+        return is_recent and any(not forms.is_of_people(t) for t in found.turns[before.length :])
+
+    def _record(self) -> Record | None:
+        before = self._before
+        if before.node is None:
+            return None
+        return self._store.record(before.node.record, before.offset + before.length)
+
+    def _goes_on(self, record: Record) -> bool:
+        """Say whether the conversation keeps its pack, and put into the turn how; else why not."""
+        turn, kept = self._turn, self._pack_of(record.pack)
+        if kept is None:
+            turn.reason = "lost"
+            return False
+        turn.reason = "erased" if _must_not_be_used(kept, record, self._present) else ""
+        place = self._place_for_note()
+        told = None
+        if not turn.reason and place is not None and kept.sha256 != self._present.sha256:
+            told = self._told(record, kept)
+            turn.reason = self._why_to_move(record, kept, told)
+        if turn.reason:
+            return False
+        turn.pack, turn.state, turn.front = kept, KEPT, record.front
+        self._notes = list(record.notes)
+        if told is not None and place is not None:
+            turn.note_tokens = told.tokens
+            self._notes.append((place + self._before.offset, self._present.version, told))
+        return True
+
+    def _place_for_note(self) -> int | None:
+        """Return the place of the last message that was not sent yet and takes a note; None for
+        none.
+
+        None too while it is a tool's result that is answered: nothing is put into a loop of tools.
+        """
+        turns = self._found.turns
+        for place in range(len(turns) - 1, self._before.length - 1, -1):
+            if forms.takes_note(turns[place]):
+                return place
+            if not forms.is_of_people(turns[place]):
+                return None
+        return None
+
+    def _told(self, record: Record, kept: Pack) -> Note | None:
+        """Return what is to be told now; None for nothing."""
+        if record.front == 0:
+            return None
+        sections = kept.about
+        if record.front is not None:
+            sections = sections[: sum(tokens <= record.front for _, tokens in kept.ends)]
+        told = [each for _, _, each in record.notes]
+        own = (self._asked.size + self._before.size) // _LEAST_BYTES_PER_TOKEN
+        own += sum(each.tokens for each in told)
+        most = min(MOST_TOKENS, (self._asked.window - kept.tokens - own) // 2)
+        own_text = Own(self._found.turns, kept, told)
+        return note(known(sections, told), told, self._present, own_text, most)
+
+    def _why_to_move(self, record: Record, kept: Pack, told: Note | None) -> str:
+        sum_told = sum(each.tokens for _, _, each in record.notes)
+        sum_told += told.tokens if told else 0
+        node = self._before.node
+        standing = Standing(
+            own=int((self._asked.size + self._before.size) / BYTES_PER_TOKEN),
+            told=sum_told,
+            pack=kept.tokens if record.front is None else record.front,
+            idle=self._now - node.used if node else 0.0,
+            age=self._now - record.began,
+        )
+        return moving.reason(standing)
+
+    def _write(self, record: Record | None) -> Record:
+        """Write down how the request goes out."""
+        before, store = self._before, self._store
+        with store.transaction():
+            if record is None:
+                record = store.begin(self._present, self._asked.workspace, self._now)
+            for told in self._notes[len(record.notes) :]:
+                record = store.tell(record, *told)
+            first = before.length if self._turn.state == KEPT else 0
+            if 0 < first < len(before.keys):
+                store.touch(before.keys[first - 1], self._now)
+            store.keep(self._nodes(record, first))
+        return record
+
+    def _nodes(self, record: Record, first: int) -> dict[bytes, Node]:
+        """Return the nodes of the request: of its messages from the first new one on, and of the
+        last."""
+        before = self._before
+        inner = Node(record.number, self._now, continued=True, length=before.offset)
+        nodes = dict.fromkeys(before.keys[first:], inner)
+        whole = inner._replace(
+            continued=False,
+            system=chain.digest(self._found.system),
+            tools=chain.digest_of_tools(self._found.tools),
+        )
+        if before.keys:
+            was = before.node if first == len(before.keys) else None
+            nodes[before.keys[-1]] = whole._replace(continued=was is not None and was.continued)
+        if self._asked.path == forms.RESPONSES:
+            name = _response_id(self._turn)
+            nodes[chain.key(self._seed, name)] = whole._replace(
+                length=before.offset + len(before.keys), size=before.size + self._asked.size
+            )
+        return nodes
+
+    def _finished(self) -> Turn:
+        turn, offset = self._turn, self._before.offset
+        here = {place - offset: each.text for place, _, each in self._notes if place >= offset}
+        turn.request = forms.with_notes(turn.request, self._found, here)
+        turn.told = len({path for _, _, each in self._notes for path in each.paths})
+        turn.told_tokens = sum(each.tokens for _, _, each in self._notes)
+        return turn
+
+
+def _response_id(turn: Turn) -> str:
+    """Return the id that a response will have, which is given to it where the client gives none."""
+    own = turn.request.get("request_id")
+    if isinstance(own, str) and own:
+        return own
+    made = f"resp_{secrets.token_hex(16)}"
+    turn.request = {**turn.request, "request_id": made}
+    return made
+
+
+def _first_differing(found: Dialogue, before: _Known) -> str:
+    """Return what was the first to differ from what was sent before."""
+    node = before.node
+    if node is None:
+        return SAME
+    if node.system is not None and node.system != chain.digest(found.system):
+        return SYSTEM
+    if node.tools is not None and node.tools != chain.digest_of_tools(found.tools):
+        return TOOLS
+    return EDITED if _goes_elsewhere(before) and not found.previous else SAME
+
+
+def _goes_elsewhere(before: _Known) -> bool:
+    """Say whether a conversation had gone on otherwise from where it goes on now."""
+    return before.node is not None and before.node.continued and before.length < len(before.keys)
+
+
+def _must_not_be_used(kept: Pack, record: Record, present: Pack) -> bool:
+    """Say whether what a conversation was sent shows something that must not be shown."""
+    return is_erased(kept, present) or any(
+        shows_withdrawn(told.paths, version, present) for _, version, told in record.notes
+    )
+
+
+def is_erased(pack: Pack, present: Pack) -> bool:
+    """Say whether an earlier pack shows something that must not be shown, or that cannot be known:
+    where the watcher began anew, or was set back, it may not tell."""
+    if pack.sha256 == present.sha256:
+        return False
+    if pack.epoch != present.epoch or pack.version > present.version:
+        return True
+    if not present.withdrawn:
+        return False
+    paths = {path for about in pack.about for path in (about.path, about.old_path)}
+    return shows_withdrawn(paths, pack.version, present)
+
+
+def shows_withdrawn(paths: set[str], version: int, present: Pack) -> bool:
+    """Say whether a text of this number, about these files, may show one that must not be shown."""
+    if version > present.version:
+        return True
+    return any(version < present.withdrawn.get(path, 0) for path in paths)

@@ -1,0 +1,220 @@
+"""What a request asks for, and what vLLM is asked in its place."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from infbox.gateway.bodies import ANSWER_LIMITS
+from infbox.gateway.fields import OPTIONS
+from infbox.gateway.refusals import BAD_REQUEST, RefusalError
+from infbox.packing.prompt import PromptError
+
+if TYPE_CHECKING:
+    from infbox.gateway.apis import Api
+    from infbox.gateway.bodies import Body
+    from infbox.gateway.conversations.deciding import Turn
+    from infbox.gateway.forwarder import Headers
+    from infbox.packing.published import Front, Pack
+
+_ANSWER_TOKENS = 1024  # room for an answer whose length is not said
+_BYTES_PER_TOKEN = 3  # few, so that a pack is cut too short rather than not short enough
+
+# Stands for the pack while a request is encoded. Nobody outside can know it.
+_PLACEHOLDER = f"infbox-{secrets.token_hex(16)}"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A request that names a workspace.
+
+    Attributes:
+        workspace: its name.
+        body: of the request.
+        model: the name that vLLM is to be asked for; None to leave it as it is.
+    """
+
+    workspace: str
+    body: Body
+    model: str | None
+
+
+@dataclass
+class Question:
+    """A request as it goes to vLLM.
+
+    Attributes:
+        parts: of the body; the pack goes between each two. None to hand on the client's own as it
+            comes.
+        workspace: the one it names; empty where it names none.
+        pack: what the workspace has; None where it has none yet.
+        front: as much of it as is put in front; None where there is none.
+        bare: the body without any pack; None where the client takes no less than the whole.
+        turn: of its conversation; None where it names no workspace.
+        limit: tokens that the answer may have, where the client asked for more than there can be.
+    """
+
+    parts: list[bytes] | None = None
+    workspace: str = ""
+    pack: Pack | None = None
+    front: Front | None = None
+    bare: bytes | None = None
+    turn: Turn | None = None
+    limit: int | None = None
+
+    @property
+    def pieces(self) -> list[bytes | memoryview] | None:
+        """The body, piece by piece; the pack is not copied."""
+        if self.parts is None or self.front is None:
+            return None if self.parts is None else list(self.parts)
+        if self.bare is not None and not self.front.tokens:
+            return [self.bare]
+        pieces: list[bytes | memoryview] = []
+        for part in self.parts:
+            pieces += [part, self.front.encoded]
+        return pieces[:-1]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body that are this request's alone, the pack being shared."""
+        return sum(map(len, self.parts or [])) + len(self.bare or b"")
+
+    @property
+    def marks(self) -> Headers:
+        """Headers for the answer that say which pack was used, 0 where there is none yet, and what
+        was changed."""
+        limits = [] if self.limit is None else [(b"x-infbox-max-tokens", b"%d" % self.limit)]
+        if not self.workspace:
+            return limits
+        pack = self.pack
+        marks = {
+            b"x-infbox-generation": pack.generation if pack else 0,
+            b"x-infbox-version": pack.version if pack else 0,
+            b"x-infbox-pack-tokens": self.front.tokens if self.front else 0,
+        }
+        numbers = [(name, str(number).encode()) for name, number in marks.items()]
+        return [*numbers, *limits, *(self.turn.marks if self.turn else [])]
+
+    def cut(self) -> bool:
+        """Put less of the pack in front, if the client takes that; say whether there was any."""
+        if self.bare is None or not self.pack or not self.front or not self.front.tokens:
+            return False
+        self.front = self.pack.within(self.front.tokens // 2)
+        return True
+
+    def forget(self) -> None:
+        """Give up the body, so that an answer which is read slowly holds no memory."""
+        self.parts, self.bare = None, None
+
+
+def named(body: Body, header: str, model: str) -> Named | None:
+    """Return what a request asks for if it names a workspace, else None.
+
+    Args:
+        body: of the request.
+        header: the workspace that its headers name; empty where they name none.
+        model: the name that vLLM serves.
+
+    Raises:
+        RefusalError: the two name different ones.
+    """
+    asked = body.model
+    own, _, workspace = asked.rpartition("@") if isinstance(asked, str) else ("", "", "")
+    if not own or asked == model:
+        return Named(header, body, None) if header else None
+    if header and header != workspace:
+        raise RefusalError(
+            BAD_REQUEST,
+            f"The model's name asks for the workspace `{workspace}`, the header "
+            f"X-Infbox-Workspace for `{header}`: name one.",
+        )
+    return Named(workspace, body, own)
+
+
+def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool = False) -> Question:
+    """Return what vLLM is asked.
+
+    Args:
+        api: the API that the request was sent to.
+        asked: what it asks for.
+        turn: how it goes out; its request is taken from it.
+        window: of the model, in tokens.
+        fits: whether the client takes a part of the pack where it does not say so in the body.
+
+    Raises:
+        RefusalError: no pack can be put into it.
+    """
+    request, pack = turn.request, turn.pack
+    turn.request = {}
+    may_cut = _may_cut(request) if OPTIONS in request else fits
+    request = {key: value for key, value in request.items() if key != OPTIONS}
+    if asked.model is not None:
+        request["model"] = asked.model
+    limit = _lower(request, asked.body.lowered, window, None if may_cut else pack)
+    try:
+        if pack is None:
+            parts = [msgspec.json.encode(request)]
+            return Question(parts, asked.workspace, turn=turn, limit=limit)
+        parts = _parts(api, request)
+    except PromptError as error:
+        raise RefusalError(BAD_REQUEST, str(error)) from error
+    except RecursionError as error:
+        raise RefusalError(BAD_REQUEST, "The body is nested too deeply.") from error
+    if not may_cut:
+        return Question(parts, asked.workspace, pack, pack.whole, turn=turn, limit=limit)
+    own = sum(map(len, parts)) // _BYTES_PER_TOKEN
+    front = _front(pack, turn.front, window - own - _answer_tokens(request, window))
+    bare = msgspec.json.encode(request)
+    return Question(parts, asked.workspace, pack, front, bare, turn, limit)
+
+
+def _parts(api: Api, request: dict[str, Any]) -> list[bytes]:
+    """Return a request as JSON, cut where the pack goes."""
+    return msgspec.json.encode(api.with_pack(_PLACEHOLDER, request)).split(_PLACEHOLDER.encode())
+
+
+def _lower(
+    request: dict[str, Any], names: tuple[str, ...], window: int, pack: Pack | None
+) -> int | None:
+    """Lower limits of the answer to what there can be beside a pack, and return that; None where
+    none is more than the window."""
+    if not names:
+        return None
+    limit = max(window - (pack.tokens if pack else 0), 1)
+    request.update(dict.fromkeys(names, limit))
+    return limit
+
+
+def _front(pack: Pack, before: int | None, room: int) -> Front:
+    """Return as much of a pack as there is room for; of a conversation that has some of it already,
+    the same as long as that fits, and then half, so that it need not be cut again with each
+    turn."""
+    if before is None:
+        return pack.within(room)
+    return pack.within(before if before <= room else min(before // 2, room))
+
+
+def _may_cut(request: dict[str, Any]) -> bool:
+    """Say whether the client takes a part of the pack.
+
+    Raises:
+        RefusalError: what it says to us cannot be understood.
+    """
+    options = request[OPTIONS]
+    if options == {"pack": "fit"}:
+        return True
+    if options in ({}, {"pack": "whole"}):
+        return False
+    raise RefusalError(
+        BAD_REQUEST, f'`{OPTIONS}` must be {{"pack": "fit"}} or {{"pack": "whole"}}.'
+    )
+
+
+def _answer_tokens(request: dict[str, Any], window: int) -> int:
+    """Return how many tokens to leave for the answer."""
+    limits = (request.get(name) for name in ANSWER_LIMITS)
+    asked = next((limit for limit in limits if isinstance(limit, int)), _ANSWER_TOKENS)
+    return asked if asked < window else _ANSWER_TOKENS

@@ -1,0 +1,1 @@
+"""Workspaces that follow a git remote."""

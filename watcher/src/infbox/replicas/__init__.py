@@ -1,0 +1,1 @@
+"""Which of several hosts answers a question."""

@@ -1,0 +1,1 @@
+"""What every process of infbox needs to run: clocks, background work, sockets, systemd."""

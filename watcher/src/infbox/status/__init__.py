@@ -1,0 +1,1 @@
+"""The status of a host: its services, its workspaces, and the page that shows them."""

@@ -1,0 +1,1 @@
+"""Keeping the KV of published packs in the engine's cache."""

@@ -1,0 +1,1 @@
+"""The watcher: two processes, one that follows trees and one that packs and warms."""

@@ -1,0 +1,1 @@
+"""Following source trees by inotify, and the index of their files."""
