@@ -20,6 +20,7 @@ import pytest
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
+from following import following
 from infbox.errors import InputError
 from infbox.packing import hunks, imports, symbols, tokens
 from infbox.packing.packer import packed
@@ -29,7 +30,6 @@ from infbox.tree.files import Tree
 from infbox.tree.git import GitError, Tracked
 from infbox.tree.mounts import read as read_mounts
 from infbox.tree.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules
-from test_follow import following
 
 pytestmark = pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from test_layout import Project, lines, many
 
 from infbox.packing import layout, overlay, tokens
 from infbox.packing.overlay import Base
 from infbox.packing.pack import DUE_SHARE, Pack, common_length
 from reading import current, gone, sections, shown
-from test_layout import Project, lines, many
 
 BUDGET = 6000
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_service import at_work
 
 from hanging_fs import HangingFileSystem, hanging_file_system
 from infbox.config import check_paths
@@ -20,7 +21,6 @@ from infbox.watcher.monitor import NO_ANSWER
 from infbox.watcher.service import Service
 from infbox.watching.follower import Follower
 from serving import get_json, get_text, settings_for, until
-from test_service import at_work
 from trees import fill, git
 
 

@@ -12,7 +12,7 @@ from fake_apis import CHAT, COMPLETIONS, COUNT, MESSAGES, RESPONSES
 from gateway_stack import BODIES, USER, Stack
 from infbox.gateway import fields
 
-ENGINE = json.loads((Path(__file__).parent / "engine_fields.json").read_text())
+ENGINE = json.loads((Path(__file__).parents[1] / "engine_fields.json").read_text())
 EMBEDDINGS = "/v1/embeddings"
 QUESTIONS: dict[str, dict[str, Any]] = {
     **BODIES,

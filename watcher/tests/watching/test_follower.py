@@ -21,103 +21,20 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_files import as_git_says
 
+from following import Following, following, fresh, started
 from infbox.errors import InputError
 from infbox.runtime.background import LONGEST_SECONDS, QUIET_SECONDS
 from infbox.tree.files import Tree
 from infbox.tree.git import Git, GitError
 from infbox.watching import reconciler
 from infbox.watching.follower import Changes, Follower, due
-from infbox.watching.index import Reader
 from infbox.watching.inotify import Watch
 from infbox.watching.reader import Looker
 from infbox.watching.reconciler import Keeper
 from serving import until
-from test_files import as_git_says
 from trees import fill, git
-
-
-class Following:
-    """A follower of one tree, and what its index says."""
-
-    def __init__(self, follower: Follower, root: Path) -> None:
-        self.follower = follower
-        self.root = root
-        self.reader = Reader(follower.index_file)
-
-    def indexed(self) -> dict[str, str]:
-        """Digests of the files that may enter the pack, by path."""
-        with contextlib.suppress(sqlite3.Error):
-            return {file.path: file.digest for file in self.reader.kept()}
-        return {}
-
-    def agrees(self, seconds: float = 10.0) -> None:
-        """Wait until the index is what a fresh look says; and go on to be."""
-        until(lambda: self.indexed() == fresh(self.root), seconds)
-
-    def settles(self) -> None:
-        """Wait until nothing is left to be done."""
-        self.agrees()
-        self.settles_itself()
-
-    def settles_itself(self) -> None:
-        """Wait until nothing is left to be done, right or wrong.
-
-        For a moment nothing is due and nothing begun; a tree that was just made is scanned twice.
-        """
-        worked = time.monotonic()
-
-        def has_rested() -> bool:
-            nonlocal worked
-            worked = worked if self.rests() else time.monotonic()
-            return time.monotonic() - worked > 0.1
-
-        until(has_rested)
-
-    def rests(self) -> bool:
-        """Say whether nothing is done or due."""
-        keeper = self.follower._keeper
-        assert keeper is not None
-        return keeper.due(False) is None and not keeper.is_busy and self.follower._work is None
-
-
-def fresh(root: Path) -> dict[str, str]:
-    """What a fresh look at a tree says; waiting for a tree that changes meanwhile is up to
-    the caller."""
-    tree = Tree(root)
-    try:
-        contents = {path: tree.readable(path) for path in tree.scan()}
-    finally:
-        tree.close()
-    return {path: content.digest for path, content in contents.items() if content}
-
-
-@contextlib.contextmanager
-def following(root: Path, **settings: object) -> Iterator[Following]:
-    """Follow a tree until the block is left."""
-    follower = started(root, **settings)
-    seen = Following(follower, root)
-    try:
-        yield seen
-    finally:
-        seen.reader.close()
-        stop(follower)
-    assert follower.crashed is None
-
-
-def started(root: Path, **settings: object) -> Follower:
-    given = {"name": "shop", "max_file_bytes": 256 * 1024, "poll_seconds": 0.1, **settings}
-    follower = Follower(root=root, state_dir=root.parent / "state", **given)  # type: ignore[arg-type]
-    follower.start()
-    assert follower.scanned.wait(20)
-    return follower
-
-
-def stop(follower: Follower) -> None:
-    follower.stop()
-    follower.join(10)
-    assert not follower.is_alive()
-
 
 # Saves
 
@@ -1070,7 +987,8 @@ import concurrent.futures, random, shutil, subprocess, tempfile, encodings.idna
 from infbox import log
 from infbox.packing import rank
 log.to_stderr()
-from test_follow import following, until
+from following import following
+from serving import until
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 root = Path(sys.argv[1])
 with following(root) as seen:
@@ -1097,7 +1015,7 @@ def look_as_nobody(folder: Path) -> None:
     (root / "closed").chmod(0o700)
     (root / "secret.py").chmod(0o600)
     process = subprocess.Popen(
-        [sys.executable, "-c", AS_NOBODY, str(root), str(Path(__file__).parent)],
+        [sys.executable, "-c", AS_NOBODY, str(root), str(Path(__file__).parents[1])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -1136,7 +1054,8 @@ Path("/proc/sys/user/max_inotify_watches").write_text("12")
 sys.path.insert(0, sys.argv[2])
 from infbox import log
 log.to_stderr()
-from test_follow import following, fill
+from following import following
+from trees import fill
 root = Path(sys.argv[1])
 with following(root) as seen:
     seen.agrees()
@@ -1156,7 +1075,7 @@ print("done")
 
 def test_what_the_limit_of_watches_leaves_out_is_polled(repo: Path) -> None:
     fill(repo, {f"d{n}/a.py": f"{n}\n" for n in range(30)})
-    command = [sys.executable, "-c", AS_POOR, str(repo), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", AS_POOR, str(repo), str(Path(__file__).parents[1])]
     allowed = subprocess.run(
         ["unshare", "--user", "--map-root-user", "true"], check=False, capture_output=True
     )
@@ -1182,7 +1101,9 @@ from infbox import log
 from infbox.watching import follower as follow
 log.to_stderr()
 follow.RETRY_SECONDS = 0.1
-from test_follow import following, fill, until
+from following import following
+from serving import until
+from trees import fill
 tmp = Path(sys.argv[1])
 def mount(*arguments): subprocess.run(["mount", *arguments], check=True)
 def unmount(place):  # not while a git is asked
@@ -1275,7 +1196,7 @@ def test_mounts_that_come_and_go(tmp_path: Path, scenario: str) -> None:
         pytest.skip("no mount namespaces here")
     program = IN_A_MOUNT_NAMESPACE + globals()[scenario]
     done = subprocess.run(
-        [*unshare, sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parent)],
+        [*unshare, sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parents[1])],
         check=False,
         capture_output=True,
         text=True,

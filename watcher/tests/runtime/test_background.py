@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from following import started, stop
 from infbox.runtime.background import LOST_SECONDS, TURN_SECONDS, Turns
 from infbox.tree.git import Git
 from serving import until
-from test_follow import started, stop
 from trees import fill
 
 

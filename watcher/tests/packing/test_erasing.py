@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_overlay_packer import Pair
+from test_packer import BUDGET, Shop, lines, now
 
 from infbox.packing import store
 from infbox.packing.erasure.cached_chunks import CachedChunks, hashes
@@ -20,8 +22,6 @@ from infbox.packing.published import PackFile
 from infbox.tree import rules
 from infbox.watching.index import Row
 from reading import sections
-from test_overlay_packer import Pair
-from test_packer import BUDGET, Shop, lines, now
 from trees import fill
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from test_service import at_work
+from test_warmer import FAST, NOWHERE, PACK, asked, come, counted, grown, run
 
 from fake_engine import FakeEngine, encode
 from infbox.metrics import WatcherMetrics
 from infbox.warming.engine import Engine
 from infbox.warming.warmer import PIECE_TOKENS, Warmer
 from serving import get_json, get_text, settings_for, until
-from test_service import at_work
-from test_warm import FAST, NOWHERE, PACK, asked, come, counted, grown, run
 from trees import fill
 
 LONG = replace(PACK, text=PACK.text * 4, ids=encode(PACK.text * 4))

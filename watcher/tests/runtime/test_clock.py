@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from following import following
 from infbox.auth.key_service import Authority
 from infbox.auth.keys import Limits, User
 from infbox.runtime import clock
@@ -18,7 +19,6 @@ from infbox.runtime.clock import Moment
 from infbox.tree.files import folder_row
 from infbox.watching.index import Folder
 from serving import until
-from test_follow import following
 from trees import fill
 
 HOUR_NS = 3600 * 10**9

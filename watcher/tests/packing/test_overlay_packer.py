@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_packer import BUDGET, Shop, lines, now
 
 from infbox.packing import tokens
 from infbox.packing.overlay import BaseWorkspace
 from infbox.packing.packer import Packer
 from infbox.watching.index import Reader
 from reading import current, sections
-from test_packer import BUDGET, Shop, lines, now
 from trees import fill, git
 
 ROOM = BUDGET * 5 // 4
