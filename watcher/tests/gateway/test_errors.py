@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fake_apis import CHAT, COMPLETIONS, MESSAGES, RESPONSES, event
 from gateway_stack import BODIES, TEXT, USER, Stack
-from infbox.gateway.responses import Events, Usage, usage_in
+from infbox.gateway.upstream.responses import Events, usage_in
+from infbox.metrics import Usage
 
 ALL = pytest.mark.parametrize("path", BODIES)
 

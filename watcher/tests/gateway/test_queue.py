@@ -16,8 +16,8 @@ from fake_apis import CHAT
 from fake_engine import ENDING, FakeEngine
 from gateway_stack import BODIES, Answer, Stack, publish
 from infbox.config import Listen
-from infbox.gateway import queue
 from infbox.gateway.app import Gateway
+from infbox.gateway.upstream import queue
 from serving import serving, settings_for, until
 
 ALL = pytest.mark.parametrize("path", BODIES)

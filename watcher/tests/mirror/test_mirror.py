@@ -18,8 +18,8 @@ from infbox.cli import watch
 from infbox.mirror import carriers
 from infbox.mirror.copy import Copy, _Following
 from infbox.tree.files import Tree
+from infbox.tree.records import Stamp
 from infbox.watching.follower import Follower
-from infbox.watching.index import Stamp
 from serving import until
 from trees import fill, git
 

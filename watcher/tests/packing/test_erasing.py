@@ -20,7 +20,7 @@ from infbox.packing.erasure.cached_chunks import CachedChunks, hashes
 from infbox.packing.packer import Packer
 from infbox.packing.published import PackFile
 from infbox.tree import rules
-from infbox.watching.index import Row
+from infbox.tree.records import Row
 from reading import sections
 from trees import fill
 

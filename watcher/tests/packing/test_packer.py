@@ -18,7 +18,8 @@ from infbox.errors import InputError
 from infbox.packing import tokens
 from infbox.packing.packer import MANY_EDITS, Packer, Publication
 from infbox.tree.files import Tree
-from infbox.watching.index import Index, Reader, Row
+from infbox.tree.records import Row
+from infbox.watching.index import Index, Reader
 from reading import current, sections
 from trees import fill, git
 

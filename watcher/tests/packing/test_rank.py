@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.packing.rank import (
-    HALF_LIFE,
-    Candidate,
-    bumped,
-    cooled,
-    heats_from_git,
-    heats_of,
-    ranked,
-)
+from infbox.packing.rank import Candidate, ranked
+from infbox.watching.edit_frequency import HALF_LIFE, bumped, cooled, heats_from_git, heats_of
 from trees import fill, git
 
 

@@ -16,8 +16,8 @@ from fake_apis import CHAT
 from fake_engine import FakeEngine
 from gateway_stack import BODIES, TEXT, Answer, Stack, publish
 from infbox.config import Listen, Replicas
-from infbox.gateway import queue
 from infbox.gateway.app import Gateway
+from infbox.gateway.upstream import queue
 from serving import ANY, free_port, serving, settings_for, until
 from stub_balancer import StubBalancer
 

@@ -17,7 +17,7 @@ from infbox.auth.keys import Limits, User
 from infbox.runtime import clock
 from infbox.runtime.clock import Moment
 from infbox.tree.files import folder_row
-from infbox.watching.index import Folder
+from infbox.tree.records import Folder
 from serving import until
 from trees import fill
 

@@ -22,7 +22,7 @@ from fake_host import FakeHost, GatewayStack, events, told
 from gateway_stack import USER, Stack
 from infbox import config
 from infbox.errors import InputError
-from infbox.gateway.responses import Usage
+from infbox.metrics import Usage
 from infbox.status.exposition import Exposition
 from infbox.status.history import FirstTokens, Minutes
 from infbox.status.sampler import MOST_VIEWERS

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infbox.cli import watch
-from infbox.packing import rank
+from infbox.config import MAX_FILE_BYTES
+from infbox.errors import GitError
 from infbox.tree import git
 from infbox.tree.files import Tree
-from infbox.tree.rules import MAX_FILE_BYTES
+from infbox.watching import edit_frequency
 from trees import fill
 from trees import git as as_developer
 
@@ -160,7 +161,7 @@ def test_each_question_to_git_leaves_the_canary_silent(hostile: Path, canary: Pa
         tree.close()
     assert git.committed(hostile, "a.py", MAX_FILE_BYTES) == b"a = 2\n"
     assert git.committed(hostile, "b.py", MAX_FILE_BYTES) is None, "missing, and not fetched"
-    assert rank.heats_from_git(hostile).keys() >= {"a.py"}
+    assert edit_frequency.heats_from_git(hostile).keys() >= {"a.py"}
     assert not canary.exists(), canary.read_text()
 
 
@@ -178,7 +179,7 @@ def test_git_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> Non
     as_developer(root, "init", "--quiet")
     os.mkfifo(root / ".git/rules")
     as_developer(root, "config", "core.excludesFile", str(root / ".git/rules"))
-    with pytest.raises(git.GitError, match=r"gave no answer about .+ within 0\.2 s and was ended"):
+    with pytest.raises(GitError, match=r"gave no answer about .+ within 0\.2 s and was ended"):
         git.run(root, "ls-files", "--others", "--exclude-standard", limit_seconds=0.2)
 
 
@@ -191,7 +192,7 @@ def test_a_question_to_the_process_that_is_kept_has_a_limit_too(
     os.mkfifo(root / ".gitignore")
     monkeypatch.setattr(git, "_CHECK_SECONDS", 0.2)
     try:
-        with pytest.raises(git.GitError, match="gave no answer"):
+        with pytest.raises(GitError, match="gave no answer"):
             asked.ignored(["a.py"])
     finally:
         asked.close()

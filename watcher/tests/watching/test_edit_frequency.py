@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from infbox.tree.records import Row
 from infbox.watching.edit_frequency import BURST_SECONDS, MANY, Heats
-from infbox.watching.index import Row
 
 
 def row(heat: float, edit: int = 1, digest: str = "old") -> Row:

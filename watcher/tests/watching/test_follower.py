@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from test_files import as_git_says
 
 from following import Following, following, fresh, started
-from infbox.errors import InputError
+from infbox.errors import GitError, InputError
 from infbox.runtime.background import LONGEST_SECONDS, QUIET_SECONDS
 from infbox.tree.files import Tree
-from infbox.tree.git import Git, GitError
+from infbox.tree.git import Git
 from infbox.watching import reconciler
 from infbox.watching.follower import Changes, Follower, due
 from infbox.watching.inotify import Watch
@@ -983,9 +983,10 @@ AS_NOBODY = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-import concurrent.futures, random, shutil, subprocess, tempfile, encodings.idna
+# What is imported late cannot be by one who may not read it.
+import betterleaks, concurrent.futures, encodings.idna, random, shutil, subprocess, tempfile
+import infbox.tree.secrets.forms
 from infbox import log
-from infbox.packing import rank
 log.to_stderr()
 from following import following
 from serving import until

@@ -25,15 +25,13 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from infbox.gateway import apis, bodies, download, fields, forwarder, requests, responses
+from infbox.gateway import apis, bodies, download, fields, requests
 from infbox.gateway.apis import APIS
 from infbox.gateway.bodies import Lease, Memory
 from infbox.gateway.conversations import clients, forms, system_messages, volatile
 from infbox.gateway.conversations.deciding import Asked
 from infbox.gateway.conversations.keeper import Conversations
 from infbox.gateway.conversations.summary import Summary
-from infbox.gateway.forwarder import Incoming, LateOutgoing, Outgoing
-from infbox.gateway.queue import Hold
 from infbox.gateway.refusals import (
     BAD_GATEWAY,
     BAD_REQUEST,
@@ -45,11 +43,13 @@ from infbox.gateway.refusals import (
     RefusalError,
 )
 from infbox.gateway.requests import Question
+from infbox.gateway.upstream import forwarder, replicas, responses
+from infbox.gateway.upstream.forwarder import Incoming, LateOutgoing, Outgoing
+from infbox.gateway.upstream.queue import Hold
+from infbox.gateway.upstream.replicas import Balanced, Handover
 from infbox.log import line
 from infbox.metrics import GatewayMetrics
 from infbox.packing.published import PackFile
-from infbox.replicas import routing
-from infbox.replicas.routing import Balanced, Handover
 from infbox.runtime.serve import lasting, server
 from infbox.status.history import FirstEvent
 from infbox.status.page import Page
@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from infbox.gateway.bodies import Body
     from infbox.gateway.conversations.deciding import Turn
     from infbox.gateway.requests import Named
-    from infbox.gateway.responses import Usage
     from infbox.gateway.traces import Tracer
+    from infbox.metrics import Usage
     from infbox.packing.published import Pack
 
 _CLIENT_IDLE_SECONDS = 180  # longer than Caddy keeps its connections to us
@@ -181,7 +181,7 @@ class Gateway:
         )
         self._metrics.held.set_function(lambda: self._hold.count)
         self._client: aiohttp.ClientSession
-        self._sampler = Sampler(config, self._packs, self._summary)
+        self._sampler = Sampler(config, self._packs, self._summary.of)
         self._tracer = _tracer(config.gateway.traces)
         self.page = Page(self._sampler)
         self.app = Starlette(
@@ -248,10 +248,10 @@ class Gateway:
         lease = Lease(self._memory, user)
         if self._balanced is None:
             return _Exchange(incoming, Outgoing(events), events, began, user, lease)
-        if routing.is_routed(incoming):
+        if replicas.is_routed(incoming):
             outgoing = LateOutgoing(events, self._balanced.marks)
             return _Exchange(incoming, outgoing, events, began, user, lease, is_counted=True)
-        if not routing.can_go(incoming):
+        if not replicas.can_go(incoming):
             return _Exchange(incoming, Outgoing(events), events, began, user, lease)
         handover = Handover(incoming, LateOutgoing(events))
         return _Exchange(incoming, handover.outgoing, events, began, user, lease, handover=handover)
@@ -400,7 +400,9 @@ class Gateway:
             incoming.path, request, size, named.workspace, user, model, client, self._window
         )
         turn = await self._conversations.turn(asked, pack)
-        self._metrics.count_turn(turn, named.workspace, client)
+        if turn.record is not None:
+            told = turn.state, turn.beginning, turn.note_tokens
+            self._metrics.count_turn(named.workspace, client, *told)
         if system_messages.are_there(incoming.path, turn.request) and not (
             await self._later_system.is_taken(self._client)
         ):

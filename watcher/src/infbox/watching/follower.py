@@ -14,13 +14,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from infbox.errors import InputError
+from infbox.errors import GitError, InputError
 from infbox.log import line
 from infbox.runtime.background import LONGEST_SECONDS, LOST_SECONDS, QUIET_SECONDS, Turns
 from infbox.tree import mounts
 from infbox.tree.files import Tree
-from infbox.tree.git import Facts, GitError
-from infbox.watching import index, inotify
+from infbox.tree.git import Facts
+from infbox.watching import edit_frequency, index, inotify
 from infbox.watching.inotify import Watch
 from infbox.watching.reconciler import Keeper
 
@@ -524,10 +524,8 @@ def sentinel(state_dir: Path, name: str) -> Path:
 
 def _heats(root: Path) -> dict[str, float]:
     """Return how often and lately files were edited, by the history of their repository."""
-    from infbox.packing import rank  # noqa: PLC0415  # only the first scan needs it
-
     try:
-        return rank.heats_from_git(root)
+        return edit_frequency.heats_from_git(root)
     except GitError as error:
         _logger.info(line("no-history", root=root, reason=error))
         return {}

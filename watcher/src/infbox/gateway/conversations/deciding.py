@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infbox.gateway.conversations.forms import Dialogue
     from infbox.gateway.conversations.notes import Note
     from infbox.gateway.conversations.records import Record, Records
-    from infbox.gateway.forwarder import Headers
+    from infbox.gateway.upstream.forwarder import Headers
     from infbox.packing.published import Pack
 
 NEW, KEPT, MOVED = "new", "kept", "moved"

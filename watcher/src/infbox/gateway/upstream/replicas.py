@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from infbox.gateway import forwarder, responses
 from infbox.gateway.apis import APIS
 from infbox.gateway.refusals import BAD_GATEWAY, BAD_REQUEST, UNAVAILABLE, RefusalError
+from infbox.gateway.upstream import forwarder, responses
 from infbox.log import line
 from infbox.replicas import placement
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from infbox.config import Replicas
-    from infbox.gateway.forwarder import Headers, Incoming, LateOutgoing
-    from infbox.gateway.queue import Hold
+    from infbox.gateway.upstream.forwarder import Headers, Incoming, LateOutgoing
+    from infbox.gateway.upstream.queue import Hold
     from infbox.metrics import GatewayMetrics
 
 ROUTED = b"x-infbox-routed"

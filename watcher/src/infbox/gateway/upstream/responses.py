@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from infbox.gateway import forwarder
 from infbox.gateway.refusals import BAD_REQUEST
+from infbox.gateway.upstream import forwarder
+from infbox.metrics import Usage
 
 if TYPE_CHECKING:
     from infbox.gateway.apis import Api
-    from infbox.gateway.forwarder import Headers, Outgoing
+    from infbox.gateway.upstream.forwarder import Headers, Outgoing
 
 _TAIL_BYTES = 4096  # the end of an answer, where its usage stands
 _WHOLE_BYTES = 1024 * 1024  # an answer is held so far, for its usage to become a header
@@ -22,21 +22,6 @@ _EVENT_BYTES = 256 * 1024  # an event is held so far until it is whole
 
 _USAGE = re.compile(rb'"usage":\s*(?=\{)')
 _DECODER = json.JSONDecoder()
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens of a request.
-
-    Attributes:
-        prompt: of the prompt.
-        cached: how many of them were not computed; None where vLLM does not say.
-        completion: of the answer.
-    """
-
-    prompt: int
-    cached: int | None
-    completion: int
 
 
 async def hand_on(
