@@ -125,7 +125,7 @@ def roomy(tmp_path: Path, memory: Memory | None = None) -> Any:
             config._replace(gateway=config.gateway._replace(max_body_bytes=32 * MEGABYTE))
         )
         if memory:
-            gateway._memory = memory
+            gateway.forwarder.memory = memory
         with serving(gateway.app) as url:
             yield Stack(upstream, url)
 
@@ -201,7 +201,7 @@ def test_memory_is_free_again_once_the_answer_begins(tmp_path: Path) -> None:
 def test_a_body_that_does_not_come_whole_in_time_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.gateway.upstream.forwarder._BODY_SECONDS", 0.2)
+    monkeypatch.setattr("infbox.gateway.connection._BODY_SECONDS", 0.2)
     with roomy(tmp_path) as stack:
         parts = urlsplit(stack.url)
         with socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10) as client:

@@ -18,7 +18,7 @@ from gateway_stack import BODIES, USER, Stack, publish, running
 from infbox.config import Gateway as Settings
 from infbox.gateway.app import Gateway
 from infbox.gateway.requests import Question
-from infbox.gateway.upstream.forwarder import _Body
+from infbox.gateway.upstream.client import _Body
 from serving import ANY, serving, settings_for, until
 
 MEGABYTE = 1_000_000

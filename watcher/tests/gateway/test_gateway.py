@@ -16,7 +16,7 @@ from fake_apis import CHAT
 from fake_engine import FakeEngine, Seen
 from gateway_stack import TEXT, USER, Stack, publish
 from infbox.gateway.app import Gateway
-from infbox.gateway.upstream.forwarder import BadRequestError, Incoming
+from infbox.gateway.connection import BadRequestError, Incoming
 from serving import get_json, serving, settings_for, until
 
 

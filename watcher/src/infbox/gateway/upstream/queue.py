@@ -18,11 +18,11 @@ _INTERVAL_SECONDS = 0.25
 _MOST_BYTES = 128 * 1024 * 1024
 
 
-class Hold:
-    """Holds requests, and lets them go in the order in which they came.
+class RequestQueue:
+    """Queues requests, and lets them go in the order in which they came.
 
     Args:
-        seconds: that one may wait; 0 to hold none.
+        seconds: that one may wait; 0 to queue none.
         most: how many may wait at once.
         takes_requests: says whether the engine takes requests now.
     """

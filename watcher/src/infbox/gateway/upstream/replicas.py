@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from infbox.gateway.apis import APIS
+from infbox.gateway.connection import BadRequestError
 from infbox.gateway.refusals import BAD_GATEWAY, BAD_REQUEST, UNAVAILABLE, RefusalError
-from infbox.gateway.upstream import forwarder, responses
+from infbox.gateway.upstream import client as http
+from infbox.gateway.upstream import responses
 from infbox.log import line
 from infbox.replicas import placement
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from infbox.config import Replicas
-    from infbox.gateway.upstream.forwarder import Headers, Incoming, LateOutgoing
-    from infbox.gateway.upstream.queue import Hold
+    from infbox.gateway.connection import Headers, Incoming, LateOutgoing
+    from infbox.gateway.upstream.queue import RequestQueue
     from infbox.metrics import GatewayMetrics
 
 ROUTED = b"x-infbox-routed"
@@ -101,26 +103,28 @@ class Balanced:
         try:
             async with client.get(f"{self._balancer}/ready", timeout=_SHORT) as answer:
                 return answer.status == _OK
-        except forwarder.AWAY:
+        except http.AWAY:
             return False
 
-    async def answer(self, client: aiohttp.ClientSession, handover: Handover, hold: Hold) -> None:
+    async def answer(
+        self, client: aiohttp.ClientSession, handover: Handover, queue: RequestQueue
+    ) -> None:
         """Have a question answered by the host that it goes to, or by the next one.
 
         Args:
             client: to ask with.
             handover: the question.
-            hold: where it waits while no host takes requests.
+            queue: where it waits while no host takes requests.
 
         Raises:
             RefusalError: no host was there in time, or several broke off.
         """
-        deadline = time.monotonic() + hold.seconds
+        deadline = time.monotonic() + queue.seconds
         away = broken = 0
-        is_held = hold.count > 0
+        is_queued = queue.count > 0
         while True:
-            if is_held:
-                await hold.wait(len(handover.body), deadline)
+            if is_queued:
+                await queue.wait(len(handover.body), deadline)
             # By workspace, twice, since the balancer learns from the first time; then to whoever is
             # there: where all are busy it says that there are none.
             is_by_workspace = away % _TRIES < _TRIES - 1
@@ -133,7 +137,7 @@ class Balanced:
                 broken += 1
             if broken == _MOST_BROKEN:
                 raise RefusalError(BAD_GATEWAY, "the engine does not answer")
-            is_held = status == UNAVAILABLE and away % _TRIES == 0
+            is_queued = status == UNAVAILABLE and away % _TRIES == 0
             self._metrics.asked_again.labels("away" if status == UNAVAILABLE else "broken").inc()
 
     async def _ask(
@@ -150,21 +154,19 @@ class Balanced:
         pieces = [handover.body]
         handover.is_out = True
         try:
-            async with await forwarder.ask(
-                client, self._balancer, incoming, pieces, headers
-            ) as answer:
+            async with await http.ask(client, self._balancer, incoming, pieces, headers) as answer:
                 host = answer.headers.get(placement.HOST, "")
                 if host or answer.status not in _OF_PROXIES:
                     self._metrics.handed_over.labels(handover.workspace, host).inc()
                     await responses.hand_on(answer, [], APIS[incoming.path], outgoing)
                     return None
                 failed = answer.status
-        except forwarder.BadRequestError as error:
+        except BadRequestError as error:
             handover.is_out = False
             raise RefusalError(BAD_REQUEST, str(error)) from error
-        except forwarder.NOT_SENT:
+        except http.NOT_SENT:
             failed = UNAVAILABLE
-        except forwarder.AWAY as error:
+        except http.AWAY as error:
             _logger.warning(line("replica-failed", reason=error or type(error).__name__))
             if outgoing.status:
                 return None

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from infbox.gateway.refusals import BAD_REQUEST
-from infbox.gateway.upstream import forwarder
+from infbox.gateway.upstream import client
 from infbox.metrics import Usage
 
 if TYPE_CHECKING:
     from infbox.gateway.apis import Api
-    from infbox.gateway.upstream.forwarder import Headers, Outgoing
+    from infbox.gateway.connection import Headers, Outgoing
 
 _TAIL_BYTES = 4096  # the end of an answer, where its usage stands
 _WHOLE_BYTES = 1024 * 1024  # an answer is held so far, for its usage to become a header
@@ -45,7 +45,7 @@ async def hand_on(
     Raises:
         aiohttp.ClientError: vLLM broke off what is no stream of events, or had not begun.
     """
-    headers = [*forwarder.answer_headers(answer), *marks]
+    headers = [*client.answer_headers(answer), *marks]
     if answer.content_type == "text/event-stream":
         await outgoing.start(answer.status, headers)
         return await _hand_on_events(answer, api, outgoing)

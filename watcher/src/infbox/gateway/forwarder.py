@@ -1,0 +1,173 @@
+"""Answering whatever has no route of its own, by what vLLM or a replica says."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from infbox.gateway import apis
+from infbox.gateway.bodies import Lease, Memory
+from infbox.gateway.connection import (
+    ClientGoneError,
+    Incoming,
+    LateOutgoing,
+    Outgoing,
+    TooLargeError,
+)
+from infbox.gateway.exchange import Exchange, check_user, most_at_once, user_of
+from infbox.gateway.limit import ConcurrencyLimit
+from infbox.gateway.refusals import BAD_GATEWAY, TOO_LARGE, UNAVAILABLE, RefusalError
+from infbox.gateway.upstream import replicas
+from infbox.gateway.upstream.replicas import Handover
+from infbox.status.history import FirstEvent
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from infbox.config import Gateway as Settings
+    from infbox.gateway.conversations.summary import Summary
+    from infbox.gateway.questions import Questions
+    from infbox.gateway.upstream.engine import Engine, EngineForwarder
+    from infbox.gateway.upstream.queue import RequestQueue
+    from infbox.gateway.upstream.replicas import Balanced
+    from infbox.metrics import GatewayMetrics
+    from infbox.status.history import FirstTokens
+
+_NOT_ANSWERED = (BAD_GATEWAY, UNAVAILABLE)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Who answers requests.
+
+    Attributes:
+        engine: of this host.
+        forwarder: to it.
+        queue: of requests while nobody answers.
+        balanced: the hosts behind a balancer, this one among them; None where this is the only one.
+    """
+
+    engine: Engine
+    forwarder: EngineForwarder
+    queue: RequestQueue
+    balanced: Balanced | None
+
+
+class Forwarder:
+    """An ASGI application that answers a request by what vLLM says.
+
+    Args:
+        settings: of the gateway.
+        questions: makes of a request what goes to vLLM.
+        upstream: who answers.
+        metrics: to count in.
+        summary: notes how conversations fare.
+        first_tokens: notes how long answers take to begin.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        questions: Questions,
+        upstream: Upstream,
+        *,
+        metrics: GatewayMetrics,
+        summary: Summary,
+        first_tokens: FirstTokens,
+    ) -> None:
+        self._limit_bytes = settings.max_body_bytes
+        self._requires_user = settings.requires_user
+        self._questions = questions
+        self._upstream = upstream
+        self._metrics = metrics
+        self._summary = summary
+        self._first_tokens = first_tokens
+        self._limit = ConcurrencyLimit()
+        self.memory = Memory()
+        """For the bodies of all requests."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request (ASGI)."""
+        exchange = self._exchange(scope, receive, send)
+        with exchange.lease:
+            await self._answer_it(exchange)
+        if not exchange.is_elsewhere:
+            labels = exchange.workspace, exchange.user, exchange.outgoing.status or "none"
+            self._metrics.requests.labels(*labels).inc()
+
+    async def _answer_it(self, exchange: Exchange) -> None:
+        """Answer a request, or leave it with the client."""
+        async with anyio.create_task_group() as group:
+
+            async def leave_with_client() -> None:
+                await exchange.incoming.client_gone()
+                self._note_gone(exchange)
+                group.cancel_scope.cancel()
+
+            group.start_soon(leave_with_client)
+            try:
+                await self._serve(exchange)
+            except RefusalError as refused:
+                await _respond(exchange, refused)
+            except TooLargeError:
+                message = f"The request is larger than {self._limit_bytes} bytes."
+                await _respond(exchange, RefusalError(TOO_LARGE, message))
+            except ClientGoneError:
+                self._note_gone(exchange)
+            group.cancel_scope.cancel()
+
+    def _exchange(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
+        began = time.monotonic()
+        events = FirstEvent(send, began)
+        incoming = Incoming(scope, receive, self._limit_bytes)
+        user = user_of(incoming)
+        lease = Lease(self.memory, user)
+        balanced = self._upstream.balanced
+        if balanced is None:
+            return Exchange(incoming, Outgoing(events), events, began, user, lease)
+        if replicas.is_routed(incoming):
+            outgoing = LateOutgoing(events, balanced.marks)
+            return Exchange(incoming, outgoing, events, began, user, lease, is_counted=True)
+        if not replicas.can_go(incoming):
+            return Exchange(incoming, Outgoing(events), events, began, user, lease)
+        handover = Handover(incoming, LateOutgoing(events))
+        return Exchange(incoming, handover.outgoing, events, began, user, lease, handover=handover)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        """Answer a request here, or have a replica do so.
+
+        Raises:
+            RefusalError: it is not answered.
+            ClientGoneError, TooLargeError: the body did not come whole.
+        """
+        check_user(exchange.user, is_required=self._requires_user)
+        under_way = self._limit.one_more(exchange.user, most_at_once(exchange.incoming))
+        with contextlib.nullcontext() if exchange.is_counted else under_way:
+            if self._upstream.balanced is not None and exchange.handover is not None:
+                await self._questions.read_whole(exchange, exchange.handover)
+                session, queue = self._upstream.engine.session, self._upstream.queue
+                await self._upstream.balanced.answer(session, exchange.handover, queue)
+                return
+            question = await self._questions.question(exchange)
+            exchange.own_workspace = question.workspace
+            usage = await self._upstream.forwarder.answer(exchange, question)
+        self._metrics.count(usage, exchange.workspace, exchange.user)
+        if question.turn is not None:
+            self._summary.note(exchange.workspace, question.turn, usage)
+        self._first_tokens.note(time.monotonic(), exchange.events.seconds, usage)
+
+    def _note_gone(self, exchange: Exchange) -> None:
+        if not exchange.is_elsewhere:
+            self._metrics.cancelled.labels(exchange.workspace).inc()
+
+
+async def _respond(exchange: Exchange, refused: RefusalError) -> None:
+    if refused.status in _NOT_ANSWERED:
+        exchange.outgoing.marks = []
+    if refused.is_busy:
+        await exchange.incoming.drain()
+    await exchange.outgoing.respond(apis.refusal(exchange.incoming.path, refused))
