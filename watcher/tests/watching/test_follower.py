@@ -634,6 +634,38 @@ def test_edits_are_numbered_as_they_come(repo: Path) -> None:
         assert heats["b.py"] > heats["a.py"] > heats["c.py"] == 0
 
 
+def test_a_save_that_a_scan_finds_before_its_event_has_a_time(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(repo, {"a.py": "a\n"})
+    with following(repo) as seen:
+        seen.settles()
+        assert seen.follower.changes.wait() == (None,), "what the first scan finds is no save"
+        events, are_late = Watch.events, True
+        monkeypatch.setattr(Watch, "events", lambda watch: iter(()) if are_late else events(watch))
+        began = time.monotonic()
+        fill(repo, {"a.py": "b\n"})
+        seen.follower._reconcile_at = 0.0
+        seen.follower._wake()
+        seen.agrees()
+        are_late = False
+        told = seen.follower.changes.wait()
+        assert told is not None
+        assert told[0] is not None
+        assert told[0] >= began
+        assert not seen.follower.times, "how long its event took is not known"
+
+
+def test_what_changed_while_nobody_followed_is_no_save(repo: Path) -> None:
+    fill(repo, {"a.py": "a\n"})
+    with following(repo) as seen:
+        seen.settles()
+    fill(repo, {"a.py": "b\n"})
+    with following(repo) as seen:
+        seen.settles()
+        assert seen.follower.changes.wait() == (None,)
+
+
 def test_the_same_bytes_are_no_edit(repo: Path) -> None:
     fill(repo, {"a.py": "a\n"})
     with following(repo) as seen:

@@ -176,6 +176,11 @@ class Keeper(Looker):
         return len(self._fresh) + len(self._leaving) + len(self._bulk)
 
     @property
+    def is_founding(self) -> bool:
+        """Whether the tree is indexed for the first time, so that what is found is no save."""
+        return self._founding
+
+    @property
     def is_busy(self) -> bool:
         """Whether there are files to look at now."""
         return bool(self._fresh or self._leaving or self._bulk)
