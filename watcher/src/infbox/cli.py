@@ -269,7 +269,7 @@ def _serve_keys(options: argparse.Namespace) -> None:
 
 def _run_signin(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.auth import sign_in as door
+    from infbox.auth import sign_in
 
     log.to_stderr()
     try:
@@ -279,7 +279,7 @@ def _run_signin(options: argparse.Namespace) -> None:
         raise InputError(f"{options.secret}: {reason}: give the client's secret") from error
     if not secret:
         raise InputError(f"{options.secret}: is empty: give the client's secret")
-    door.run(config.load_sign_in(options.config), secret)
+    sign_in.run(config.load_sign_in(options.config), secret)
 
 
 def _run_remotes(options: argparse.Namespace) -> None:

@@ -125,8 +125,8 @@ def test_what_another_host_answers_for_is_packed_and_not_warmed(repo: Path) -> N
 def test_the_last_save_is_one_that_is_published(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.watching.follower.QUIET_SECONDS", 1.0)
-    monkeypatch.setattr("infbox.watching.follower.LONGEST_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.runtime.background.QUIET_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.runtime.background.LONGEST_SECONDS", 1.0)
     fill(repo, {"a.py": "first\n"})
     with watching(repo) as running:
         version, began = running.status["version"], time.time()

@@ -18,17 +18,15 @@ import itertools
 import os
 import re
 import select
-import signal
 import time
 from array import array
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.errors import GitError, InputError
+from infbox.tree import processes
 
 if TYPE_CHECKING:
-    import subprocess
     import tempfile
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -85,9 +83,6 @@ or a file system that went away, takes for ever."""
 
 _CHECK_SECONDS = 60.0
 """For what a kept process answers about a few hundred paths at most."""
-
-_END_SECONDS = 5.0
-"""For a git that was killed. One that waits for a disk that is gone ends only with that wait."""
 
 _NOT_THERE = "fatal: cannot change to "
 
@@ -213,14 +208,7 @@ def run(
     import subprocess  # noqa: PLC0415  # a restart with nothing changed asks git nothing
 
     try:
-        process = subprocess.Popen(
-            command(folder, *arguments),
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # so that what git starts ends with it
-        )
+        process = processes.started(command(folder, *arguments), environment())
     except FileNotFoundError as error:
         raise InputError("git is not installed: install the package git") from error
     try:
@@ -228,7 +216,7 @@ def run(
     except subprocess.TimeoutExpired:
         raise _no_answer(folder, limit_seconds) from None
     finally:
-        _end(process)
+        processes.end(process)
     if process.returncode != 0 and process.returncode not in also:
         complaint = [*said.decode(errors="replace").strip().splitlines(), ""][0]
         if complaint.startswith(_NOT_THERE):
@@ -246,20 +234,6 @@ def _not_there(folder: Path, complaint: str) -> OSError:
 
 def _no_answer(folder: Path, limit_seconds: float) -> GitError:
     return GitError(f"git gave no answer about {folder} within {limit_seconds:g} s and was ended")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End git and all that it started, where it did not end by itself."""
-    import subprocess  # noqa: PLC0415  # as above
-
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream:
-            stream.close()
-    with suppress(subprocess.TimeoutExpired):  # it is taken note of later
-        process.wait(_END_SECONDS)
 
 
 class Git:
@@ -548,19 +522,9 @@ class _Checker:
     """
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
-        import subprocess  # noqa: PLC0415  # as above
-
         self.asked_at = time.monotonic()
         self._folder = folder
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            command,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,  # so that what git starts ends with it
-        )
+        self._process = processes.started(command, environment(), is_heard=False, buffer_bytes=0)
 
     def ask(self, paths: Sequence[str]) -> list[str]:
         """Return which of the paths are ignored.
@@ -584,7 +548,7 @@ class _Checker:
 
     def close(self) -> None:
         """End it."""
-        _end(self._process)
+        processes.end(self._process)
 
     def _ask(self, paths: Sequence[str], given: bytes) -> Iterable[str]:
         if self._process.stdin is None or self._process.stdout is None:

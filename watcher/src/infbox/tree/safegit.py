@@ -11,17 +11,16 @@ import logging
 import os
 import re
 import selectors
-import signal
-import subprocess
 import time
-from contextlib import suppress
 from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from infbox.log import line
+from infbox.tree import processes
 
 if TYPE_CHECKING:
+    import subprocess
     import threading
     from collections.abc import Callable
     from pathlib import Path
@@ -139,20 +138,15 @@ class SafeGit:
         settings = {**_SETTINGS, **self._own_settings()}
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         self.step, self._said_at = "", time.monotonic()
-        process = subprocess.Popen(
-            ["git", *options, *arguments],
-            cwd=folder,
-            env=self._environment(folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # so that what it starts ends with it
+        command = ["git", *options, *arguments]
+        process = processes.started(
+            command, self._environment(folder), folder=folder, is_asked=False
         )
         try:
             answer, said = self._listen(process, stall, check)
         finally:
             self.step = ""
-            _end(process)
+            processes.end(process, grace_seconds=_END_SECONDS)
         if process.returncode not in (0, *also):
             kind = FollowError if arguments[0] in _OF_A_REMOTE else LocalError
             raise kind(self._reason(said, process.returncode))
@@ -254,17 +248,3 @@ class SafeGit:
     def _scan(self) -> str:
         where = urlsplit(self._remote.url)
         return f"ssh-keyscan{f' -p {where.port}' if where.port else ''} {where.hostname}"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End git and all that it started; with a little time it takes its locks away."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_END_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for stream in (process.stdout, process.stderr):
-        if stream:
-            stream.close()

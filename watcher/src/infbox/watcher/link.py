@@ -61,7 +61,7 @@ class Ready(NamedTuple):
     """Every tree was seen once. To the one who works."""
 
 
-class Doubt(NamedTuple):
+class ReadFailure(NamedTuple):
     """A workspace's index could not be read. To the one who follows."""
 
     workspace: str

@@ -36,7 +36,7 @@ BURST_SECONDS = 1.0
 _REMEMBERED = 4096  # files that went
 
 
-class Heats:
+class EditFrequency:
     """What edits make of the heats of files."""
 
     def __init__(self) -> None:

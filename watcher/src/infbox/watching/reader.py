@@ -7,40 +7,33 @@ import logging
 import os
 import stat
 import time
-from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from infbox.log import line
 from infbox.runtime import clock
 from infbox.tree.files import Walk, belonging, has_tracked
 from infbox.tree.records import Folder, Row, Stamp
-from infbox.watching.edit_frequency import Heats
+from infbox.watching.edit_frequency import EditFrequency
+from infbox.watching.queues import SOON_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Collection, Iterable
 
     from infbox.tree.files import Content, Tree
     from infbox.watching.index import Index
     from infbox.watching.inotify import Watch
+    from infbox.watching.queues import Queues
 
 STATS_AT_ONCE = 250
 MANY_AT_ONCE = 256
 """Files that went: more of them are forgotten a few at a time, with saves taken in between."""
 
-SOON_SECONDS = 0.05
-"""Until a file is looked at again that is being written, or of which no close was told."""
-
-_SETTLE_SECONDS = 0.1
-"""Until the stamp of a file just written can be trusted."""
-
 _UNTRUSTED = -1
-
-T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
 
-class Looker:
+class TreeReader:
     """Takes files and folders into an index as they are now. For one thread.
 
     Args:
@@ -48,31 +41,31 @@ class Looker:
         tree: the files.
         index: what is known of them.
         watching: where folders are watched; nobody else adds to it or drops from it.
+        queues: for what is to be looked at again.
         blind: folders, absolute, whose changes inotify may not tell.
     """
 
     def __init__(
-        self, name: str, tree: Tree, index: Index, watching: Watch, blind: Collection[str]
+        self,
+        *,
+        name: str,
+        tree: Tree,
+        index: Index,
+        watching: Watch,
+        queues: Queues,
+        blind: Collection[str],
     ) -> None:
         self._name = name
         self._tree = tree
         self._index = index
         self._watch = watching
         self._blind = tuple(blind)
-        self._heats = Heats()
-        self._fresh: dict[str, None] = {}
-        """To be looked at now."""
-        self._leaving: dict[str, None] = {}
-        """What went, to be looked at once there is no save to take in: many may go at once."""
-        self._bulk: deque[str] = deque()
-        """To be read when nothing else is to be done; they belong to the tree."""
-        self._again: dict[str, float] = {}
-        """To be looked at again, each at its time."""
-        self._settling: dict[str, tuple[Stamp, float]] = {}
-        """Files with the stamps that they had when read, to be trusted if they have them still."""
-        self._founding = index.meta("complete") != "1"
+        self._edit_frequency = EditFrequency()
+        self._queues = queues
+        self.is_founding = index.meta("complete") != "1"
+        """Whether the tree is indexed for the first time, so that what is found is no save."""
         self._first_edit = index.last_edit
-        self._anew = False
+        self.judges_anew = False
         """Whether the rules are others than those of the verdicts in the index."""
         self.edits = 0
         """How many times a file's content changed, came or went."""
@@ -83,7 +76,7 @@ class Looker:
         self.unreadable: dict[str, str] = {}
         """Files and folders that could not be read, with the reason."""
 
-    def _look(self, paths: Iterable[str], is_judged: bool = False) -> None:
+    def read(self, paths: Iterable[str], is_judged: bool = False) -> None:
         """Look at files and folders, and write what is new about them.
 
         ``is_judged`` says that the rules and git were asked about their names.
@@ -94,24 +87,24 @@ class Looker:
         unknown: list[str] = []
         for path in paths:
             known = self._index.row(path)
-            if known and self._read(path, known, rows):
+            if known and self._read_file(path, known, rows):
                 continue
-            kind = self._kind(path)
+            kind = self.kind(path)
             if kind == stat.S_IFREG and not known:
                 unknown += [] if self._is_behind_border(path) else [path]
             elif kind == stat.S_IFDIR:
                 gone += [path] if known else []
-                self._forget_folders(left)  # before one of them is taken in anew
+                self.forget_folders(left)  # before one of them is taken in anew
                 left.clear()
-                self._enter(path)
+                self.enter(path)
             elif known or kind != stat.S_IFREG:
                 gone += self._leave(path, known, left)
-        self._forget_folders(left)
+        self.forget_folders(left)
         for path in self._belonging(unknown, is_judged):
-            self._read(path, None, rows)
-        self._write(rows, gone)
+            self._read_file(path, None, rows)
+        self.write(rows, gone)
 
-    def _kind(self, path: str) -> int:
+    def kind(self, path: str) -> int:
         """Return what a path is, 0 when it is not there; raise when the root is not there."""
         try:
             return stat.S_IFMT(os.lstat(self._tree.place(path)).st_mode)
@@ -119,7 +112,7 @@ class Looker:
             os.lstat(self._tree.place(""))
             return 0
 
-    def _is_quiet(self, path: str) -> bool:
+    def is_quiet(self, path: str) -> bool:
         """Say whether nobody wrote to a file lately; else it is to be looked at again."""
         try:
             status = os.lstat(self._tree.place(path))
@@ -129,7 +122,7 @@ class Looker:
         age = (clock.wall_ns() - status.st_mtime_ns) / 1e9
         if not 0 <= age < SOON_SECONDS or not stat.S_ISREG(status.st_mode):
             return True
-        self._again[path] = time.monotonic() + SOON_SECONDS
+        self._queues.postpone(path, time.monotonic())
         return False
 
     def _belonging(self, paths: list[str], is_judged: bool) -> Iterable[str]:
@@ -141,17 +134,17 @@ class Looker:
         found = belonging(self._tree.git, named)
         return [path for path in named if path in found]
 
-    def _read(self, path: str, known: Row | None, rows: dict[str, Row]) -> bool:
+    def _read_file(self, path: str, known: Row | None, rows: dict[str, Row]) -> bool:
         """Read a file; say whether there is one. Its row is added where it is new."""
         try:
-            content = self._tree.fetch(path, None if self._anew else known)
+            content = self._tree.fetch(path, None if self.judges_anew else known)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
-                self._cannot_read(path, error)
+                self.cannot_read(path, error)
             return False
         self.unreadable.pop(path, None)
         if content.stamp is None:  # it is being written
-            self._again[path] = time.monotonic() + SOON_SECONDS
+            self._queues.postpone(path, time.monotonic())
             return True
         row = self._row(path, content, content.stamp, known)
         if row != known:
@@ -163,18 +156,18 @@ class Looker:
         newest = max(stamp.ctime_ns, stamp.mtime_ns)
         if clock.may_keep_stamp(newest):
             trusted = stamp._replace(mtime_ns=_UNTRUSTED)
-            self._settling[path] = (stamp, time.monotonic() + _SETTLE_SECONDS)
+            self._queues.settle(path, stamp, time.monotonic())
         else:
-            self._settling.pop(path, None)
+            self._queues.is_settled(path)
         if known and (known.digest, known.refused) == (content.digest, content.refused):
             return known._replace(
                 size=trusted.size, mtime_ns=trusted.mtime_ns, ctime_ns=trusted.ctime_ns
             )
         self.edits += 1
-        if self._founding and not known:
+        if self.is_founding and not known:
             return Row(*trusted, content.digest, content.refused, self._first_edit)
         edit = self._index.next_edit()
-        heat = self._heats.edited(path, content.digest, known, edit, time.monotonic())
+        heat = self._edit_frequency.edited(path, content.digest, known, edit, time.monotonic())
         return Row(*trusted, content.digest, content.refused, edit, heat)
 
     def _leave(self, path: str, known: Row | None, left: set[str]) -> list[str]:
@@ -188,11 +181,11 @@ class Looker:
         left.update({path}, self._index.folder_paths(path))
         files = sorted(self._index.paths(path))
         if len(files) > MANY_AT_ONCE:
-            self._leaving.update(dict.fromkeys(files))
+            self._queues.leaving.update(dict.fromkeys(files))
             return []
         return files
 
-    def _forget_folders(self, folders: Collection[str]) -> None:
+    def forget_folders(self, folders: Collection[str]) -> None:
         """Watch these folders no more; what is below them is dropped with them."""
         if not folders:
             return
@@ -208,14 +201,14 @@ class Looker:
         with self._index.transaction():
             self._index.write_folders({}, folders)
 
-    def _write(self, rows: dict[str, Row], gone: list[str]) -> None:
+    def write(self, rows: dict[str, Row], gone: list[str]) -> None:
         """Write what was found in one transaction."""
         if not rows and not gone:
             return
         for path in gone:
             if row := self._index.row(path):
-                self._heats.bury(path, row)
-        taken_back = self._heats.taken_back()
+                self._edit_frequency.bury(path, row)
+        taken_back = self._edit_frequency.taken_back()
         if len(rows) == 1 and not gone and not taken_back:
             self._index.write_one(*next(iter(rows.items())))
             return
@@ -224,11 +217,10 @@ class Looker:
             self._index.warm_up(taken_back)
         self.edits += len(gone)
 
-    def _settle(self, now: float) -> None:
+    def settle(self, now: float) -> None:
         """Trust the stamps of files that are as they were when they were read a while ago."""
-        due = take_due(self._settling, now, key=lambda entry: entry[1])
         rows: dict[str, Row] = {}
-        for path, (stamp, _) in due[:STATS_AT_ONCE]:
+        for path, stamp in self._queues.take_settled(now, STATS_AT_ONCE):
             known = self._index.row(path)
             if known is None:
                 continue
@@ -239,14 +231,12 @@ class Looker:
             if found == stamp:
                 rows[path] = known._replace(mtime_ns=stamp.mtime_ns, ctime_ns=stamp.ctime_ns)
             else:
-                self._fresh[path] = None
-        for path, entry in due[STATS_AT_ONCE:]:
-            self._settling[path] = entry
+                self._queues.fresh[path] = None
         if rows:
             with self._index.transaction():
                 self._index.write(rows)
 
-    def _cannot_read(self, path: str, error: OSError) -> None:
+    def cannot_read(self, path: str, error: OSError) -> None:
         if path not in self.unreadable:
             _logger.warning(
                 line(
@@ -259,21 +249,21 @@ class Looker:
             )
         self.unreadable[path] = error.strerror or str(error)
 
-    def _enter(self, folder: str) -> None:
+    def enter(self, folder: str) -> None:
         """Take in a folder that came, or whose border did, with all that is in it."""
         if folder.rpartition("/")[2] == ".git" or self._is_behind_border(folder):
             return
         if folder and self._is_closed(folder):
             return
-        walk = Walk(self._tree, self._watch_folder)
+        walk = Walk(self._tree, self.watch_folder)
         for _ in walk.run(folder):
             pass
-        self._note(walk)
+        self.note(walk)
         stored = self._index.paths(folder)
         present = {path for path in walk.files if self._tree.rules.by_name(path) is None}
-        self._forget_folders(self._index.folder_paths(folder) - walk.folders.keys())
-        self._write({}, sorted(stored - present))
-        self._bulk.extend(sorted(present))
+        self.forget_folders(self._index.folder_paths(folder) - walk.folders.keys())
+        self.write({}, sorted(stored - present))
+        self._queues.bulk.extend(sorted(present))
 
     def _is_behind_border(self, path: str) -> bool:
         """Say whether a path lies right in a folder that is a repository of its own."""
@@ -285,17 +275,17 @@ class Looker:
         git = self._tree.git
         return folder in git.ignored([folder]) and not has_tracked(git, folder)
 
-    def _note(self, walk: Walk) -> None:
+    def note(self, walk: Walk) -> None:
         """Write the folders of a walk, and keep an eye on those that could not be read."""
         folders = {**walk.folders, **dict.fromkeys(walk.unreadable, Folder(-1, -1))}
         with self._index.transaction():
             self._index.write_folders(folders)
         for folder, reason in walk.unreadable.items():
-            self._cannot_read(folder, OSError(errno.EACCES, reason))
+            self.cannot_read(folder, OSError(errno.EACCES, reason))
         for folder in walk.folders.keys() & self.unreadable.keys():
             del self.unreadable[folder]
 
-    def _watch_folder(self, folder: str) -> None:
+    def watch_folder(self, folder: str) -> None:
         place = self._tree.place(folder)
         if self._blind and _is_in_any(place, self._blind):
             self.blind_folders.add(folder)
@@ -326,18 +316,3 @@ class Looker:
 
 def _is_in_any(place: str, spots: Iterable[str]) -> bool:
     return any(place == spot or place.startswith(f"{spot}/") for spot in spots)
-
-
-def take_due(
-    queue: dict[str, T], now: float, key: Callable[[T], float] | None = None
-) -> list[tuple[str, T]]:
-    """Take from the front of a queue what is due."""
-    due: list[tuple[str, T]] = []
-    for path, entry in queue.items():
-        moment: float = key(entry) if key else entry  # type: ignore[assignment]
-        if moment > now:
-            break
-        due.append((path, entry))
-    for path, _ in due:
-        del queue[path]
-    return due
