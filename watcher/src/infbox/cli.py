@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from infbox.errors import InputError, UnreadyError
 from infbox.runtime.command import exit_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from infbox.auth.keys import Keyring
     from infbox.tree.files import Tree
@@ -192,7 +193,6 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _mirror(options: argparse.Namespace) -> None:
-    import contextlib
     from functools import partial
 
     from infbox.mirror import carriers
@@ -244,8 +244,15 @@ def _replay(options: argparse.Namespace) -> None:
 
 
 def _run_watcher(options: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+
     from infbox import config
-    from infbox.watcher import main
+
+    with _extra("watcher"):
+        from infbox.watcher import main
+
+        if find_spec("starlette") is None:  # which the process that it starts would miss
+            raise ModuleNotFoundError(name="starlette")
 
     log.to_stderr()
     sys.exit(main.run(config.load(options.config)))
@@ -253,7 +260,9 @@ def _run_watcher(options: argparse.Namespace) -> None:
 
 def _run_gateway(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.gateway import app as server
+
+    with _extra("gateway"):
+        from infbox.gateway import app as server
 
     log.to_stderr()
     server.run(config.load(options.config))
@@ -261,7 +270,9 @@ def _run_gateway(options: argparse.Namespace) -> None:
 
 def _serve_keys(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.auth import key_service
+
+    with _extra("keys"):
+        from infbox.auth import key_service
 
     log.to_stderr()
     key_service.run(options.digests, config.listen_at(options.listen, "--listen"))
@@ -269,7 +280,9 @@ def _serve_keys(options: argparse.Namespace) -> None:
 
 def _run_signin(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.auth import sign_in
+
+    with _extra("sign-in"):
+        from infbox.auth import sign_in
 
     log.to_stderr()
     try:
@@ -284,7 +297,9 @@ def _run_signin(options: argparse.Namespace) -> None:
 
 def _run_remotes(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.remotes import service
+
+    with _extra("remotes"):
+        from infbox.remotes import service
 
     log.to_stderr()
     service.run(config.load_remotes(options.config))
@@ -326,6 +341,23 @@ def _keyring(options: argparse.Namespace) -> Keyring:
     from infbox.auth.keys import Keyring
 
     return Keyring(options.folder, options.digests)
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Import what only one of the services needs.
+
+    Raises:
+        InputError: it was installed without that.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "infbox").startswith("infbox"):
+            raise
+        raise InputError(
+            f"{error.name} is not installed: install infbox-watcher with its extra `{name}`"
+        ) from error
 
 
 def _judged_tree(options: argparse.Namespace) -> tuple[Tree, bool]:
