@@ -1,4 +1,4 @@
-"""Configuration that cannot be used is refused by name, with the mend."""
+"""Configuration that cannot be used is refused by name, with the fix."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_an_overlay_is_for_its_bases_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"base": "shap"}, "workspaces: anna: base shap is no workspace: add it, or mend it"),
+        ({"base": "shap"}, "workspaces: anna: base shap is no workspace: add it, or fix it"),
         ({"base": "anna"}, "workspaces: anna: base anna is itself: name a workspace without"),
         ({"model": "other"}, "anna: model other is not that of its base shop, .*: leave it out"),
         ({"budget": 6000}, "anna: budget 6000 leaves no room beside its base shop, .*: give more"),

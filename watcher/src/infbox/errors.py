@@ -1,10 +1,10 @@
-"""What a person can mend."""
+"""What a person can fix."""
 
 
 class InputError(Exception):
     """Configuration or input that cannot be used.
 
-    The message is one line: the file or field, what is wrong with it, and the mend. Commands print
+    The message is one line: the file or field, what is wrong with it, and the fix. Commands print
     it and exit with status 2.
     """
 

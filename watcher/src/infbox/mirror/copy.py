@@ -106,7 +106,7 @@ def mirror(tree: Tree, target: Path) -> Change:
                 kept += 1
         return Change(written, copy.keep_only(shown), kept)
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}: free room, or mend it") from error
+        raise InputError(f"{error.filename}: {error.strerror}: free room, or fix it") from error
 
 
 def follow(
@@ -180,7 +180,7 @@ class _Following:
     def _try_again(self, reason: str) -> None:
         """Have it tried again soon, however many saves come until then."""
         if reason != self._failure:
-            _logger.warning(line("not-carried", reason=reason, mend="it is tried again"))
+            _logger.warning(line("not-carried", reason=reason, hint="it is tried again"))
         self._failure = reason
         if self._retry:
             self._retry.cancel()

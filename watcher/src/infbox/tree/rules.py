@@ -309,7 +309,7 @@ class _Ignores:
         try:
             self._spec = GitIgnoreSpec.from_lines(patterns, Pattern, backend="simple")
         except (ValueError, re.error, re2.error) as error:
-            raise InputError(f"{IGNORE_FILE}: {error}: mend or remove the line") from error
+            raise InputError(f"{IGNORE_FILE}: {error}: fix or remove the line") from error
 
     def match(self, path: str) -> bool:
         """Say whether a path is ignored. In names that are not UTF-8 any pattern's character is

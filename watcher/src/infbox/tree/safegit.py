@@ -227,7 +227,7 @@ class SafeGit:
         }
 
     def _reason(self, said: str, status: int) -> str:
-        """Return in one line why git failed, and the mend where it is known."""
+        """Return in one line why git failed, and the fix where it is known."""
         if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
             return (
                 "the host has another key than the one it is known by: if its owner says that it "
@@ -239,7 +239,7 @@ class SafeGit:
                 "prints with what its owner says, and give what was scanned as known_hosts"
             )
         if "terminal prompts disabled" in said:
-            return "the remote asks for a token, or has no such repository: give one, or mend `url`"
+            return "the remote asks for a token, or has no such repository: give one, or fix `url`"
         text, _, _advice = said.replace("\r", "\n").partition("\n\n")
         told = [words.strip() for words in text.split("\n") if not _PROGRESS.match(words)]
         words = " - ".join([words for words in told if words][-2:])

@@ -54,7 +54,7 @@ def monitor(service: Service, listener: socket.socket) -> int:
             Attendant(service, link).run()
         status = _ended(process)
     if status < 0:
-        _logger.critical(line("stopped-working", signal=-status, mend="systemd starts it again"))
+        _logger.critical(line("stopped-working", signal=-status, hint="systemd starts it again"))
         return 1
     return status
 

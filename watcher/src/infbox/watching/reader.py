@@ -244,7 +244,7 @@ class TreeReader:
                     workspace=self._name,
                     path=path,
                     reason=error.strerror,
-                    mend="let the service's user read it; it is tried again",
+                    hint="let the service's user read it; it is tried again",
                 )
             )
         self.unreadable[path] = error.strerror or str(error)
@@ -309,7 +309,7 @@ class TreeReader:
                     reason="the limit of inotify watches is reached"
                     if error.errno == errno.ENOSPC
                     else error.strerror,
-                    mend="raise fs.inotify.max_user_watches; until then such folders are polled",
+                    hint="raise fs.inotify.max_user_watches; until then such folders are polled",
                 )
             )
 

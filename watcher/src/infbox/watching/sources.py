@@ -161,7 +161,7 @@ class Sources:
                     workspace=self._name,
                     folder=folder,
                     reason=error.strerror,
-                    mend="raise fs.inotify.max_user_watches; until then it is polled",
+                    hint="raise fs.inotify.max_user_watches; until then it is polled",
                 )
             )
             return False
