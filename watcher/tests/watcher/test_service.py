@@ -179,7 +179,7 @@ def test_a_save_becomes_the_end_of_the_pack(repo: Path) -> None:
         status = running.status
     assert status["last_save"] == pytest.approx(time.time(), abs=30)
     assert status["save_to_indexed_seconds"] < 10
-    assert status["unwatched_folders"] == status["polled_folders"] == 0
+    assert status["unwatched_directories"] == status["polled_directories"] == 0
     assert (
         sum(status["sections"][part] for part in ("intro", "map", "base", "tail"))
         == (status["tokens"])

@@ -1094,8 +1094,8 @@ from trees import fill
 root = Path(sys.argv[1])
 with following(root) as seen:
     seen.agrees()
-    assert seen.follower.unwatched_folders >= 18, seen.follower.unwatched_folders
-    assert seen.follower.polled_folders == seen.follower.unwatched_folders
+    assert seen.follower.unwatched_directories >= 18, seen.follower.unwatched_directories
+    assert seen.follower.polled_directories == seen.follower.unwatched_directories
     for n in (1, 15, 29):
         fill(root, {f"d{n}/a.py": "changed\\n", f"d{n}/new.py": "n\\n", f"d{n}/deep/er.py": "d\\n"})
         seen.agrees(20)
@@ -1103,7 +1103,7 @@ with following(root) as seen:
     seen.agrees()
     Path("/proc/sys/user/max_inotify_watches").write_text("10000")
     from serving import until
-    until(lambda: seen.follower.unwatched_folders == 0, 20)
+    until(lambda: seen.follower.unwatched_directories == 0, 20)
 print("done")
 """
 
@@ -1152,7 +1152,7 @@ layers = f"lowerdir={lower},upperdir={tmp}/upper,workdir={tmp}/work"
 mount("-t", "overlay", "overlay", "-o", layers, str(tmp / "merged"))
 with following(tmp / "merged") as seen:
     seen.agrees()
-    assert seen.follower.polled_folders == 2, seen.follower.polled_folders
+    assert seen.follower.polled_directories == 2, seen.follower.polled_directories
     # Only in a folder that is in one layer does the kernel itself show what was done behind it.
     fill(lower, {"d/behind.py": "its back\\n", "d/new/too.py": "t\\n", "d/b.py": "changed\\n"})
     until(lambda: set(seen.indexed()) == {"a.py", "d/b.py", "d/behind.py", "d/new/too.py"})

@@ -126,7 +126,7 @@ class Gateway:
         queue = RequestQueue(
             config.gateway.hold_seconds, config.gateway.hold_requests, takes_requests
         )
-        self._metrics.held.set_function(lambda: queue.count)
+        self._metrics.queued.set_function(lambda: queue.count)
         forwarder = EngineForwarder(
             self._engine,
             queue,

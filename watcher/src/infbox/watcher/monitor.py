@@ -202,7 +202,7 @@ def _report(follower: Follower) -> Report:
         follower.events,
         follower.overflows,
         follower.scans,
-        follower.unwatched_folders,
-        follower.polled_folders,
+        follower.unwatched_directories,
+        follower.polled_directories,
         follower.unreadable_paths,
     )

@@ -286,8 +286,8 @@ class Worker:
             "last_save": self._last_save,
             "save_to_indexed_seconds": report.save_to_indexed,
             "save_to_warm_seconds": warmth.save_to_warm,
-            "unwatched_folders": report.unwatched_folders,
-            "polled_folders": report.polled_folders,
+            "unwatched_directories": report.unwatched_directories,
+            "polled_directories": report.polled_directories,
             "unreadable_paths": report.unreadable_paths,
             "sections": self.thread.sections,
             "garbage": self._garbage(),
@@ -316,8 +316,8 @@ class Worker:
         while self._source.times:
             metrics.indexed.labels(name).observe(self._source.times.popleft())
         metrics.files.labels(name).set(self._files())
-        metrics.unwatched.labels(name).set(report.unwatched_folders)
-        metrics.polled.labels(name).set(report.polled_folders)
+        metrics.unwatched.labels(name).set(report.unwatched_directories)
+        metrics.polled.labels(name).set(report.polled_directories)
         metrics.unreadable.labels(name).set(report.unreadable_paths)
         metrics.readable.labels(name).set(not report.failure)
         since = self.health()[1]

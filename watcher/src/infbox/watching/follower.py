@@ -104,7 +104,7 @@ class Follower(threading.Thread):
         self.events = 0
         self.overflows = 0
         self.scans = 0
-        self.unwatched_folders = self.polled_folders = self.unreadable_paths = 0
+        self.unwatched_directories = self.polled_directories = self.unreadable_paths = 0
         self.sentinel_seen = 0.0
         """When a write to the sentinel folder was heard of last, of the monotonic clock."""
         self._given = self._root = root
@@ -328,8 +328,8 @@ class Follower(threading.Thread):
         """Tell what came of this turn, before which the tree was known already or not."""
         self.scans += reconciler.scans
         reconciler.scans = 0
-        self.unwatched_folders = len(reconciler.reader.unwatched)
-        self.polled_folders = len(reconciler.reader.unwatched | reconciler.reader.blind_folders)
+        self.unwatched_directories = len(reconciler.reader.unwatched)
+        self.polled_directories = len(reconciler.reader.unwatched | reconciler.reader.blind_folders)
         self.unreadable_paths = len(reconciler.reader.unreadable)
         if reconciler.reader.edits != edits:
             self._dirty_since = now
