@@ -185,7 +185,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_path_that_is_not_there_may_still_come(tmp_path: Path) -> None:
     loaded = load(tmp_path, valid(tmp_path / "none"))
-    with pytest.raises(UnreadyError, match=r"shop: .*/none is not a folder"):
+    with pytest.raises(UnreadyError, match=r"shop: .*/none is not a directory"):
         config.check_paths(loaded)
 
 

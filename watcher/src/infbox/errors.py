@@ -10,8 +10,8 @@ class InputError(Exception):
 
 
 class UnreadyError(Exception):
-    """Something that a start needs is not there yet, and may come by itself: a folder that is still
-    to be mounted, a full disk.
+    """Something that a start needs is not there yet, and may come by itself: a directory that is
+    still to be mounted, a full disk.
 
     The message is one line. Commands print it and exit with status 1, so that a service manager
     tries again, which it does not after status 2.

@@ -1282,7 +1282,7 @@ def test_a_save_goes_before_what_was_removed_before_it(
         may_go_on.set()
         seen.agrees()
         assert "keep.py" in looked[1], "the first after what was under way"
-        assert not seen.follower._index.folder_paths("big")
+        assert not seen.follower._index.directory_paths("big")
 
 
 def test_a_folder_with_many_files_that_is_moved_out_is_forgotten_in_small_steps(

@@ -20,7 +20,7 @@ def started(
     command: Sequence[str],
     environment: Mapping[str, str],
     *,
-    folder: Path | None = None,
+    directory: Path | None = None,
     is_asked: bool = True,
     is_heard: bool = True,
     buffer_bytes: int = -1,
@@ -30,7 +30,7 @@ def started(
     Args:
         command: and its arguments.
         environment: all of it.
-        folder: where it runs; None for where this process does.
+        directory: where it runs; None for where this process does.
         is_asked: whether something is written to it.
         is_heard: whether what it says on standard error is read.
         buffer_bytes: of its pipes, as for ``open``.
@@ -43,7 +43,7 @@ def started(
     return subprocess.Popen(
         command,
         bufsize=buffer_bytes,
-        cwd=folder,
+        cwd=directory,
         env=environment,
         stdin=subprocess.PIPE if is_asked else subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -116,7 +116,7 @@ class SafeGit:
 
     def run(
         self,
-        folder: Path,
+        directory: Path,
         *arguments: str,
         stall: float = _STALL_SECONDS,
         also: tuple[int, ...] = (),
@@ -125,7 +125,7 @@ class SafeGit:
         """Run git, and return what it prints.
 
         Args:
-            folder: where it is run.
+            directory: where it is run.
             arguments: the command and its arguments.
             stall: seconds without a word from it after which it is ended.
             also: exit statuses other than 0 that are an answer too.
@@ -140,7 +140,7 @@ class SafeGit:
         self.step, self._said_at = "", time.monotonic()
         command = ["git", *options, *arguments]
         process = processes.started(
-            command, self._environment(folder), folder=folder, is_asked=False
+            command, self._environment(directory), directory=directory, is_asked=False
         )
         try:
             answer, said = self._listen(process, stall, check)
@@ -211,14 +211,14 @@ class SafeGit:
             settings[f"credential.{where.scheme}://{where.netloc}.helper"] = helper
         return settings
 
-    def _environment(self, folder: Path) -> dict[str, str]:
+    def _environment(self, directory: Path) -> dict[str, str]:
         known, key = quote(str(self._known_hosts)), quote(str(self._key))
         return {
             **{name: os.environ[name] for name in _KEPT if name in os.environ},
             "HOME": "/nonexistent",
             "LC_ALL": "C",
             "GIT_ATTR_NOSYSTEM": "1",
-            "GIT_CEILING_DIRECTORIES": str(folder.parent),
+            "GIT_CEILING_DIRECTORIES": str(directory.parent),
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_SSH_COMMAND": f"{_SSH} -o UserKnownHostsFile={known} -i {key}",

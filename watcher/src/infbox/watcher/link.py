@@ -28,7 +28,7 @@ class Report(NamedTuple):
         scans: so often the whole tree was looked at.
         unwatched_directories: that should be, and cannot.
         polled_directories: looked at from time to time.
-        unreadable_paths: files and folders.
+        unreadable_paths: files and directories.
     """
 
     workspace: str

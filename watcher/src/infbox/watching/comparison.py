@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from infbox.tree.files import folder_row
+from infbox.tree.files import directory_row
 from infbox.watching.reader import STATS_AT_ONCE
 
 if TYPE_CHECKING:
@@ -67,23 +67,23 @@ class Comparison:
         os.lstat(self._tree.place(""))
         changed: list[str] = []
         root = os.fsencode(self._tree.place("")).rstrip(b"/") + b"/"
-        for count, (path, mtime, ctime, _) in enumerate(self._index.folders()):
+        for count, (path, mtime, ctime, _) in enumerate(self._index.directories()):
             if count % STATS_AT_ONCE == STATS_AT_ONCE - 1:
                 yield True
-            folder = os.fsdecode(path)
-            if only is not None and folder not in only:
+            directory = os.fsdecode(path)
+            if only is not None and directory not in only:
                 continue
-            self._reader.watch_folder(folder)
+            self._reader.watch_directory(directory)
             try:
                 status = os.lstat(root + path)
             except OSError:
-                changed.append(folder)
+                changed.append(directory)
                 continue
             if (status.st_mtime_ns, status.st_ctime_ns) != (mtime, ctime):
-                changed.append(folder)
+                changed.append(directory)
         yield from self._compare_files(root, only)
-        for folder in changed:
-            self._list_again(folder)
+        for directory in changed:
+            self._list_again(directory)
             yield True
 
     def _compare_files(self, root: bytes, only: Collection[str] | None) -> Iterator[bool]:
@@ -99,15 +99,15 @@ class Comparison:
             )
             yield True
         unreadable = self._reader.unreadable
-        self._queues.put_all(path for path in unreadable if not self._index.folder(path))
+        self._queues.put_all(path for path in unreadable if not self._index.directory(path))
 
-    def _list_again(self, folder: str) -> None:
+    def _list_again(self, directory: str) -> None:
         """Look at a directory whose stamp is another: at what came into it. What went is known."""
-        if folder.endswith("/.git"):
-            self._on_border(folder[:-5])
+        if directory.endswith("/.git"):
+            self._on_border(directory[:-5])
             return
-        place = self._tree.place(folder)
-        known = self._index.folder(folder)
+        place = self._tree.place(directory)
+        known = self._index.directory(directory)
         try:
             status = os.lstat(place)
             if not stat.S_ISDIR(status.st_mode):
@@ -116,16 +116,16 @@ class Comparison:
                 children = list(entries)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                self._queues.fresh[folder] = None
+                self._queues.fresh[directory] = None
             else:
-                self._reader.cannot_read(folder, error)
+                self._reader.cannot_read(directory, error)
             return
         has_mark = any(child.name == ".git" for child in children)
-        is_unreadable = folder in self._reader.unreadable
-        if folder and (has_mark or (known and known.is_border) or is_unreadable):
-            self._reader.enter(folder)
+        is_unreadable = directory in self._reader.unreadable
+        if directory and (has_mark or (known and known.is_border) or is_unreadable):
+            self._reader.enter(directory)
             return
-        prefix = f"{folder}/" if folder else ""
+        prefix = f"{directory}/" if directory else ""
         for child in children:
             path = prefix + child.name
             if child.name != ".git" and not self._is_known(path, child):
@@ -135,11 +135,11 @@ class Comparison:
         # Even where it is not to be trusted yet: the old one must not be met again, as it would be
         # when what was mounted over the directory goes.
         with self._index.transaction():
-            self._index.write_folders({folder: folder_row(status, known)})
+            self._index.write_directories({directory: directory_row(status, known)})
 
     def _is_known(self, path: str, entry: os.DirEntry[str]) -> bool:
         if entry.is_dir(follow_symlinks=False):
-            return self._index.folder(path) is not None
+            return self._index.directory(path) is not None
         return not entry.is_file(follow_symlinks=False) or self._index.row(path) is not None
 
 

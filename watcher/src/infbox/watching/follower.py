@@ -106,7 +106,7 @@ class Follower(threading.Thread):
         self.scans = 0
         self.unwatched_directories = self.polled_directories = self.unreadable_paths = 0
         self.sentinel_seen = 0.0
-        """When a write to the sentinel folder was heard of last, of the monotonic clock."""
+        """When a write to the sentinel directory was heard of last, of the monotonic clock."""
         self._given = self._root = root
         self._max_file_bytes = max_file_bytes
         self._control_tokens = control_tokens
@@ -243,7 +243,7 @@ class Follower(threading.Thread):
     def _take_events(self, now: float) -> None:
         lost = reset = False
         for event in self._watch.events():
-            if event.folder == str(self._sentinel):
+            if event.directory == str(self._sentinel):
                 self.sentinel_seen = now
                 continue
             self.events += 1
@@ -329,7 +329,9 @@ class Follower(threading.Thread):
         self.scans += reconciler.scans
         reconciler.scans = 0
         self.unwatched_directories = len(reconciler.reader.unwatched)
-        self.polled_directories = len(reconciler.reader.unwatched | reconciler.reader.blind_folders)
+        self.polled_directories = len(
+            reconciler.reader.unwatched | reconciler.reader.blind_directories
+        )
         self.unreadable_paths = len(reconciler.reader.unreadable)
         if reconciler.reader.edits != edits:
             self._dirty_since = now
@@ -375,7 +377,7 @@ class Follower(threading.Thread):
             self._begin_work(self._reconciler.start())
             for place, reason in spots.items():
                 _logger.info(
-                    line("polled", workspace=self.workspace, folder=place, file_system=reason)
+                    line("polled", workspace=self.workspace, directory=place, file_system=reason)
                 )
         except Exception as error:  # as in ``_follow``
             self._fail(error)
@@ -475,7 +477,7 @@ class Follower(threading.Thread):
 
 
 def sentinel(state_dir: Path, name: str) -> Path:
-    """Return the folder whose writes a workspace's follower must hear of."""
+    """Return the directory whose writes a workspace's follower must hear of."""
     return state_dir / "sentinel" / name
 
 

@@ -1,4 +1,4 @@
-"""Looking at files and folders, and writing into the index what is new about them."""
+"""Looking at files and directories, and writing into the index what is new about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from infbox.log import line
 from infbox.runtime import clock
 from infbox.tree.files import Walk, belonging, has_tracked
-from infbox.tree.records import Folder, Row, Stamp
+from infbox.tree.records import Directory, Row, Stamp
 from infbox.watching.edit_frequency import EditFrequency
 from infbox.watching.queues import SOON_SECONDS
 
@@ -34,15 +34,15 @@ _logger = logging.getLogger(__name__)
 
 
 class TreeReader:
-    """Takes files and folders into an index as they are now. For one thread.
+    """Takes files and directories into an index as they are now. For one thread.
 
     Args:
         name: of the workspace, for the log.
         tree: the files.
         index: what is known of them.
-        watching: where folders are watched; nobody else adds to it or drops from it.
+        watching: where directories are watched; nobody else adds to it or drops from it.
         queues: for what is to be looked at again.
-        blind: folders, absolute, whose changes inotify may not tell.
+        blind: directories, absolute, whose changes inotify may not tell.
     """
 
     def __init__(
@@ -69,15 +69,15 @@ class TreeReader:
         """Whether the rules are others than those of the verdicts in the index."""
         self.edits = 0
         """How many times a file's content changed, came or went."""
-        self.blind_folders: set[str] = set()
-        """Entered folders whose changes inotify may not tell."""
+        self.blind_directories: set[str] = set()
+        """Entered directories whose changes inotify may not tell."""
         self.unwatched: set[str] = set()
-        """Entered folders that could not be watched."""
+        """Entered directories that could not be watched."""
         self.unreadable: dict[str, str] = {}
-        """Files and folders that could not be read, with the reason."""
+        """Files and directories that could not be read, with the reason."""
 
     def read(self, paths: Iterable[str], is_judged: bool = False) -> None:
-        """Look at files and folders, and write what is new about them.
+        """Look at files and directories, and write what is new about them.
 
         ``is_judged`` says that the rules and git were asked about their names.
         """
@@ -94,12 +94,12 @@ class TreeReader:
                 unknown += [] if self._is_behind_border(path) else [path]
             elif kind == stat.S_IFDIR:
                 gone += [path] if known else []
-                self.forget_folders(left)  # before one of them is taken in anew
+                self.forget_directories(left)  # before one of them is taken in anew
                 left.clear()
                 self.enter(path)
             elif known or kind != stat.S_IFREG:
                 gone += self._leave(path, known, left)
-        self.forget_folders(left)
+        self.forget_directories(left)
         for path in self._belonging(unknown, is_judged):
             self._read_file(path, None, rows)
         self.write(rows, gone)
@@ -171,35 +171,35 @@ class TreeReader:
         return Row(*trusted, content.digest, content.refused, edit, heat)
 
     def _leave(self, path: str, known: Row | None, left: set[str]) -> list[str]:
-        """Return the files that are no longer there with a path, a file's or a folder's. The
-        folders are added to those that are left."""
+        """Return the files that are no longer there with a path, a file's or a directory's. The
+        directories are added to those that are left."""
         if known:
             return [path]
         self.unreadable.pop(path, None)
-        if not self._index.folder(path):
+        if not self._index.directory(path):
             return []
-        left.update({path}, self._index.folder_paths(path))
+        left.update({path}, self._index.directory_paths(path))
         files = sorted(self._index.paths(path))
         if len(files) > MANY_AT_ONCE:
             self._queues.leaving.update(dict.fromkeys(files))
             return []
         return files
 
-    def forget_folders(self, folders: Collection[str]) -> None:
-        """Watch these folders no more; what is below them is dropped with them."""
-        if not folders:
+    def forget_directories(self, directories: Collection[str]) -> None:
+        """Watch these directories no more; what is below them is dropped with them."""
+        if not directories:
             return
         dropped = ""
-        for folder in sorted(folders):
-            if not dropped or not folder.startswith(dropped):
-                dropped = f"{folder}/"
-                self._watch.drop(self._tree.place(folder))
-        self.unwatched.difference_update(folders)
-        self.blind_folders.difference_update(folders)
-        for folder in folders:
-            self.unreadable.pop(folder, None)
+        for directory in sorted(directories):
+            if not dropped or not directory.startswith(dropped):
+                dropped = f"{directory}/"
+                self._watch.drop(self._tree.place(directory))
+        self.unwatched.difference_update(directories)
+        self.blind_directories.difference_update(directories)
+        for directory in directories:
+            self.unreadable.pop(directory, None)
         with self._index.transaction():
-            self._index.write_folders({}, folders)
+            self._index.write_directories({}, directories)
 
     def write(self, rows: dict[str, Row], gone: list[str]) -> None:
         """Write what was found in one transaction."""
@@ -249,67 +249,67 @@ class TreeReader:
             )
         self.unreadable[path] = error.strerror or str(error)
 
-    def enter(self, folder: str) -> None:
-        """Take in a folder that came, or whose border did, with all that is in it."""
-        if folder.rpartition("/")[2] == ".git" or self._is_behind_border(folder):
+    def enter(self, directory: str) -> None:
+        """Take in a directory that came, or whose border did, with all that is in it."""
+        if directory.rpartition("/")[2] == ".git" or self._is_behind_border(directory):
             return
-        if folder and self._is_closed(folder):
+        if directory and self._is_closed(directory):
             return
-        walk = Walk(self._tree, self.watch_folder)
-        for _ in walk.run(folder):
+        walk = Walk(self._tree, self.watch_directory)
+        for _ in walk.run(directory):
             pass
         self.note(walk)
-        stored = self._index.paths(folder)
+        stored = self._index.paths(directory)
         present = {path for path in walk.files if self._tree.rules.by_name(path) is None}
-        self.forget_folders(self._index.folder_paths(folder) - walk.folders.keys())
+        self.forget_directories(self._index.directory_paths(directory) - walk.directories.keys())
         self.write({}, sorted(stored - present))
         self._queues.bulk.extend(sorted(present))
 
     def _is_behind_border(self, path: str) -> bool:
-        """Say whether a path lies right in a folder that is a repository of its own."""
-        parent = self._index.folder(path.rpartition("/")[0])
+        """Say whether a path lies right in a directory that is a repository of its own."""
+        parent = self._index.directory(path.rpartition("/")[0])
         return parent is not None and parent.is_border
 
-    def _is_closed(self, folder: str) -> bool:
-        """Say whether git has no files in a folder and never will, as its rules are now."""
+    def _is_closed(self, directory: str) -> bool:
+        """Say whether git has no files in a directory and never will, as its rules are now."""
         git = self._tree.git
-        return folder in git.ignored([folder]) and not has_tracked(git, folder)
+        return directory in git.ignored([directory]) and not has_tracked(git, directory)
 
     def note(self, walk: Walk) -> None:
-        """Write the folders of a walk, and keep an eye on those that could not be read."""
-        folders = {**walk.folders, **dict.fromkeys(walk.unreadable, Folder(-1, -1))}
+        """Write the directories of a walk, and keep an eye on those that could not be read."""
+        directories = {**walk.directories, **dict.fromkeys(walk.unreadable, Directory(-1, -1))}
         with self._index.transaction():
-            self._index.write_folders(folders)
-        for folder, reason in walk.unreadable.items():
-            self.cannot_read(folder, OSError(errno.EACCES, reason))
-        for folder in walk.folders.keys() & self.unreadable.keys():
-            del self.unreadable[folder]
+            self._index.write_directories(directories)
+        for directory, reason in walk.unreadable.items():
+            self.cannot_read(directory, OSError(errno.EACCES, reason))
+        for directory in walk.directories.keys() & self.unreadable.keys():
+            del self.unreadable[directory]
 
-    def watch_folder(self, folder: str) -> None:
-        place = self._tree.place(folder)
+    def watch_directory(self, directory: str) -> None:
+        place = self._tree.place(directory)
         if self._blind and _is_in_any(place, self._blind):
-            self.blind_folders.add(folder)
+            self.blind_directories.add(directory)
         try:
             self._watch.add(place)
         except OSError as error:
             if error.errno != errno.EACCES:  # that one is told of when it is read
-                self._cannot_watch(folder, error)
+                self._cannot_watch(directory, error)
             return
-        self.unwatched.discard(folder)
+        self.unwatched.discard(directory)
 
-    def _cannot_watch(self, folder: str, error: OSError) -> None:
+    def _cannot_watch(self, directory: str, error: OSError) -> None:
         is_first = not self.unwatched
-        self.unwatched.add(folder)
+        self.unwatched.add(directory)
         if is_first:
             _logger.error(
                 line(
                     "not-watched",
                     workspace=self._name,
-                    folder=folder or ".",
+                    directory=directory or ".",
                     reason="the limit of inotify watches is reached"
                     if error.errno == errno.ENOSPC
                     else error.strerror,
-                    hint="raise fs.inotify.max_user_watches; until then such folders are polled",
+                    hint="raise fs.inotify.max_user_watches; until then they are polled",
                 )
             )
 

@@ -42,9 +42,9 @@ class Reconciler:
         name: of the workspace, for the log.
         tree: the files.
         index: what is known of them.
-        watching: where folders are watched; this reconciler alone adds to it and drops from it.
+        watching: where directories are watched; this reconciler alone adds to it and drops from it.
         wake: called, from any thread, when a background task is done.
-        blind: folders, absolute, whose changes inotify may not tell.
+        blind: directories, absolute, whose changes inotify may not tell.
         seed: returns the heats of a tree that is indexed for the first time.
     """
 
@@ -77,7 +77,7 @@ class Reconciler:
             index,
             self.reader,
             self.queues,
-            on_border=lambda folder: self._borders.update({folder: 0.0}),
+            on_border=lambda directory: self._borders.update({directory: 0.0}),
             on_ignores=lambda: self._scan_debounce.ask(time.monotonic()),
         )
         self._borders: dict[str, float] = {}
@@ -97,38 +97,38 @@ class Reconciler:
         """Take an event; say whether it means that everything must be looked at anew.
 
         Args:
-            event: of any watched folder.
+            event: of any watched directory.
             now: of the monotonic clock.
         """
-        folder, name, mask = event
+        directory, name, mask = event
         root = self._tree.place("")
         if mask & (inotify.MOVE_SELF | inotify.UNMOUNT | inotify.IGNORED) and not name:
-            return folder == root
-        place = f"{folder}/{name}" if folder != "/" else f"/{name}"
+            return directory == root
+        place = f"{directory}/{name}" if directory != "/" else f"/{name}"
         if place in self._sources.indexes:
             self._index_debounce.ask(now)
         elif place in self._sources.files and not (
-            mask & inotify.ATTRIB and mask & inotify.IS_FOLDER
+            mask & inotify.ATTRIB and mask & inotify.IS_DIRECTORY
         ):
             self._git_is_stale = True
             self._scan_debounce.ask(now)
-        if folder == root:
+        if directory == root:
             self._take_below(name, name, "", mask, now)
-        elif folder.startswith(f"{root}/") or root == "/":
-            inside = folder[len(root.rstrip("/")) + 1 :]
+        elif directory.startswith(f"{root}/") or root == "/":
+            inside = directory[len(root.rstrip("/")) + 1 :]
             self._take_below(f"{inside}/{name}", name, inside, mask, now)
         return False
 
-    def _take_below(self, path: str, name: str, folder: str, mask: int, now: float) -> None:
-        if name == ".git" or ".git" in folder.split("/"):
-            self._take_git(name, folder, now)
+    def _take_below(self, path: str, name: str, directory: str, mask: int, now: float) -> None:
+        if name == ".git" or ".git" in directory.split("/"):
+            self._take_git(name, directory, now)
             return
         if name == ".gitignore" or path == IGNORE_FILE:
             self._git_is_stale |= name == ".gitignore"
             self._rules_are_stale |= path == IGNORE_FILE
             self._tree.git.forget()
             self._scan_debounce.ask(now)
-        if mask & inotify.IS_FOLDER and mask & inotify.MOVED_FROM:
+        if mask & inotify.IS_DIRECTORY and mask & inotify.MOVED_FROM:
             # At once: what comes from below it after this no longer bears this path.
             self._watch.drop(self._tree.place(path))
         if self._may_be_unfinished(path, mask):
@@ -138,17 +138,17 @@ class Reconciler:
         if self._touched is not None:
             self._touched.add(path)
 
-    def _take_git(self, name: str, folder: str, now: float) -> None:
-        """Take what happened to a ``.git``: with one a folder below is a repository of its own."""
-        if name == ".git" and folder:
-            self._borders[folder] = now + QUIET_SECONDS
-        elif folder.endswith("/.git") and name in ("HEAD", "objects", "refs"):
-            self._borders[folder[:-5]] = now + QUIET_SECONDS
+    def _take_git(self, name: str, directory: str, now: float) -> None:
+        """Take what happened to a ``.git``: with one a directory is a repository of its own."""
+        if name == ".git" and directory:
+            self._borders[directory] = now + QUIET_SECONDS
+        elif directory.endswith("/.git") and name in ("HEAD", "objects", "refs"):
+            self._borders[directory[:-5]] = now + QUIET_SECONDS
 
     def _may_be_unfinished(self, path: str, mask: int) -> bool:
         """Say whether a file was only made, or its permissions changed. The close of a new file
         will be told; but not if it was written before it had a name."""
-        if mask & inotify.IS_FOLDER:
+        if mask & inotify.IS_DIRECTORY:
             return False
         return bool(mask & inotify.ATTRIB) or (
             bool(mask & inotify.CREATE) and not self._is_linked(path)
@@ -216,21 +216,21 @@ class Reconciler:
             reader.settle(now)
 
     def poll(self) -> Iterator[bool]:
-        """Compare the folders that are not told about, or could not be read, and what decides.
+        """Compare the directories that are not told about, or could not be read, and what decides.
 
         Yields, raises: as ``start`` does.
         """
         self.check_sources()
         reader = self.reader
-        folders = reader.blind_folders | reader.unwatched
-        folders |= {path for path in reader.unreadable if self._index.folder(path)}
-        return self._comparison.run(folders)
+        directories = reader.blind_directories | reader.unwatched
+        directories |= {path for path in reader.unreadable if self._index.directory(path)}
+        return self._comparison.run(directories)
 
     @property
     def needs_polling(self) -> bool:
         """Whether there is anything that events do not tell about."""
         reader = self.reader
-        blind = reader.blind_folders or reader.unwatched or reader.unreadable
+        blind = reader.blind_directories or reader.unwatched or reader.unreadable
         return bool(blind) or self._sources.are_blind
 
     def check_sources(self) -> None:
@@ -256,19 +256,19 @@ class Reconciler:
         return task
 
     def _judge_borders(self, now: float) -> None:
-        """Look again at folders in which a ``.git`` came, changed or went."""
-        for folder in [folder for folder, due in self._borders.items() if due <= now]:
-            del self._borders[folder]
+        """Look again at directories in which a ``.git`` came, changed or went."""
+        for directory in [directory for directory, due in self._borders.items() if due <= now]:
+            del self._borders[directory]
             if not self._tree.git.is_repository:
                 self._git_is_stale = True
                 self._scan_debounce.ask(now)
-            elif self.reader.kind(folder) == stat.S_IFDIR:
-                self.reader.enter(folder)
+            elif self.reader.kind(directory) == stat.S_IFDIR:
+                self.reader.enter(directory)
 
     # The repository's index
 
     def _gits(self) -> dict[str, Git]:
-        """Return all that decide, by the folder below which they do."""
+        """Return all that decide, by the directory below which they do."""
         return {"": self._tree.git, **self._tree.git.inner}
 
     def _read_tracked(self) -> tuple[Moment, list[tuple[str, Git, Tracked, set[str], set[str]]]]:
@@ -276,10 +276,10 @@ class Reconciler:
         what is not in it any more."""
         since = Moment.now()
         found = []
-        for folder, git in self._gits().items():
+        for directory, git in self._gits().items():
             new = git.read_tracked()
             before, after = git.tracked.all(), new.all()
-            found.append((folder, git, new, after - before, before - after))
+            found.append((directory, git, new, after - before, before - after))
         return since, found
 
     def _take_tracked(self) -> None:
@@ -288,29 +288,31 @@ class Reconciler:
             return
         now = time.monotonic()
         since, found = task.result()
-        for folder, git, tracked, came, went in found:
+        for directory, git, tracked, came, went in found:
             links = git.tracked.links ^ tracked.links
             git.tracked = tracked
-            prefix = f"{folder}/" if folder else ""
+            prefix = f"{directory}/" if directory else ""
             for path in sorted(came):
                 self._come(prefix + path)
             for path in sorted(went):
                 self._judge_again(prefix + path)
             if came or went:
-                marks = {p[:-5] for p in self._index.folder_paths(folder) if p.endswith("/.git")}
+                marks = {
+                    p[:-5] for p in self._index.directory_paths(directory) if p.endswith("/.git")
+                }
                 for border in {prefix + link for link in links} | marks:
                     self._borders[border] = now
         self._sources.keep(since)
 
     def _come(self, path: str) -> None:
-        """Look at a file that is tracked now; it may lie in a folder that was left alone."""
+        """Look at a file that is tracked now; it may lie in a directory that was left alone."""
         if self._index.row(path):
             return
         parts = path.split("/")[:-1]
         for depth in range(1, len(parts) + 1):
-            folder = "/".join(parts[:depth])
-            if not self._index.folder(folder) and self.reader.kind(folder) == stat.S_IFDIR:
-                self.reader.enter(folder)
+            directory = "/".join(parts[:depth])
+            if not self._index.directory(directory) and self.reader.kind(directory) == stat.S_IFDIR:
+                self.reader.enter(directory)
                 return
         self.queues.fresh[path] = None
 
@@ -324,8 +326,8 @@ class Reconciler:
     def start(self) -> Iterator[bool]:
         """Bring the index up to the tree, of which nothing was told so far.
 
-        Where nothing that decides has changed since, each file and folder is asked for its stamp,
-        and nothing is read; else the tree is scanned.
+        Where nothing that decides has changed since, each file and directory is asked for its
+        stamp, and nothing is read; else the tree is scanned.
 
         Yields:
             Whether there is more to do at once; False where something is waited for.
@@ -363,7 +365,7 @@ class Reconciler:
         git = self._tree.git
         git.make_ready()
         others = self._begun(git.other_files)
-        walk = Walk(self._tree, self.reader.watch_folder, since)
+        walk = Walk(self._tree, self.reader.watch_directory, since)
         yield from _until_done(tracked)
         paths = self._paths_from(tracked) if git.is_repository else []
         for _ in walk.ahead(paths, lambda: others.is_done):
@@ -413,10 +415,10 @@ class Reconciler:
         new = present if self.reader.judges_anew else present - stored
         if not names_changed:
             new = {path for path in new if self._tree.rules.by_name(path) is None}
-        left = self._index.folder_paths() - walk.folders.keys() - walk.unreadable.keys()
+        left = self._index.directory_paths() - walk.directories.keys() - walk.unreadable.keys()
         left = {f for f in left if f not in touched and not _is_below_any(f, touched)}
         gone = {path for path in gone if not _is_below_any(path, touched)}
-        self.reader.forget_folders(left)
+        self.reader.forget_directories(left)
         self.reader.note(walk)
         self.reader.write({}, sorted(gone))
         self.queues.bulk.extend(sorted(new))
@@ -469,10 +471,10 @@ def _until_done(*tasks: BackgroundTask) -> Iterator[bool]:
         yield False
 
 
-def _is_below_any(path: str, folders: Collection[str]) -> bool:
-    """Say whether any folder above a path is one of these."""
+def _is_below_any(path: str, directories: Collection[str]) -> bool:
+    """Say whether any directory above a path is one of these."""
     while path:
         path = path.rpartition("/")[0]
-        if path in folders:
+        if path in directories:
             return True
     return False

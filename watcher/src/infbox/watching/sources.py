@@ -128,8 +128,8 @@ class Sources:
             return frozenset()
         self.files = frozenset(self._facts.all_sources())
         self.indexes = frozenset(self._facts.indexes())
-        folders = {os.path.dirname(path) for path in self.files | self.indexes}  # noqa: PTH120
-        watched = [self._watch_one(folder) for folder in folders]
+        directories = {os.path.dirname(path) for path in self.files | self.indexes}  # noqa: PTH120
+        watched = [self._watch_one(directory) for directory in directories]
         self.are_blind = not all(watched)
         return self.files - known
 
@@ -149,17 +149,17 @@ class Sources:
             if not (clock.is_future(ctime) and known.get(path) == ctime)
         }
 
-    def _watch_one(self, folder: str) -> bool:
+    def _watch_one(self, directory: str) -> bool:
         """Watch a directory outside the tree; say whether that can be done. One that is not there
         cannot have anything in it either."""
         try:
-            self._watch.add(folder)
+            self._watch.add(directory)
         except OSError as error:
             _logger.warning(
                 line(
                     "rules-not-watched",
                     workspace=self._name,
-                    folder=folder,
+                    directory=directory,
                     reason=error.strerror,
                     hint="raise fs.inotify.max_user_watches; until then it is polled",
                 )
