@@ -38,7 +38,7 @@ def test_every_host_is_told_of_and_one_that_is_away_by_name(
     assert "one: NOT WELL" in done.stdout, done.stdout + done.stderr
     assert "serves       coder, dev32, vLLM 0.0.fake, 100,000 tokens" in done.stdout
     assert "It cannot be reached." in done.stdout
-    assert "Not well: one, two." in done.stdout
+    assert "Unhealthy: one, two." in done.stdout
     assert done.returncode != 0
 
 
