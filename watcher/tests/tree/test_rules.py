@@ -67,7 +67,7 @@ def test_a_binary_is_refused_by_name() -> None:
 
 def test_the_verdict_names_the_rule() -> None:
     assert Rules().by_name("d/.Env.local") == "secret by name: .env*"
-    assert Rules().by_name("a/.aws/x/y.py") == "secret by folder: .aws/"
+    assert Rules().by_name("a/.aws/x/y.py") == "secret by directory: .aws/"
     assert Rules().by_name("server.pem") == "secret by name: *.pem"
     assert Rules(max_bytes=10).by_size(11) == "larger than 10 bytes"
     assert Rules(max_bytes=10).by_size(10) is None
@@ -247,7 +247,7 @@ def test_an_ignore_line_takes_time_by_the_length_of_a_path_whatever_it_asks() ->
 
 @pytest.mark.parametrize(
     ("lines", "hint"),
-    [(["x"] * 501, "500 patterns"), (["x" * 1001], "1000 characters"), (["[z-a]"], "mend or")],
+    [(["x"] * 501, "500 patterns"), (["x" * 1001], "1000 characters"), (["[z-a]"], "fix or")],
 )
 def test_an_ignore_file_that_asks_too_much_is_refused(lines: list[str], hint: str) -> None:
     with pytest.raises(InputError, match=hint):
