@@ -119,6 +119,16 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
     assert KEY not in repr(ask.Server("https://x", KEY, "me"))
 
 
+def test_a_gateway_of_this_host_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ask.KEY_VARIABLE, raising=False)
+    monkeypatch.setenv("SUDO_USER", "alice; rm")
+    server = Server(chunk("Yes.") + ENDING + LAST, "coder")
+    with serving(server.app()) as url:
+        assert ask.main(["ask", "Why?", "--server", url]) == 0
+    assert {seen["x-infbox-user"] for seen in server.seen} == {"alicerm"}
+    assert not [seen for seen in server.seen if "authorization" in seen]
+
+
 def test_a_redirect_is_not_followed_with_the_key(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
