@@ -322,7 +322,7 @@ def test_the_gateway_serves_the_status_page_from_within_its_unit(host: Host) -> 
     assert "<title>infbox" in get(host, "http://127.0.0.1:8010/")
     status = json.loads(get(host, "http://127.0.0.1:8010/status"))
     states = {part["name"]: part["state"] for part in status["parts"]}
-    assert (states["Keys"], states["Watcher"], states["Gateway"]) == ("well",) * 3
+    assert (states["Key service"], states["Watcher"], states["Gateway"]) == ("well",) * 3
     assert (states["Caddy"], states["vLLM"]) == ("down", "down")
     assert status["served"]["preset"] == "dev32"
     assert status["disks"][0]["path"] == "/var/lib/infbox"
