@@ -14,7 +14,7 @@ COMPILE := $(LOCK) --universal
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,7 +32,11 @@ lab: $(STAMP) ## Set up the lab: Docker Engine, registry, images of lab hosts
 	@$(BIN)/python -m lab up
 
 demo: lab ## Deploy a demo host on this machine and query it; WORKSPACE=DIR for another source tree
-	@$(BIN)/python -m demo up $(if $(WORKSPACE),--workspace "$(WORKSPACE)")
+	@$(BIN)/python -m demo up $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(PICTURE),--picture "$(PICTURE)")
+
+ask: export INFBOX_QUESTION := $(value Q)
+ask: $(STAMP) ## Ask a question: Q="…"; of the demo, or ARGS="--server https://SERVER --ca root.crt"
+	@$(BIN)/python -m demo ask $(ARGS) -- "$$INFBOX_QUESTION"
 
 demo-down: $(STAMP) ## Remove the demo and the lab completely
 	@$(BIN)/python -m lab down --all
@@ -78,6 +82,8 @@ lock: $(STAMP) ## Update the pinned Python requirements, with hashes
 	@# Without find-links: a torch for CPUs there would be taken for the newer one.
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  --excludes excludes-cuda.txt -o requirements-cuda.txt requirements-cuda.in
+	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --no-deps -o requirements-smollm2.txt requirements-smollm2.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  -c requirements-cuda.txt -o requirements-hub.txt requirements-hub.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from infbox import __version__, log
 from infbox.errors import InputError, UnreadyError
-from infbox.tree.git import GitError
+from infbox.runtime.command import exit_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 # Each command imports what it needs: `run` is ready sooner than all of it would be imported.
 # ruff: noqa: PLC0415
 
-_MISTAKE = 2
-_UNREADY = 1
 _CONFIG = Path("/etc/infbox/watcher.yml")
 _DIGESTS = Path("/etc/infbox/keys/users.json")
 _KEYS = Path("/etc/infbox/secrets/api-keys")
@@ -140,31 +138,6 @@ def remotes(arguments: Sequence[str] | None = None) -> int:
     return exit_status("infbox-remotes", parser.parse_args(arguments))
 
 
-def exit_status(program: str, options: argparse.Namespace) -> int:
-    """Run a command, and tell people what they can mend.
-
-    Args:
-        program: its name.
-        options: of the command line, with the ``command`` to call with them.
-
-    Returns:
-        The exit status, as for ``watch``.
-    """
-    try:
-        command: Callable[[argparse.Namespace], None] = options.command
-        command(options)
-    except (InputError, GitError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return _MISTAKE
-    except UnreadyError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return _UNREADY
-    except BrokenPipeError:
-        # The reader has seen enough. Python must not complain about it when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
 def _scan(options: argparse.Namespace) -> None:
     tree, is_model_known = _judged_tree(options)
     _print_scan(options, tree)
@@ -272,10 +245,10 @@ def _replay(options: argparse.Namespace) -> None:
 
 def _run_watcher(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.watcher import service
+    from infbox.watcher import main
 
     log.to_stderr()
-    sys.exit(service.run(config.load(options.config)))
+    sys.exit(main.run(config.load(options.config)))
 
 
 def _run_gateway(options: argparse.Namespace) -> None:
@@ -359,7 +332,7 @@ def _judged_tree(options: argparse.Namespace) -> tuple[Tree, bool]:
     """Return a tree, judged by the rules of the service where there is one, and whether the model's
     control tokens are known."""
     from infbox import config
-    from infbox.tree.rules import MAX_FILE_BYTES
+    from infbox.config import MAX_FILE_BYTES
     from infbox.watcher import service
 
     file = options.config or (_CONFIG if _CONFIG.exists() else None)
@@ -373,8 +346,8 @@ def _judged_tree(options: argparse.Namespace) -> tuple[Tree, bool]:
 
 
 def _tree(folder: Path, max_bytes: int | None = None, control: tuple[str, ...] = ()) -> Tree:
+    from infbox.config import MAX_FILE_BYTES
     from infbox.tree.files import Tree
-    from infbox.tree.rules import MAX_FILE_BYTES
 
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder: give one that is there")

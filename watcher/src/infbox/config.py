@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from infbox.errors import InputError, UnreadyError
-from infbox.tree.rules import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+MAX_FILE_BYTES = 256 * 1024
+"""Of a file that may be shown, where nothing else is set."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUIRED: Any = object()

@@ -16,3 +16,7 @@ class UnreadyError(Exception):
     The message is one line. Commands print it and exit with status 1, so that a service manager
     tries again, which it does not after status 2.
     """
+
+
+class GitError(Exception):
+    """git could not answer; the message is its own first line."""

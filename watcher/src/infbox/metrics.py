@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-if TYPE_CHECKING:
-    from infbox.gateway.conversations.deciding import Turn
-    from infbox.gateway.responses import Usage
-
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LABELS = ("workspace",)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request.
+
+    Attributes:
+        prompt: of the prompt.
+        cached: how many of them were not computed; None where vLLM does not say.
+        completion: of the answer.
+    """
+
+    prompt: int
+    cached: int | None
+    completion: int
 
 
 class WatcherMetrics:
@@ -135,19 +146,21 @@ class GatewayMetrics:
             registry=self.registry,
         )
 
-    def count_turn(self, turn: Turn, workspace: str, client: str) -> None:
+    def count_turn(
+        self, workspace: str, client: str, state: str, beginning: str, told_tokens: int
+    ) -> None:
         """Count a turn of a conversation.
 
         Args:
-            turn: how it goes out.
             workspace: that it names.
             client: the family of the program that asks.
+            state: whether the conversation is new, kept its pack or moved.
+            beginning: what was the first to differ from what came before; empty for nothing.
+            told_tokens: of changes, that the turn was told.
         """
-        if turn.record is None:
-            return
-        self.turns.labels(workspace, client, turn.state, turn.beginning or "none").inc()
-        if turn.note_tokens:
-            self.told.labels(workspace).inc(turn.note_tokens)
+        self.turns.labels(workspace, client, state, beginning or "none").inc()
+        if told_tokens:
+            self.told.labels(workspace).inc(told_tokens)
 
     def count(self, usage: Usage | None, workspace: str, user: str) -> None:
         """Count the tokens of a request.

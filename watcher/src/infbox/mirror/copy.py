@@ -14,11 +14,11 @@ import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from infbox.config import MAX_FILE_BYTES
 from infbox.errors import InputError
 from infbox.log import line
 from infbox.mirror.carriers import CarryError
 from infbox.tree.files import Tree
-from infbox.tree.rules import MAX_FILE_BYTES
 from infbox.watching.follower import Follower
 from infbox.watching.index import Reader
 

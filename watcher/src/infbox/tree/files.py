@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
 
+from infbox.config import MAX_FILE_BYTES
 from infbox.errors import InputError
 from infbox.runtime import clock
 from infbox.runtime.clock import EVER, Moment
 from infbox.tree.git import Git
-from infbox.tree.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules, as_utf8
-from infbox.watching.index import Folder, Stamp
+from infbox.tree.records import Folder, Stamp
+from infbox.tree.rules import IGNORE_FILE, Rules, as_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from infbox.tree.git import Facts
-    from infbox.watching.index import Row
+    from infbox.tree.records import Row
 
 MAX_IGNORE_BYTES = 64 * 1024
 """Of the tree's own ignore file."""

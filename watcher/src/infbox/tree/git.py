@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from infbox.errors import InputError
+from infbox.errors import GitError, InputError
 
 if TYPE_CHECKING:
     import subprocess
@@ -92,10 +92,6 @@ _END_SECONDS = 5.0
 _NOT_THERE = "fatal: cannot change to "
 
 _MOST_AT_ONCE = 16 * 1024  # bytes: less than a pipe holds, so that neither side waits for the other
-
-
-class GitError(Exception):
-    """git could not answer; the message is its own first line."""
 
 
 class Facts(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_64_hexdigest
 
+from infbox.config import MAX_FILE_BYTES
 from infbox.errors import InputError
 from infbox.tree import secrets
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 IGNORE_FILE = ".infboxignore"
 MAX_PATTERNS = 500
 MAX_PATTERN_LENGTH = 1000
-MAX_FILE_BYTES = 256 * 1024
 # No line that a person wrote is as long: the longest in the trees looked at has 2,700 bytes.
 MAX_LINE_BYTES = 4096
 # The measure that GitHub takes for a minified file.

@@ -23,8 +23,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from infbox import cli, log
-from infbox.errors import InputError
+from infbox import log
+from infbox.errors import GitError, InputError
 from infbox.log import line
 from infbox.metrics import WatcherMetrics
 from infbox.packing import tokens
@@ -33,10 +33,10 @@ from infbox.packing.overlay import BaseWorkspace
 from infbox.packing.packer import Packer
 from infbox.replicas.placement import Homes
 from infbox.runtime import clock
+from infbox.runtime.command import exit_status
 from infbox.runtime.notify import watchdog_seconds
 from infbox.runtime.serve import server
 from infbox.tree.files import Tree
-from infbox.tree.git import GitError
 from infbox.warming.engine import Engine
 from infbox.warming.lmcache import LMCache
 from infbox.warming.warmer import Warmer
@@ -540,7 +540,7 @@ def main() -> int:
     parser.add_argument("link", type=int, help="descriptor of the socket to the other process")
     parser.add_argument("listener", type=int, help="descriptor of the socket for the pages")
     parser.set_defaults(command=_serve)
-    return cli.exit_status("infbox-watch", parser.parse_args())
+    return exit_status("infbox-watch", parser.parse_args())
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -14,13 +14,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from infbox.errors import InputError
+from infbox.errors import GitError, InputError
 from infbox.log import line
 from infbox.runtime.background import LONGEST_SECONDS, LOST_SECONDS, QUIET_SECONDS, Turns
 from infbox.tree import mounts
 from infbox.tree.files import Tree
-from infbox.tree.git import Facts, GitError
-from infbox.watching import index, inotify
+from infbox.tree.git import Facts
+from infbox.watching import edit_frequency, index, inotify
 from infbox.watching.inotify import Watch
 from infbox.watching.reconciler import Keeper
 
@@ -272,7 +272,7 @@ class Follower(threading.Thread):
         if self._is_doubtful:
             self._is_doubtful = False
             self._index.check()
-        edits = keeper.edits
+        edits, was_known = keeper.edits, self.scanned.is_set() and not keeper.is_founding
         is_working = self._work is not None or keeper.is_busy
         self._is_denied = is_working and not self._turns.take(self._wake)
         work = keeper.step(now, self._work is not None, self._is_denied)
@@ -285,7 +285,7 @@ class Follower(threading.Thread):
             self._is_denied = False
             self._turns.give(self._wake)
         self._time_for_more(now)
-        self._tell(keeper, edits, now)
+        self._tell(keeper, edits, now, was_known)
 
     def _take_events(self, now: float) -> None:
         lost = reset = False
@@ -371,8 +371,8 @@ class Follower(threading.Thread):
         elif keeper.needs_polling and now >= self._poll_at:
             self._begin_work(keeper.poll(), is_poll=True)
 
-    def _tell(self, keeper: Keeper, edits: int, now: float) -> None:
-        """Tell what came of this turn."""
+    def _tell(self, keeper: Keeper, edits: int, now: float, was_known: bool) -> None:
+        """Tell what came of this turn, before which the tree was known already or not."""
         self.scans += keeper.scans
         keeper.scans = 0
         self.unwatched_folders = len(keeper.unwatched)
@@ -384,6 +384,10 @@ class Follower(threading.Thread):
             if self._saved_at is not None:
                 self.save_to_indexed = time.monotonic() - self._saved_at
                 self.times.append(self.save_to_indexed)
+            elif was_known:
+                # A scan or a pass over what is polled came before its event, or there is none, or
+                # it was still being written then: it counts from when it was found.
+                self._saved_at = now
         if self._untold and self._is_worth_telling(keeper, now):
             self._untold = 0.0
             self.changes.mark(self._saved_at)
@@ -524,10 +528,8 @@ def sentinel(state_dir: Path, name: str) -> Path:
 
 def _heats(root: Path) -> dict[str, float]:
     """Return how often and lately files were edited, by the history of their repository."""
-    from infbox.packing import rank  # noqa: PLC0415  # only the first scan needs it
-
     try:
-        return rank.heats_from_git(root)
+        return edit_frequency.heats_from_git(root)
     except GitError as error:
         _logger.info(line("no-history", root=root, reason=error))
         return {}

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from infbox.log import line
 from infbox.runtime import clock
 from infbox.tree.files import Walk, belonging, has_tracked
+from infbox.tree.records import Folder, Row, Stamp
 from infbox.watching.edit_frequency import Heats
-from infbox.watching.index import Folder, Row, Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable

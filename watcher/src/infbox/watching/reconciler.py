@@ -15,15 +15,16 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from infbox.errors import GitError
 from infbox.log import line
 from infbox.runtime import clock
 from infbox.runtime.background import QUIET_SECONDS, Errand, Soon
 from infbox.runtime.clock import EVER, Moment
 from infbox.tree.files import Walk, belonging, folder_row
-from infbox.tree.git import Facts, GitError, tracked_paths
+from infbox.tree.git import Facts, tracked_paths
+from infbox.tree.records import Stamp
 from infbox.tree.rules import IGNORE_FILE
 from infbox.watching import inotify
-from infbox.watching.index import Stamp
 from infbox.watching.reader import SOON_SECONDS, STATS_AT_ONCE, Looker, take_due
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ class Keeper(Looker):
     def backlog(self) -> int:
         """How many files are to be looked at now."""
         return len(self._fresh) + len(self._leaving) + len(self._bulk)
+
+    @property
+    def is_founding(self) -> bool:
+        """Whether the tree is indexed for the first time, so that what is found is no save."""
+        return self._founding
 
     @property
     def is_busy(self) -> bool:
