@@ -406,7 +406,7 @@ def test_a_configuration_that_cannot_be_used_ends_a_service_visibly(host: Host, 
     said = host.check_output(f"journalctl --lines=20 --output=cat --unit={unit}")
     host.check_output(f"cp --preserve /root/kept.yml {file} && systemctl start {unit}")
     assert state == ["failed", "2", "0"]
-    assert f"{file}: speed: unknown: remove it, or mend the spelling" in said
+    assert f"{file}: speed: unknown: remove it, or fix the spelling" in said
     assert host.service(unit).is_running
 
 

@@ -51,12 +51,12 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     _add_tokenizer(scan)
     scan.set_defaults(command=_scan)
 
-    pack = commands.add_parser("pack", help="print the pack of a folder")
+    pack = commands.add_parser("pack", help="print the pack of a directory")
     pack.add_argument("folder", metavar="DIR", type=Path)
     pack.add_argument("--budget", metavar="TOKENS", type=_positive, required=True)
     pack.add_argument("--stats", action="store_true", help="print JSON about it instead")
     pack.add_argument("--base", metavar="DIR", type=Path,
-                      help="begin with this folder's, of four fifths of the budget")  # fmt: skip
+                      help="begin with the pack of this tree (4/5 of the budget)")  # fmt: skip
     _add_tokenizer(pack)
     pack.set_defaults(command=_pack)
 
@@ -228,7 +228,7 @@ def _replay(options: argparse.Namespace) -> None:
     from infbox.packing import tokens
 
     if not options.repository.is_dir():
-        raise InputError(f"{options.repository}: not a folder: give a git repository")
+        raise InputError(f"{options.repository}: not a directory: give a git repository")
     tokenizer = tokens.load(options.tokenizer)
     result = replay(options.repository, options.commits, options.budget, tokenizer)
     if options.json:
@@ -350,7 +350,7 @@ def _tree(folder: Path, max_bytes: int | None = None, control: tuple[str, ...] =
     from infbox.tree.files import Tree
 
     if not folder.is_dir():
-        raise InputError(f"{folder}: not a folder: give one that is there")
+        raise InputError(f"{folder}: not a directory: give one that is there")
     return Tree(folder, max_bytes or MAX_FILE_BYTES, control_tokens=control)
 
 

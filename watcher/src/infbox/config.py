@@ -309,8 +309,8 @@ def check_paths(config: Config) -> None:
     missing = [workspace for workspace in config.workspaces if not is_there[workspace.path]]
     if missing and len(missing) == len(config.workspaces):
         raise UnreadyError(
-            f"workspaces: {missing[0].name}: {missing[0].path} is not a folder: "
-            "make or mount it, or mend the path"
+            f"workspaces: {missing[0].name}: {missing[0].path} is not a directory: "
+            "make or mount it, or fix the path"
         )
 
 
@@ -416,7 +416,7 @@ class _Section:
     def done(self) -> None:
         if self._content:
             unknown = ", ".join(sorted(self.name(str(key)) for key in self._content))
-            raise InputError(f"{unknown}: unknown: remove it, or mend the spelling")
+            raise InputError(f"{unknown}: unknown: remove it, or fix the spelling")
 
     def name(self, key: str) -> str:
         return f"{self._place}.{key}" if self._place else key
@@ -631,9 +631,7 @@ def _over_its_base(workspace: Workspace, workspaces: list[Workspace]) -> Workspa
     name, base_name = workspace.name, workspace.base
     base = next((other for other in workspaces if other.name == base_name), None)
     if base is None:
-        raise InputError(
-            f"workspaces: {name}: base {base_name} is no workspace: add it, or mend it"
-        )
+        raise InputError(f"workspaces: {name}: base {base_name} is no workspace: add it, or fix it")
     if base is workspace or base.base is not None:
         over = "itself" if base is workspace else f"an overlay, of {base.base}"
         raise InputError(
@@ -646,7 +644,7 @@ def _over_its_base(workspace: Workspace, workspaces: list[Workspace]) -> Workspa
         )
     if workspace.budget <= base.budget:
         raise InputError(
-            f"workspaces: {name}: budget {workspace.budget} leaves no room beside its base "
+            f"workspaces: {name}: budget {workspace.budget} leaves no space beside its base "
             f"{base_name}, which may have {base.budget}: give more, a quarter more as a rule"
         )
     return workspace._replace(model=base.model)

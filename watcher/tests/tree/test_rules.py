@@ -247,7 +247,7 @@ def test_an_ignore_line_takes_time_by_the_length_of_a_path_whatever_it_asks() ->
 
 @pytest.mark.parametrize(
     ("lines", "hint"),
-    [(["x"] * 501, "500 patterns"), (["x" * 1001], "1000 characters"), (["[z-a]"], "mend or")],
+    [(["x"] * 501, "500 patterns"), (["x" * 1001], "1000 characters"), (["[z-a]"], "fix or")],
 )
 def test_an_ignore_file_that_asks_too_much_is_refused(lines: list[str], hint: str) -> None:
     with pytest.raises(InputError, match=hint):

@@ -106,7 +106,9 @@ def mirror(tree: Tree, target: Path) -> Change:
                 kept += 1
         return Change(written, copy.keep_only(shown), kept)
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}: free room, or mend it") from error
+        raise InputError(
+            f"{error.filename}: {error.strerror}: free disk space, or fix it"
+        ) from error
 
 
 def follow(

@@ -198,7 +198,7 @@ class Checkout:
                 return _Target(name, found.get(f"{name}^{{}}", found[name]))
         if not ref:
             raise FollowError("the remote has no commit yet: push one")
-        raise FollowError(f"the remote has no branch or tag {ref}: push it, or mend `ref`")
+        raise FollowError(f"the remote has no branch or tag {ref}: push it, or fix `ref`")
 
     def _fetch(self, target: _Target) -> None:
         self._check_room()

@@ -300,7 +300,9 @@ class _Ignores:
 
         patterns = [line for line in lines if line.strip() and not line.startswith("#")]
         if len(patterns) > MAX_PATTERNS:
-            raise InputError(f"{IGNORE_FILE}: it may have {MAX_PATTERNS} patterns: name folders")
+            raise InputError(
+                f"{IGNORE_FILE}: it may have {MAX_PATTERNS} patterns: name directories"
+            )
         longest = max(map(len, patterns), default=0)
         if longest > MAX_PATTERN_LENGTH:
             raise InputError(
@@ -309,7 +311,7 @@ class _Ignores:
         try:
             self._spec = GitIgnoreSpec.from_lines(patterns, Pattern, backend="simple")
         except (ValueError, re.error, re2.error) as error:
-            raise InputError(f"{IGNORE_FILE}: {error}: mend or remove the line") from error
+            raise InputError(f"{IGNORE_FILE}: {error}: fix or remove the line") from error
 
     def match(self, path: str) -> bool:
         """Say whether a path is ignored. In names that are not UTF-8 any pattern's character is

@@ -245,7 +245,7 @@ class SafeGit:
                 "prints with what its owner says, and give what was scanned as known_hosts"
             )
         if "terminal prompts disabled" in said:
-            return "the remote asks for a token, or has no such repository: give one, or mend `url`"
+            return "the remote asks for a token, or has no such repository: give one, or fix `url`"
         text, _, _advice = said.replace("\r", "\n").partition("\n\n")
         told = [words.strip() for words in text.split("\n") if not _PROGRESS.match(words)]
         words = " - ".join([words for words in told if words][-2:])
