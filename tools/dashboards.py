@@ -535,7 +535,7 @@ CODE_CONTEXT = Page(
                 "Above zero: docs/runbooks/WatcherBlind.md.",
                 {
                     "{{host}} {{workspace}} directories": value(
-                        "infbox_workspace_unwatched_folders"
+                        "infbox_workspace_unwatched_directories"
                     ),
                     "{{host}} {{workspace}} unreadable": value("infbox_workspace_unreadable_paths"),
                 },
@@ -794,7 +794,7 @@ FLEET = Page(
                 "All to one replica though several workspaces are in use: see Services up.",
                 {
                     "{{host}} to {{replica}}": total(
-                        "infbox_gateway_handed_over_total", "host, replica"
+                        "infbox_gateway_forwarded_total", "host, replica"
                     )
                 },
             ),
@@ -803,7 +803,7 @@ FLEET = Page(
                 units.RequestsPerSecond,
                 "Above zero for longer than a restart takes: a replica is down (away) or fails "
                 "before it responds (broken); see Services up.",
-                {"{{host}} {{reason}}": total("infbox_gateway_asked_again_total", "host, reason")},
+                {"{{host}} {{reason}}": total("infbox_gateway_retried_total", "host, reason")},
             ),
         ),
     },

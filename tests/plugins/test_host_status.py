@@ -136,9 +136,8 @@ def test_a_host_that_was_not_reached_is_in_the_table_and_the_figures(host: FakeH
     assert table[2].endswith("The host cannot be reached.")
     figures = plugin.status_figures(hosts)
     assert figures["well"] is False
-    assert json.loads(json.dumps(figures))["hosts"]["two"]["problems"] == [
-        "The host cannot be reached."
-    ]
+    written = json.loads(json.dumps(figures))
+    assert written["hosts"]["two"]["problems"] == ["The host cannot be reached."]
 
 
 def test_each_part_leads_to_a_heading_that_there_is(host: FakeHost) -> None:

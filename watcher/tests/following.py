@@ -53,9 +53,10 @@ class Following:
 
     def rests(self) -> bool:
         """Say whether nothing is done or due."""
-        keeper = self.follower._keeper
-        assert keeper is not None
-        return keeper.due(False) is None and not keeper.is_busy and self.follower._work is None
+        reconciler = self.follower._reconciler
+        assert reconciler is not None
+        is_done = reconciler.due(False) is None and not reconciler.queues.is_busy
+        return is_done and self.follower._work is None
 
 
 def fresh(root: Path) -> dict[str, str]:

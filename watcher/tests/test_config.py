@@ -1,4 +1,4 @@
-"""Configuration that cannot be used is refused by name, with the mend."""
+"""Configuration that cannot be used is refused by name, with the fix."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_the_trees_are_followed_without_an_engine(host: Host) -> None:
     assert sorted(workspaces) == ["followed", "next", "notes", "part", "shop", "tools"]
     for workspace in workspaces.values():
         assert workspace["error"] is None
-        assert workspace["unwatched_folders"] == workspace["polled_folders"] == 0
+        assert workspace["unwatched_directories"] == workspace["polled_directories"] == 0
         assert workspace["unreadable_paths"] == 0
 
 

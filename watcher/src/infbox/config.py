@@ -83,7 +83,7 @@ class Watcher(NamedTuple):
     Attributes:
         listen: for /status and /metrics.
         max_file_bytes: larger files stay out of every pack.
-        poll_seconds: between looks at folders whose changes inotify cannot tell.
+        poll_seconds: between looks at directories whose changes inotify cannot tell.
     """
 
     listen: Listen
@@ -126,7 +126,7 @@ class Status(NamedTuple):
         keys: base address of the keys' service; None where there is none.
         caddy: base address at which Caddy answers without a key; None where there is none.
         dcgm: base address of DCGM's exporter; None where there is none.
-        disks: folders; the file systems that they lie on are shown.
+        disks: directories; the file systems that they lie on are shown.
         sign_in: whether people sign in, and so can sign out.
     """
 
@@ -220,14 +220,14 @@ class Remotes(NamedTuple):
 
     Attributes:
         listen: for the forges' calls, /status and /metrics.
-        folder: in which the work trees lie, by name.
+        directory: in which the work trees lie, by name.
         secrets: ``known_hosts``, and by name ``NAME/key``, ``NAME/token``, ``NAME/webhook``.
         keep_free: bytes of the disk that are left to others.
         remotes: in the order of the file.
     """
 
     listen: Listen
-    folder: Path
+    directory: Path
     secrets: Path
     keep_free: int
     remotes: tuple[Remote, ...]
@@ -290,7 +290,7 @@ def _load(file: Path, read: Callable[[_Section], T]) -> T:
 
 
 def check_paths(config: Config) -> None:
-    """Check that no workspace lies inside another, and that a folder of them is there.
+    """Check that no workspace lies inside another, and that a directory of them is there.
 
     One that is missing beside others is waited for: what is not mounted takes nothing else away.
 
@@ -315,8 +315,8 @@ def check_paths(config: Config) -> None:
 
 
 def _looked_at(paths: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, bool]]:
-    """Return where these folders lie, without links, and whether they are there. Those of a file
-    system that gives no answer are taken at their word."""
+    """Return where these directories lie, without links, and whether they are there. Those of a
+    file system that gives no answer are taken at their word."""
     places, is_there = {path: path for path in paths}, dict.fromkeys(paths, True)
 
     def look() -> None:
@@ -537,7 +537,7 @@ def _sign_in(section: _Section) -> SignIn:
 def _remotes(section: _Section) -> Remotes:
     settings = Remotes(
         listen=section.listen("127.0.0.1:8014"),
-        folder=section.path("folder"),
+        directory=section.path("folder"),
         secrets=section.path("secrets"),
         keep_free=section.at_least_0("keep_free_mb", _KEEP_FREE_MB) * 1_000_000,
         remotes=tuple(

@@ -44,9 +44,9 @@ class WatcherMetrics:
         self.overflows = counter("watch_overflows", "Times that inotify lost events.")
         self.rescans = counter("watch_rescans", "Times that the whole tree was listed.")
         self.files = gauge("workspace_files", "Files that may enter the pack.")
-        self.unwatched = gauge("workspace_unwatched_folders", "Folders that cannot be watched.")
-        self.polled = gauge("workspace_polled_folders", "Folders looked at from time to time.")
-        self.unreadable = gauge("workspace_unreadable_paths", "Files and folders not readable.")
+        self.unwatched = gauge("workspace_unwatched_directories", "Directories not watched.")
+        self.polled = gauge("workspace_polled_directories", "Directories that are polled.")
+        self.unreadable = gauge("workspace_unreadable_paths", "Files and directories not readable.")
         self.readable = gauge("workspace_readable", "1 while the last look at the tree worked.")
         self.unhealthy_since = gauge(
             "workspace_unhealthy_since_timestamp_seconds",
@@ -114,20 +114,20 @@ class GatewayMetrics:
             _LABELS,
             registry=self.registry,
         )
-        self.held = Gauge(
-            "infbox_gateway_held_requests",
-            "Requests that wait for an engine which is away.",
+        self.queued = Gauge(
+            "infbox_gateway_queued_requests",
+            "Requests queued while the engine is away.",
             registry=self.registry,
         )
-        self.handed_over = Counter(
-            "infbox_gateway_handed_over",
-            "Requests that a replica answered, by its name; it counts them as requests, too.",
+        self.forwarded = Counter(
+            "infbox_gateway_forwarded",
+            "Requests forwarded to a replica, by its name; it counts them as requests, too.",
             ("workspace", "replica"),
             registry=self.registry,
         )
-        self.asked_again = Counter(
-            "infbox_gateway_asked_again",
-            "Times that replicas were asked again, since one was away or broke off.",
+        self.retried = Counter(
+            "infbox_gateway_retried",
+            "Times that a request was retried, since a replica was away or broke off.",
             ("reason",),
             registry=self.registry,
         )

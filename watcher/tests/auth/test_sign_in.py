@@ -17,7 +17,7 @@ import pytest
 from infbox import config
 from infbox.auth.oidc import Provider
 from infbox.auth.sessions import Sessions
-from infbox.auth.sign_in import SESSION_COOKIE, WAY_COOKIE, Door
+from infbox.auth.sign_in import SESSION_COOKIE, WAY_COOKIE, SignInApp
 from provider import Browser, Liar, Page, changed, know, provider
 from serving import ANY, free_port, get_text, serving
 
@@ -54,7 +54,7 @@ class Site:
         sessions = Sessions(
             self.settings.session_seconds, self.settings.idle_seconds, clock=self.clock
         )
-        self.door = Door(self.settings, Provider(self.settings, "secret"), sessions)
+        self.sign_in = SignInApp(self.settings, Provider(self.settings, "secret"), sessions)
         self.url = ""
 
     def browser(self) -> Browser:
@@ -75,7 +75,7 @@ def issuer() -> Iterator[str]:
 @pytest.fixture
 def site(issuer: str) -> Iterator[Site]:
     site = Site(issuer)
-    with serving(site.door.app()) as site.url:
+    with serving(site.sign_in.app()) as site.url:
         yield site
 
 
@@ -96,7 +96,7 @@ def liar(lying: Liar) -> Liar:
 def through(liar: Liar, subject: str = "alice") -> Page:
     """Sign in at a provider that lies."""
     site = Site(liar.issuer)
-    with serving(site.door.app()) as site.url:
+    with serving(site.sign_in.app()) as site.url:
         return site.browser().sign_in(subject)
 
 
@@ -137,7 +137,7 @@ def test_the_provider_is_asked_for_a_code_with_pkce_state_and_nonce(site: Site) 
 
 def test_the_code_comes_with_the_verifier_and_the_secret(liar: Liar) -> None:
     site = Site(liar.issuer)
-    with serving(site.door.app()) as site.url:
+    with serving(site.sign_in.app()) as site.url:
         browser = site.browser()
         url = browser.get("/sign-in").headers["location"]
         assert browser.get(browser.at_provider(url, "alice")).status == 303
@@ -161,7 +161,7 @@ def test_who_is_in_no_group_is_told_so_and_gets_no_session(site: Site, subject: 
 
 def test_a_claim_may_be_one_text_and_may_come_from_userinfo_alone(issuer: str) -> None:
     site = Site(issuer, groups_claim="hd", groups=frozenset({"example.org"}))
-    with serving(site.door.app()) as site.url:
+    with serving(site.sign_in.app()) as site.url:
         browser = site.browser()
         assert browser.sign_in("carol").status == 303
         assert browser.check().headers["x-infbox-user"] == "carol@example.org"
@@ -169,7 +169,7 @@ def test_a_claim_may_be_one_text_and_may_come_from_userinfo_alone(issuer: str) -
 
 def test_an_address_that_nobody_verified_is_nobodys(issuer: str) -> None:
     site = Site(issuer, groups_claim="email", groups=frozenset({"carol@example.org"}))
-    with serving(site.door.app()) as site.url:
+    with serving(site.sign_in.app()) as site.url:
         assert site.browser().sign_in("mallory").status == 403
         assert site.browser().sign_in("carol").status == 303
 
@@ -339,11 +339,11 @@ def test_a_token_that_another_signed_is_refused(liar: Liar) -> None:
 
 def test_a_provider_that_is_another_is_not_asked(issuer: str) -> None:
     site = Site(issuer.replace("127.0.0.1", "localhost"))
-    with serving(site.door.app()) as site.url:
+    with serving(site.sign_in.app()) as site.url:
         page = site.browser().get("/sign-in")
         assert page.status == 302  # it names itself after the address it was asked at
     site = Site(issuer + "/")
-    with serving(site.door.app()) as site.url:
+    with serving(site.sign_in.app()) as site.url:
         assert site.browser().get("/sign-in").status == 503
 
 
@@ -353,7 +353,7 @@ def test_while_the_provider_is_away_nobody_new_is_let_in_and_nobody_is_put_out()
         issuer = there.enter_context(provider())
         know(issuer, "alice", groups=["coders"])
         site = Site(issuer)
-        site.url = stack.enter_context(serving(site.door.app()))
+        site.url = stack.enter_context(serving(site.sign_in.app()))
         browser, other = site.browser(), site.browser()
         browser.sign_in("alice")
         target = other.at_provider(other.get("/sign-in").headers["location"], "alice")
@@ -366,7 +366,7 @@ def test_while_the_provider_is_away_nobody_new_is_let_in_and_nobody_is_put_out()
 
 def test_a_provider_that_never_answered_is_away_and_the_way_is_kept() -> None:
     site = Site(f"http://127.0.0.1:{free_port()}")
-    with serving(site.door.app()) as site.url:
+    with serving(site.sign_in.app()) as site.url:
         page = site.browser().get("/sign-in?to=/status")
     assert (page.status, "The provider is away" in page.text) == (503, True)
     assert 'href="/sign-in?to=%2Fstatus"' in page.text

@@ -63,7 +63,7 @@ def held(stack: Stack) -> int:
     (line,) = [
         line
         for line in stack.metrics.splitlines()
-        if line.startswith("infbox_gateway_held_requests ")
+        if line.startswith("infbox_gateway_queued_requests ")
     ]
     return int(float(line.split()[1]))
 

@@ -345,7 +345,7 @@ def test_ssh_is_given_the_key_and_the_hosts_that_are_known_and_nothing_else(
         ("git@forge.example: Permission denied (publickey).", "Permission denied"),
     ],
 )  # fmt: skip
-def test_what_ssh_says_is_told_with_the_mend(
+def test_what_ssh_says_is_told_with_the_fix(
     host: Host, tmp_path: Path, says: str, reason: str
 ) -> None:
     host.secret("key", "the key\n")
@@ -516,7 +516,7 @@ def test_a_full_disk_is_told_and_what_lies_there_stays(
         assert files(checkout.place) == before
         assert shutil.disk_usage(small).free > 6_000_000
         work.push(large_bin="small\n", b_py="2\n")
-        checkout._remote = Remote("shop", work.url, depth=1)  # as a mend would
+        checkout._remote = Remote("shop", work.url, depth=1)  # as a fix would
         assert checkout.poll()
         assert files(checkout.place) == files(work.folder)
     finally:

@@ -54,7 +54,7 @@ class Host:
         self.service = Service(
             Remotes(
                 listen=ANY,
-                folder=self.folder,
+                directory=self.folder,
                 secrets=self.secrets,
                 keep_free=0,
                 remotes=tuple(Remote(name, url, every=3600) for name, url in urls.items()),

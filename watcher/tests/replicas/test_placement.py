@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 
 from infbox.config import Replicas
-from infbox.replicas.placement import Homes
+from infbox.replicas.placement import Placement
 from serving import free_port, serving
 from stub_balancer import StubHomes
 
 
 @contextlib.asynccontextmanager
-async def looking(url: str) -> AsyncIterator[Homes]:
+async def looking(url: str) -> AsyncIterator[Placement]:
     async with aiohttp.ClientSession() as session:
-        homes = Homes(session, Replicas(url, "here"), ["shop", "web"], interval=0.01)
+        homes = Placement(session, Replicas(url, "here"), ["shop", "web"], interval=0.01)
         task = asyncio.create_task(homes.run())
         try:
             yield homes

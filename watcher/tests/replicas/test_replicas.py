@@ -171,7 +171,7 @@ def test_an_engine_that_is_lost_before_a_whole_answer_costs_nothing(hosts: Fleet
     hosts.there.engine.breaks_whole = True
     answer = hosts.ask()
     assert (answer.status, answer.headers["x-infbox-host"]) == (200, "here")
-    assert counted(hosts.here, "asked_again") == {'{reason="broken"}': 1.0}
+    assert counted(hosts.here, "retried") == {'{reason="broken"}': 1.0}
 
 
 def test_an_answer_that_began_ends_in_an_error_and_is_not_asked_again(hosts: Fleet) -> None:
@@ -206,7 +206,7 @@ def test_a_question_waits_while_no_host_takes_one(tmp_path: Path) -> None:
     with fleet(tmp_path, seconds=10) as hosts, ThreadPoolExecutor(1) as pool:
         hosts.balancer.away = {hosts.here.url, hosts.there.url}
         answer = pool.submit(hosts.ask)
-        until(lambda: "infbox_gateway_held_requests 1.0" in hosts.here.metrics)
+        until(lambda: "infbox_gateway_queued_requests 1.0" in hosts.here.metrics)
         assert not hosts.there.engine.chats
         hosts.prefer(hosts.there)
         assert answer.result(10).headers["x-infbox-host"] == "there"
@@ -236,7 +236,7 @@ def test_a_question_is_counted_where_it_is_answered_and_nowhere_else(hosts: Flee
     assert f'{{kind="prompt",{label}}}' in counted(hosts.there, "tokens")
     assert not counted(hosts.here, "requests")
     assert not counted(hosts.here, "tokens")
-    assert counted(hosts.here, "handed_over") == {'{replica="there",workspace="shop"}': 1.0}
+    assert counted(hosts.here, "forwarded") == {'{replica="there",workspace="shop"}': 1.0}
 
 
 def test_a_user_s_limit_is_counted_once_and_where_the_question_came_in(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Turns at long work."""
+"""Turns at long work, and events that come close together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from following import started, stop
-from infbox.runtime.background import LOST_SECONDS, TURN_SECONDS, Turns
+from infbox.runtime.background import (
+    LONGEST_SECONDS,
+    LOST_SECONDS,
+    QUIET_SECONDS,
+    TURN_SECONDS,
+    Debounce,
+    Turns,
+)
 from infbox.tree.git import Git
 from serving import until
 from trees import fill
@@ -26,6 +33,20 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+def test_events_are_taken_together_when_it_is_quiet_but_not_for_ever() -> None:
+    debounce = Debounce()
+    assert debounce.due() is None
+    debounce.ask(100.0)
+    assert debounce.due() == pytest.approx(100.0 + QUIET_SECONDS)
+    debounce.ask(101.0)
+    assert debounce.due() == pytest.approx(100.0 + LONGEST_SECONDS)
+    assert not debounce.take(100.0)
+    assert debounce.take(101.0)
+    assert debounce.due() is None
+    assert QUIET_SECONDS <= 0.05
+    assert LONGEST_SECONDS <= 0.25
 
 
 def several(count: int) -> tuple[list[Callable[[], None]], Counter[int]]:

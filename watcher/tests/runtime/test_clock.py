@@ -16,8 +16,8 @@ from infbox.auth.key_service import Authority
 from infbox.auth.keys import Limits, User
 from infbox.runtime import clock
 from infbox.runtime.clock import Moment
-from infbox.tree.files import folder_row
-from infbox.tree.records import Folder
+from infbox.tree.files import directory_row
+from infbox.tree.records import Directory
 from serving import until
 from trees import fill
 
@@ -86,11 +86,13 @@ def of_file(index: Path, path: str) -> int:
 def test_a_folder_of_the_future_is_doubted_once(repo: Path) -> None:
     ahead = time.time() + 3600
     os.utime(repo, (ahead, ahead))
-    doubted = folder_row(repo.stat())
-    assert doubted == Folder(-1, -1)
-    assert folder_row(repo.stat(), doubted).mtime_ns == repo.stat().st_mtime_ns
+    doubted = directory_row(repo.stat())
+    assert doubted == Directory(-1, -1)
+    assert directory_row(repo.stat(), doubted).mtime_ns == repo.stat().st_mtime_ns
     os.utime(repo)
-    assert folder_row(repo.stat(), doubted) == Folder(-1, -1), "of just now, doubted however often"
+    assert directory_row(repo.stat(), doubted) == Directory(-1, -1), (
+        "of just now, doubted however often"
+    )
 
 
 def test_a_clock_that_is_set_back_has_no_user_wait_for_it(

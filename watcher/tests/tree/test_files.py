@@ -98,11 +98,11 @@ def test_a_walk_while_git_lists_finds_what_one_after_it_does(
             pass
         for _ in meanwhile.ahead(tracked_paths(repo), lambda: is_listed):
             pass
-        assert "" in meanwhile.folders
+        assert "" in meanwhile.directories
         for _ in meanwhile.run(listed=tree.git.other_files()):
             pass
     assert meanwhile.files == after.files == as_git_says(repo)
-    assert meanwhile.folders == after.folders
+    assert meanwhile.directories == after.directories
 
 
 _PARTS = st.sampled_from(["a", "b", "c.py", "d.o", "keep"])

@@ -67,7 +67,7 @@ def test_a_binary_is_refused_by_name() -> None:
 
 def test_the_verdict_names_the_rule() -> None:
     assert Rules().by_name("d/.Env.local") == "secret by name: .env*"
-    assert Rules().by_name("a/.aws/x/y.py") == "secret by folder: .aws/"
+    assert Rules().by_name("a/.aws/x/y.py") == "secret by directory: .aws/"
     assert Rules().by_name("server.pem") == "secret by name: *.pem"
     assert Rules(max_bytes=10).by_size(11) == "larger than 10 bytes"
     assert Rules(max_bytes=10).by_size(10) is None

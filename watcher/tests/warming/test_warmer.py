@@ -567,7 +567,7 @@ def test_a_template_that_breaks_the_prefix_is_refused_by_name(
     run(scenario, template=template)
     assert "template-breaks-prefix" in caplog.text
     assert "model=coder" in caplog.text
-    assert "mend=" in caplog.text
+    assert "hint=" in caplog.text
 
 
 def test_saves_do_not_have_a_broken_template_checked_each_time() -> None:

@@ -125,8 +125,8 @@ def test_what_another_host_answers_for_is_packed_and_not_warmed(repo: Path) -> N
 def test_the_last_save_is_one_that_is_published(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.watching.follower.QUIET_SECONDS", 1.0)
-    monkeypatch.setattr("infbox.watching.follower.LONGEST_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.runtime.background.QUIET_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.runtime.background.LONGEST_SECONDS", 1.0)
     fill(repo, {"a.py": "first\n"})
     with watching(repo) as running:
         version, began = running.status["version"], time.time()
@@ -179,7 +179,7 @@ def test_a_save_becomes_the_end_of_the_pack(repo: Path) -> None:
         status = running.status
     assert status["last_save"] == pytest.approx(time.time(), abs=30)
     assert status["save_to_indexed_seconds"] < 10
-    assert status["unwatched_folders"] == status["polled_folders"] == 0
+    assert status["unwatched_directories"] == status["polled_directories"] == 0
     assert (
         sum(status["sections"][part] for part in ("intro", "map", "base", "tail"))
         == (status["tokens"])

@@ -25,14 +25,15 @@ from test_files import as_git_says
 
 from following import Following, following, fresh, started
 from infbox.errors import GitError, InputError
-from infbox.runtime.background import LONGEST_SECONDS, QUIET_SECONDS
+from infbox.runtime.background import QUIET_SECONDS
 from infbox.tree.files import Tree
 from infbox.tree.git import Git
 from infbox.watching import reconciler
-from infbox.watching.follower import Changes, Follower, due
+from infbox.watching.changes import Changes
+from infbox.watching.follower import Follower
 from infbox.watching.inotify import Watch
-from infbox.watching.reader import Looker
-from infbox.watching.reconciler import Keeper
+from infbox.watching.reader import TreeReader
+from infbox.watching.reconciler import Reconciler
 from serving import until
 from trees import fill, git
 
@@ -443,9 +444,9 @@ def test_a_scan_that_fails_halfway_is_not_taken_for_whole(
 ) -> None:
     root = fill(tmp_path / "plain", {"a.py": "a\n", "inner/b.py": "b\n"})
     git(root / "inner", "init", "--quiet")
-    all_tracked = Keeper._all_tracked
+    all_tracked = Reconciler._all_tracked
 
-    def failing(self: Keeper) -> object:
+    def failing(self: Reconciler) -> object:
         if (root / ".git").exists():  # it goes right after git listed by it
             shutil.rmtree(root / ".git")
         return all_tracked(self)
@@ -453,7 +454,7 @@ def test_a_scan_that_fails_halfway_is_not_taken_for_whole(
     with following(root) as seen:
         seen.settles()
         monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
-        monkeypatch.setattr(Keeper, "_all_tracked", failing)
+        monkeypatch.setattr(Reconciler, "_all_tracked", failing)
         git(root, "init", "--quiet")
         until(lambda: not (root / ".git").exists())
         until(lambda: set(seen.indexed()) == {"a.py", "inner/b.py"})
@@ -606,7 +607,8 @@ def test_a_new_file_is_judged_by_the_rules_as_they_are_now(
     with following(history) as seen:
         fill(history, {"one.o": "ignored\n", "one.tmp": "kept\n"})
         seen.settles()
-        monkeypatch.setattr(Keeper, "scan", lambda *_, **__: iter(()))  # it would find out later
+        # A scan would find out later.
+        monkeypatch.setattr(Reconciler, "scan", lambda *_, **__: iter(()))
         fill(history, {".gitignore": "skipped/\n*.tmp\n"})
         fill(history, {"two.o": "kept\n", "two.tmp": "ignored\n"})
         until(lambda: "two.o" in seen.indexed())
@@ -766,7 +768,7 @@ def index_row(seen: Following, path: str) -> tuple[int, int]:
 def test_a_file_read_within_a_clock_tick_of_its_change_is_not_trusted(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infbox.watching.reader._SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr("infbox.watching.queues.SETTLE_SECONDS", 1.0)
     fill(repo, {"a.py": "one\n"})
     with following(repo) as seen:
         seen.settles()
@@ -848,7 +850,7 @@ def test_an_index_that_is_damaged_while_it_is_used_is_built_anew(
             stream.seek(4096)
             stream.write(b"\xff" * (file.stat().st_size - 4096))
         fill(repo, {"0.py": "changed\n"})
-        seen.follower.doubt()  # as who reads it does
+        seen.follower.check_index()  # as who reads it does
         until(lambda: "index-damaged" in caplog.text)
         seen.agrees()
         assert seen.reader.last_edit() > last
@@ -1092,8 +1094,8 @@ from trees import fill
 root = Path(sys.argv[1])
 with following(root) as seen:
     seen.agrees()
-    assert seen.follower.unwatched_folders >= 18, seen.follower.unwatched_folders
-    assert seen.follower.polled_folders == seen.follower.unwatched_folders
+    assert seen.follower.unwatched_directories >= 18, seen.follower.unwatched_directories
+    assert seen.follower.polled_directories == seen.follower.unwatched_directories
     for n in (1, 15, 29):
         fill(root, {f"d{n}/a.py": "changed\\n", f"d{n}/new.py": "n\\n", f"d{n}/deep/er.py": "d\\n"})
         seen.agrees(20)
@@ -1101,7 +1103,7 @@ with following(root) as seen:
     seen.agrees()
     Path("/proc/sys/user/max_inotify_watches").write_text("10000")
     from serving import until
-    until(lambda: seen.follower.unwatched_folders == 0, 20)
+    until(lambda: seen.follower.unwatched_directories == 0, 20)
 print("done")
 """
 
@@ -1150,7 +1152,7 @@ layers = f"lowerdir={lower},upperdir={tmp}/upper,workdir={tmp}/work"
 mount("-t", "overlay", "overlay", "-o", layers, str(tmp / "merged"))
 with following(tmp / "merged") as seen:
     seen.agrees()
-    assert seen.follower.polled_folders == 2, seen.follower.polled_folders
+    assert seen.follower.polled_directories == 2, seen.follower.polled_directories
     # Only in a folder that is in one layer does the kernel itself show what was done behind it.
     fill(lower, {"d/behind.py": "its back\\n", "d/new/too.py": "t\\n", "d/b.py": "changed\\n"})
     until(lambda: set(seen.indexed()) == {"a.py", "d/b.py", "d/behind.py", "d/new/too.py"})
@@ -1241,13 +1243,6 @@ def test_mounts_that_come_and_go(tmp_path: Path, scenario: str) -> None:
 # When the pack is told
 
 
-def test_changes_are_handed_on_when_it_is_quiet_but_not_for_ever() -> None:
-    assert due(first=100.0, last=100.0) == pytest.approx(100.0 + QUIET_SECONDS)
-    assert due(first=100.0, last=101.0) == pytest.approx(100.0 + LONGEST_SECONDS)
-    assert QUIET_SECONDS <= 0.05
-    assert LONGEST_SECONDS <= 0.25
-
-
 def test_changes_carry_the_time_of_their_first_save() -> None:
     changes = Changes()
     changes.mark(None)
@@ -1267,18 +1262,18 @@ def test_a_save_goes_before_what_was_removed_before_it(
     fill(repo, {"keep.py": "k\n", **{f"big/d{n}/f.py": f"{n}\n" for n in range(300)}})
     looked: list[list[str]] = []
     is_blocked, may_go_on = threading.Event(), threading.Event()
-    look = Looker._look
+    look = TreeReader.read
 
-    def looking(looker: Looker, paths: Iterable[str], is_judged: bool = False) -> None:
+    def looking(reader: TreeReader, paths: Iterable[str], is_judged: bool = False) -> None:
         if "first.py" in (told := list(paths)):
             is_blocked.set()
             may_go_on.wait(20)
         looked.append(told)
-        look(looker, told, is_judged)
+        look(reader, told, is_judged)
 
     with following(repo) as seen:
         seen.settles()
-        monkeypatch.setattr(Looker, "_look", looking)
+        monkeypatch.setattr(TreeReader, "read", looking)
         fill(repo, {"first.py": "it is being read\n"})
         assert is_blocked.wait(10)
         shutil.rmtree(repo / "big")
@@ -1287,7 +1282,7 @@ def test_a_save_goes_before_what_was_removed_before_it(
         may_go_on.set()
         seen.agrees()
         assert "keep.py" in looked[1], "the first after what was under way"
-        assert not seen.follower._index.folder_paths("big")
+        assert not seen.follower._index.directory_paths("big")
 
 
 def test_a_folder_with_many_files_that_is_moved_out_is_forgotten_in_small_steps(
@@ -1295,15 +1290,15 @@ def test_a_folder_with_many_files_that_is_moved_out_is_forgotten_in_small_steps(
 ) -> None:
     fill(repo, {"keep.py": "k\n", **{f"big/f{n}.py": f"{n}\n" for n in range(600)}})
     gone: list[int] = []
-    write = Looker._write
+    write = TreeReader.write
 
-    def writing(looker: Looker, rows: dict[str, Any], left: list[str]) -> None:
+    def writing(reader: TreeReader, rows: dict[str, Any], left: list[str]) -> None:
         gone.append(len(left))
-        write(looker, rows, left)
+        write(reader, rows, left)
 
     with following(repo) as seen:
         seen.settles()
-        monkeypatch.setattr(Looker, "_write", writing)
+        monkeypatch.setattr(TreeReader, "write", writing)
         (repo / "big").rename(repo.parent / "out")
         seen.agrees()
         assert sum(gone) == 600

@@ -20,7 +20,7 @@ from starlette.routing import Mount
 
 from infbox.gateway import apis
 from infbox.gateway.connection import Incoming
-from infbox.gateway.conversations.keeper import Conversations
+from infbox.gateway.conversations.service import Conversations
 from infbox.gateway.conversations.summary import Summary
 from infbox.gateway.exchange import check_user, user_of
 from infbox.gateway.forwarder import Forwarder, Upstream
@@ -126,7 +126,7 @@ class Gateway:
         queue = RequestQueue(
             config.gateway.hold_seconds, config.gateway.hold_requests, takes_requests
         )
-        self._metrics.held.set_function(lambda: queue.count)
+        self._metrics.queued.set_function(lambda: queue.count)
         forwarder = EngineForwarder(
             self._engine,
             queue,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from infbox.config import Config
     from infbox.gateway.bodies import Body
     from infbox.gateway.conversations.deciding import Turn
-    from infbox.gateway.conversations.keeper import Conversations
+    from infbox.gateway.conversations.service import Conversations
     from infbox.gateway.exchange import Exchange
     from infbox.gateway.requests import Named
     from infbox.gateway.upstream.engine import Engine

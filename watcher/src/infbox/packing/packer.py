@@ -126,10 +126,10 @@ class Packer:
         self._tokenizer = tokenizer
         over = f", over {base.name}" if base else ""
         self._policy = f"format {FORMAT}, {budget} tokens counted by {tokenizer.name}{over}"
-        folder = state_dir / "packs" / name
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        self._published = folder / "pack.json"
-        self._store = store.opened(folder / "pack.db")
+        directory = state_dir / "packs" / name
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._published = directory / "pack.json"
+        self._store = store.opened(directory / "pack.db")
         self._past = Past()
         self.publication: Publication | None = None
         """What is published, by this process or one before it."""

@@ -303,17 +303,17 @@ def _parts(config: Config) -> dict[str, Part]:
     return {name: part for name, part in parts.items() if there.get(name, True)}
 
 
-def _disks(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """Return each file system that these folders lie on, once."""
+def _disks(directories: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """Return each file system that these directories lie on, once."""
     disks: dict[int, dict[str, Any]] = {}
-    for folder in folders:
+    for directory in directories:
         with contextlib.suppress(OSError):
-            device, room = folder.stat().st_dev, os.statvfs(folder)
+            device, room = directory.stat().st_dev, os.statvfs(directory)
             size = room.f_blocks * room.f_frsize
             used = (room.f_blocks - room.f_bfree) * room.f_frsize
             if size and device not in disks:
                 disks[device] = {
-                    "path": str(folder),
+                    "path": str(directory),
                     "used": used,
                     "size": size,
                     "free": room.f_bavail * room.f_frsize,

@@ -236,9 +236,7 @@ def any_known(values: list[float | None]) -> bool:
 
 def _unwell(answer: Answer) -> Finding:
     if answer.status:
-        return Finding(
-            ILL, detail=f"It reports that it is unhealthy (HTTP status {answer.status})."
-        )
+        return Finding(ILL, detail=f"It reports that it is unhealthy (HTTP {answer.status}).")
     if answer.is_late:
         return Finding(LATE, detail="It did not respond in time.")
     return Finding(DOWN, detail="It does not respond.")

@@ -43,8 +43,8 @@ class Row(NamedTuple):
     heat: float = 0.0
 
 
-class Folder(NamedTuple):
-    """A folder as it was last listed; a border is a repository of its own, and is not entered."""
+class Directory(NamedTuple):
+    """A directory as last listed; a border is a repository of its own, and is not entered."""
 
     mtime_ns: int
     ctime_ns: int

@@ -114,7 +114,7 @@ SECRET_WORDS_IN_JSON = (
     *("client_secret", "service-account", "service_account", "firebase-adminsdk"),
 )
 SECRET_WORDS = (".env.", ".tfstate.")
-SECRET_FOLDERS = frozenset(
+SECRET_DIRECTORIES = frozenset(
     {".ssh", ".gnupg", ".aws", ".gcloud", ".kube", ".password-store", ".secrets"}
 )
 # .docker/ and .azure/ are also where a repository keeps its own Dockerfiles and pipelines.
@@ -326,10 +326,10 @@ def _re2_options(re2: Any) -> Any:
 
 
 def _secret_name(path: str) -> str | None:
-    folder, _, name = path.rpartition("/")
-    secret = SECRET_FOLDERS.intersection(folder.split("/"))
+    directory, _, name = path.rpartition("/")
+    secret = SECRET_DIRECTORIES.intersection(directory.split("/"))
     if secret:
-        return f"secret by folder: {min(secret)}/"
+        return f"secret by directory: {min(secret)}/"
     entry = ENVIRONMENTS.match(name)
     if not entry and not name.endswith(ABOUT_SECRETS):
         entry = SECRETS.match(name) or _odd_secret_name(path, name)

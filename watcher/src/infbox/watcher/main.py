@@ -38,9 +38,9 @@ def run(config: Config) -> int:
     service = Service(config)
     try:
         service.start(_PATIENCE_SECONDS)
-        from infbox.watcher.monitor import attend  # noqa: PLC0415  # ready comes first
+        from infbox.watcher.monitor import monitor  # noqa: PLC0415  # ready comes first
 
-        return attend(service, listener)
+        return monitor(service, listener)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         notify("STOPPING=1")

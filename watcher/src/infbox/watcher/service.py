@@ -99,12 +99,12 @@ class Service:
         _logger.info(line("ready", workspaces=len(self.followers)))
 
     def beat(self) -> None:
-        """Write to the folder that each follower watches beside its tree."""
+        """Write to the directory that each follower watches beside its tree."""
         self._beat_at = time.monotonic()
         try:
             for follower in self.followers:
-                folder = sentinel(self.config.state_dir, follower.workspace)
-                (folder / "beat").write_text(f"{self._beat_at}\n")
+                directory = sentinel(self.config.state_dir, follower.workspace)
+                (directory / "beat").write_text(f"{self._beat_at}\n")
         except OSError as error:
             _logger.error(line("no-heartbeat", file=error.filename, reason=error.strerror))
 

@@ -36,7 +36,7 @@ BURST_SECONDS = 1.0
 _REMEMBERED = 4096  # files that went
 
 
-class Heats:
+class EditFrequency:
     """What edits make of the heats of files."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def heats_from_git(root: Path, commit: str = "HEAD") -> dict[str, float]:
     """Return the heats that a git history leaves, each file of a commit being one edit.
 
     Args:
-        root: a folder in the repository; paths are relative to it, those outside are left out.
+        root: a directory in the repository; paths are relative to it, those outside are left out.
         commit: where the history ends.
 
     Returns:

@@ -11,9 +11,9 @@ import pytest
 
 from infbox.gateway.conversations import records
 from infbox.gateway.conversations.deciding import is_erased
-from infbox.gateway.conversations.keeper import Conversations
 from infbox.gateway.conversations.notes import Note
 from infbox.gateway.conversations.records import Node, Records
+from infbox.gateway.conversations.service import Conversations
 from infbox.packing.published import About, Pack
 
 NOTE = Note("what_changed = 1\n" * 50, 20, (("a.py", "d1", "d1"),), (("b.py", "d2"),))

@@ -138,7 +138,7 @@ class Balanced:
             if broken == _MOST_BROKEN:
                 raise RefusalError(BAD_GATEWAY, "the engine does not answer")
             is_queued = status == UNAVAILABLE and away % _TRIES == 0
-            self._metrics.asked_again.labels("away" if status == UNAVAILABLE else "broken").inc()
+            self._metrics.retried.labels("away" if status == UNAVAILABLE else "broken").inc()
 
     async def _ask(
         self, client: aiohttp.ClientSession, handover: Handover, *, is_by_workspace: bool
@@ -157,7 +157,7 @@ class Balanced:
             async with await http.ask(client, self._balancer, incoming, pieces, headers) as answer:
                 host = answer.headers.get(placement.HOST, "")
                 if host or answer.status not in _OF_PROXIES:
-                    self._metrics.handed_over.labels(handover.workspace, host).inc()
+                    self._metrics.forwarded.labels(handover.workspace, host).inc()
                     await responses.hand_on(answer, [], APIS[incoming.path], outgoing)
                     return None
                 failed = answer.status

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from infbox import ask
+from infbox.client import ask
 from serving import serving
 
 if TYPE_CHECKING:
@@ -117,6 +117,16 @@ def test_a_key_goes_to_the_server_and_nowhere_else(
     printed = capsys.readouterr()
     assert KEY not in printed.out + printed.err
     assert KEY not in repr(ask.Server("https://x", KEY, "me"))
+
+
+def test_a_gateway_of_this_host_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ask.KEY_VARIABLE, raising=False)
+    monkeypatch.setenv("SUDO_USER", "alice; rm")
+    server = Server(chunk("Yes.") + ENDING + LAST, "coder")
+    with serving(server.app()) as url:
+        assert ask.main(["ask", "Why?", "--server", url]) == 0
+    assert {seen["x-infbox-user"] for seen in server.seen} == {"alicerm"}
+    assert not [seen for seen in server.seen if "authorization" in seen]
 
 
 def test_a_redirect_is_not_followed_with_the_key(

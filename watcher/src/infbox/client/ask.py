@@ -218,12 +218,14 @@ def find_server(arguments: argparse.Namespace) -> Server:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
         raise InputError(f"--server is {url!r}: give an address such as https://SERVER")
     user = _USER.sub("", os.environ.get("SUDO_USER") or os.environ.get("USER") or "") or "root"
-    if not arguments.server:
-        return Server(url, "", user)
-    if parts.scheme == "http" and not _is_loopback(url):
-        raise InputError(
-            f"--server is {url}, to which a key would travel in the open: give https://"
-        )
+    if parts.scheme == "http":
+        if not _is_loopback(url):
+            raise InputError(
+                f"--server is {url}, to which a key would travel in the open: give https://"
+            )
+        # A gateway of this host, which takes the user's name.
+        if not arguments.key_file and not (arguments.server and os.environ.get(KEY_VARIABLE)):
+            return Server(url, "", user)
     return Server(url, _key(arguments.key_file), user, arguments.ca)
 
 
