@@ -166,7 +166,8 @@ def _told_problems(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the gateway found."""
     for part in told["parts"]:
         if part["state"] in ("ill", "down"):
-            yield f"{part['name']} is unhealthy. {part['detail']} {part['look']} ({part['see']})"
+            hint = f"Run {part['look']} ({part['see']})"
+            yield f"{part['name']} is unhealthy. {part['detail']} {hint}"
     for workspace in told["workspaces"]:
         if workspace["state"] not in ("warm", "warming", "elsewhere"):
             why = f": {workspace['error']}" if workspace["error"] else ""

@@ -125,7 +125,7 @@ def test_a_malformed_workspace_is_refused(value: str) -> None:
 def test_a_workspace_that_is_not_there_is_refused(tmp_path: Path) -> None:
     look = 'read_arguments "$@"; look_at_workspaces'
     (line,) = refusals(look, f"--workspace=shop={tmp_path}/shop")
-    assert line.startswith(f"The path of workspace shop is not a folder: {tmp_path}/shop. Put")
+    assert line.startswith(f"The path of workspace shop is not a directory: {tmp_path}/shop. Put")
 
 
 def test_a_workspace_is_refused_where_the_inventory_is_the_users(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_each_trouble_is_named_with_what_to_do(host: FakeHost) -> None:
         "Release 7 has not passed its health checks.",
         "Container infbox-caddy-1 is unhealthy: Restarting (1) 3 seconds ago.",
         "Unit infbox-watcher is failed: journalctl -u infbox-watcher",
-        "LMCache is unhealthy. It does not respond. docker logs --tail 50 infbox-lmcache-1",
+        "LMCache is unhealthy. It does not respond. Run docker logs --tail 50 infbox-lmcache-1",
         "Workspace shop is NOT WARM: the tree is gone.",
     ):
         assert words in text
