@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from infbox import ask as question
+from infbox.client import ask as question
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table

@@ -62,7 +62,7 @@ def test_the_trees_are_followed_without_an_engine(host: Host) -> None:
     assert sorted(workspaces) == ["followed", "next", "notes", "part", "shop", "tools"]
     for workspace in workspaces.values():
         assert workspace["error"] is None
-        assert workspace["unwatched_folders"] == workspace["polled_folders"] == 0
+        assert workspace["unwatched_directories"] == workspace["polled_directories"] == 0
         assert workspace["unreadable_paths"] == 0
 
 
@@ -328,7 +328,7 @@ def test_the_gateway_serves_the_status_page_from_within_its_unit(host: Host) -> 
     assert "<title>infbox" in get(host, "http://127.0.0.1:8010/")
     status = json.loads(get(host, "http://127.0.0.1:8010/status"))
     states = {part["name"]: part["state"] for part in status["parts"]}
-    assert (states["Keys"], states["Watcher"], states["Gateway"]) == ("well",) * 3
+    assert (states["Key service"], states["Watcher"], states["Gateway"]) == ("well",) * 3
     assert (states["Caddy"], states["vLLM"]) == ("down", "down")
     assert status["served"]["preset"] == "dev32"
     assert status["disks"][0]["path"] == "/var/lib/infbox"
@@ -412,7 +412,7 @@ def test_a_configuration_that_cannot_be_used_ends_a_service_visibly(host: Host, 
     said = host.check_output(f"journalctl --lines=20 --output=cat --unit={unit}")
     host.check_output(f"cp --preserve /root/kept.yml {file} && systemctl start {unit}")
     assert state == ["failed", "2", "0"]
-    assert f"{file}: speed: unknown: remove it, or mend the spelling" in said
+    assert f"{file}: speed: unknown: remove it, or fix the spelling" in said
     assert host.service(unit).is_running
 
 

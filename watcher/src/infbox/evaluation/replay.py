@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from infbox.errors import InputError
+from infbox.errors import GitError, InputError
 from infbox.packing import context, layout, rank
 from infbox.packing.context import Centre, KnownImports
 from infbox.packing.pack import Kind, Pack, common_length
 from infbox.packing.tokens import BYTES_PER_TOKEN
 from infbox.tree import git
 from infbox.tree.rules import Rules, as_utf8
+from infbox.watching import edit_frequency
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -71,7 +72,7 @@ class History:
         self._blobs: dict[bytes, Blob | None] = {}
         try:
             git.run(repository, "rev-parse", "--git-dir")
-        except git.GitError as error:
+        except GitError as error:
             raise InputError(f"{repository}: {error}: give a git repository") from error
         self._reader = subprocess.Popen(
             git.command(repository, "cat-file", "--batch"),
@@ -98,7 +99,7 @@ class History:
         arguments = ["rev-list", "--first-parent", f"--max-count={commits + 1}", "HEAD"]
         try:
             found = git.run(self._repository, *arguments).decode().split()[::-1]
-        except git.GitError as error:
+        except GitError as error:
             raise InputError(f"{self._repository}: {error}: commit something first") from error
         if len(found) <= commits:
             empty = git.run(self._repository, "hash-object", "-t", "tree", "--stdin").decode()
@@ -138,7 +139,7 @@ class History:
 
     def heats(self, commit: str) -> dict[str, float]:
         """Return the heats of files at a commit."""
-        return rank.heats_from_git(self._repository, commit)
+        return edit_frequency.heats_from_git(self._repository, commit)
 
     def _blob(self, mode: bytes, name: bytes, path: bytes) -> Blob | None:
         if mode not in _PLAIN_MODES or self._rules.by_name(os.fsdecode(path)):
@@ -320,7 +321,7 @@ class Log:
     def _save(self, path: str, new: Blob, old: Blob | None) -> None:
         self._clock += 1
         heat, noted = self._heats.get(path, (0.0, 0))
-        self._heats[path] = rank.bumped(heat, self._clock - noted), self._clock
+        self._heats[path] = edit_frequency.bumped(heat, self._clock - noted), self._clock
         self._tree[path] = new
         candidate = self._candidate(path, new)
         self._edited += candidate.tokens
@@ -356,7 +357,7 @@ class Log:
 
     def _candidate(self, path: str, blob: Blob) -> rank.Candidate:
         heat, noted = self._heats.get(path, (0.0, 0))
-        cooled = rank.cooled(heat, self._clock - noted)
+        cooled = edit_frequency.cooled(heat, self._clock - noted)
         return rank.Candidate(path, blob.digest, blob.size, cooled, self._central.get(path, 0.0))
 
 
