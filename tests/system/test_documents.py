@@ -11,17 +11,18 @@ import pytest
 
 from lab.deployment import endpoint
 from tests.docs.commands import API, HOST, Block, Command, blocks, commands
+from tests.stages import PAGES_OF_A_HOST
 from tests.system.conftest import WORKSPACE, Site
 
 pytestmark = pytest.mark.lab
 
-# Of these pages every host has what they name; the others are of GPUs, git remotes and the like.
-PAGES = ("README", "docs/api", "docs/operating", "docs/status", "docs/troubleshooting")
 FEW = 8  # tokens: an answer without a limit would go on to the end of the window
 
 
 def of(where: str) -> list[Command]:
-    found = [each for each in commands() if each.where == where and each.at.startswith(PAGES)]
+    found = [
+        each for each in commands() if each.where == where and each.at.startswith(PAGES_OF_A_HOST)
+    ]
     assert len(found) >= 3
     return found
 
