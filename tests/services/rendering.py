@@ -1,9 +1,9 @@
-"""What `group_vars` and the roles come to on hosts that are not there: every variable, every template.
+"""What `group_vars` and the roles come to on hosts that are not there: variables and templates.
 
 One run of Ansible evaluates, for each host and each role, all variables of the role and all of its
-templates, in the role's own context and with nothing done. `python -m tests.services.rendering FOLDER`
-writes that for a checkout, so that two can be compared with `diff --recursive`: a change of the wiring
-that is to change no host shows nothing.
+templates, in the role's own context and with nothing done. For a checkout,
+`python -m tests.services.rendering FOLDER` writes that as files, so that two can be compared: a
+change of the wiring that is to change no host shows nothing.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FACTS = {
 SHOP = {"name": "shop", "path": "/srv/shop"}
 SHOP_ANNA = {"name": "shop-anna", "path": "/srv/shop-anna", "base": "shop"}
 FOLLOWED = {"name": "web", "git": {"url": "https://forge.example/web.git", "ref": "main"}}
-SIGN_IN = {
+SIGN_IN: dict[str, Any] = {
     "infbox_oidc_issuer": "https://login.example",
     "infbox_oidc_client_id": "infbox",
     "infbox_oidc_client_secret": "not-so-secret",
@@ -52,7 +52,7 @@ def host(preset: str = "cpu", gpus: int = 0, **settings: Any) -> dict[str, Any]:
         "ansible_python_interpreter": sys.executable,
         "preflight_preset_name": preset,
         "preflight_plan": {"max_model_len": 16384, "tensor_parallel_size": max(gpus, 1)},
-        "preflight_gpus": [A100] * gpus,
+        "preflight_gpus": [{**A100, "count": gpus}] if gpus else [],
         "preflight_cards": {"driver_version": "580.1", "gpus": []} if gpus else None,
         "preflight_memory_bytes": 64e9,
         "model_store_path": "/var/lib/infbox/models/some",
@@ -108,7 +108,11 @@ INVENTORIES: dict[str, dict[str, Any]] = {
                     "dev24",
                     gpus=1,
                     infbox_alert_webhook="https://hook.example",
-                    infbox_alert_mail={"to": "a@b.example", "from": "c@b.example", "smarthost": "m"},
+                    infbox_alert_mail={
+                        "to": "a@b.example",
+                        "from": "c@b.example",
+                        "smarthost": "m",
+                    },
                     infbox_registry_prefix="mirror.example/infbox",
                     infbox_site_addresses=["gpu.example.org", "192.0.2.7"],
                     infbox_traces="http://collector.example:4318",
@@ -164,6 +168,7 @@ def render(
     tree: Path = ROOT,
     roles: Iterable[str] = (),
     hosts: str = "all",
+    only: Iterable[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return for each host what its variables and templates come to: by role, then by name.
 
@@ -176,13 +181,18 @@ def render(
         tree: the checkout that is rendered.
         roles: those that are wanted; all if there are none.
         hosts: a pattern.
+        only: the variables that are wanted beside the templates, and then none of group_vars; all
+            if None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = stage(tree, folder)
     facts = {"ansible.builtin.set_fact": {"ansible_facts": FACTS}}
     play = {
         "hosts": hosts, "gather_facts": False,
-        "vars": {"infbox_dump_folder": str(folder / "told")},
+        "vars": {
+            "infbox_dump_folder": str(folder / "told"),
+            "infbox_dump_only": None if only is None else list(only),
+        },
         "pre_tasks": [{"name": "Tell of the host", **facts}],
         "roles": list(roles) or known,
     }  # fmt: skip
@@ -209,9 +219,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="is made")
     parser.add_argument("--tree", type=Path, default=ROOT)
+    parser.add_argument("--hosts", default="all", help="a pattern of Ansible's")
     given = parser.parse_args()
     for name, inventory in INVENTORIES.items():
-        told = render(given.folder / "work" / name, inventory, tree=given.tree.resolve())
+        told = render(
+            given.folder / "work" / name, inventory, tree=given.tree.resolve(), hosts=given.hosts
+        )
         for host_name, roles in told.items():
             for role, values in roles.items():
                 file = given.folder / "told" / name / host_name / f"{role}.json"
