@@ -279,7 +279,7 @@ def plain_bm25(texts: Texts, question: str, room: int, tokenizer: Tokenizer) -> 
     found = texts.matching(wanted, _MANY, Weights(path=3.0, names=0.0, body=1.0))
     chosen: list[Place] = []
     for place in texts.places(id_ for id_, _ in found).values():
-        cost = tokenizer.count(texts.text(place.path, place.start, place.end))
+        cost = tokenizer.count(texts.text(place))
         if cost > room:
             break
         room -= cost

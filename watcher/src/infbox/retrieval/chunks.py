@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 VERSION = 1
 """Changes when the same text gives other chunks: what was made by another version is made anew."""
 
-LARGEST = 2000
-"""Characters of a chunk, some 450 tokens: a definition that has members is cut into them above."""
+LARGEST = 1200
+"""Characters of a chunk, some 280 tokens: a definition that has members is cut into them above."""
 
-WHOLE = 6000
+WHOLE = 3000
 """Characters of a definition without members that is still shown whole."""
 
-SMALLEST = 500
+SMALLEST = 300
 """Characters: neighbours are joined as long as they have no more together."""
 
 MAX_CHUNKS = 1000

@@ -47,10 +47,12 @@ MAX_OF_A_NAME = 6
 NAMED_SHARE = 0.6
 """Of the room, for what the question names: the rest is for what has its words."""
 
-FILE_SHARE = 0.3
+FILE_SHARE = 0.15
 """How much the best other matches in the same file add to a chunk's score."""
 
+EDITED = 0.5
 _HEADING_CHARS = 24  # of a section beside its path and its lines
+_MOST_CHARS_PER_TOKEN = 7  # of sources; what is longer than that need not be read to be counted
 _LEAST_ROOM = 40  # tokens: no chunk with its heading is shorter
 
 
@@ -77,6 +79,7 @@ def choose(
     tokenizer: Tokenizer,
     *,
     files: Iterable[str] = (),
+    prior: Callable[[str], float] = lambda _: 0.0,
 ) -> list[Chosen]:
     """Choose the chunks that are shown with a question.
 
@@ -96,14 +99,16 @@ def choose(
         asked = replace(asked, paths=(*files, *asked.paths)[: questions.MAX_PLACES])
     left = room - tokenizer.count(HEADING)
     taken: dict[int, Chosen] = {}
-    for candidates, share in ((_named(texts, asked), NAMED_SHARE), (_matching(texts, asked), 1.0)):
+    for candidates, share in ((_named(texts, asked), NAMED_SHARE), (_matching(texts, asked, prior), 1.0)):
         spare = left * (1 - share)
         for place, reason in candidates:
             if left - spare < _LEAST_ROOM:
                 break
-            if place.id in taken or in_full(place.path):
+            if place.id in taken or place.size > (left - spare) * _MOST_CHARS_PER_TOKEN:
                 continue
-            text = texts.text(place.path, place.start, place.end)
+            if in_full(place.path):
+                continue
+            text = texts.text(place)
             cost = tokenizer.count(text) + _heading_tokens(place, tokenizer)
             if text.strip() and cost <= left - spare:
                 taken[place.id] = Chosen(place, text, reason)
@@ -180,7 +185,7 @@ def _files(texts: Texts, named: str) -> list[str]:
     return best if len(best) <= MAX_OF_A_NAME else []
 
 
-def _matching(texts: Texts, asked: Question) -> Iterator[tuple[Place, str]]:
+def _matching(texts: Texts, asked: Question, prior: Callable[[str], float]) -> Iterator[tuple[Place, str]]:
     """Yield chunks that have words of the question, the best first."""
     scores = dict(_scores(texts, asked))
     places = texts.places(scores)
@@ -190,6 +195,7 @@ def _matching(texts: Texts, asked: Question) -> Iterator[tuple[Place, str]]:
     worth = {
         id_: (scores[id_] + FILE_SHARE * _others(by_file[place.path], scores[id_]))
         * KIND_WEIGHTS[kind_of(place.path)]
+        * (1 + EDITED * prior(place.path) / (1 + prior(place.path)))
         for id_, place in places.items()
     }
     for id_ in sorted(worth, key=lambda id_: (-worth[id_], id_)):

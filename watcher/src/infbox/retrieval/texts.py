@@ -2,7 +2,7 @@
 
 It is derived: a damaged one, and one that another version made, is begun anew. It lies beside the
 watcher's index in a file of its own, so that neither's schema binds the other, and holds each
-file's text compressed: what is found is shown as it was found, and is taken out by the very words
+chunk's text compressed: what is found is shown as it was found, and is taken out by the very words
 by which it was put in, which FTS5 wants to know of a table that keeps no copy of them.
 """
 
@@ -39,19 +39,17 @@ LEAST_WORDS = 4
 
 _BATCH = 500  # files in one transaction
 _ASKED_AT_ONCE = 500
-_REMEMBERED_TEXTS = 64
 _REMEMBERED_COUNTS = 20_000
 
-_VERSION = 100 + cutting.VERSION
+_VERSION = 300 + cutting.VERSION
 _SCHEMA = """
 CREATE TABLE files (
-    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, name BLOB NOT NULL, digest TEXT NOT NULL,
-    text BLOB NOT NULL
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, name BLOB NOT NULL, digest TEXT NOT NULL
 );
 CREATE INDEX files_by_name ON files (name);
 CREATE TABLE chunks (
     id INTEGER PRIMARY KEY, file INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
-    names TEXT NOT NULL
+    size INTEGER NOT NULL, names TEXT NOT NULL, text BLOB NOT NULL
 );
 CREATE INDEX chunks_by_file ON chunks (file);
 CREATE VIRTUAL TABLE words USING fts5 (
@@ -70,6 +68,7 @@ class Place(NamedTuple):
         path: of the file.
         start: the first line, from 1.
         end: the last line.
+        size: in characters.
         names: what is defined in it.
     """
 
@@ -77,6 +76,7 @@ class Place(NamedTuple):
     path: str
     start: int
     end: int
+    size: int
     names: tuple[str, ...]
 
 
@@ -106,7 +106,6 @@ class Texts:
         cut: Callable[[str, str], Sequence[Chunk]] = cutting.chunks,
     ) -> None:
         self._cut = cut
-        self._text = lru_cache(_REMEMBERED_TEXTS)(self._read_text)
         self._count = lru_cache(_REMEMBERED_COUNTS)(self._read_count)
         if file:
             # SQLite's own files beside the database take its mode.
@@ -234,7 +233,7 @@ class Texts:
             asked, left = left[:_ASKED_AT_ONCE], left[_ASKED_AT_ONCE:]
             marks = ",".join("?" * len(asked))
             rows = self._db.execute(
-                "SELECT chunks.id, path, start, end, names FROM chunks JOIN files"  # noqa: S608
+                "SELECT chunks.id, path, start, end, size, names FROM chunks JOIN files"  # noqa: S608
                 f" ON files.id = file WHERE chunks.id IN ({marks})",
                 asked,
             )
@@ -244,7 +243,7 @@ class Texts:
     def of_file(self, path: str) -> list[Place]:
         """Return a file's chunks in order."""
         rows = self._db.execute(
-            "SELECT chunks.id, path, start, end, names FROM files JOIN chunks ON file = files.id"
+            "SELECT chunks.id, path, start, end, size, names FROM files JOIN chunks ON file = files.id"
             " WHERE path = ? ORDER BY start",
             (os.fsencode(path),),
         )
@@ -258,16 +257,10 @@ class Texts:
         )
         return [os.fsdecode(path) for (path,) in rows]
 
-    def text(self, path: str, start: int, end: int) -> str:
-        """Return lines of a file, the last one included; empty where it is gone."""
-        lines = self._text(path)[start - 1 : end]
-        return "".join(f"{line}\n" for line in lines)
-
-    def _read_text(self, path: str) -> list[str]:
-        row = self._db.execute(
-            "SELECT text FROM files WHERE path = ?", (os.fsencode(path),)
-        ).fetchone()
-        return cutting.lines_of(_unpacked(row[0])) if row else []
+    def text(self, place: Place) -> str:
+        """Return a chunk's lines; empty where its file was changed since."""
+        row = self._db.execute("SELECT text FROM chunks WHERE id = ?", (place.id,)).fetchone()
+        return _unpacked(row[0]) if row else ""
 
     def _rarest(self, wanted: Iterable[str]) -> list[str]:
         counted = sorted((self._count(word), word) for word in dict.fromkeys(wanted))
@@ -289,36 +282,35 @@ class Texts:
 
     def _add(self, path: str, source: Source) -> None:
         name = path.rpartition("/")[2]
-        packed = zlib.compress(source.text.encode(), 6)
         file = self._db.execute(
-            "INSERT INTO files (path, name, digest, text) VALUES (?, ?, ?, ?)",
-            (os.fsencode(path), os.fsencode(name), source.digest, packed),
+            "INSERT INTO files (path, name, digest) VALUES (?, ?, ?)",
+            (os.fsencode(path), os.fsencode(name), source.digest),
         ).lastrowid
         lines = cutting.lines_of(source.text)
         for chunk in self._cut(path, source.text):
+            text = "".join(f"{line}\n" for line in lines[chunk.start - 1 : chunk.end])
             names = "\n".join(chunk.names)
             row = self._db.execute(
-                "INSERT INTO chunks (file, start, end, names) VALUES (?, ?, ?, ?)",
-                (file, chunk.start, chunk.end, names),
+                "INSERT INTO chunks (file, start, end, size, names, text)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (file, chunk.start, chunk.end, len(text), names, _packed(text)),
             ).lastrowid
             self._db.execute(
                 "INSERT INTO words (rowid, path, names, body) VALUES (?, ?, ?, ?)",
-                (row, *_columns(path, names, lines[chunk.start - 1 : chunk.end])),
+                (row, *_columns(path, names, text)),
             )
 
     def _remove(self, path: str) -> None:
-        self._text.cache_clear()
         row = self._db.execute(
-            "SELECT id, text FROM files WHERE path = ?", (os.fsencode(path),)
+            "SELECT id FROM files WHERE path = ?", (os.fsencode(path),)
         ).fetchone()
         if row is None:
             return
-        lines = cutting.lines_of(_unpacked(row[1]))
-        cut = self._db.execute("SELECT id, start, end, names FROM chunks WHERE file = ?", row[:1])
-        for id_, start, end, names in cut.fetchall():
-            self._db.execute(_DELETE, (id_, *_columns(path, names, lines[start - 1 : end])))
-        self._db.execute("DELETE FROM chunks WHERE file = ?", row[:1])
-        self._db.execute("DELETE FROM files WHERE id = ?", row[:1])
+        cut = self._db.execute("SELECT id, names, text FROM chunks WHERE file = ?", row)
+        for id_, names, packed in cut.fetchall():
+            self._db.execute(_DELETE, (id_, *_columns(path, names, _unpacked(packed))))
+        self._db.execute("DELETE FROM chunks WHERE file = ?", row)
+        self._db.execute("DELETE FROM files WHERE id = ?", row)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -353,15 +345,19 @@ def opened(file: Path) -> Texts:
         return Texts(file)
 
 
-def _place(row: tuple[int, bytes, int, int, str]) -> Place:
-    id_, path, start, end, names = row
-    return Place(id_, os.fsdecode(path), start, end, tuple(names.split("\n")) if names else ())
+def _place(row: tuple[int, bytes, int, int, int, str]) -> Place:
+    id_, path, start, end, size, names = row
+    return Place(id_, os.fsdecode(path), start, end, size, tuple(names.split("\n")) if names else ())
 
 
-def _columns(path: str, names: str, lines: Sequence[str]) -> tuple[str, str, str]:
+def _columns(path: str, names: str, text: str) -> tuple[str, str, str]:
     """Return what FTS5 is told of a chunk: the same each time."""
-    body = islice(words("\n".join(lines)), MAX_WORDS)
+    body = islice(words(text), MAX_WORDS)
     return " ".join(words(path)), " ".join(words(names)), " ".join(body)
+
+
+def _packed(text: str) -> bytes:
+    return zlib.compress(text.encode(), 6)
 
 
 def _unpacked(packed: bytes) -> str:
