@@ -24,7 +24,7 @@ from infbox.tree.files import Tree, Walk
 from infbox.watcher.service import SWITCH_SECONDS
 from infbox.watching.index import Index
 from infbox.watching.inotify import Watch
-from infbox.watching.reconciler import Keeper
+from infbox.watching.reconciler import Reconciler
 from rich.console import Console
 from rich.table import Table
 from xxhash import xxh3_128_hexdigest
@@ -151,9 +151,9 @@ def _listed_once(root: Path, folder: Path) -> float:
     index = Index(Path(tempfile.mkdtemp(dir=folder)) / "index.db")
     began = time.perf_counter()
     tree, watch = Tree(root), Watch()
-    keeper = _Listing(name="bench", tree=tree, index=index, watching=watch, wake=lambda: None)
+    reconciler = _Listing(name="bench", tree=tree, index=index, watching=watch, wake=lambda: None)
     try:
-        for has_more in keeper.scan():
+        for has_more in reconciler.scan():
             if not has_more:
                 time.sleep(0.0002)
     except _Listed:
@@ -169,8 +169,8 @@ class _Listed(Exception):  # noqa: N818  # it is no error
     """The listing is done."""
 
 
-class _Listing(Keeper):
-    """A keeper that stops where the listing ends and the reading of files would begin."""
+class _Listing(Reconciler):
+    """A reconciler that stops where the listing ends and the reading of files would begin."""
 
     def _take_walk(self, walk: Walk) -> None:
         assert len(walk.files) > CHECKED_OUT  # noqa: S101  # a wrong tree would measure nothing

@@ -56,8 +56,8 @@ def test_all_scenarios_and_all_tests_of_the_lab_are_among_the_stages() -> None:
         ("roles/caddy/tasks/main.yml", {"system", "bootstrap", "role-caddy", "unit"}),
         ("roles/common/tasks/main.yml", {"role-docker", "role-caddy"}),
         ("molecule/dcgm/molecule.yml", {"role-dcgm"}),
-        ("watcher/src/infbox/files.py", {"unit-watcher", "system", "role-watcher"}),
-        ("watcher/tests/test_files.py", {"unit-watcher"}),
+        ("watcher/src/infbox/tree/files.py", {"unit-watcher", "system", "role-watcher"}),
+        ("watcher/tests/tree/test_files.py", {"unit-watcher"}),
         ("a_file_that_nobody_knows", {stage.name for stage in STAGES}),
     ],
 )

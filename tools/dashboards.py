@@ -532,7 +532,9 @@ CODE_CONTEXT = Page(
                 units.Short,
                 "Above zero: docs/runbooks/WatcherBlind.md.",
                 {
-                    "{{host}} {{workspace}} folders": value("infbox_workspace_unwatched_folders"),
+                    "{{host}} {{workspace}} directories": value(
+                        "infbox_workspace_unwatched_directories"
+                    ),
                     "{{host}} {{workspace}} unreadable": value("infbox_workspace_unreadable_paths"),
                 },
             ),
@@ -789,7 +791,7 @@ FLEET = Page(
                 "above.",
                 {
                     "{{host}} to {{replica}}": total(
-                        "infbox_gateway_handed_over_total", "host, replica"
+                        "infbox_gateway_forwarded_total", "host, replica"
                     )
                 },
             ),
@@ -798,7 +800,7 @@ FLEET = Page(
                 units.RequestsPerSecond,
                 "Above zero for longer than a restart takes: a replica is away (away) or ends "
                 "before it answers (broken); see who answers, above.",
-                {"{{host}} {{reason}}": total("infbox_gateway_asked_again_total", "host, reason")},
+                {"{{host}} {{reason}}": total("infbox_gateway_retried_total", "host, reason")},
             ),
         ),
     },

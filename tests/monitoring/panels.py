@@ -12,7 +12,7 @@ from lab.settings import ROOT
 FOLDER = ROOT / "files" / "dashboards"
 # Metrics that one host alone with a plain preset does not have: of Cake, git remotes and replicas.
 CAKE = "infbox_cake_"
-OTHERS = ("infbox_remote_", "infbox_gateway_asked_again_", "infbox_gateway_handed_over_")
+OTHERS = ("infbox_remote_", "infbox_gateway_retried_", "infbox_gateway_forwarded_")
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(
     fill(repo, {"a.py": ""})
     fill(tmp_path, {"bad.json": "{}"})
     scan = ["scan", str(repo)]
-    assert "/none: not a folder" in mistaken(["scan", "/none"], capsys)
+    assert "/none: not a directory" in mistaken(["scan", "/none"], capsys)
     assert "not inside" in mistaken([*scan, "--why", "../x"], capsys)
     bad = ["--json", "--tokenizer", str(tmp_path / "bad.json")]
     assert "bad.json: no tokenizer" in mistaken([*scan, *bad], capsys)
@@ -195,7 +195,7 @@ def test_a_tree_that_is_not_there_yet_lets_the_service_manager_try_again(
     content["workspaces"] = [{"name": "shop", "path": str(tmp_path / "later"), "budget": 5000}]
     file.write_text(yaml.safe_dump(content))
     assert watch(["run", "--config", str(file)]) == 1
-    assert "later is not a folder" in capsys.readouterr().err
+    assert "later is not a directory" in capsys.readouterr().err
 
 
 def test_nothing_of_the_tree_is_written(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:

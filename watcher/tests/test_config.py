@@ -1,4 +1,4 @@
-"""Configuration that cannot be used is refused by name, with the mend."""
+"""Configuration that cannot be used is refused by name, with the fix."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_an_overlay_is_for_its_bases_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"base": "shap"}, "workspaces: anna: base shap is no workspace: add it, or mend it"),
+        ({"base": "shap"}, "workspaces: anna: base shap is no workspace: add it, or fix it"),
         ({"base": "anna"}, "workspaces: anna: base anna is itself: name a workspace without"),
         ({"model": "other"}, "anna: model other is not that of its base shop, .*: leave it out"),
         ({"budget": 6000}, "anna: budget 6000 leaves no room beside its base shop, .*: give more"),
@@ -185,7 +185,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_path_that_is_not_there_may_still_come(tmp_path: Path) -> None:
     loaded = load(tmp_path, valid(tmp_path / "none"))
-    with pytest.raises(UnreadyError, match=r"shop: .*/none is not a folder"):
+    with pytest.raises(UnreadyError, match=r"shop: .*/none is not a directory"):
         config.check_paths(loaded)
 
 

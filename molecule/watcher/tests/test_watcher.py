@@ -62,7 +62,7 @@ def test_the_trees_are_followed_without_an_engine(host: Host) -> None:
     assert sorted(workspaces) == ["followed", "next", "notes", "part", "shop", "tools"]
     for workspace in workspaces.values():
         assert workspace["error"] is None
-        assert workspace["unwatched_folders"] == workspace["polled_folders"] == 0
+        assert workspace["unwatched_directories"] == workspace["polled_directories"] == 0
         assert workspace["unreadable_paths"] == 0
 
 
@@ -406,7 +406,7 @@ def test_a_configuration_that_cannot_be_used_ends_a_service_visibly(host: Host, 
     said = host.check_output(f"journalctl --lines=20 --output=cat --unit={unit}")
     host.check_output(f"cp --preserve /root/kept.yml {file} && systemctl start {unit}")
     assert state == ["failed", "2", "0"]
-    assert f"{file}: speed: unknown: remove it, or mend the spelling" in said
+    assert f"{file}: speed: unknown: remove it, or fix the spelling" in said
     assert host.service(unit).is_running
 
 

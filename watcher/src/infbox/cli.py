@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from infbox import __version__, log
 from infbox.errors import InputError, UnreadyError
-from infbox.tree.git import GitError
+from infbox.runtime.command import exit_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from infbox.auth.keys import Keyring
     from infbox.tree.files import Tree
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 # Each command imports what it needs: `run` is ready sooner than all of it would be imported.
 # ruff: noqa: PLC0415
 
-_MISTAKE = 2
-_UNREADY = 1
 _CONFIG = Path("/etc/infbox/watcher.yml")
 _DIGESTS = Path("/etc/infbox/keys/users.json")
 _KEYS = Path("/etc/infbox/secrets/api-keys")
@@ -43,7 +42,7 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     scan = commands.add_parser("scan", help="print the files that would be indexed")
-    scan.add_argument("folder", metavar="DIR", type=Path)
+    scan.add_argument("directory", metavar="DIR", type=Path)
     how = scan.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="add size, hash and tokens")
     how.add_argument("--why", metavar="PATH", help="say which rule decides about this file")
@@ -53,21 +52,21 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     _add_tokenizer(scan)
     scan.set_defaults(command=_scan)
 
-    pack = commands.add_parser("pack", help="print the pack of a folder")
-    pack.add_argument("folder", metavar="DIR", type=Path)
+    pack = commands.add_parser("pack", help="print the pack of a directory")
+    pack.add_argument("directory", metavar="DIR", type=Path)
     pack.add_argument("--budget", metavar="TOKENS", type=_positive, required=True)
     pack.add_argument("--stats", action="store_true", help="print JSON about it instead")
     pack.add_argument("--base", metavar="DIR", type=Path,
-                      help="begin with this folder's, of four fifths of the budget")  # fmt: skip
+                      help="begin with this directory's, of four fifths of the budget")  # fmt: skip
     _add_tokenizer(pack)
     pack.set_defaults(command=_pack)
 
     copy = commands.add_parser("mirror", help="copy what may leave this machine, to be carried on")
-    copy.add_argument("folder", metavar="DIR", type=Path)
+    copy.add_argument("directory", metavar="DIR", type=Path)
     copy.add_argument("target", metavar="TO", type=Path)
     copy.add_argument("--follow", action="store_true",
                       help="go on as files are saved, until stopped")  # fmt: skip
-    copy.add_argument("--host", metavar="SERVER:/FOLDER", help="where it is carried, by rsync")
+    copy.add_argument("--host", metavar="SERVER:/DIRECTORY", help="where it is carried, by rsync")
     copy.add_argument("--carry", choices=("rsync", "lsyncd", "mutagen"),
                       help="write what keeps it all running, and say how")  # fmt: skip
     copy.set_defaults(command=_mirror)
@@ -79,6 +78,18 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     past.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_tokenizer(past)
     past.set_defaults(command=_replay)
+
+    ask = commands.add_parser("ask", help="say what would be put in front of a question, and why")
+    ask.add_argument("directory", metavar="DIR", type=Path)
+    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--show", action="store_true", required=True,
+                     help="print it; no engine is asked")  # fmt: skip
+    ask.add_argument("--budget", metavar="TOKENS", type=_positive, default=32_000,
+                     help="of what stands before the question (%(default)s)")  # fmt: skip
+    ask.add_argument("--retrieve", metavar="TOKENS", type=_positive, default=8000,
+                     help="of them, for what is found for the question (%(default)s)")  # fmt: skip
+    _add_tokenizer(ask)
+    ask.set_defaults(command=_ask)
 
     use = commands.add_parser(
         "evaluate", help="say how much of what commits went on to change each way would have shown"
@@ -153,31 +164,6 @@ def remotes(arguments: Sequence[str] | None = None) -> int:
     return exit_status("infbox-remotes", parser.parse_args(arguments))
 
 
-def exit_status(program: str, options: argparse.Namespace) -> int:
-    """Run a command, and tell people what they can mend.
-
-    Args:
-        program: its name.
-        options: of the command line, with the ``command`` to call with them.
-
-    Returns:
-        The exit status, as for ``watch``.
-    """
-    try:
-        command: Callable[[argparse.Namespace], None] = options.command
-        command(options)
-    except (InputError, GitError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return _MISTAKE
-    except UnreadyError as error:
-        print(f"{program}: {error}", file=sys.stderr)
-        return _UNREADY
-    except BrokenPipeError:
-        # The reader has seen enough. Python must not complain about it when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
 def _scan(options: argparse.Namespace) -> None:
     tree, is_model_known = _judged_tree(options)
     _print_scan(options, tree)
@@ -217,7 +203,7 @@ def _pack(options: argparse.Namespace) -> None:
 
     tokenizer = tokens.load(options.tokenizer)
     over = (_tree(options.base), options.budget * 4 // 5) if options.base else None
-    pack, files, shared = packed(_tree(options.folder), options.budget, tokenizer, over)
+    pack, files, shared = packed(_tree(options.directory), options.budget, tokenizer, over)
     if not options.stats:
         sys.stdout.buffer.write(pack.text.encode())
         return
@@ -232,7 +218,6 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _mirror(options: argparse.Namespace) -> None:
-    import contextlib
     from functools import partial
 
     from infbox.mirror import carriers
@@ -242,10 +227,10 @@ def _mirror(options: argparse.Namespace) -> None:
         counts = (f"{number} {name}" for name, number in change._asdict().items())
         print(", ".join(counts), flush=True)
 
-    source, target = options.folder.absolute(), options.target.absolute()
+    source, target = options.directory.absolute(), options.target.absolute()
     host = carriers.checked_host(options.host) if options.host else ""
     if options.carry and not host:
-        raise InputError("--carry: needs --host SERVER:/FOLDER: say where it is carried")
+        raise InputError("--carry: needs --host SERVER:/DIRECTORY: say where it is carried")
     with contextlib.closing(_tree(source)) as tree:
         prepare(source, target)
         if options.carry:
@@ -268,7 +253,7 @@ def _replay(options: argparse.Namespace) -> None:
     from infbox.packing import tokens
 
     if not options.repository.is_dir():
-        raise InputError(f"{options.repository}: not a folder: give a git repository")
+        raise InputError(f"{options.repository}: not a directory: give a git repository")
     tokenizer = tokens.load(options.tokenizer)
     result = replay(options.repository, options.commits, options.budget, tokenizer)
     if options.json:
@@ -281,6 +266,23 @@ def _replay(options: argparse.Namespace) -> None:
             f"{name:8} recomputed {numbers['recomputed_mean']:8.0f} of {numbers['pack_mean']:.0f}"
             f" tokens a save, {numbers['rebases']} rebases, recall {recall[name]:.0%}"
         )
+
+
+def _ask(options: argparse.Namespace) -> None:
+    import contextlib
+
+    from infbox.packing import tokens
+    from infbox.retrieval.asking import explained, prompt_for
+
+    if options.retrieve >= options.budget:
+        raise InputError(
+            f"--retrieve {options.retrieve}: give fewer tokens than --budget, {options.budget}"
+        )
+    tokenizer = tokens.load(options.tokenizer)
+    with contextlib.closing(_tree(options.directory)) as tree:
+        budgets = options.budget, options.retrieve
+        prompt = prompt_for(tree, options.question, *budgets, tokenizer)
+    print(explained(prompt, tokenizer).encode(errors="replace").decode())
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -300,16 +302,25 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _run_watcher(options: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+
     from infbox import config
-    from infbox.watcher import service
+
+    with _extra("watcher"):
+        from infbox.watcher import main
+
+        if find_spec("starlette") is None:  # which the process that it starts would miss
+            raise ModuleNotFoundError(name="starlette")
 
     log.to_stderr()
-    sys.exit(service.run(config.load(options.config)))
+    sys.exit(main.run(config.load(options.config)))
 
 
 def _run_gateway(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.gateway import app as server
+
+    with _extra("gateway"):
+        from infbox.gateway import app as server
 
     log.to_stderr()
     server.run(config.load(options.config))
@@ -317,7 +328,9 @@ def _run_gateway(options: argparse.Namespace) -> None:
 
 def _serve_keys(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.auth import key_service
+
+    with _extra("keys"):
+        from infbox.auth import key_service
 
     log.to_stderr()
     key_service.run(options.digests, config.listen_at(options.listen, "--listen"))
@@ -325,7 +338,9 @@ def _serve_keys(options: argparse.Namespace) -> None:
 
 def _run_signin(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.auth import sign_in as door
+
+    with _extra("sign-in"):
+        from infbox.auth import sign_in
 
     log.to_stderr()
     try:
@@ -335,12 +350,14 @@ def _run_signin(options: argparse.Namespace) -> None:
         raise InputError(f"{options.secret}: {reason}: give the client's secret") from error
     if not secret:
         raise InputError(f"{options.secret}: is empty: give the client's secret")
-    door.run(config.load_sign_in(options.config), secret)
+    sign_in.run(config.load_sign_in(options.config), secret)
 
 
 def _run_remotes(options: argparse.Namespace) -> None:
     from infbox import config
-    from infbox.remotes import service
+
+    with _extra("remotes"):
+        from infbox.remotes import service
 
     log.to_stderr()
     service.run(config.load_remotes(options.config))
@@ -384,11 +401,28 @@ def _keyring(options: argparse.Namespace) -> Keyring:
     return Keyring(options.folder, options.digests)
 
 
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Import what only one of the services needs.
+
+    Raises:
+        InputError: it was installed without that.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "infbox").startswith("infbox"):
+            raise
+        raise InputError(
+            f"{error.name} is not installed: install infbox-watcher with its extra `{name}`"
+        ) from error
+
+
 def _judged_tree(options: argparse.Namespace) -> tuple[Tree, bool]:
     """Return a tree, judged by the rules of the service where there is one, and whether the model's
     control tokens are known."""
     from infbox import config
-    from infbox.tree.rules import MAX_FILE_BYTES
+    from infbox.config import MAX_FILE_BYTES
     from infbox.watcher import service
 
     file = options.config or (_CONFIG if _CONFIG.exists() else None)
@@ -398,16 +432,16 @@ def _judged_tree(options: argparse.Namespace) -> tuple[Tree, bool]:
     else:
         most, tokenizer = MAX_FILE_BYTES, options.tokenizer
     control = service.read_control_tokens(tokenizer) if tokenizer else ()
-    return _tree(options.folder, most, control), bool(tokenizer)
+    return _tree(options.directory, most, control), bool(tokenizer)
 
 
-def _tree(folder: Path, max_bytes: int | None = None, control: tuple[str, ...] = ()) -> Tree:
+def _tree(directory: Path, max_bytes: int | None = None, control: tuple[str, ...] = ()) -> Tree:
+    from infbox.config import MAX_FILE_BYTES
     from infbox.tree.files import Tree
-    from infbox.tree.rules import MAX_FILE_BYTES
 
-    if not folder.is_dir():
-        raise InputError(f"{folder}: not a folder: give one that is there")
-    return Tree(folder, max_bytes or MAX_FILE_BYTES, control_tokens=control)
+    if not directory.is_dir():
+        raise InputError(f"{directory}: not a directory: give one that is there")
+    return Tree(directory, max_bytes or MAX_FILE_BYTES, control_tokens=control)
 
 
 def _relative(path: str, root: Path) -> str:

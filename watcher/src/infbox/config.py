@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from infbox.errors import InputError, UnreadyError
-from infbox.tree.rules import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+MAX_FILE_BYTES = 256 * 1024
+"""Of a file that may be shown, where nothing else is set."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUIRED: Any = object()
@@ -81,7 +83,7 @@ class Watcher(NamedTuple):
     Attributes:
         listen: for /status and /metrics.
         max_file_bytes: larger files stay out of every pack.
-        poll_seconds: between looks at folders whose changes inotify cannot tell.
+        poll_seconds: between looks at directories whose changes inotify cannot tell.
     """
 
     listen: Listen
@@ -124,7 +126,7 @@ class Status(NamedTuple):
         keys: base address of the keys' service; None where there is none.
         caddy: base address at which Caddy answers without a key; None where there is none.
         dcgm: base address of DCGM's exporter; None where there is none.
-        disks: folders; the file systems that they lie on are shown.
+        disks: directories; the file systems that they lie on are shown.
         sign_in: whether people sign in, and so can sign out.
     """
 
@@ -218,14 +220,14 @@ class Remotes(NamedTuple):
 
     Attributes:
         listen: for the forges' calls, /status and /metrics.
-        folder: in which the work trees lie, by name.
+        directory: in which the work trees lie, by name.
         secrets: ``known_hosts``, and by name ``NAME/key``, ``NAME/token``, ``NAME/webhook``.
         keep_free: bytes of the disk that are left to others.
         remotes: in the order of the file.
     """
 
     listen: Listen
-    folder: Path
+    directory: Path
     secrets: Path
     keep_free: int
     remotes: tuple[Remote, ...]
@@ -288,7 +290,7 @@ def _load(file: Path, read: Callable[[_Section], T]) -> T:
 
 
 def check_paths(config: Config) -> None:
-    """Check that no workspace lies inside another, and that a folder of them is there.
+    """Check that no workspace lies inside another, and that a directory of them is there.
 
     One that is missing beside others is waited for: what is not mounted takes nothing else away.
 
@@ -307,14 +309,14 @@ def check_paths(config: Config) -> None:
     missing = [workspace for workspace in config.workspaces if not is_there[workspace.path]]
     if missing and len(missing) == len(config.workspaces):
         raise UnreadyError(
-            f"workspaces: {missing[0].name}: {missing[0].path} is not a folder: "
-            "make or mount it, or mend the path"
+            f"workspaces: {missing[0].name}: {missing[0].path} is not a directory: "
+            "make or mount it, or fix the path"
         )
 
 
 def _looked_at(paths: Sequence[Path]) -> tuple[dict[Path, Path], dict[Path, bool]]:
-    """Return where these folders lie, without links, and whether they are there. Those of a file
-    system that gives no answer are taken at their word."""
+    """Return where these directories lie, without links, and whether they are there. Those of a
+    file system that gives no answer are taken at their word."""
     places, is_there = {path: path for path in paths}, dict.fromkeys(paths, True)
 
     def look() -> None:
@@ -414,7 +416,7 @@ class _Section:
     def done(self) -> None:
         if self._content:
             unknown = ", ".join(sorted(self.name(str(key)) for key in self._content))
-            raise InputError(f"{unknown}: unknown: remove it, or mend the spelling")
+            raise InputError(f"{unknown}: unknown: remove it, or fix the spelling")
 
     def name(self, key: str) -> str:
         return f"{self._place}.{key}" if self._place else key
@@ -535,7 +537,7 @@ def _sign_in(section: _Section) -> SignIn:
 def _remotes(section: _Section) -> Remotes:
     settings = Remotes(
         listen=section.listen("127.0.0.1:8014"),
-        folder=section.path("folder"),
+        directory=section.path("folder"),
         secrets=section.path("secrets"),
         keep_free=section.at_least_0("keep_free_mb", _KEEP_FREE_MB) * 1_000_000,
         remotes=tuple(
@@ -629,9 +631,7 @@ def _over_its_base(workspace: Workspace, workspaces: list[Workspace]) -> Workspa
     name, base_name = workspace.name, workspace.base
     base = next((other for other in workspaces if other.name == base_name), None)
     if base is None:
-        raise InputError(
-            f"workspaces: {name}: base {base_name} is no workspace: add it, or mend it"
-        )
+        raise InputError(f"workspaces: {name}: base {base_name} is no workspace: add it, or fix it")
     if base is workspace or base.base is not None:
         over = "itself" if base is workspace else f"an overlay, of {base.base}"
         raise InputError(

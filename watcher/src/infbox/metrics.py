@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-if TYPE_CHECKING:
-    from infbox.gateway.conversations.deciding import Turn
-    from infbox.gateway.responses import Usage
-
 _FAST = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LABELS = ("workspace",)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request.
+
+    Attributes:
+        prompt: of the prompt.
+        cached: how many of them were not computed; None where vLLM does not say.
+        completion: of the answer.
+    """
+
+    prompt: int
+    cached: int | None
+    completion: int
 
 
 class WatcherMetrics:
@@ -33,9 +44,9 @@ class WatcherMetrics:
         self.overflows = counter("watch_overflows", "Times that inotify lost events.")
         self.rescans = counter("watch_rescans", "Times that the whole tree was listed.")
         self.files = gauge("workspace_files", "Files that may enter the pack.")
-        self.unwatched = gauge("workspace_unwatched_folders", "Folders that cannot be watched.")
-        self.polled = gauge("workspace_polled_folders", "Folders looked at from time to time.")
-        self.unreadable = gauge("workspace_unreadable_paths", "Files and folders not readable.")
+        self.unwatched = gauge("workspace_unwatched_directories", "Directories not watched.")
+        self.polled = gauge("workspace_polled_directories", "Directories that are polled.")
+        self.unreadable = gauge("workspace_unreadable_paths", "Files and directories not readable.")
         self.readable = gauge("workspace_readable", "1 while the last look at the tree worked.")
         self.unhealthy_since = gauge(
             "workspace_unhealthy_since_timestamp_seconds",
@@ -103,20 +114,20 @@ class GatewayMetrics:
             _LABELS,
             registry=self.registry,
         )
-        self.held = Gauge(
-            "infbox_gateway_held_requests",
-            "Requests that wait for an engine which is away.",
+        self.queued = Gauge(
+            "infbox_gateway_queued_requests",
+            "Requests queued while the engine is away.",
             registry=self.registry,
         )
-        self.handed_over = Counter(
-            "infbox_gateway_handed_over",
-            "Requests that a replica answered, by its name; it counts them as requests, too.",
+        self.forwarded = Counter(
+            "infbox_gateway_forwarded",
+            "Requests forwarded to a replica, by its name; it counts them as requests, too.",
             ("workspace", "replica"),
             registry=self.registry,
         )
-        self.asked_again = Counter(
-            "infbox_gateway_asked_again",
-            "Times that replicas were asked again, since one was away or broke off.",
+        self.retried = Counter(
+            "infbox_gateway_retried",
+            "Times that a request was retried, since a replica was away or broke off.",
             ("reason",),
             registry=self.registry,
         )
@@ -135,19 +146,21 @@ class GatewayMetrics:
             registry=self.registry,
         )
 
-    def count_turn(self, turn: Turn, workspace: str, client: str) -> None:
+    def count_turn(
+        self, workspace: str, client: str, state: str, beginning: str, told_tokens: int
+    ) -> None:
         """Count a turn of a conversation.
 
         Args:
-            turn: how it goes out.
             workspace: that it names.
             client: the family of the program that asks.
+            state: whether the conversation is new, kept its pack or moved.
+            beginning: what was the first to differ from what came before; empty for nothing.
+            told_tokens: of changes, that the turn was told.
         """
-        if turn.record is None:
-            return
-        self.turns.labels(workspace, client, turn.state, turn.beginning or "none").inc()
-        if turn.note_tokens:
-            self.told.labels(workspace).inc(turn.note_tokens)
+        self.turns.labels(workspace, client, state, beginning or "none").inc()
+        if told_tokens:
+            self.told.labels(workspace).inc(told_tokens)
 
     def count(self, usage: Usage | None, workspace: str, user: str) -> None:
         """Count the tokens of a request.

@@ -20,16 +20,17 @@ import pytest
 from fuzzing import fuzz
 from hypothesis import strategies as st
 
-from infbox.errors import InputError
+from following import following
+from infbox.config import MAX_FILE_BYTES
+from infbox.errors import GitError, InputError
 from infbox.packing import hunks, imports, symbols, tokens
 from infbox.packing.packer import packed
 from infbox.runtime import clock
 from infbox.tree import git
 from infbox.tree.files import Tree
-from infbox.tree.git import GitError, Tracked
+from infbox.tree.git import Tracked
 from infbox.tree.mounts import read as read_mounts
-from infbox.tree.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules
-from test_follow import following
+from infbox.tree.rules import IGNORE_FILE, Rules
 
 pytestmark = pytest.mark.filterwarnings("ignore:Possible nested set:FutureWarning")
 

@@ -143,7 +143,7 @@ class Authority:
         try:
             self._users = keys.read(self._file)
         except InputError as error:
-            _logger.error(line("keys-not-read", reason=error, mend="those known stay in force"))
+            _logger.error(line("keys-not-read", reason=error, hint="those known stay in force"))
             return
         _logger.info(line("keys-read", users=len(self._users)))
 

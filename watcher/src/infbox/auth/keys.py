@@ -75,12 +75,12 @@ class Keyring:
     """The keys and what is made of them. For root.
 
     Args:
-        folder: of the keys, a file a user.
-        digests: the file that serves; made with mode 0640, of its folder's group.
+        directory: of the keys, a file a user.
+        digests: the file that serves; made with mode 0640, of its directory's group.
     """
 
-    def __init__(self, folder: Path, digests: Path) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path, digests: Path) -> None:
+        self._directory = directory
         self._digests = digests
 
     def users(self) -> dict[str, Limits]:
@@ -105,17 +105,17 @@ class Keyring:
         keys = self._keys(wanted)
         added = [user for user in wanted if user not in keys]
         removed = [name for name in self._files() if name not in wanted]
-        is_open = [user for user in keys if not _has_mode(self._folder / user, _OWNER_ONLY)]
+        is_open = [user for user in keys if not _has_mode(self._directory / user, _OWNER_ONLY)]
         keys |= {user: _new_key() for user in added}
         served = _as_json(keys, wanted)
         is_stale = not _holds(self._digests, served)
         if not is_dry:
             for user in added + is_open:
-                _write(self._folder / user, f"{keys[user]}\n", _OWNER_ONLY)
+                _write(self._directory / user, f"{keys[user]}\n", _OWNER_ONLY)
             if is_stale:
                 self._serve(served)
             for name in removed:
-                (self._folder / name).unlink()
+                (self._directory / name).unlink()
         return Change(added, removed, bool(added or removed or is_open or is_stale))
 
     def rotate(self, user: str) -> Path:
@@ -127,9 +127,9 @@ class Keyring:
         """
         users = self._users_with(user)
         keys = {**self._keys(users), user: _new_key()}
-        _write(self._folder / user, f"{keys[user]}\n", _OWNER_ONLY)
+        _write(self._directory / user, f"{keys[user]}\n", _OWNER_ONLY)
         self._serve(_as_json(keys, users))
-        return self._folder / user
+        return self._directory / user
 
     def revoke(self, user: str) -> None:
         """End a user's key.
@@ -141,7 +141,7 @@ class Keyring:
         users = self._users_with(user)
         del users[user]
         self._serve(_as_json(self._keys(users), users))
-        (self._folder / user).unlink(missing_ok=True)
+        (self._directory / user).unlink(missing_ok=True)
 
     def _serve(self, served: str) -> None:
         _write(self._digests, served, _GROUP_READS)
@@ -154,15 +154,15 @@ class Keyring:
         return users
 
     def _files(self) -> list[str]:
-        if not self._folder.is_dir():
+        if not self._directory.is_dir():
             return []
-        return sorted(path.name for path in self._folder.iterdir() if path.is_file())
+        return sorted(path.name for path in self._directory.iterdir() if path.is_file())
 
     def _keys(self, users: Iterable[str]) -> dict[str, str]:
         """Return the key of each of these users that has one."""
         keys: dict[str, str] = {}
         for user in users:
-            path = self._folder / user
+            path = self._directory / user
             if not path.is_file():
                 continue
             key = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -174,7 +174,7 @@ class Keyring:
             if key in keys.values():
                 other = next(name for name, known in keys.items() if known == key)
                 raise InputError(
-                    f"{path}: holds the same key as {self._folder / other}: "
+                    f"{path}: holds the same key as {self._directory / other}: "
                     "remove one of the two to have a new key made"
                 )
             keys[user] = key
@@ -264,7 +264,7 @@ def _has_mode(path: Path, mode: int) -> bool:
 
 
 def _write(path: Path, content: str, mode: int) -> None:
-    """Replace a file as a whole, of its folder's group, never readable to others on the way."""
+    """Replace a file as a whole, of its directory's group, never readable to others on the way."""
     beside = path.with_name(f".{path.name}.new")
     try:
         beside.unlink(missing_ok=True)

@@ -94,8 +94,8 @@ def run(settings: SignIn, secret: str) -> None:
     listener = lasting(settings.listen, "listen")
     _logger.info(line("ready", listen=settings.listen, issuer=settings.issuer))
     sessions = Sessions(settings.session_seconds, settings.idle_seconds)
-    door = Door(settings, Provider(settings, secret), sessions)
-    serving = server(door.app(), idle_seconds=_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)
+    sign_in = SignInApp(settings, Provider(settings, secret), sessions)
+    serving = server(sign_in.app(), idle_seconds=_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)
     serving.run(sockets=[listener])
 
 
@@ -108,7 +108,7 @@ class _Way(NamedTuple):
     target: str
 
 
-class Door:
+class SignInApp:
     """Signs people in and out, and says who is signed in.
 
     Args:

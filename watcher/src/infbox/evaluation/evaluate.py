@@ -144,7 +144,12 @@ class Evaluation:
     def _ask(self, question: str, wanted: Sequence[Wanted]) -> None:
         self.questions += 1
         choose = partial(
-            search.choose, self._texts, question, room=self._retrieve, tokenizer=self._tokenizer
+            search.choose,
+            self._texts,
+            question,
+            room=self._retrieve,
+            tokenizer=self._tokenizer,
+            heat=self._smaller.heat,
         )
         besides = choose(in_full=self._is_in_full)
         cost = self._tokenizer.count(search.rendered(besides)) + self._tokenizer.count(question)

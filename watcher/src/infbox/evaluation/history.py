@@ -11,10 +11,10 @@ import subprocess
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from infbox.errors import InputError
-from infbox.packing import rank
+from infbox.errors import GitError, InputError
 from infbox.tree import git
 from infbox.tree.rules import Rules, as_utf8
+from infbox.watching import edit_frequency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class History:
         self._blobs: dict[bytes, Blob | None] = {}
         try:
             git.run(repository, "rev-parse", "--git-dir")
-        except git.GitError as error:
+        except GitError as error:
             raise InputError(f"{repository}: {error}: give a git repository") from error
         self._reader = subprocess.Popen(
             git.command(repository, "cat-file", "--batch"),
@@ -85,7 +85,7 @@ class History:
         arguments = ["rev-list", "--first-parent", f"--max-count={commits + 1}", "HEAD"]
         try:
             found = git.run(self._repository, *arguments).decode().split()[::-1]
-        except git.GitError as error:
+        except GitError as error:
             raise InputError(f"{self._repository}: {error}: commit something first") from error
         if len(found) <= commits:
             empty = git.run(self._repository, "hash-object", "-t", "tree", "--stdin").decode()
@@ -130,7 +130,7 @@ class History:
 
     def heats(self, commit: str) -> dict[str, float]:
         """Return the heats of files at a commit."""
-        return rank.heats_from_git(self._repository, commit)
+        return edit_frequency.heats_from_git(self._repository, commit)
 
     def _blob(self, mode: bytes, name: bytes, path: bytes) -> Blob | None:
         if mode not in _PLAIN_MODES or self._rules.by_name(os.fsdecode(path)):

@@ -11,6 +11,7 @@ from infbox.packing import context, layout, rank
 from infbox.packing.context import Centre, KnownImports
 from infbox.packing.pack import Kind, Pack, common_length
 from infbox.packing.tokens import BYTES_PER_TOKEN
+from infbox.watching import edit_frequency
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -192,10 +193,15 @@ class Log:
         """Return the size of the pack."""
         return self._pack.tokens
 
+    def heat(self, path: str) -> float:
+        """Return how often and how lately a file was edited."""
+        heat, noted = self._heats.get(path, (0.0, 0))
+        return edit_frequency.cooled(heat, self._clock - noted)
+
     def _save(self, path: str, new: Blob, old: Blob | None) -> None:
         self._clock += 1
         heat, noted = self._heats.get(path, (0.0, 0))
-        self._heats[path] = rank.bumped(heat, self._clock - noted), self._clock
+        self._heats[path] = edit_frequency.bumped(heat, self._clock - noted), self._clock
         self._tree[path] = new
         candidate = self._candidate(path, new)
         self._edited += candidate.tokens
@@ -230,9 +236,8 @@ class Log:
         )
 
     def _candidate(self, path: str, blob: Blob) -> rank.Candidate:
-        heat, noted = self._heats.get(path, (0.0, 0))
-        cooled = rank.cooled(heat, self._clock - noted)
-        return rank.Candidate(path, blob.digest, blob.size, cooled, self._central.get(path, 0.0))
+        central = self._central.get(path, 0.0)
+        return rank.Candidate(path, blob.digest, blob.size, self.heat(path), central)
 
 
 def by_age(history: History, start: str, tree: Mapping[str, Blob]) -> list[str]:

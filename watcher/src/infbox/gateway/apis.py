@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import JSONResponse
+
 from infbox.gateway.fields import OPTIONS
 from infbox.gateway.refusals import BAD_GATEWAY, in_anthropic_form, in_openai_form
 from infbox.packing import prompt
@@ -40,8 +42,13 @@ class Api:
     broken_off: Callable[[bytes], bytes]
 
 
-def refusal(path: str, refused: RefusalError) -> dict[str, Any]:
-    """Return the body of a refusal in the form that the clients of a path understand."""
+def refusal(path: str, refused: RefusalError) -> JSONResponse:
+    """Return a refusal in the form that the clients of a path understand."""
+    headers = {"retry-after": refused.retry_after} if refused.retry_after else None
+    return JSONResponse(_told(path, refused), refused.status, headers)
+
+
+def _told(path: str, refused: RefusalError) -> dict[str, Any]:
     is_anthropic = path == _ANTHROPIC or path.startswith(f"{_ANTHROPIC}/")
     form = in_anthropic_form if is_anthropic else in_openai_form
     told = form(refused.status, str(refused), refused.param, is_busy=refused.is_busy)

@@ -16,8 +16,8 @@ from infbox.packing.prompt import PromptError
 if TYPE_CHECKING:
     from infbox.gateway.apis import Api
     from infbox.gateway.bodies import Body
+    from infbox.gateway.connection import Headers
     from infbox.gateway.conversations.deciding import Turn
-    from infbox.gateway.forwarder import Headers
     from infbox.packing.published import Front, Pack
 
 _ANSWER_TOKENS = 1024  # room for an answer whose length is not said

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from infbox.gateway.forwarder import Headers
+    from infbox.gateway.connection import Headers
 
 _PATH = "/v1/traces"  # OTLP's own
 _EXPORT_SECONDS = 2

@@ -35,28 +35,28 @@ def checked_host(host: str) -> str:
     """Return where a copy goes, without a slash at its end.
 
     Args:
-        host: SERVER:/FOLDER, where SERVER is what ssh calls it.
+        host: SERVER:/DIRECTORY, where SERVER is what ssh calls it.
 
     Raises:
         InputError: it is something else.
     """
     if not _HOST.fullmatch(host) or host.endswith(":/"):
-        raise InputError(f"--host: must be SERVER:/FOLDER, as gpu1:/srv/shop, not {host!r}")
+        raise InputError(f"--host: must be SERVER:/DIRECTORY, as gpu1:/srv/shop, not {host!r}")
     return host.rstrip("/")
 
 
-def by_rsync(folder: Path, host: str) -> None:
-    """Make a folder on a host equal to the copy.
+def by_rsync(directory: Path, host: str) -> None:
+    """Make a directory on a host equal to the copy.
 
     Args:
-        folder: of the copy.
-        host: as ``checked_host`` returns it; a local folder will do as well.
+        directory: of the copy.
+        host: as ``checked_host`` returns it; a local directory will do as well.
 
     Raises:
         CarryError: rsync is not there, or says so.
     """
     command = ["rsync", "-a", "--delete", f"--chmod={_MODES}", f"--timeout={_SECONDS}",
-               "-e", _SSH, "--", f"{folder}/", f"{host}/"]  # fmt: skip
+               "-e", _SSH, "--", f"{directory}/", f"{host}/"]  # fmt: skip
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -106,7 +106,7 @@ def written(way: str, source: Path, target: Path, host: str) -> list[str]:
         }.items():
             file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}: free room, or mend it") from error
+        raise InputError(f"{error.filename}: {error.strerror}: free room, or fix it") from error
     paths = " ".join(_shell(str(target / unit)) for unit in units)
     names = " ".join(units)
     return [f"systemctl --user link {paths}", f"systemctl --user enable --now {names}", *more]

@@ -14,11 +14,11 @@ import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from infbox.config import MAX_FILE_BYTES
 from infbox.errors import InputError
 from infbox.log import line
 from infbox.mirror.carriers import CarryError
 from infbox.tree.files import Tree
-from infbox.tree.rules import MAX_FILE_BYTES
 from infbox.watching.follower import Follower
 from infbox.watching.index import Reader
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MARK = ".infbox-mirror"
-"""Says that a folder holds nothing else, so that what is in it may be removed."""
+"""Says that a directory holds nothing else, so that what is in it may be removed."""
 
 INSIDE = "tree"
-"""The folder of the copy, beside the mark, which is not carried along."""
+"""The directory of the copy, beside the mark, which is not carried along."""
 
 _NEW = "new"  # a file that is being written, outside of what is carried
 _STATE = "state"  # what is known of the tree
@@ -55,28 +55,30 @@ class Change(NamedTuple):
 
 
 def prepare(source: Path, target: Path) -> None:
-    """Make the folder of a copy.
+    """Make the directory of a copy.
 
     Args:
         source: the tree.
-        target: the folder; it is made where it is not there.
+        target: the directory; it is made where it is not there.
 
     Raises:
         InputError: it holds something else, or one of the two lies in the other.
     """
     ours, theirs = target.resolve(), source.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-        raise InputError(f"{target}: lies in the tree, or around it: give a folder elsewhere")
+        raise InputError(f"{target}: lies in the tree, or around it: give a directory elsewhere")
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (target / MARK).is_file():
             if any(target.iterdir()):
-                raise InputError(f"{target}: holds something else: give a new folder, or empty it")
+                raise InputError(
+                    f"{target}: holds something else: give a new directory, or empty it"
+                )
             (target / MARK).touch()
         (target / INSIDE).mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"{target}: {error.strerror}: give a folder that can be written"
+            f"{target}: {error.strerror}: give a directory that can be written"
         ) from error
 
 
@@ -106,7 +108,7 @@ def mirror(tree: Tree, target: Path) -> Change:
                 kept += 1
         return Change(written, copy.keep_only(shown), kept)
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}: free room, or mend it") from error
+        raise InputError(f"{error.filename}: {error.strerror}: free room, or fix it") from error
 
 
 def follow(
@@ -180,7 +182,7 @@ class _Following:
     def _try_again(self, reason: str) -> None:
         """Have it tried again soon, however many saves come until then."""
         if reason != self._failure:
-            _logger.warning(line("not-carried", reason=reason, mend="it is tried again"))
+            _logger.warning(line("not-carried", reason=reason, hint="it is tried again"))
         self._failure = reason
         if self._retry:
             self._retry.cancel()
@@ -225,7 +227,7 @@ class Copy:
     """
 
     def __init__(self, target: Path) -> None:
-        self.folder = target / INSIDE
+        self.directory = target / INSIDE
         self._new = target / _NEW
 
     def put(self, path: str, data: bytes) -> bool:
@@ -234,23 +236,25 @@ class Copy:
         Raises:
             OSError: it cannot be written.
         """
-        return _put(self.folder / path, data, self._new)
+        return _put(self.directory / path, data, self._new)
 
     def keep_only(self, paths: Container[str]) -> int:
         """Remove all others; return how many there were."""
-        found = (path for path in self.folder.rglob("*") if not path.is_dir() or path.is_symlink())
+        found = (
+            path for path in self.directory.rglob("*") if not path.is_dir() or path.is_symlink()
+        )
         return self.remove(
-            {path for file in found if (path := os.path.relpath(file, self.folder)) not in paths}
+            {path for file in found if (path := os.path.relpath(file, self.directory)) not in paths}
         )
 
     def remove(self, paths: Collection[str]) -> int:
-        """Remove files, and folders that are empty then; return how many files there were."""
+        """Remove files, and directories that are empty then; return how many files there were."""
         for path in paths:
-            # A folder or a file may be there, or on the way, in its place.
+            # A directory or a file may be there, or on the way, in its place.
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                (self.folder / path).unlink()
+                (self.directory / path).unlink()
         if paths:
-            _remove_empty(self.folder)
+            _remove_empty(self.directory)
         return len(paths)
 
 
@@ -269,25 +273,25 @@ def _put(file: Path, data: bytes, beside: Path) -> bool:
     return True
 
 
-def _make_way(folder: Path) -> None:
-    """Make a folder; a file that was there before it gives way."""
-    if folder.is_dir() and not folder.is_symlink():
+def _make_way(directory: Path) -> None:
+    """Make a directory; a file that was there before it gives way."""
+    if directory.is_dir() and not directory.is_symlink():
         return
-    _make_way(folder.parent)
-    folder.unlink(missing_ok=True)
-    folder.mkdir()
+    _make_way(directory.parent)
+    directory.unlink(missing_ok=True)
+    directory.mkdir()
 
 
-def _remove(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
+def _remove(directory: Path) -> None:
+    for path in sorted(directory.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             path.rmdir()
         else:
             path.unlink()
-    folder.rmdir()
+    directory.rmdir()
 
 
-def _remove_empty(folder: Path) -> None:
-    for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+def _remove_empty(directory: Path) -> None:
+    for path in sorted((p for p in directory.rglob("*") if p.is_dir()), reverse=True):
         if not any(path.iterdir()):
             path.rmdir()

@@ -82,7 +82,7 @@ def imported(path: str, text: str) -> tuple[str, ...]:
         taken from a module too where it may be a module itself. C: with ``<>`` where written so.
         Rust: ``mod NAME``, and paths without their braces. Ruby and PHP: with ``./`` where it is
         relative to the file. ``go.mod``, ``package.json`` and ``Cargo.toml`` give the name by which
-        their folder is imported.
+        their directory is imported.
     """
     name, text = path.rpartition("/")[2], text[:MAX_CHARS]
     if name in _MANIFESTS:
@@ -206,27 +206,27 @@ class _Tree:
     def __init__(self, imports: Mapping[str, Sequence[str]]) -> None:
         self._paths = imports.keys()
         self._ends: defaultdict[str, list[str]] = defaultdict(list)
-        self._folders: defaultdict[str, list[str]] = defaultdict(list)
+        self._directories: defaultdict[str, list[str]] = defaultdict(list)
         self._named: dict[tuple[str, str], str] = {}
         self._known: dict[tuple[str, str, str], tuple[str, ...]] = {}
         for path, specs in imports.items():
-            folder, _, name = path.rpartition("/")
-            self._folders[folder].append(path)
+            directory, _, name = path.rpartition("/")
+            self._directories[directory].append(path)
             for end in _ends(path):
                 self._ends[end].append(path)
             if name in _MANIFESTS and specs:
                 plain = specs[0].replace("-", "_") if name == "Cargo.toml" else specs[0]
-                self._named[name, plain] = folder
+                self._named[name, plain] = directory
 
     def resolve(self, path: str, spec: str) -> tuple[str, ...]:
         """Return the files that an import in `path` means; none where it is not of this tree."""
-        folder, _, name = path.rpartition("/")
+        directory, _, name = path.rpartition("/")
         ending = name.rpartition(".")[2].lower()
         resolver = _RESOLVERS.get(ending)
         if resolver is None:
             return ()
-        # Files of a folder mostly import the same; what a Rust module is depends on its own name.
-        key = (path if ending == "rs" else folder, ending, spec)
+        # Files of a directory mostly import the same; what a Rust module is depends on its name.
+        key = (path if ending == "rs" else directory, ending, spec)
         if key not in self._known:
             self._known[key] = tuple(resolver(self, path, spec))
         return self._known[key]
@@ -244,7 +244,7 @@ class _Tree:
         return []
 
     def manifest(self, kind: str, spec: str, separator: str = "/") -> tuple[str, str] | None:
-        """Return the folder whose manifest names the longest start of `spec`, and the rest."""
+        """Return the directory whose manifest names the longest start of `spec`, and the rest."""
         start, rest = spec, ""
         while start:
             if (kind, start) in self._named:
@@ -254,7 +254,7 @@ class _Tree:
         return None
 
     def python(self, path: str, spec: str) -> list[str]:
-        """Find a module: by its dots, else below a folder that is no package itself."""
+        """Find a module: by its dots, else below a directory that is no package itself."""
         module = spec.lstrip(".")
         tail = module.replace(".", "/")
         if module != spec:
@@ -277,30 +277,32 @@ class _Tree:
             return self.exact(*_script_files(_join(dirname(path), spec)))
         package = self.manifest("package.json", spec)
         if package:
-            folder, rest = package
+            directory, rest = package
             places = (rest, f"src/{rest}") if rest else ("src/index", "index", "lib/index")
-            return self.exact(*(f for place in places for f in _script_files(_join(folder, place))))
+            return self.exact(
+                *(f for place in places for f in _script_files(_join(directory, place)))
+            )
         alias, _, rest = spec.partition("/")
         end = rest if alias.strip("@~#$") == "" or alias == "$lib" else spec if rest else ""
         return self.near(path, *_script_files(end)) if end and not spec.startswith("node:") else []
 
     def go(self, _: str, spec: str) -> list[str]:
-        """Find a package: all files of its folder, but its tests."""
+        """Find a package: all files of its directory, but its tests."""
         module = self.manifest("go.mod", spec)
-        files = self._folders.get(_join(*module), ()) if module else ()
+        files = self._directories.get(_join(*module), ()) if module else ()
         return [f for f in files if f.endswith(".go") and not f.endswith("_test.go")]
 
     def rust(self, path: str, spec: str) -> list[str]:
         """Find a module: from the crate, from where the file stands, or in a crate of the tree."""
-        folder, _, name = path.rpartition("/")
-        own = folder if name in ("lib.rs", "main.rs", "mod.rs") else path.removesuffix(".rs")
+        directory, _, name = path.rpartition("/")
+        own = directory if name in ("lib.rs", "main.rs", "mod.rs") else path.removesuffix(".rs")
         if spec.startswith("mod "):
             return self.exact(*_rust_files(_join(own, spec[4:])))
         first, *parts = spec.removeprefix("::").split("::")
         if first == "crate":
-            while folder and not self.exact(f"{folder}/lib.rs", f"{folder}/main.rs"):
-                folder = dirname(folder)
-            return self._rust_module(folder, parts)
+            while directory and not self.exact(f"{directory}/lib.rs", f"{directory}/main.rs"):
+                directory = dirname(directory)
+            return self._rust_module(directory, parts)
         crate = self._named.get(("Cargo.toml", first))
         if crate is not None:
             return self._rust_module(_join(crate, "src"), parts)
@@ -310,14 +312,14 @@ class _Tree:
         known = first == "self" or spec.startswith("super::")
         return self._rust_module(own, parts if first == "self" else [first, *parts], item=known)
 
-    def _rust_module(self, folder: str, parts: Sequence[str], *, item: bool = True) -> list[str]:
+    def _rust_module(self, directory: str, parts: Sequence[str], *, item: bool = True) -> list[str]:
         for length in range(len(parts), 0, -1):
-            found = self.exact(*_rust_files(_join(folder, "/".join(parts[:length]))))
+            found = self.exact(*_rust_files(_join(directory, "/".join(parts[:length]))))
             if found:
                 return found
         # What is no module is an item of the one where it was looked for.
-        names = [_join(folder, name) for name in ("lib.rs", "main.rs", "mod.rs")]
-        return self.exact(*names, f"{folder}.rs") if item else []
+        names = [_join(directory, name) for name in ("lib.rs", "main.rs", "mod.rs")]
+        return self.exact(*names, f"{directory}.rs") if item else []
 
     def c(self, path: str, spec: str) -> list[str]:
         """Find a header: beside the file, else by the end of its path."""
@@ -333,7 +335,7 @@ class _Tree:
         return self.near(path, *(s + e for s in stems for e in (".java", ".kt", ".scala")))
 
     def ruby(self, path: str, spec: str) -> list[str]:
-        """Find a file: relative to this one, or below a folder `lib`."""
+        """Find a file: relative to this one, or below a directory `lib`."""
         file = spec if spec.endswith(".rb") else f"{spec}.rb"
         if spec.startswith("."):
             return self.exact(_join(dirname(path), file))
@@ -373,7 +375,7 @@ _RESOLVERS: Mapping[str, Callable[[_Tree, str, str], list[str]]] = {
 
 
 def _ends(path: str) -> Iterator[str]:
-    """Yield a path, then the path without its first folder, and so on."""
+    """Yield a path, then the path without its first directory, and so on."""
     yield path
     at = path.find("/")
     while at >= 0:
@@ -382,14 +384,14 @@ def _ends(path: str) -> Iterator[str]:
 
 
 def _nearest(path: str, others: Sequence[str]) -> str:
-    """Return the file that shares the most folders with `path`, of those the shortest path."""
+    """Return the file that shares the most directories with `path`, of those the shortest path."""
     if len(others) == 1:
         return others[0]
     return min(others, key=lambda other: (-_shared(path, other), len(other), other))
 
 
 def _shared(path: str, other: str) -> int:
-    """Count the folders at the start that two paths share."""
+    """Count the directories at the start that two paths share."""
     shared = 0
     for one, two in zip(path.split("/")[:-1], other.split("/")[:-1], strict=False):
         if one != two:
@@ -398,8 +400,8 @@ def _shared(path: str, other: str) -> int:
     return shared
 
 
-def _join(folder: str, tail: str) -> str:
-    joined = normpath(f"{folder}/{tail}" if folder else tail or ".")
+def _join(directory: str, tail: str) -> str:
+    joined = normpath(f"{directory}/{tail}" if directory else tail or ".")
     return "" if joined == "." else joined
 
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from infbox.packing import layout, rank
+from infbox.packing import layout
 from infbox.packing.pack import DUE_SHARE, SUPERSEDED_SHARE, Kind, Pack, common_length
+from infbox.watching.edit_frequency import cooled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,7 +98,7 @@ class BaseWorkspace:
         present: a tree that was only copied has no history of its own."""
         try:
             last = self._index.last_edit()
-            return {f.path: rank.cooled(f.heat, last - f.edit) for f in self._index.kept()}
+            return {f.path: cooled(f.heat, last - f.edit) for f in self._index.kept()}
         except sqlite3.Error:
             return {}
 

@@ -23,6 +23,7 @@ from infbox.packing.pack import Kind, Pack, common_length, plain
 from infbox.packing.store import State
 from infbox.tree import git
 from infbox.tree.rules import as_utf8
+from infbox.watching import edit_frequency
 from infbox.watching.index import check_on_disk, is_damage
 
 if TYPE_CHECKING:
@@ -125,10 +126,10 @@ class Packer:
         self._tokenizer = tokenizer
         over = f", over {base.name}" if base else ""
         self._policy = f"format {FORMAT}, {budget} tokens counted by {tokenizer.name}{over}"
-        folder = state_dir / "packs" / name
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        self._published = folder / "pack.json"
-        self._store = store.opened(folder / "pack.db")
+        directory = state_dir / "packs" / name
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._published = directory / "pack.json"
+        self._store = store.opened(directory / "pack.db")
         self._past = Past()
         self.publication: Publication | None = None
         """What is published, by this process or one before it."""
@@ -547,10 +548,10 @@ def packed(
     Raises:
         GitError: git could not answer.
     """
-    now = _seen_once(tree, tokenizer)
+    now = seen_once(tree, tokenizer)
     if over is None:
         return layout.first(now, budget, tokenizer), len(now.candidates), 0
-    below = _seen_once(over[0], tokenizer)
+    below = seen_once(over[0], tokenizer)
     base = layout.first(below, over[1], tokenizer)
     now = replace(now, committed=partial(_committed, tree, [over[0].root, tree.root]))
     pack = overlay.laid(overlay.Base(base.entries, below.digests), now, budget, tokenizer)
@@ -568,10 +569,18 @@ def _committed(tree: Tree, roots: Iterable[Path], path: str) -> str | None:
     return None
 
 
-def _seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
-    """Return a tree as it is, of which nothing is known yet."""
+def seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
+    """Return a tree as it is, of which nothing is known yet.
+
+    Args:
+        tree: the files; all that may be shown are read, and kept.
+        tokenizer: counts tokens.
+
+    Raises:
+        GitError: git could not answer.
+    """
     contents = {path: tree.readable(path) for path in sorted(tree.scan())}
-    heats = rank.heats_from_git(tree.root)
+    heats = edit_frequency.heats_from_git(tree.root)
     digests = {path: content.digest for path, content in contents.items() if content}
     central = Centre(KnownImports()).centralities(digests, contents.get)
     candidates = [
@@ -595,7 +604,7 @@ def _seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
 
 
 def _candidate(file: File, last: int, centrality: float = 0.0) -> rank.Candidate:
-    heat = rank.cooled(file.heat, last - file.edit)
+    heat = edit_frequency.cooled(file.heat, last - file.edit)
     return rank.Candidate(file.path, file.digest, file.size, heat, centrality)
 
 

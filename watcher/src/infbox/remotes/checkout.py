@@ -60,7 +60,7 @@ class Checkout:
 
     Args:
         remote: what is followed.
-        folder: in which the tree lies, by the remote's name. Nobody else works in it.
+        directory: in which the tree lies, by the remote's name. Nobody else works in it.
         secrets: as ``SafeGit`` has them.
         keep_free: bytes of the disk that are left to others.
         stop: set when the service is to end.
@@ -69,15 +69,15 @@ class Checkout:
     def __init__(
         self,
         remote: Remote,
-        folder: Path,
+        directory: Path,
         secrets: Path,
         *,
         keep_free: int = 0,
         stop: threading.Event | None = None,
     ) -> None:
-        self.place = folder / remote.name
+        self.place = directory / remote.name
         self._remote = remote
-        self._beginnings = folder / f".{remote.name}.new"
+        self._beginnings = directory / f".{remote.name}.new"
         self._keep_free = keep_free
         self._safe_git = SafeGit(remote, secrets, stop)
         self._is_settled = False
@@ -134,11 +134,11 @@ class Checkout:
         return self.place if self.place.exists() else self._beginnings
 
     @property
-    def _git_folder(self) -> Path:
+    def _git_directory(self) -> Path:
         return self._tree / ".git"
 
     def _is_repository(self) -> bool:
-        return self._git_folder.is_dir() and self._can("rev-parse", "--git-dir")
+        return self._git_directory.is_dir() and self._can("rev-parse", "--git-dir")
 
     def _is_whole(self) -> bool:
         return bool(self._fetched()) and self._can("fsck", "--no-dangling", "--progress")
@@ -169,13 +169,13 @@ class Checkout:
 
     def _begin(self) -> None:
         """Make a repository around whatever lies there; files that will do are left as they are."""
-        shutil.rmtree(self._git_folder, ignore_errors=True)
+        shutil.rmtree(self._git_directory, ignore_errors=True)
         self._tree.mkdir(exist_ok=True)
         self._git("init", "--quiet", "--template=", "--initial-branch=infbox")
 
     def _remove_leftovers(self) -> None:
         for pattern in _LEFTOVERS:
-            for path in self._git_folder.glob(pattern):
+            for path in self._git_directory.glob(pattern):
                 _logger.info(line("left-over", workspace=self._remote.name, file=path.name))
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
@@ -198,7 +198,7 @@ class Checkout:
                 return _Target(name, found.get(f"{name}^{{}}", found[name]))
         if not ref:
             raise FollowError("the remote has no commit yet: push one")
-        raise FollowError(f"the remote has no branch or tag {ref}: push it, or mend `ref`")
+        raise FollowError(f"the remote has no branch or tag {ref}: push it, or fix `ref`")
 
     def _fetch(self, target: _Target) -> None:
         self._check_room()
@@ -222,14 +222,14 @@ class Checkout:
     def _bring(self) -> None:
         """Bring the tree to what was fetched. A file that a kill left over goes as well."""
         try:
-            if not (self._git_folder / "index").exists():
+            if not (self._git_directory / "index").exists():
                 # Without this every file would be written, those too that are right already.
                 self._git("read-tree", _FETCHED)
                 self._git("update-index", "-q", "--really-refresh", also=(1,))
             self._git("checkout", "--progress", "--force", "--detach", _FETCHED)
             self._git("clean", "-ffdxq")
         except LocalError as error:
-            (self._git_folder / "index").unlink(missing_ok=True)
+            (self._git_directory / "index").unlink(missing_ok=True)
             if not _FULL.search(str(error)) and not self._is_whole():
                 self._begin_anew(error)
             raise

@@ -69,10 +69,10 @@ def run(settings: Remotes) -> None:
 
     Raises:
         InputError: the address cannot be had.
-        UnreadyError: the folder cannot be used at present.
+        UnreadyError: the directory cannot be used at present.
     """
     os.umask(_PRIVATE_UMASK)
-    with _alone(settings.folder):
+    with _alone(settings.directory):
         listener = listening(settings.listen, "listen")
         service = Service(settings)
         _logger.info(line("ready", listen=settings.listen, remotes=len(settings.remotes)))
@@ -238,7 +238,7 @@ class Service:
                 remote,
                 Checkout(
                     remote,
-                    settings.folder,
+                    settings.directory,
                     settings.secrets,
                     keep_free=settings.keep_free,
                     stop=self._stop,
@@ -347,22 +347,22 @@ async def _digests(request: Request, secrets: Sequence[bytes]) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Have a folder for this process alone until the block is left.
+def _alone(directory: Path) -> Iterator[None]:
+    """Have a directory for this process alone until the block is left.
 
     Raises:
         UnreadyError: another one has it, or it is not there.
     """
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise UnreadyError(f"folder: {folder}: {error.strerror}: make it") from error
+        raise UnreadyError(f"folder: {directory}: {error.strerror}: make it") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
         raise UnreadyError(
-            f"folder: {folder}: another process follows remotes there: stop that"
+            f"folder: {directory}: another process follows remotes there: stop that"
         ) from error
     finally:
         os.close(descriptor)

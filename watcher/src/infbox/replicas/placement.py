@@ -44,7 +44,7 @@ def route(workspace: str) -> str:
     return sha256(workspace.encode()).hexdigest()
 
 
-class Homes:
+class Placement:
     """Knows which workspaces are at home here: none before the first look; all, where nobody tells.
 
     Args:

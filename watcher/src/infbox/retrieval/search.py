@@ -50,7 +50,9 @@ NAMED_SHARE = 0.6
 FILE_SHARE = 0.15
 """How much the best other matches in the same file add to a chunk's score."""
 
-EDITED = 0.5
+EDITED_SHARE = 0.5
+"""How much more, at most, a match is worth in a file that is edited all the time."""
+
 _HEADING_CHARS = 24  # of a section beside its path and its lines
 _MOST_CHARS_PER_TOKEN = 7  # of sources; what is longer than that need not be read to be counted
 _LEAST_ROOM = 40  # tokens: no chunk with its heading is shorter
@@ -79,7 +81,7 @@ def choose(
     tokenizer: Tokenizer,
     *,
     files: Iterable[str] = (),
-    prior: Callable[[str], float] = lambda _: 0.0,
+    heat: Callable[[str], float] = lambda _: 0.0,
 ) -> list[Chosen]:
     """Choose the chunks that are shown with a question.
 
@@ -90,6 +92,7 @@ def choose(
         room: tokens that the chosen chunks may have, as ``rendered`` gives them.
         tokenizer: counts tokens.
         files: paths that the question is about besides, such as those open in an editor.
+        heat: says how often and how lately a file was edited, by its path.
 
     Returns:
         Chunks, those that are worth most first; none where there is no room.
@@ -99,7 +102,10 @@ def choose(
         asked = replace(asked, paths=(*files, *asked.paths)[: questions.MAX_PLACES])
     left = room - tokenizer.count(HEADING)
     taken: dict[int, Chosen] = {}
-    for candidates, share in ((_named(texts, asked), NAMED_SHARE), (_matching(texts, asked, prior), 1.0)):
+    for candidates, share in (
+        (_named(texts, asked), NAMED_SHARE),
+        (_matching(texts, asked, heat), 1.0),
+    ):
         spare = left * (1 - share)
         for place, reason in candidates:
             if left - spare < _LEAST_ROOM:
@@ -185,7 +191,9 @@ def _files(texts: Texts, named: str) -> list[str]:
     return best if len(best) <= MAX_OF_A_NAME else []
 
 
-def _matching(texts: Texts, asked: Question, prior: Callable[[str], float]) -> Iterator[tuple[Place, str]]:
+def _matching(
+    texts: Texts, asked: Question, heat: Callable[[str], float]
+) -> Iterator[tuple[Place, str]]:
     """Yield chunks that have words of the question, the best first."""
     scores = dict(_scores(texts, asked))
     places = texts.places(scores)
@@ -195,11 +203,15 @@ def _matching(texts: Texts, asked: Question, prior: Callable[[str], float]) -> I
     worth = {
         id_: (scores[id_] + FILE_SHARE * _others(by_file[place.path], scores[id_]))
         * KIND_WEIGHTS[kind_of(place.path)]
-        * (1 + EDITED * prior(place.path) / (1 + prior(place.path)))
+        * _edited(heat(place.path))
         for id_, place in places.items()
     }
     for id_ in sorted(worth, key=lambda id_: (-worth[id_], id_)):
         yield places[id_], f"matches the question's words ({worth[id_]:.1f})"
+
+
+def _edited(heat: float) -> float:
+    return 1 + EDITED_SHARE * heat / (1 + heat)
 
 
 def _others(scores: Sequence[float], own: float) -> float:

@@ -243,8 +243,8 @@ class Texts:
     def of_file(self, path: str) -> list[Place]:
         """Return a file's chunks in order."""
         rows = self._db.execute(
-            "SELECT chunks.id, path, start, end, size, names FROM files JOIN chunks ON file = files.id"
-            " WHERE path = ? ORDER BY start",
+            "SELECT chunks.id, path, start, end, size, names FROM files"
+            " JOIN chunks ON file = files.id WHERE path = ? ORDER BY start",
             (os.fsencode(path),),
         )
         return [_place(row) for row in rows]
@@ -347,7 +347,9 @@ def opened(file: Path) -> Texts:
 
 def _place(row: tuple[int, bytes, int, int, int, str]) -> Place:
     id_, path, start, end, size, names = row
-    return Place(id_, os.fsdecode(path), start, end, size, tuple(names.split("\n")) if names else ())
+    return Place(
+        id_, os.fsdecode(path), start, end, size, tuple(names.split("\n")) if names else ()
+    )
 
 
 def _columns(path: str, names: str, text: str) -> tuple[str, str, str]:

@@ -22,7 +22,7 @@ LOST_SECONDS = 0.25
 """Who takes longer than this for one step hangs, and has no turn any more."""
 
 
-class Errand(threading.Thread):
+class BackgroundTask(threading.Thread):
     """Something that waits, done beside the thread that wants its result.
 
     Args:
@@ -31,7 +31,7 @@ class Errand(threading.Thread):
     """
 
     def __init__(self, task: Callable[[], Any], done: Callable[[], None]) -> None:
-        super().__init__(name="errand", daemon=True)
+        super().__init__(name="background-task", daemon=True)
         self._task = task
         self._done = done
         self._result: Any = None
@@ -41,7 +41,7 @@ class Errand(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Do it."""
+        """Do it, and keep what comes of it."""
         try:
             self._result = self._task()
         except Exception as error:  # it is raised where the result is taken
@@ -57,7 +57,7 @@ class Errand(threading.Thread):
         return self._result
 
 
-class Soon:
+class Debounce:
     """A moment that is put off while there is more to wait for, but not for ever."""
 
     def __init__(self) -> None:

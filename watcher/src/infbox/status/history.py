@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Send
 
-    from infbox.gateway.responses import Usage
+    from infbox.metrics import Usage
 
 MINUTES = 60
 _MINUTE = 60.0

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from infbox.config import Config, Workspace
-    from infbox.gateway.conversations.summary import Summary
     from infbox.packing.published import PackFile
 
 WATCHED_SECONDS = 2.0
@@ -54,7 +53,7 @@ class Sampler:
     Args:
         config: says where the parts are.
         packs: by workspace.
-        conversations: how they fared.
+        conversations: says how those of a workspace fared.
         watched: seconds between samples while somebody looks.
         idle: seconds between samples while nobody does.
     """
@@ -63,7 +62,7 @@ class Sampler:
         self,
         config: Config,
         packs: Mapping[str, PackFile],
-        conversations: Summary,
+        conversations: Callable[[str], dict[str, Any]],
         *,
         watched: float = WATCHED_SECONDS,
         idle: float = IDLE_SECONDS,
@@ -264,7 +263,7 @@ class Sampler:
             "saves": int(saves),
             "recomputed_tokens": int(recomputed),
             "recomputed_share": recomputed / (saves * tokens) if saves and tokens else None,
-            "conversations": self._conversations.of(name),
+            "conversations": self._conversations(name),
             "error": told.get("error"),
             "unhealthy_since": told.get("unhealthy_since"),
             "at": watcher["at"],
@@ -304,17 +303,17 @@ def _parts(config: Config) -> dict[str, Part]:
     return {name: part for name, part in parts.items() if there.get(name, True)}
 
 
-def _disks(folders: tuple[Path, ...]) -> list[dict[str, Any]]:
-    """Return each file system that these folders lie on, once."""
+def _disks(directories: tuple[Path, ...]) -> list[dict[str, Any]]:
+    """Return each file system that these directories lie on, once."""
     disks: dict[int, dict[str, Any]] = {}
-    for folder in folders:
+    for directory in directories:
         with contextlib.suppress(OSError):
-            device, room = folder.stat().st_dev, os.statvfs(folder)
+            device, room = directory.stat().st_dev, os.statvfs(directory)
             size = room.f_blocks * room.f_frsize
             used = (room.f_blocks - room.f_bfree) * room.f_frsize
             if size and device not in disks:
                 disks[device] = {
-                    "path": str(folder),
+                    "path": str(directory),
                     "used": used,
                     "size": size,
                     "free": room.f_bavail * room.f_frsize,

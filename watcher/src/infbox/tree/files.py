@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
 
+from infbox.config import MAX_FILE_BYTES
 from infbox.errors import InputError
 from infbox.runtime import clock
 from infbox.runtime.clock import EVER, Moment
 from infbox.tree.git import Git
-from infbox.tree.rules import IGNORE_FILE, MAX_FILE_BYTES, Rules, as_utf8
-from infbox.watching.index import Folder, Stamp
+from infbox.tree.records import Directory, Stamp
+from infbox.tree.rules import IGNORE_FILE, Rules, as_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from infbox.tree.git import Facts
-    from infbox.watching.index import Row
+    from infbox.tree.records import Row
 
 MAX_IGNORE_BYTES = 64 * 1024
 """Of the tree's own ignore file."""
@@ -31,7 +32,7 @@ _IGNORE_FILE = ".gitignore"
 # A pipe is opened without waiting for somebody at its other end, and a link is not followed.
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
-_ASKED_AT_ONCE = 250  # folders about which git is asked in one go
+_ASKED_AT_ONCE = 250  # directories about which git is asked in one go
 _ATTEMPTS = 3  # to read a file that changes meanwhile
 
 
@@ -61,7 +62,7 @@ class Tree:
     carried as Python carries file names (surrogates).
 
     Args:
-        root: an absolute folder.
+        root: an absolute directory.
         max_bytes: larger files are left out.
         facts: what git said of the tree before; asked anew when None.
         control_tokens: files that hold one of these texts are left out.
@@ -92,7 +93,7 @@ class Tree:
 
     @property
     def root(self) -> Path:
-        """The folder, without links in its path."""
+        """The directory, without links in its path."""
         if self._root is None:
             self._root = self._given.resolve()
         return self._root
@@ -139,7 +140,7 @@ class Tree:
         """What git says; asked for the first time when it is first needed.
 
         Raises:
-            GitError: the folder is in a repository that git cannot read.
+            GitError: the directory is in a repository that git cannot read.
             InputError: git is not installed.
         """
         if self._git is None:
@@ -167,8 +168,8 @@ class Tree:
         """Return the files that may enter a prompt, judged by everything but their content.
 
         Args:
-            below: when given, only this folder.
-            entering: called with each folder before it is read, so that a watch set there misses
+            below: when given, only this directory.
+            entering: called with each directory before it is read, so that a watch set there misses
                 nothing that comes later. The root is the empty string.
 
         Raises:
@@ -249,7 +250,7 @@ class Tree:
         descriptor = os.open(place, _OPEN_FLAGS)
         try:
             before = os.fstat(descriptor)
-            # The file really lies where its path says, no folder being a link.
+            # The file really lies where its path says, no directory being a link.
             if not stat.S_ISREG(before.st_mode) or _path_of(descriptor) != place:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             refused = self.rules.by_size(before.st_size)
@@ -291,15 +292,15 @@ class Tree:
 
     def _outside_git(self, path: str) -> str:
         """Say why git does not name a file that is there."""
-        folders = path.split("/")[:-1]
-        if ".git" in folders:
+        directories = path.split("/")[:-1]
+        if ".git" in directories:
             return "not part of this repository: git's own"
-        for depth in range(1, len(folders) + 1):
-            folder = "/".join(folders[:depth])
-            if stat.S_ISLNK(os.lstat(self.place(folder)).st_mode):
-                return f"not part of this repository: {folder} is a symbolic link"
-            if self.git.is_repository and self.git.is_border(folder):
-                return f"not part of this repository: {folder} is one of its own"
+        for depth in range(1, len(directories) + 1):
+            directory = "/".join(directories[:depth])
+            if stat.S_ISLNK(os.lstat(self.place(directory)).st_mode):
+                return f"not part of this repository: {directory} is a symbolic link"
+            if self.git.is_repository and self.git.is_border(directory):
+                return f"not part of this repository: {directory} is one of its own"
         rule = self.git.ignored_by(path)
         return f"ignored by git: {rule}" if rule else "not part of this repository"
 
@@ -322,14 +323,14 @@ class Tree:
 
 
 class Walk:
-    """A walk over the folders of a tree, or a part of it, and what was found on it.
+    """A walk over the directories of a tree, or a part of it, and what was found on it.
 
-    What git listed decides. A folder that changed since git began to list may hold what git has not
-    seen: there each file is asked about. Without a listing every file is.
+    What git listed decides. A directory that changed since git began to list may hold what git has
+    not seen: there each file is asked about. Without a listing every file is.
 
     Args:
         tree: to walk over.
-        entering: called with each folder before it is read.
+        entering: called with each directory before it is read.
         since: when git began.
     """
 
@@ -345,43 +346,43 @@ class Walk:
         self._doubtful: list[tuple[str, bool]] = []
         self.files: set[str] = set()
         """Regular files that belong to the tree, as git has it."""
-        self.folders: dict[str, Folder] = {}
-        """Folders that were listed, with the stamp that they had before. A border's contents were
-        left out, and so were those of a ``.git``, which is named for its stamp."""
+        self.directories: dict[str, Directory] = {}
+        """Directories that were listed, with the stamp that they had before. A border's contents
+        were left out, and so were those of a ``.git``, which is named for its stamp."""
         self.unreadable: dict[str, str] = {}
-        """Folders that could not be read, with the reason."""
+        """Directories that could not be read, with the reason."""
         self.ignores: set[str] = set()
         """Ignore files of git's, whether or not they belong to the tree."""
 
     def ahead(self, tracked: Collection[str], is_listed: Callable[[], bool]) -> Iterator[None]:
-        """Walk while git still lists what there is beside tracked files: over the folders on the
-        way to those, then over others that are not ignored; in one that is, git lists nothing else.
-        What more must be known of is left to ``run``: a folder that changed meanwhile, or that may
-        be a border.
+        """Walk while git still lists what there is beside tracked files: over the directories on
+        the way to those, then over others that are not ignored; in one that is, git lists nothing
+        else. What more must be known of is left to ``run``: a directory that changed meanwhile, or
+        that may be a border.
 
         Args:
             tracked: the files; what git lists beside them is given to ``run``.
             is_listed: says whether git is done.
 
         Yields:
-            After each folder, and after each question to git.
+            After each directory, and after each question to git.
 
         Raises:
             GitError: git could not answer.
         """
-        self._listed, self._leading = set(tracked), _folders_of(tracked)
-        folders = [""]
-        while folders or (self._unled and not is_listed()):
-            if folders:
-                folders += self._enter_ahead(folders.pop())
+        self._listed, self._leading = set(tracked), _directories_of(tracked)
+        directories = [""]
+        while directories or (self._unled and not is_listed()):
+            if directories:
+                directories += self._enter_ahead(directories.pop())
             else:
                 asked, self._unled = self._unled[:_ASKED_AT_ONCE], self._unled[_ASKED_AT_ONCE:]
                 ignored = self._tree.git.ignored(asked)
-                folders += [folder for folder in asked if folder not in ignored]
+                directories += [directory for directory in asked if directory not in ignored]
             yield
 
     def run(self, top: str = "", listed: set[str] | None = None) -> Iterator[None]:
-        """Walk; what follows each folder is a good place to do something else.
+        """Walk; what follows each directory is a good place to do something else.
 
         Args:
             top: where to begin.
@@ -395,8 +396,8 @@ class Walk:
             self._listed, pending = listed, [(top, listed is None)]
         else:
             self._listed |= listed or set()
-            pending = [(folder, False) for folder in self._left]
-        self._leading |= _folders_of(listed or ())
+            pending = [(directory, False) for directory in self._left]
+        self._leading |= _directories_of(listed or ())
         pending += self._to_enter(self._unled, is_new=False, changed=False)
         while pending or self._doubtful:
             pending = pending or self._not_ignored()
@@ -405,106 +406,108 @@ class Walk:
             yield
         self.files |= (self._listed or set()).intersection(self._met)
 
-    def _enter_ahead(self, folder: str) -> list[str]:
-        """List a folder if no more must be known of it; return those in it that are on the way."""
-        self._entering(folder)
+    def _enter_ahead(self, directory: str) -> list[str]:
+        """List a directory if no more must be known of it; return those in it on the way."""
+        self._entering(directory)
         try:
-            listing = _listing(self._tree, folder)
+            listing = _listing(self._tree, directory)
         except OSError:  # it is read once more, and then told
-            self._left.append(folder)
+            self._left.append(directory)
             return []
-        is_doubtful = (folder and listing.mark) or folder in (self._listed or ())
+        is_doubtful = (directory and listing.mark) or directory in (self._listed or ())
         if listing.changed_ns >= self._since.least_stamp or is_doubtful:
-            self._left.append(folder)
+            self._left.append(directory)
             return []
-        self._take(folder, listing)
-        self._unled += [each for each in listing.folders if each not in self._leading]
-        return [each for each in listing.folders if each in self._leading]
+        self._take(directory, listing)
+        self._unled += [each for each in listing.directories if each not in self._leading]
+        return [each for each in listing.directories if each in self._leading]
 
-    def _enter(self, folder: str, is_new: bool) -> list[tuple[str, bool]]:
-        """List a folder; return those in it to be entered, each with whether git has not seen it.
+    def _enter(self, directory: str, is_new: bool) -> list[tuple[str, bool]]:
+        """List a directory; return those in it to enter, each with whether git has not seen it.
 
-        ``is_new`` says that of this folder.
+        ``is_new`` says that of this directory.
         """
-        self._entering(folder)
+        self._entering(directory)
         try:
-            listing = _listing(self._tree, folder)
+            listing = _listing(self._tree, directory)
         except OSError as error:
-            self._not_listed(folder, error)
+            self._not_listed(directory, error)
             return []
         changed = is_new or listing.changed_ns >= self._since.least_stamp
-        is_border = bool(folder) and self._is_border(folder, listing.mark, changed)
+        is_border = bool(directory) and self._is_border(directory, listing.mark, changed)
         if is_border:
-            self.folders[folder] = listing.row._replace(is_border=True)
+            self.directories[directory] = listing.row._replace(is_border=True)
             return []
-        self._take(folder, listing)
+        self._take(directory, listing)
         if changed:
             self._ask_about(listing.files)
-        return self._to_enter(listing.folders, is_new, changed)
+        return self._to_enter(listing.directories, is_new, changed)
 
-    def _not_listed(self, folder: str, error: OSError) -> None:
-        if not folder:
+    def _not_listed(self, directory: str, error: OSError) -> None:
+        if not directory:
             raise error
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            self.unreadable[folder] = error.strerror or str(error)
+            self.unreadable[directory] = error.strerror or str(error)
 
-    def _take(self, folder: str, listing: _Listing) -> None:
-        self.folders[folder] = listing.row
+    def _take(self, directory: str, listing: _Listing) -> None:
+        self.directories[directory] = listing.row
         self._met += listing.files
         if listing.has_ignores:
-            self.ignores.add(_below(folder, _IGNORE_FILE))
+            self.ignores.add(_below(directory, _IGNORE_FILE))
 
     def _ask_about(self, files: list[str]) -> None:
-        """Take those of a folder's files that git has not listed, and that belong."""
+        """Take those of a directory's files that git has not listed, and that belong."""
         listed = self._listed or set()
         self.files |= belonging(self._tree.git, [path for path in files if path not in listed])
 
-    def _to_enter(self, folders: list[str], is_new: bool, changed: bool) -> list[tuple[str, bool]]:
+    def _to_enter(
+        self, directories: list[str], is_new: bool, changed: bool
+    ) -> list[tuple[str, bool]]:
         chosen: list[tuple[str, bool]] = []
-        for folder in folders:
-            new = is_new or (changed and self._changed(folder))
-            if folder in self._leading and not new:
-                chosen.append((folder, False))
+        for directory in directories:
+            new = is_new or (changed and self._changed(directory))
+            if directory in self._leading and not new:
+                chosen.append((directory, False))
             else:
-                self._doubtful.append((folder, new))
+                self._doubtful.append((directory, new))
         return chosen
 
-    def _changed(self, folder: str) -> bool:
+    def _changed(self, directory: str) -> bool:
         try:
-            return os.lstat(self._tree.place(folder)).st_ctime_ns >= self._since.least_stamp
+            return os.lstat(self._tree.place(directory)).st_ctime_ns >= self._since.least_stamp
         except OSError:
             return False
 
     def _not_ignored(self) -> list[tuple[str, bool]]:
-        """Return the doubtful folders in which git may have something, or come to have."""
+        """Return the doubtful directories in which git may have something, or come to have."""
         doubtful, self._doubtful = self._doubtful, []
-        ignored = self._tree.git.ignored(folder for folder, _ in doubtful)
+        ignored = self._tree.git.ignored(directory for directory, _ in doubtful)
         return [
-            (folder, new)
-            for folder, new in doubtful
+            (directory, new)
+            for directory, new in doubtful
             # What git listed below one that it has seen would have led here.
-            if folder not in ignored or (new and has_tracked(self._tree.git, folder))
+            if directory not in ignored or (new and has_tracked(self._tree.git, directory))
         ]
 
-    def _is_border(self, folder: str, mark: os.DirEntry[str] | None, changed: bool) -> bool:
+    def _is_border(self, directory: str, mark: os.DirEntry[str] | None, changed: bool) -> bool:
         git = self._tree.git
         listed = self._listed or ()
-        if f"{folder}/" in listed or (folder in listed and _is_link(git, folder)):
+        if f"{directory}/" in listed or (directory in listed and _is_link(git, directory)):
             return True
         if mark is None:
-            return changed and _is_link(git, folder)
-        if folder not in git.inner and mark.is_dir(follow_symlinks=False):
-            self._note_mark(f"{folder}/.git")
-        return changed and git.is_border(folder)
+            return changed and _is_link(git, directory)
+        if directory not in git.inner and mark.is_dir(follow_symlinks=False):
+            self._note_mark(f"{directory}/.git")
+        return changed and git.is_border(directory)
 
     def _note_mark(self, path: str) -> None:
-        """Watch a ``.git`` below: when it is whole, its folder is a repository of its own."""
+        """Watch a ``.git`` below: when it is whole, its directory is a repository of its own."""
         self._entering(path)
         try:
             status = os.lstat(self._tree.place(path))
         except OSError:
             return
-        self.folders[path] = folder_row(status)._replace(is_border=True)
+        self.directories[path] = directory_row(status)._replace(is_border=True)
 
 
 def belonging(git: Git, files: list[str]) -> set[str]:
@@ -526,65 +529,65 @@ def is_tracked(git: Git, path: str) -> bool:
     return own in owner.tracked
 
 
-def has_tracked(git: Git, folder: str) -> bool:
-    """Say whether the repository that decides about a folder has files in it in its index."""
-    owner, own = git.owner(folder)
+def has_tracked(git: Git, directory: str) -> bool:
+    """Say whether the repository that decides about a directory has files in it in its index."""
+    owner, own = git.owner(directory)
     return owner.tracked.has_below(own)
 
 
-def _is_link(git: Git, folder: str) -> bool:
-    """Say whether the repository that decides about a folder takes it for a submodule."""
-    owner, own = git.owner(folder)
+def _is_link(git: Git, directory: str) -> bool:
+    """Say whether the repository that decides about a directory takes it for a submodule."""
+    owner, own = git.owner(directory)
     return own in owner.tracked.links
 
 
-def folder_row(status: os.stat_result, known: Folder | None = None) -> Folder:
-    """Return a folder's row; one that changed just now may do so again and keep its stamp.
+def directory_row(status: os.stat_result, known: Directory | None = None) -> Directory:
+    """Return a directory's row; one that changed just now may do so again and keep its stamp.
 
     Args:
-        status: of the folder.
+        status: of the directory.
         known: its row before. A time in the future is not trusted once, and is from then on: it
             would never come to be trusted otherwise.
     """
     newest = max(status.st_ctime_ns, status.st_mtime_ns)
     was_doubted = known is not None and known.mtime_ns < 0
     if clock.may_keep_stamp(newest) and not (was_doubted and clock.is_future(newest)):
-        return Folder(-1, -1)
-    return Folder(status.st_mtime_ns, status.st_ctime_ns)
+        return Directory(-1, -1)
+    return Directory(status.st_mtime_ns, status.st_ctime_ns)
 
 
 class _Listing(NamedTuple):
-    """A folder as it was read.
+    """A directory as it was read.
 
     Attributes:
         row: its stamp from before.
         changed_ns: when it changed last, of the wall clock.
         files: regular ones.
-        folders: in it, but ``.git``.
+        directories: in it, but ``.git``.
         mark: its ``.git``, or None.
         has_ignores: whether it has an ignore file of git's.
     """
 
-    row: Folder
+    row: Directory
     changed_ns: int
     files: list[str]
-    folders: list[str]
+    directories: list[str]
     mark: os.DirEntry[str] | None
     has_ignores: bool
 
 
-def _listing(tree: Tree, folder: str) -> _Listing:
-    """Read a folder.
+def _listing(tree: Tree, directory: str) -> _Listing:
+    """Read a directory.
 
     Raises:
         OSError: it cannot be read, or is none.
     """
-    place, prefix = tree.place(folder), _below(folder, "")
+    place, prefix = tree.place(directory), _below(directory, "")
     status = os.lstat(place)
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
     files: list[str] = []
-    folders: list[str] = []
+    directories: list[str] = []
     mark, has_ignores = None, False
     with os.scandir(place) as entries:
         for entry in entries:
@@ -595,22 +598,22 @@ def _listing(tree: Tree, folder: str) -> _Listing:
                 files.append(prefix + name)
                 has_ignores |= name == _IGNORE_FILE
             elif entry.is_dir(follow_symlinks=False):
-                folders.append(prefix + name)
-    row, changed_ns = folder_row(status), max(status.st_ctime_ns, status.st_mtime_ns)
-    return _Listing(row, changed_ns, files, folders, mark, has_ignores)
+                directories.append(prefix + name)
+    row, changed_ns = directory_row(status), max(status.st_ctime_ns, status.st_mtime_ns)
+    return _Listing(row, changed_ns, files, directories, mark, has_ignores)
 
 
-def _below(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+def _below(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if directory else name
 
 
-def _folders_of(paths: Iterable[str]) -> set[str]:
-    """Return all folders on the way to these paths."""
+def _directories_of(paths: Iterable[str]) -> set[str]:
+    """Return all directories on the way to these paths."""
     found: set[str] = set()
     above = {path.rpartition("/")[0] for path in paths}
     while above:
         found |= above
-        above = {folder.rpartition("/")[0] for folder in above} - found
+        above = {directory.rpartition("/")[0] for directory in above} - found
     return found - {""}
 
 
@@ -641,5 +644,5 @@ def _path_of(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # on each save's way
 
 
-def _nothing(_folder: str) -> None:
+def _nothing(_directory: str) -> None:
     pass

@@ -1,8 +1,8 @@
-"""What git says about the files below a folder.
+"""What git says about the files below a directory.
 
 In a repository git is the authority on which files belong to it. Outside one git still is the
-authority on what ``.gitignore`` means: it is asked with an empty repository of ours and the folder
-as its work tree. Nothing in the folder is ever written.
+authority on what ``.gitignore`` means: it is asked with an empty repository of ours and the
+directory as its work tree. Nothing in the directory is ever written.
 
 A repository's configuration is input. ``command`` and ``environment`` are the only way in which git
 is run here: together they take away every setting that names a program or a transport and that the
@@ -18,17 +18,15 @@ import itertools
 import os
 import re
 import select
-import signal
 import time
 from array import array
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from infbox.errors import InputError
+from infbox.errors import GitError, InputError
+from infbox.tree import processes
 
 if TYPE_CHECKING:
-    import subprocess
     import tempfile
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -86,29 +84,23 @@ or a file system that went away, takes for ever."""
 _CHECK_SECONDS = 60.0
 """For what a kept process answers about a few hundred paths at most."""
 
-_END_SECONDS = 5.0
-"""For a git that was killed. One that waits for a disk that is gone ends only with that wait."""
-
 _NOT_THERE = "fatal: cannot change to "
 
 _MOST_AT_ONCE = 16 * 1024  # bytes: less than a pipe holds, so that neither side waits for the other
 
 
-class GitError(Exception):
-    """git could not answer; the message is its own first line."""
-
-
 class Facts(NamedTuple):
-    """What was found out about a folder, to be kept over a restart.
+    """What was found out about a directory, to be kept over a restart.
 
     Attributes:
-        is_repository: whether the folder is in one.
+        is_repository: whether the directory is in one.
         index_file: the file whose change may make ignored files tracked, or the other way; empty
             outside a repository.
         sources: all other files, absolute, that decide which files belong, whether or not they
-            are there; those in the tree that any folder may have, as ``.gitignore``, are not named.
+            are there; those in the tree that any directory may have, as ``.gitignore``, are not
+            named.
         surroundings: values of the environment that the sources follow from.
-        inner: the same of repositories in a folder that is in none, by relative path.
+        inner: the same of repositories in a directory that is in none, by relative path.
     """
 
     is_repository: bool
@@ -158,9 +150,9 @@ class Tracked:
     def __contains__(self, path: str) -> bool:
         return self._first_from(name := os.fsencode(path) + b"\0") == name
 
-    def has_below(self, folder: str) -> bool:
-        """Say whether any path lies below a folder."""
-        return self._first_from(name := os.fsencode(folder) + b"/").startswith(name)
+    def has_below(self, directory: str) -> bool:
+        """Say whether any path lies below a directory."""
+        return self._first_from(name := os.fsencode(directory) + b"/").startswith(name)
 
     def all(self) -> set[str]:
         """Return all paths."""
@@ -176,25 +168,25 @@ class Tracked:
         return self._paths[self._starts[place] : self._starts[place + 1]]
 
 
-def command(folder: Path, *arguments: str) -> list[str]:
+def command(directory: Path, *arguments: str) -> list[str]:
     """Return the command line of git, which takes no program from a repository's configuration.
 
-    git itself changes to the folder. Were the new process told to, a file system that is away would
-    have it wait before it becomes git, and with it whoever started it, whom no limit reaches: the
-    thread, or with vfork, during which Python keeps its lock, the whole process.
+    git itself changes to the directory. Were the new process told to, a file system that is away
+    would have it wait before it becomes git, and with it whoever started it, whom no limit reaches:
+    the thread, or with vfork, during which Python keeps its lock, the whole process.
 
     Args:
-        folder: where git is run.
+        directory: where git is run.
         arguments: options that come before git's command, the command, and its arguments.
     """
     place = next((n for n, word in enumerate(arguments) if not word.startswith("-")), 0)
     plain = _PLAIN.get(arguments[place], ())
     before, after = arguments[: place + 1], arguments[place + 1 :]
-    return ["git", "-C", str(folder), *_OPTIONS, *before, *plain, *after]
+    return ["git", "-C", str(directory), *_OPTIONS, *before, *plain, *after]
 
 
 def run(
-    folder: Path,
+    directory: Path,
     *arguments: str,
     given: bytes = b"",
     also: Sequence[int] = (),
@@ -203,81 +195,62 @@ def run(
     """Run git and return what it prints.
 
     Args:
-        folder: where git is run.
+        directory: where git is run.
         arguments: the command and its arguments.
         given: its standard input.
         also: exit statuses other than 0 that are an answer too.
         limit_seconds: after which git, and all that it started, is ended.
 
     Raises:
-        OSError: the folder is not there, or closed.
+        OSError: the directory is not there, or closed.
         GitError: git ended with another status, or gave no answer in time.
         InputError: git is not installed.
     """
     import subprocess  # noqa: PLC0415  # a restart with nothing changed asks git nothing
 
     try:
-        process = subprocess.Popen(
-            command(folder, *arguments),
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # so that what git starts ends with it
-        )
+        process = processes.started(command(directory, *arguments), environment())
     except FileNotFoundError as error:
         raise InputError("git is not installed: install the package git") from error
     try:
         answer, said = process.communicate(given, timeout=limit_seconds)
     except subprocess.TimeoutExpired:
-        raise _no_answer(folder, limit_seconds) from None
+        raise _no_answer(directory, limit_seconds) from None
     finally:
-        _end(process)
+        processes.end(process)
     if process.returncode != 0 and process.returncode not in also:
         complaint = [*said.decode(errors="replace").strip().splitlines(), ""][0]
         if complaint.startswith(_NOT_THERE):
-            raise _not_there(folder, complaint)
+            raise _not_there(directory, complaint)
         raise GitError(complaint or f"git {arguments[0]}: {process.returncode}")
     return answer
 
 
-def _not_there(folder: Path, complaint: str) -> OSError:
-    """Return the error of a folder that git could not change to."""
+def _not_there(directory: Path, complaint: str) -> OSError:
+    """Return the error of a directory that git could not change to."""
     numbers = {os.strerror(number): number for number in (errno.EACCES, errno.ENOTDIR, errno.ELOOP)}
     number = numbers.get(complaint.rpartition(": ")[2], errno.ENOENT)
-    return OSError(number, os.strerror(number), str(folder))
+    return OSError(number, os.strerror(number), str(directory))
 
 
-def _no_answer(folder: Path, limit_seconds: float) -> GitError:
-    return GitError(f"git gave no answer about {folder} within {limit_seconds:g} s and was ended")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End git and all that it started, where it did not end by itself."""
-    import subprocess  # noqa: PLC0415  # as above
-
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream:
-            stream.close()
-    with suppress(subprocess.TimeoutExpired):  # it is taken note of later
-        process.wait(_END_SECONDS)
+def _no_answer(directory: Path, limit_seconds: float) -> GitError:
+    return GitError(
+        f"git gave no answer about {directory} within {limit_seconds:g} s and was ended"
+    )
 
 
 class Git:
-    """Answers for the files below one folder; paths are relative to it, with ``/``.
+    """Answers for the files below one directory; paths are relative to it, with ``/``.
 
-    A repository inside a repository is left out, as git does. Where the folder is in no repository,
-    those below it are asked about their own files.
+    A repository inside a repository is left out, as git does. Where the directory is in no
+    repository, those below it are asked about their own files.
 
     Args:
-        root: the folder. It may be a repository, a part of one, or neither.
+        root: the directory. It may be a repository, a part of one, or neither.
         facts: what is known of it from before; found out when None.
 
     Raises:
-        GitError: the folder is in a repository that git cannot read.
+        GitError: the directory is in a repository that git cannot read.
         InputError: git is not installed.
     """
 
@@ -318,7 +291,7 @@ class Git:
 
     def rest(self, before: float) -> None:
         """End the processes that were not asked since a time of the monotonic clock: as long as
-        one is there, the file system that holds the folder cannot be unmounted."""
+        one is there, the file system that holds the directory cannot be unmounted."""
         if self._checker and self._checker.asked_at < before:
             self._checker.close()
             self._checker = None
@@ -340,11 +313,11 @@ class Git:
         """
         index, *sources = self._git_files() if self.is_repository else [""]
         sources += self._configuration()
-        for folder in (self._root, *self._root.parents):
-            mark = folder / ".git"
+        for directory in (self._root, *self._root.parents):
+            mark = directory / ".git"
             sources.append(str(mark))
-            if folder != self._root:
-                sources.append(str(folder / ".gitignore"))
+            if directory != self._root:
+                sources.append(str(directory / ".gitignore"))
             if not self.is_repository and mark.is_dir():  # being made
                 sources += [str(mark / part) for part in ("HEAD", "objects", "refs")]
             if self.is_repository and mark.exists():
@@ -354,7 +327,7 @@ class Git:
 
     @property
     def inner(self) -> Mapping[str, Git]:
-        """The repositories in a folder that is in none, by their paths."""
+        """The repositories in a directory that is in none, by their paths."""
         return self._inner
 
     @property
@@ -390,9 +363,9 @@ class Git:
 
     def owner(self, path: str) -> tuple[Git, str]:
         """Return who decides about a path, and the path as that one names it."""
-        for folder, git in self._inner.items():
-            if path.startswith(f"{folder}/"):
-                return git.owner(path[len(folder) + 1 :])
+        for directory, git in self._inner.items():
+            if path.startswith(f"{directory}/"):
+                return git.owner(path[len(directory) + 1 :])
         return self, path
 
     def files(self, among: Iterable[str] = ()) -> set[str]:
@@ -409,21 +382,21 @@ class Git:
         """
         asked = list(among)
         found = self._list(asked)
-        for folder, git in self._inner.items():
-            if not asked or _is_below(folder, asked):
-                found |= {f"{folder}/{path}" for path in git.files()}
-            elif below := [path for path in asked if _is_below(path, [folder])]:
-                rest = [os.path.relpath(path, folder) for path in below]
-                found |= {f"{folder}/{path}" for path in git.files(rest)}
+        for directory, git in self._inner.items():
+            if not asked or _is_below(directory, asked):
+                found |= {f"{directory}/{path}" for path in git.files()}
+            elif below := [path for path in asked if _is_below(path, [directory])]:
+                rest = [os.path.relpath(path, directory) for path in below]
+                found |= {f"{directory}/{path}" for path in git.files(rest)}
         return found
 
     def ignored(self, paths: Iterable[str]) -> set[str]:
         """Return which of these paths an ignore rule hits; whether they are tracked plays no part.
 
-        A process is kept for it. Of a folder the answer holds for all that will ever be in it.
+        A process is kept for it. Of a directory the answer holds for all that will ever be in it.
 
         Args:
-            paths: of files and folders that are there and lie in no link.
+            paths: of files and directories that are there and lie in no link.
 
         Raises:
             GitError: git could not answer.
@@ -450,22 +423,22 @@ class Git:
         return None if pattern.startswith("!") else f"{source}:{number}: {pattern}"
 
     def is_tracked(self, path: str) -> bool:
-        """Say whether the path is in the index of the repository that the folder is in.
+        """Say whether the path is in the index of the repository that the directory is in.
 
         Raises:
             GitError: git could not answer.
         """
         return bool(self._run(*_LIST, "--cached", "--", path))
 
-    def is_border(self, folder: str) -> bool:
-        """Say whether a folder below is a repository of its own, so that its files do not belong.
+    def is_border(self, directory: str) -> bool:
+        """Say whether a directory below is a repository of its own, so its files do not belong.
 
         Outside a repository there is no border: what is found is asked about its own files.
 
         Raises:
             GitError: git could not answer.
         """
-        git, own = self.owner(folder)
+        git, own = self.owner(directory)
         if own in git.tracked.links:
             return True
         if git.tracked.has_below(own) or f"{own}/" not in git.files([own]):
@@ -496,7 +469,7 @@ class Git:
         if self.is_repository:
             return found
         inner = {entry.rstrip("/") for entry in found if entry.endswith("/")}
-        new = {folder: Git(self._root / folder) for folder in inner - {*self._inner}}
+        new = {directory: Git(self._root / directory) for directory in inner - {*self._inner}}
         self._inner = {**self._inner, **new}
         return {entry for entry in found if not entry.endswith("/")}
 
@@ -551,20 +524,10 @@ class _Checker:
         OSError: it could not be started.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
-        import subprocess  # noqa: PLC0415  # as above
-
+    def __init__(self, command: Sequence[str], directory: Path) -> None:
         self.asked_at = time.monotonic()
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            command,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,  # so that what git starts ends with it
-        )
+        self._directory = directory
+        self._process = processes.started(command, environment(), is_heard=False, buffer_bytes=0)
 
     def ask(self, paths: Sequence[str]) -> list[str]:
         """Return which of the paths are ignored.
@@ -588,7 +551,7 @@ class _Checker:
 
     def close(self) -> None:
         """End it."""
-        _end(self._process)
+        processes.end(self._process)
 
     def _ask(self, paths: Sequence[str], given: bytes) -> Iterable[str]:
         if self._process.stdin is None or self._process.stdout is None:
@@ -615,33 +578,33 @@ class _Checker:
         poll = select.poll()
         poll.register(self._process.stdout, select.POLLIN)
         if not poll.poll(_CHECK_SECONDS * 1000):
-            raise _no_answer(self._folder, _CHECK_SECONDS)
+            raise _no_answer(self._directory, _CHECK_SECONDS)
         return os.read(self._process.stdout.fileno(), 1 << 16)
 
 
-def tracked_paths(folder: Path) -> list[str]:
-    """Return the paths below a folder in the index of its repository, in half the time that reading
-    all of it takes.
+def tracked_paths(directory: Path) -> list[str]:
+    """Return the paths below a directory in the index of its repository, in half the time that
+    reading all of it takes.
 
     Raises:
-        GitError: the folder is in no repository, or git could not answer.
+        GitError: the directory is in no repository, or git could not answer.
     """
-    return _split(run(folder, *_LIST, "--cached"))
+    return _split(run(directory, *_LIST, "--cached"))
 
 
-def committed(folder: Path, path: str, max_bytes: int) -> bytes | None:
+def committed(directory: Path, path: str, max_bytes: int) -> bytes | None:
     """Return a file's bytes in the last commit, or None where there are none, or too many.
 
     Args:
-        folder: in the repository.
-        path: of the file, below the folder.
+        directory: in the repository.
+        path: of the file, below the directory.
         max_bytes: larger ones are not read.
     """
     name = f"HEAD:./{path}"
     try:
-        if int(run(folder, "cat-file", "-s", name)) > max_bytes:
+        if int(run(directory, "cat-file", "-s", name)) > max_bytes:
             return None
-        return run(folder, "cat-file", "blob", name)
+        return run(directory, "cat-file", "blob", name)
     except GitError:
         return None
 
@@ -687,5 +650,5 @@ def _split(answer: bytes) -> list[str]:
     return os.fsdecode(answer).split("\0")[:-1]
 
 
-def _is_below(path: str, folders: Iterable[str]) -> bool:
-    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+def _is_below(path: str, directories: Iterable[str]) -> bool:
+    return any(path == directory or path.startswith(f"{directory}/") for directory in directories)

@@ -33,12 +33,12 @@ def read(text: bytes) -> list[Mount]:
 def blind_spots(
     root: str, mounts: Iterable[Mount], exists: Callable[[str], bool] = os.path.isdir
 ) -> dict[str, str]:
-    """Return the folders at or below a root whose changes inotify may not tell, with the reason.
+    """Return the directories at or below a root whose changes inotify may not tell, and why.
 
     Args:
-        root: an absolute folder without links in its path.
+        root: an absolute directory without links in its path.
         mounts: all of them; a later one at the same place hides an earlier one.
-        exists: says whether a folder can be reached from here.
+        exists: says whether a directory can be reached from here.
 
     Returns:
         Absolute paths; the root itself where it lies on such a file system.
@@ -118,5 +118,5 @@ def _plain(field: bytes) -> str:
     return os.fsdecode(field)
 
 
-def _is_at_or_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+def _is_at_or_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xxhash import xxh3_64_hexdigest
 
+from infbox.config import MAX_FILE_BYTES
 from infbox.errors import InputError
 from infbox.tree import secrets
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 IGNORE_FILE = ".infboxignore"
 MAX_PATTERNS = 500
 MAX_PATTERN_LENGTH = 1000
-MAX_FILE_BYTES = 256 * 1024
 # No line that a person wrote is as long: the longest in the trees looked at has 2,700 bytes.
 MAX_LINE_BYTES = 4096
 # The measure that GitHub takes for a minified file.
@@ -114,7 +114,7 @@ SECRET_WORDS_IN_JSON = (
     *("client_secret", "service-account", "service_account", "firebase-adminsdk"),
 )
 SECRET_WORDS = (".env.", ".tfstate.")
-SECRET_FOLDERS = frozenset(
+SECRET_DIRECTORIES = frozenset(
     {".ssh", ".gnupg", ".aws", ".gcloud", ".kube", ".password-store", ".secrets"}
 )
 # .docker/ and .azure/ are also where a repository keeps its own Dockerfiles and pipelines.
@@ -300,7 +300,9 @@ class _Ignores:
 
         patterns = [line for line in lines if line.strip() and not line.startswith("#")]
         if len(patterns) > MAX_PATTERNS:
-            raise InputError(f"{IGNORE_FILE}: it may have {MAX_PATTERNS} patterns: name folders")
+            raise InputError(
+                f"{IGNORE_FILE}: it may have {MAX_PATTERNS} patterns: name directories"
+            )
         longest = max(map(len, patterns), default=0)
         if longest > MAX_PATTERN_LENGTH:
             raise InputError(
@@ -309,7 +311,7 @@ class _Ignores:
         try:
             self._spec = GitIgnoreSpec.from_lines(patterns, Pattern, backend="simple")
         except (ValueError, re.error, re2.error) as error:
-            raise InputError(f"{IGNORE_FILE}: {error}: mend or remove the line") from error
+            raise InputError(f"{IGNORE_FILE}: {error}: fix or remove the line") from error
 
     def match(self, path: str) -> bool:
         """Say whether a path is ignored. In names that are not UTF-8 any pattern's character is
@@ -324,10 +326,10 @@ def _re2_options(re2: Any) -> Any:
 
 
 def _secret_name(path: str) -> str | None:
-    folder, _, name = path.rpartition("/")
-    secret = SECRET_FOLDERS.intersection(folder.split("/"))
+    directory, _, name = path.rpartition("/")
+    secret = SECRET_DIRECTORIES.intersection(directory.split("/"))
     if secret:
-        return f"secret by folder: {min(secret)}/"
+        return f"secret by directory: {min(secret)}/"
     entry = ENVIRONMENTS.match(name)
     if not entry and not name.endswith(ABOUT_SECRETS):
         entry = SECRETS.match(name) or _odd_secret_name(path, name)

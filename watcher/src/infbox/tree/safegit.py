@@ -11,17 +11,16 @@ import logging
 import os
 import re
 import selectors
-import signal
-import subprocess
 import time
-from contextlib import suppress
 from shlex import quote
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from infbox.log import line
+from infbox.tree import processes
 
 if TYPE_CHECKING:
+    import subprocess
     import threading
     from collections.abc import Callable
     from pathlib import Path
@@ -117,7 +116,7 @@ class SafeGit:
 
     def run(
         self,
-        folder: Path,
+        directory: Path,
         *arguments: str,
         stall: float = _STALL_SECONDS,
         also: tuple[int, ...] = (),
@@ -126,7 +125,7 @@ class SafeGit:
         """Run git, and return what it prints.
 
         Args:
-            folder: where it is run.
+            directory: where it is run.
             arguments: the command and its arguments.
             stall: seconds without a word from it after which it is ended.
             also: exit statuses other than 0 that are an answer too.
@@ -139,20 +138,15 @@ class SafeGit:
         settings = {**_SETTINGS, **self._own_settings()}
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         self.step, self._said_at = "", time.monotonic()
-        process = subprocess.Popen(
-            ["git", *options, *arguments],
-            cwd=folder,
-            env=self._environment(folder),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # so that what it starts ends with it
+        command = ["git", *options, *arguments]
+        process = processes.started(
+            command, self._environment(directory), directory=directory, is_asked=False
         )
         try:
             answer, said = self._listen(process, stall, check)
         finally:
             self.step = ""
-            _end(process)
+            processes.end(process, grace_seconds=_END_SECONDS)
         if process.returncode not in (0, *also):
             kind = FollowError if arguments[0] in _OF_A_REMOTE else LocalError
             raise kind(self._reason(said, process.returncode))
@@ -217,14 +211,14 @@ class SafeGit:
             settings[f"credential.{where.scheme}://{where.netloc}.helper"] = helper
         return settings
 
-    def _environment(self, folder: Path) -> dict[str, str]:
+    def _environment(self, directory: Path) -> dict[str, str]:
         known, key = quote(str(self._known_hosts)), quote(str(self._key))
         return {
             **{name: os.environ[name] for name in _KEPT if name in os.environ},
             "HOME": "/nonexistent",
             "LC_ALL": "C",
             "GIT_ATTR_NOSYSTEM": "1",
-            "GIT_CEILING_DIRECTORIES": str(folder.parent),
+            "GIT_CEILING_DIRECTORIES": str(directory.parent),
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_SSH_COMMAND": f"{_SSH} -o UserKnownHostsFile={known} -i {key}",
@@ -233,7 +227,7 @@ class SafeGit:
         }
 
     def _reason(self, said: str, status: int) -> str:
-        """Return in one line why git failed, and the mend where it is known."""
+        """Return in one line why git failed, and the fix where it is known."""
         if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
             return (
                 "the host has another key than the one it is known by: if its owner says that it "
@@ -245,7 +239,7 @@ class SafeGit:
                 "prints with what its owner says, and give what was scanned as known_hosts"
             )
         if "terminal prompts disabled" in said:
-            return "the remote asks for a token, or has no such repository: give one, or mend `url`"
+            return "the remote asks for a token, or has no such repository: give one, or fix `url`"
         text, _, _advice = said.replace("\r", "\n").partition("\n\n")
         told = [words.strip() for words in text.split("\n") if not _PROGRESS.match(words)]
         words = " - ".join([words for words in told if words][-2:])
@@ -254,17 +248,3 @@ class SafeGit:
     def _scan(self) -> str:
         where = urlsplit(self._remote.url)
         return f"ssh-keyscan{f' -p {where.port}' if where.port else ''} {where.hostname}"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End git and all that it started; with a little time it takes its locks away."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_END_SECONDS)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    for stream in (process.stdout, process.stderr):
-        if stream:
-            stream.close()

@@ -29,7 +29,7 @@ two in practice; a template that trims the text's last newline costs no more eit
 _SURE = 16  # equal tokens by which the pack's beginning is found
 _BAD_REQUEST = 400
 
-MEND = "start vLLM with --chat-template FILE, one that puts the system message first and unaltered"
+HINT = "start vLLM with --chat-template FILE, one that puts the system message first and unaltered"
 MEND_HEAD = (
     "start vLLM with --chat-template FILE, one that puts nothing that changes, such as a date, "
     "before the system message"
@@ -47,15 +47,15 @@ class TemplateError(Exception):
         reason: what it does.
         position: of the first token of a prompt that is not what it has to be; None where the
             template makes no prompt at all.
-        mend: what to do.
+        hint: what to do.
     """
 
-    def __init__(self, reason: str, position: int | None, mend: str = MEND) -> None:
+    def __init__(self, reason: str, position: int | None, hint: str = HINT) -> None:
         where = "" if position is None else f" (token {position} of the prompt differs)"
-        super().__init__(f"{reason}{where}: {mend}")
+        super().__init__(f"{reason}{where}: {hint}")
         self.reason = reason
         self.position = position
-        self.mend = mend
+        self.hint = hint
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ async def _with_variants(
         elif question is _TOOLS:
             warning = (
                 f"questions with tools do not begin with the pack: token {same} of their prompt "
-                f"differs: {MEND}, also with tools"
+                f"differs: {HINT}, also with tools"
             )
         elif same < len(template.head):
             reason = "what stands before the pack differs from question to question"

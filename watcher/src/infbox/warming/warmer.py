@@ -191,7 +191,7 @@ class Warmer:
         self.is_elsewhere = False
         """Whether questions go to another host, so that nothing is warmed here."""
         self.template_error: str | None = None
-        """Why no pack is warmed: what the model's chat template does, and the mend."""
+        """Why no pack is warmed: what the model's chat template does, and the fix."""
         self.template_warning: str | None = None
         """What else is wrong with it: some questions gain nothing from a warm pack."""
 
@@ -448,7 +448,7 @@ class Warmer:
                     workspace=self._name,
                     model=publication.model,
                     reason="the engine tokenises the pack otherwise, so it is asked each time",
-                    mend="let engine.tokenizer be the tokenizer.json of the model it serves",
+                    hint="let engine.tokenizer be the tokenizer.json of the model it serves",
                 )
             )
         return checked
@@ -466,7 +466,7 @@ class Warmer:
                     model=model,
                     reason=checked.reason,
                     token="-" if checked.position is None else checked.position,
-                    mend=checked.mend,
+                    hint=checked.hint,
                 )
             )
         if warning and warning != self.template_warning:
@@ -615,7 +615,7 @@ class Warmer:
         self._is_failing = True
         if is_first and not isinstance(error, TemplateError):  # of that the log has more
             _logger.warning(
-                line("not-warm", workspace=self._name, reason=error, mend="it is tried again")
+                line("not-warm", workspace=self._name, reason=error, hint="it is tried again")
             )
         if isinstance(error, EngineBusyError):
             self._count("busy")

@@ -26,9 +26,9 @@ class Report(NamedTuple):
         events: so many were taken.
         overflows: so often some were lost.
         scans: so often the whole tree was looked at.
-        unwatched_folders: that should be, and cannot.
-        polled_folders: looked at from time to time.
-        unreadable_paths: files and folders.
+        unwatched_directories: that should be, and cannot.
+        polled_directories: looked at from time to time.
+        unreadable_paths: files and directories.
     """
 
     workspace: str
@@ -40,8 +40,8 @@ class Report(NamedTuple):
     events: int = 0
     overflows: int = 0
     scans: int = 0
-    unwatched_folders: int = 0
-    polled_folders: int = 0
+    unwatched_directories: int = 0
+    polled_directories: int = 0
     unreadable_paths: int = 0
 
 
@@ -61,7 +61,7 @@ class Ready(NamedTuple):
     """Every tree was seen once. To the one who works."""
 
 
-class Doubt(NamedTuple):
+class ReadFailure(NamedTuple):
     """A workspace's index could not be read. To the one who follows."""
 
     workspace: str

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from infbox.log import line
 from infbox.runtime.notify import notify, watchdog_seconds
-from infbox.watcher.link import Alive, Changed, Doubt, Link, Ready, Report
+from infbox.watcher.link import Alive, Changed, Link, ReadFailure, Ready, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ NO_ANSWER = (
 _logger = logging.getLogger(__name__)
 
 
-def attend(service: Service, listener: socket.socket) -> int:
+def monitor(service: Service, listener: socket.socket) -> int:
     """Have a process work on what a service follows, until one of the two ends.
 
     Args:
@@ -54,7 +54,7 @@ def attend(service: Service, listener: socket.socket) -> int:
             Attendant(service, link).run()
         status = _ended(process)
     if status < 0:
-        _logger.critical(line("stopped-working", signal=-status, mend="systemd starts it again"))
+        _logger.critical(line("stopped-working", signal=-status, hint="systemd starts it again"))
         return 1
     return status
 
@@ -95,10 +95,10 @@ class Attendant:
     def _hear(self, message: object) -> None:
         if isinstance(message, Alive):
             self._is_working = True
-        elif isinstance(message, Doubt):
+        elif isinstance(message, ReadFailure):
             for follower in self._service.followers:
                 if follower.workspace == message.workspace:
-                    follower.doubt()
+                    follower.check_index()
 
     def _tell(self) -> None:
         self._service.tell_ready()
@@ -202,7 +202,7 @@ def _report(follower: Follower) -> Report:
         follower.events,
         follower.overflows,
         follower.scans,
-        follower.unwatched_folders,
-        follower.polled_folders,
+        follower.unwatched_directories,
+        follower.polled_directories,
         follower.unreadable_paths,
     )

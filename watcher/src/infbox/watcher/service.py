@@ -1,7 +1,7 @@
 """The watcher as a service: every workspace followed, packed and kept warm until told to stop.
 
 Each workspace has a thread here that follows its tree, and nothing else runs here. Packing, warming
-and the pages are the work of another process (``work.py``), which is started once this one is
+and the pages are the work of another process (``worker.py``), which is started once this one is
 ready: a connection that comes earlier waits in the listening socket.
 """
 
@@ -11,23 +11,18 @@ import contextlib
 import gc
 import json
 import logging
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from infbox.config import check_paths
-from infbox.errors import InputError, UnreadyError
+from infbox.errors import GitError, InputError, UnreadyError
 from infbox.log import line
 from infbox.runtime.background import Turns
 from infbox.runtime.notify import notify
-from infbox.runtime.serve import listening
-from infbox.tree.git import GitError
+from infbox.tree.records import Stamp
 from infbox.watching.follower import Follower, sentinel
-from infbox.watching.index import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,40 +41,9 @@ AT_WORK = 4
 microseconds only to wait on, which would take four fifths of the time until they are ready. More
 than one, since one may wait for its disk."""
 
-_PATIENCE_SECONDS = 2.0
-"""A start that takes longer is worked on before it is ready, so that one can see how it fares."""
-
 _END_SECONDS = 5.0
-_PRIVATE_UMASK = 0o027
 
 _logger = logging.getLogger(__name__)
-
-
-def run(config: Config) -> int:
-    """Run the watcher until SIGTERM or SIGINT.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        InputError: the configuration cannot be used on this machine.
-        UnreadyError: the state directory or a tree cannot be used at present.
-    """
-    check_paths(config)
-    os.umask(_PRIVATE_UMASK)
-    listener = listening(config.watcher.listen, "watcher.listen")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
-    service = Service(config)
-    try:
-        service.start(_PATIENCE_SECONDS)
-        from infbox.watcher.monitor import attend  # noqa: PLC0415  # ready comes first
-
-        return attend(service, listener)
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        notify("STOPPING=1")
-        service.stop()
 
 
 class Service:
@@ -135,12 +99,12 @@ class Service:
         _logger.info(line("ready", workspaces=len(self.followers)))
 
     def beat(self) -> None:
-        """Write to the folder that each follower watches beside its tree."""
+        """Write to the directory that each follower watches beside its tree."""
         self._beat_at = time.monotonic()
         try:
             for follower in self.followers:
-                folder = sentinel(self.config.state_dir, follower.workspace)
-                (folder / "beat").write_text(f"{self._beat_at}\n")
+                directory = sentinel(self.config.state_dir, follower.workspace)
+                (directory / "beat").write_text(f"{self._beat_at}\n")
         except OSError as error:
             _logger.error(line("no-heartbeat", file=error.filename, reason=error.strerror))
 
@@ -229,7 +193,3 @@ def named(name: str) -> Iterator[None]:
 def _was_tried(follower: Follower) -> bool:
     """Say whether a tree was seen once, or gives no answer."""
     return follower.scanned.is_set() or follower.hangs_since() is not None
-
-
-def _end(_number: int, _frame: object) -> None:
-    raise SystemExit(0)

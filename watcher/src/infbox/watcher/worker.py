@@ -23,24 +23,24 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from infbox import cli, log
-from infbox.errors import InputError
+from infbox import log
+from infbox.errors import GitError, InputError
 from infbox.log import line
 from infbox.metrics import WatcherMetrics
 from infbox.packing import tokens
 from infbox.packing.erasure.cached_chunks import CachedChunks
 from infbox.packing.overlay import BaseWorkspace
 from infbox.packing.packer import Packer
-from infbox.replicas.placement import Homes
+from infbox.replicas.placement import Placement
 from infbox.runtime import clock
+from infbox.runtime.command import exit_status
 from infbox.runtime.notify import watchdog_seconds
 from infbox.runtime.serve import server
 from infbox.tree.files import Tree
-from infbox.tree.git import GitError
 from infbox.warming.engine import Engine
 from infbox.warming.lmcache import LMCache
 from infbox.warming.warmer import Warmer
-from infbox.watcher.link import Alive, Changed, Doubt, Link, Ready, Report
+from infbox.watcher.link import Alive, Changed, Link, ReadFailure, Ready, Report
 from infbox.watcher.service import named
 from infbox.watching import index
 from infbox.watching.index import Reader, is_damage
@@ -105,9 +105,9 @@ class Source:
                 change = other
         return change
 
-    def doubt(self) -> None:
+    def report_unreadable(self) -> None:
         """Have the follower check the index, since it could not be read."""
-        self._link.send(Doubt(self.workspace))
+        self._link.send(ReadFailure(self.workspace))
 
     def close(self) -> None:
         """Let the one that waits go."""
@@ -211,7 +211,7 @@ class PackThread(threading.Thread):
             self.failing_since = time.monotonic()
         self.failure = reason
         if isinstance(error, sqlite3.Error) and is_damage(error):
-            self._source.doubt()
+            self._source.report_unreadable()
         retry = threading.Timer(pause, self._source.mark, (saved_at,))
         retry.daemon = True
         retry.start()
@@ -286,8 +286,8 @@ class Worker:
             "last_save": self._last_save,
             "save_to_indexed_seconds": report.save_to_indexed,
             "save_to_warm_seconds": warmth.save_to_warm,
-            "unwatched_folders": report.unwatched_folders,
-            "polled_folders": report.polled_folders,
+            "unwatched_directories": report.unwatched_directories,
+            "polled_directories": report.polled_directories,
             "unreadable_paths": report.unreadable_paths,
             "sections": self.thread.sections,
             "garbage": self._garbage(),
@@ -316,8 +316,8 @@ class Worker:
         while self._source.times:
             metrics.indexed.labels(name).observe(self._source.times.popleft())
         metrics.files.labels(name).set(self._files())
-        metrics.unwatched.labels(name).set(report.unwatched_folders)
-        metrics.polled.labels(name).set(report.polled_folders)
+        metrics.unwatched.labels(name).set(report.unwatched_directories)
+        metrics.polled.labels(name).set(report.polled_directories)
         metrics.unreadable.labels(name).set(report.unreadable_paths)
         metrics.readable.labels(name).set(not report.failure)
         since = self.health()[1]
@@ -467,9 +467,9 @@ class Work:
         engine = Engine(session, settings.url)
         lmcache = LMCache(session, settings.lmcache) if settings.lmcache else None
         replicas, bases = self._config.replicas, dict.fromkeys(self._bases.values())
-        homes = Homes(session, replicas, bases) if replicas else None
-        if homes:
-            looking = loop.create_task(homes.run())
+        placement = Placement(session, replicas, bases) if replicas else None
+        if placement:
+            looking = loop.create_task(placement.run())
             looking.add_done_callback(_tell_why)
             self._warming.append(looking)
         warmers: dict[str, Warmer] = {}
@@ -480,7 +480,7 @@ class Work:
                 engine,
                 self._metrics,
                 lmcache=lmcache,
-                is_here=partial(homes.is_here, base) if homes else None,
+                is_here=partial(placement.is_here, base) if placement else None,
                 base=None if base == name else warmers[base],
                 chunks=self._chunks[name],
             )
@@ -540,7 +540,7 @@ def main() -> int:
     parser.add_argument("link", type=int, help="descriptor of the socket to the other process")
     parser.add_argument("listener", type=int, help="descriptor of the socket for the pages")
     parser.set_defaults(command=_serve)
-    return cli.exit_status("infbox-watch", parser.parse_args())
+    return exit_status("infbox-watch", parser.parse_args())
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -14,15 +14,16 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from infbox.errors import InputError
+from infbox.errors import GitError, InputError
 from infbox.log import line
-from infbox.runtime.background import LONGEST_SECONDS, LOST_SECONDS, QUIET_SECONDS, Turns
+from infbox.runtime.background import LOST_SECONDS, Turns
 from infbox.tree import mounts
 from infbox.tree.files import Tree
-from infbox.tree.git import Facts, GitError
-from infbox.watching import index, inotify
+from infbox.tree.git import Facts
+from infbox.watching import edit_frequency, index, inotify
+from infbox.watching.changes import Changes
 from infbox.watching.inotify import Watch
-from infbox.watching.reconciler import Keeper
+from infbox.watching.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,55 +54,6 @@ _REMEMBERED_TIMES = 10_000
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
 
 _logger = logging.getLogger(__name__)
-
-
-class Changes:
-    """Hands changes of the index on to the thread that packs: when it is quiet, or has not been so
-    for long."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._first: float | None = None
-        self._last = 0.0
-        self._saved_at: float | None = None
-        self._is_closed = False
-
-    def mark(self, saved_at: float | None) -> None:
-        """Take note of a change.
-
-        Args:
-            saved_at: monotonic time of the save that led to it; None where none did.
-        """
-        with self._condition:
-            self._last = time.monotonic()
-            self._first = self._last if self._first is None else self._first
-            self._saved_at = saved_at if self._saved_at is None else self._saved_at
-            self._condition.notify()
-
-    def close(self) -> None:
-        """Let the one that waits go."""
-        with self._condition:
-            self._is_closed = True
-            self._condition.notify()
-
-    def wait(self) -> tuple[float | None] | None:
-        """Wait for changes, and return the time of the first save among them; None when closed."""
-        with self._condition:
-            while not self._is_closed:
-                if self._first is None:
-                    self._condition.wait()
-                    continue
-                left = due(self._first, self._last) - time.monotonic()
-                if left <= 0:
-                    saved_at, self._saved_at, self._first = self._saved_at, None, None
-                    return (saved_at,)
-                self._condition.wait(left)
-        return None
-
-
-def due(first: float, last: float) -> float:
-    """Return when changes are handed on, by the times of the first and the last, in seconds."""
-    return min(last + QUIET_SECONDS, first + LONGEST_SECONDS)
 
 
 class Follower(threading.Thread):
@@ -152,9 +104,9 @@ class Follower(threading.Thread):
         self.events = 0
         self.overflows = 0
         self.scans = 0
-        self.unwatched_folders = self.polled_folders = self.unreadable_paths = 0
+        self.unwatched_directories = self.polled_directories = self.unreadable_paths = 0
         self.sentinel_seen = 0.0
-        """When a write to the sentinel folder was heard of last, of the monotonic clock."""
+        """When a write to the sentinel directory was heard of last, of the monotonic clock."""
         self._given = self._root = root
         self._max_file_bytes = max_file_bytes
         self._control_tokens = control_tokens
@@ -165,11 +117,11 @@ class Follower(threading.Thread):
         self._index = index.opened(self.index_file)
         self._tree = self._open_tree(stored=True)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._is_stopping = self._is_doubtful = False
+        self._is_stopping = self._must_check_index = False
         self._is_watchless = False
         self._sentinel_was = 0
         self._watch = self._new_watch()
-        self._keeper: Keeper | None = None
+        self._reconciler: Reconciler | None = None
         self._work: Iterator[bool] | None = None
         self._has_more = False
         self._turns = turns or Turns(1)
@@ -187,15 +139,15 @@ class Follower(threading.Thread):
     def hangs_since(self) -> float | None:
         """Return since when the tree gives no answer, of the monotonic clock; None where it does.
         For any thread."""
-        now, turned, keeper = time.monotonic(), self._turned_at, self._keeper
+        now, turned, reconciler = time.monotonic(), self._turned_at, self._reconciler
         if turned is not None and now - turned > HUNG_SECONDS:
             return turned
-        waits = keeper.waits_since if keeper else None
+        waits = reconciler.waits_since if reconciler else None
         return waits if waits is not None and now - waits > _GIT_SECONDS else None
 
-    def doubt(self) -> None:
+    def check_index(self) -> None:
         """Have the index checked soon, since another could not read it."""
-        self._is_doubtful = True
+        self._must_check_index = True
         self._wake()
 
     def stop(self) -> None:
@@ -243,18 +195,18 @@ class Follower(threading.Thread):
 
     def _patience(self) -> float:
         """Return how long to wait for an event, in milliseconds."""
-        keeper, now = self._keeper, time.monotonic()
-        if keeper is None:
+        reconciler, now = self._reconciler, time.monotonic()
+        if reconciler is None:
             return max(self._retry_at - now, 0) * 1000
-        if keeper.has_news or (not self._is_denied and self._has_long_work(keeper)):
+        if reconciler.queues.has_news or (not self._is_denied and self._has_long_work(reconciler)):
             return 0
         moments = [now + LOST_SECONDS] if self._is_denied else []
         moments += [self._reconcile_at] if self._work is None else []
-        if self._work is None and keeper.needs_polling:
+        if self._work is None and reconciler.needs_polling:
             moments.append(self._poll_at)
-        if self._dirty_since is not None and not keeper.is_busy:
+        if self._dirty_since is not None and not reconciler.queues.is_busy:
             moments.append(self._dirty_since + _IDLE_SECONDS)
-        if (moment := keeper.due(self._work is not None)) is not None:
+        if (moment := reconciler.due(self._work is not None)) is not None:
             moments.append(moment)
         if self._work is None and (asked := self._tree.git.asked_at) is not None:
             moments.append(asked + _REST_SECONDS)
@@ -264,40 +216,41 @@ class Follower(threading.Thread):
     def _turn(self) -> None:
         now = time.monotonic()
         self._take_events(now)
-        keeper = self._keeper
-        if keeper is None:
+        reconciler = self._reconciler
+        if reconciler is None:
             if now >= self._retry_at:
                 self._begin()
             return
-        if self._is_doubtful:
-            self._is_doubtful = False
+        if self._must_check_index:
+            self._must_check_index = False
             self._index.check()
-        edits = keeper.edits
-        is_working = self._work is not None or keeper.is_busy
+        edits = reconciler.reader.edits
+        was_known = self.scanned.is_set() and not reconciler.reader.is_founding
+        is_working = self._work is not None or reconciler.queues.is_busy
         self._is_denied = is_working and not self._turns.take(self._wake)
-        work = keeper.step(now, self._work is not None, self._is_denied)
+        work = reconciler.step(now, self._work is not None, self._is_denied)
         if work:
             self._begin_work(work)
         if not self._is_denied:
             self._advance()
-        is_done = not (keeper.is_busy or self._work)
-        if is_working and (is_done or not (self._is_denied or self._has_long_work(keeper))):
+        is_done = not (reconciler.queues.is_busy or self._work)
+        if is_working and (is_done or not (self._is_denied or self._has_long_work(reconciler))):
             self._is_denied = False
             self._turns.give(self._wake)
         self._time_for_more(now)
-        self._tell(keeper, edits, now)
+        self._tell(reconciler, edits, now, was_known)
 
     def _take_events(self, now: float) -> None:
         lost = reset = False
         for event in self._watch.events():
-            if event.folder == str(self._sentinel):
+            if event.directory == str(self._sentinel):
                 self.sentinel_seen = now
                 continue
             self.events += 1
             if event.mask & inotify.OVERFLOW:
                 lost = True
-            elif self._keeper:
-                reset |= self._keeper.take(event, now)
+            elif self._reconciler:
+                reset |= self._reconciler.take(event, now)
                 if self._saved_at is None:
                     self._saved_at = time.monotonic()
         if self._is_watchless and self._sentinel_stamp() != self._sentinel_was:
@@ -305,16 +258,16 @@ class Follower(threading.Thread):
         if lost:
             self.overflows += 1
             _logger.warning(
-                line("events-lost", workspace=self.workspace, mend="the whole tree is looked at")
+                line("events-lost", workspace=self.workspace, hint="the whole tree is looked at")
             )
-        if reset or (lost and self._keeper is None):
+        if reset or (lost and self._reconciler is None):
             self._restart()
-        elif lost and self._keeper:
-            self._begin_work(self._keeper.scan(with_stamps=True))
+        elif lost and self._reconciler:
+            self._begin_work(self._reconciler.scan(with_stamps=True))
 
-    def _has_long_work(self, keeper: Keeper) -> bool:
+    def _has_long_work(self, reconciler: Reconciler) -> bool:
         """Say whether there is something to do at once that is not news."""
-        return keeper.is_busy or (self._work is not None and self._has_more)
+        return reconciler.queues.is_busy or (self._work is not None and self._has_more)
 
     def _advance(self) -> None:
         """Do a step of longer work."""
@@ -350,13 +303,13 @@ class Follower(threading.Thread):
         _logger.info(
             line("scanned", workspace=self.workspace, seconds=took, watches=len(self._watch))
         )
-        if self._keeper:
-            self._keeper.load_tracked()
+        if self._reconciler:
+            self._reconciler.load_tracked()
 
     def _time_for_more(self, now: float) -> None:
         """Begin what is to be done from time to time."""
-        keeper = self._keeper
-        if keeper is None or keeper.is_busy:
+        reconciler = self._reconciler
+        if reconciler is None or reconciler.queues.is_busy:
             return
         if self._dirty_since is not None and now >= self._dirty_since + _IDLE_SECONDS:
             self._dirty_since = None
@@ -366,36 +319,42 @@ class Follower(threading.Thread):
         self._tree.git.rest(now - _REST_SECONDS)
         if now >= self._reconcile_at:
             self._index.check()
-            keeper.check_sources()
-            self._begin_work(keeper.scan(with_stamps=True))
-        elif keeper.needs_polling and now >= self._poll_at:
-            self._begin_work(keeper.poll(), is_poll=True)
+            reconciler.check_sources()
+            self._begin_work(reconciler.scan(with_stamps=True))
+        elif reconciler.needs_polling and now >= self._poll_at:
+            self._begin_work(reconciler.poll(), is_poll=True)
 
-    def _tell(self, keeper: Keeper, edits: int, now: float) -> None:
-        """Tell what came of this turn."""
-        self.scans += keeper.scans
-        keeper.scans = 0
-        self.unwatched_folders = len(keeper.unwatched)
-        self.polled_folders = len(keeper.unwatched | keeper.blind_folders)
-        self.unreadable_paths = len(keeper.unreadable)
-        if keeper.edits != edits:
+    def _tell(self, reconciler: Reconciler, edits: int, now: float, was_known: bool) -> None:
+        """Tell what came of this turn, before which the tree was known already or not."""
+        self.scans += reconciler.scans
+        reconciler.scans = 0
+        self.unwatched_directories = len(reconciler.reader.unwatched)
+        self.polled_directories = len(
+            reconciler.reader.unwatched | reconciler.reader.blind_directories
+        )
+        self.unreadable_paths = len(reconciler.reader.unreadable)
+        if reconciler.reader.edits != edits:
             self._dirty_since = now
             self._untold = self._untold or now
             if self._saved_at is not None:
                 self.save_to_indexed = time.monotonic() - self._saved_at
                 self.times.append(self.save_to_indexed)
-        if self._untold and self._is_worth_telling(keeper, now):
+            elif was_known:
+                # A scan or a pass over what is polled came before its event, or there is none, or
+                # it was still being written then: it counts from when it was found.
+                self._saved_at = now
+        if self._untold and self._is_worth_telling(reconciler, now):
             self._untold = 0.0
             self.changes.mark(self._saved_at)
-        if not keeper.is_busy:
+        if not reconciler.queues.is_busy:
             self._saved_at = None
 
-    def _is_worth_telling(self, keeper: Keeper, now: float) -> bool:
+    def _is_worth_telling(self, reconciler: Reconciler, now: float) -> bool:
         """Say whether a pack may be made of what is in the index by now. In the midst of a
         checkout it may not: it would be another a moment later, and making it takes long."""
         if not self.scanned.is_set():
             return False
-        return keeper.backlog <= _MANY_WAITING or now - self._untold >= _UNTOLD_SECONDS
+        return reconciler.queues.backlog <= _MANY_WAITING or now - self._untold >= _UNTOLD_SECONDS
 
     # Beginning, failing, beginning again
 
@@ -405,7 +364,7 @@ class Follower(threading.Thread):
             self._root = self._tree.root
             self._mounts = self._read_mounts()
             spots = mounts.blind_spots(str(self._root), self._read_mounts(everything=True))
-            self._keeper = Keeper(
+            self._reconciler = Reconciler(
                 name=self.workspace,
                 tree=self._tree,
                 index=self._index,
@@ -415,10 +374,10 @@ class Follower(threading.Thread):
                 seed=_heats,
             )
             self._watch_sentinel()
-            self._begin_work(self._keeper.start())
+            self._begin_work(self._reconciler.start())
             for place, reason in spots.items():
                 _logger.info(
-                    line("polled", workspace=self.workspace, folder=place, file_system=reason)
+                    line("polled", workspace=self.workspace, directory=place, file_system=reason)
                 )
         except Exception as error:  # as in ``_follow``
             self._fail(error)
@@ -437,18 +396,18 @@ class Follower(threading.Thread):
         if self.failing_since is None:
             self.failing_since = time.monotonic()
         self.failure = reason
-        self._work = self._keeper = None
+        self._work = self._reconciler = None
         self._turns.give(self._wake)
         self._retry_at = time.monotonic() + self._pause(error)
         try:
             self._watch.drop(str(self._root))
             if isinstance(error, sqlite3.Error):
-                self._mend_index(error)
+                self._repair_index(error)
             else:
                 self._tree.close()
                 self._tree = self._open_tree(stored=False)
         except Exception:
-            _logger.debug(line("not-mended", workspace=self.workspace), exc_info=True)
+            _logger.debug(line("not-repaired", workspace=self.workspace), exc_info=True)
         if self.failure and not self.scanned.is_set():
             self.scanned.set()
 
@@ -460,7 +419,7 @@ class Follower(threading.Thread):
         self._failures += 1
         return min(RETRY_SECONDS * 2.0 ** min(self._failures - 1, 10), _LONGEST_RETRY_SECONDS)
 
-    def _mend_index(self, error: sqlite3.Error) -> None:
+    def _repair_index(self, error: sqlite3.Error) -> None:
         """Open the index anew; a damaged one is set aside, and made again at once."""
         self._index.close()
         last = self._index.last_edit
@@ -475,7 +434,7 @@ class Follower(threading.Thread):
     def _restart(self) -> None:
         """Look at everything anew, since the root or what is mounted in it is another."""
         self._watch.drop(str(self._root))
-        self._work = self._keeper = None
+        self._work = self._reconciler = None
         self._tree.close()
         self._tree = self._open_tree(stored=True)
         self._begin()
@@ -518,16 +477,14 @@ class Follower(threading.Thread):
 
 
 def sentinel(state_dir: Path, name: str) -> Path:
-    """Return the folder whose writes a workspace's follower must hear of."""
+    """Return the directory whose writes a workspace's follower must hear of."""
     return state_dir / "sentinel" / name
 
 
 def _heats(root: Path) -> dict[str, float]:
     """Return how often and lately files were edited, by the history of their repository."""
-    from infbox.packing import rank  # noqa: PLC0415  # only the first scan needs it
-
     try:
-        return rank.heats_from_git(root)
+        return edit_frequency.heats_from_git(root)
     except GitError as error:
         _logger.info(line("no-history", root=root, reason=error))
         return {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.errors import InputError
 from infbox.log import line
+from infbox.tree.records import Directory, Row
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -52,49 +53,6 @@ _CHECKPOINT_PAGES = 4000
 _logger = logging.getLogger(__name__)
 
 _ASKED_AT_ONCE = 500  # paths in one query; SQLite takes no more than 999 everywhere
-
-
-class Stamp(NamedTuple):
-    """What tells, without reading, that a file is as it was: bytes and nanoseconds."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """Take the stamp from what the system says of a file."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-class Row(NamedTuple):
-    """A file as it was last read.
-
-    Attributes:
-        size: in bytes; with the two times, in nanoseconds, the stamp.
-        mtime_ns: of the content; -1 where a later look must not trust the stamp.
-        ctime_ns: of the content or what the file system keeps about it.
-        digest: xxh3_128 of the bytes, hex.
-        refused: the rule about content that keeps it out, or None.
-        edit: a number that grows with each edit seen; 0 for a file as it was first found.
-        heat: how often and how lately it was edited.
-    """
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    digest: str
-    refused: str | None
-    edit: int = 0
-    heat: float = 0.0
-
-
-class Folder(NamedTuple):
-    """A folder as it was last listed; a border is a repository of its own, and is not entered."""
-
-    mtime_ns: int
-    ctime_ns: int
-    is_border: bool = False
 
 
 class File(NamedTuple):
@@ -220,22 +178,22 @@ class Index:
         ).fetchall()
 
     def paths(self, below: str = "") -> set[str]:
-        """Return all files' paths, or those below a folder."""
+        """Return all files' paths, or those below a directory."""
         return {os.fsdecode(path) for (path,) in self._below("files", below)}
 
-    def folder(self, path: str) -> Folder | None:
-        """Return a folder's row, or None."""
+    def directory(self, path: str) -> Directory | None:
+        """Return a directory's row, or None."""
         found = self._db.execute(
             "SELECT mtime_ns, ctime_ns, is_border FROM folders WHERE path = ?", (os.fsencode(path),)
         ).fetchone()
-        return Folder(found[0], found[1], bool(found[2])) if found else None
+        return Directory(found[0], found[1], bool(found[2])) if found else None
 
-    def folders(self) -> list[tuple[bytes, int, int, int]]:
-        """Return all folders in order of their paths: path, mtime, ctime, whether a border."""
+    def directories(self) -> list[tuple[bytes, int, int, int]]:
+        """Return all directories in order of their paths: path, mtime, ctime, whether a border."""
         return self._db.execute("SELECT * FROM folders ORDER BY path").fetchall()
 
-    def folder_paths(self, below: str = "") -> set[str]:
-        """Return all folders' paths, or those below a folder."""
+    def directory_paths(self, below: str = "") -> set[str]:
+        """Return all directories' paths, or those below a directory."""
         return {os.fsdecode(path) for (path,) in self._below("folders", below)}
 
     def write(self, rows: Mapping[str, Row], gone: Collection[str] = ()) -> None:
@@ -262,11 +220,13 @@ class Index:
             [(heat, os.fsencode(path)) for path, heat in heats.items()],
         )
 
-    def write_folders(self, folders: Mapping[str, Folder], gone: Iterable[str] = ()) -> None:
-        """Write these folders and forget those that are gone. Within a transaction."""
+    def write_directories(
+        self, directories: Mapping[str, Directory], gone: Iterable[str] = ()
+    ) -> None:
+        """Write these directories and forget those that are gone. Within a transaction."""
         self._db.executemany(
             "INSERT OR REPLACE INTO folders VALUES (?, ?, ?, ?)",
-            [(os.fsencode(path), *folder) for path, folder in folders.items()],
+            [(os.fsencode(path), *directory) for path, directory in directories.items()],
         )
         self._db.executemany(
             "DELETE FROM folders WHERE path = ?", [(os.fsencode(path),) for path in gone]
@@ -277,10 +237,10 @@ class Index:
         found = self._db.execute("SELECT count(*) - count(refused), count(*) FROM files").fetchone()
         return found[0], found[1]
 
-    def _below(self, table: str, folder: str) -> Iterable[tuple[bytes]]:
-        if not folder:
+    def _below(self, table: str, directory: str) -> Iterable[tuple[bytes]]:
+        if not directory:
             return self._db.execute(f"SELECT path FROM {table}")  # noqa: S608  # names of ours
-        start = os.fsencode(folder) + b"/"
+        start = os.fsencode(directory) + b"/"
         return self._db.execute(
             f"SELECT path FROM {table} WHERE path >= ? AND path < ?",  # noqa: S608
             (start, start[:-1] + b"0"),  # the byte after the slash
@@ -436,7 +396,7 @@ def set_aside(file: Path, reason: object) -> Path:
     """Move a damaged index out of the way, and say so; one that was moved before is replaced."""
     aside = file.with_name(f"{file.name}.damaged")
     _logger.warning(
-        line("index-damaged", file=file, reason=reason, aside=aside, mend="it is built anew")
+        line("index-damaged", file=file, reason=reason, aside=aside, hint="it is built anew")
     )
     for part in ("-wal", "-shm"):
         file.with_name(file.name + part).unlink(missing_ok=True)

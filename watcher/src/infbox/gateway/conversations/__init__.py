@@ -2,5 +2,5 @@
 
 A conversation is known by its own messages (``chain``). It keeps the pack that it began with
 (``records``), is told at a user message what changed since (``notes``), and moves to the present
-pack by a rule (``moving``). ``keeper`` puts this together; ``docs/conversations.md`` shows it.
+pack by a rule (``moving``). ``service`` puts this together; ``docs/conversations.md`` shows it.
 """

@@ -17,10 +17,10 @@ from infbox.packing.tokens import BYTES_PER_TOKEN
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from infbox.gateway.connection import Headers
     from infbox.gateway.conversations.forms import Dialogue
     from infbox.gateway.conversations.notes import Note
     from infbox.gateway.conversations.records import Record, Records
-    from infbox.gateway.forwarder import Headers
     from infbox.packing.published import Pack
 
 NEW, KEPT, MOVED = "new", "kept", "moved"

@@ -104,7 +104,7 @@ class Records:
 
     Raises:
         sqlite3.DatabaseError: the file is no database, is damaged, or of another version.
-        OSError: the folder cannot be used.
+        OSError: the directory cannot be used.
     """
 
     def __init__(self, file: Path) -> None:
@@ -353,7 +353,7 @@ def opened(file: Path) -> Records:
     says.
 
     Raises:
-        OSError, sqlite3.Error: the folder cannot be used.
+        OSError, sqlite3.Error: the directory cannot be used.
     """
     file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     try:

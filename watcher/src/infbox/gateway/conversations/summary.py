@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from infbox.gateway.conversations.deciding import Turn
-    from infbox.gateway.responses import Usage
+    from infbox.metrics import Usage
 
 SECONDS = 3600.0
 _MOST_TURNS = 1000  # of a workspace

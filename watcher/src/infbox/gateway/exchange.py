@@ -1,0 +1,108 @@
+"""A request and its answer, and what a request's headers tell the gateway."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from infbox.gateway.refusals import BAD_REQUEST, UNAUTHORIZED, RefusalError
+
+if TYPE_CHECKING:
+    from infbox.gateway.bodies import Lease
+    from infbox.gateway.connection import Incoming, Outgoing
+    from infbox.gateway.upstream.replicas import Handover
+    from infbox.status.history import FirstEvent
+
+_USER = re.compile("[a-z0-9][a-z0-9._-]{0,31}")  # so that no stranger makes labels of metrics
+
+
+@dataclass
+class Exchange:
+    """A request and its answer.
+
+    Attributes:
+        incoming: the request.
+        outgoing: the answer.
+        events: notes when it began.
+        began: monotonic time at which the request arrived, in seconds.
+        user: whose key it came with.
+        lease: of the memory for its body.
+        is_counted: whether it is counted as under way where it came from.
+        handover: where it goes to a replica; None where it is answered here.
+        own_workspace: that it names, where it is answered here.
+    """
+
+    incoming: Incoming
+    outgoing: Outgoing
+    events: FirstEvent
+    began: float
+    user: str
+    lease: Lease
+    is_counted: bool = False
+    handover: Handover | None = None
+    own_workspace: str = ""
+
+    @property
+    def workspace(self) -> str:
+        """The workspace that the request names; empty where it names none."""
+        return self.handover.workspace if self.handover else self.own_workspace
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a replica has it, which then counts it."""
+        return self.handover is not None and self.handover.is_out
+
+
+def user_of(incoming: Incoming) -> str:
+    """Return whose key the request came with, as Caddy says; empty where it does not."""
+    names = incoming.header(b"x-infbox-user")
+    return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
+
+
+def check_user(user: str, *, is_required: bool) -> None:
+    """Verify that a request came through who knows the users, where there is somebody.
+
+    Args:
+        user: whose key it came with; empty for nobody's.
+        is_required: whether it must have one.
+
+    Raises:
+        RefusalError: it must, and has none.
+    """
+    if is_required and not user:
+        raise RefusalError(
+            UNAUTHORIZED,
+            "The request came without a user. Ask at the server's address, with a key; on the "
+            "host itself with the header X-Infbox-User.",
+        )
+
+
+def most_at_once(incoming: Incoming) -> int:
+    """Return how many requests the user may have under way, as Caddy says; 0 is any number."""
+    given = incoming.header(b"x-infbox-concurrent")
+    return int(given[0]) if len(given) == 1 and given[0].isascii() and given[0].isdigit() else 0
+
+
+def wants_fit(incoming: Incoming) -> bool:
+    """Say whether a request's headers have the pack cut to fit.
+
+    Raises:
+        RefusalError: it cannot be told.
+    """
+    given = incoming.header(b"x-infbox-pack")
+    if given not in ([], ["fit"], ["whole"]):
+        raise RefusalError(BAD_REQUEST, "The header X-Infbox-Pack must be `fit` or `whole`.")
+    return given == ["fit"]
+
+
+def workspace_of(incoming: Incoming) -> str:
+    """Return the workspace that a request's headers name; empty where they name none.
+
+    Raises:
+        RefusalError: they name several.
+    """
+    names = incoming.header(b"x-infbox-workspace")
+    if len(names) > 1:
+        raise RefusalError(BAD_REQUEST, f"X-Infbox-Workspace names several: {', '.join(names)}.")
+    return names[0] if names else ""

@@ -1,0 +1,149 @@
+"""Making of a client's request the one that goes to vLLM: with its pack, by its conversation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from infbox.gateway import bodies, fields, requests
+from infbox.gateway.apis import APIS
+from infbox.gateway.conversations import clients, system_messages, volatile
+from infbox.gateway.conversations.deciding import Asked
+from infbox.gateway.exchange import wants_fit, workspace_of
+from infbox.gateway.requests import Question
+
+if TYPE_CHECKING:
+    from infbox.config import Config
+    from infbox.gateway.bodies import Body
+    from infbox.gateway.conversations.deciding import Turn
+    from infbox.gateway.conversations.service import Conversations
+    from infbox.gateway.exchange import Exchange
+    from infbox.gateway.requests import Named
+    from infbox.gateway.upstream.engine import Engine
+    from infbox.gateway.upstream.replicas import Handover
+    from infbox.gateway.workspaces import Workspaces
+    from infbox.metrics import GatewayMetrics
+    from infbox.packing.published import Pack
+
+
+class Questions:
+    """Reads requests, and puts packs in front of those that ask for one.
+
+    Args:
+        config: of the gateway.
+        engine: whose model is asked for.
+        workspaces: that requests may name.
+        conversations: that requests may be of.
+        metrics: to count in.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        workspaces: Workspaces,
+        conversations: Conversations,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self._engine = engine
+        self._window = config.engine.max_model_len
+        self._limit = config.gateway.max_body_bytes
+        self._strips = config.gateway.strip_volatile
+        self._workspaces = workspaces
+        self._conversations = conversations
+        self._metrics = metrics
+        self._reader = bodies.Reader()
+        self._later_system = system_messages.LaterSystem(engine.url, engine.model)
+
+    def close(self) -> None:
+        """End what reads large bodies."""
+        self._reader.close()
+
+    async def read_whole(self, exchange: Exchange, handover: Handover) -> None:
+        """Read what a request asks for, so that it is known where it goes.
+
+        Raises:
+            RefusalError: it names a workspace that there is not, or cannot be understood.
+            ClientGoneError: the client left.
+            TooLargeError: the body is over the limit.
+        """
+        handover.incoming.check_announced_size()
+        chunks = await handover.incoming.body(exchange.lease)
+        handover.body = await self._reader.run(exchange.lease.size, b"".join, chunks)
+        body = await self._opened(exchange, [handover.body])
+        asked = requests.named(body, workspace_of(handover.incoming), self._engine.model)
+        if asked is not None:
+            self._workspaces.check(asked.workspace)
+            handover.workspace = asked.workspace
+
+    async def question(self, exchange: Exchange) -> Question:
+        """Return the request as it goes to vLLM, with the pack where one is asked for.
+
+        Raises:
+            RefusalError: it says what must not be said, or no pack can be put in.
+            ClientGoneError: the client left.
+            TooLargeError: the body is over the limit.
+        """
+        incoming = exchange.incoming
+        incoming.check_announced_size()
+        if incoming.path not in fields.FIELDS or incoming.method != "POST":
+            return Question()
+        body = await self._opened(exchange, await incoming.body(exchange.lease))
+        api, model = APIS.get(incoming.path), self._engine.model
+        asked = requests.named(body, workspace_of(incoming), model) if api else None
+        if asked is not None:
+            self._workspaces.check(asked.workspace)
+        if api is None or asked is None or asked.model not in (None, model):
+            return Question([body.data], limit=body.limit)  # vLLM says best which models there are
+        pack = self._workspaces.pack(asked.workspace)
+        if pack is None:
+            self._metrics.without_pack.labels(asked.workspace).inc()
+        size = exchange.lease.size
+        turn = await self._turn(exchange, asked, pack)
+        told = api, asked, turn, self._window, wants_fit(incoming)
+        question = await self._reader.run(size, requests.question, *told)
+        exchange.lease.resize(question.size)
+        self.note_front(question)
+        return question
+
+    def note_front(self, question: Question) -> None:
+        """Note how much of the pack goes out, where that may be less than all of it."""
+        if question.turn and question.front and question.bare is not None:
+            self._conversations.note_front(question.turn, question.front.tokens)
+
+    async def _opened(self, exchange: Exchange, chunks: list[bytes]) -> Body:
+        """Return a body with what is for clients.
+
+        Raises:
+            RefusalError: it says what must not be said, or cannot be understood.
+        """
+        lease, incoming = exchange.lease, exchange.incoming
+        for encoding in incoming.header(b"content-encoding"):
+            if encoding.lower() != "identity":
+                chunks = await self._reader.run(
+                    self._limit, bodies.inflated, chunks, encoding, self._limit
+                )
+                lease.resize(max(lease.size, sum(map(len, chunks))))
+        told = incoming.path, chunks, exchange.user, self._window
+        return await self._reader.run(exchange.lease.size, bodies.opened, *told)
+
+    async def _turn(self, exchange: Exchange, named: Named, pack: Pack | None) -> Turn:
+        """Return how a request goes out, by the conversation that it is of."""
+        incoming, size = exchange.incoming, exchange.lease.size
+        client = clients.family("".join(incoming.header(b"user-agent")))
+        request = await self._reader.run(size, named.body.taken)
+        if self._strips:
+            request = volatile.without(incoming.path, request)
+        request = system_messages.of_developers(incoming.path, request)
+        user, model = exchange.user, named.model or self._engine.model
+        asked = Asked(
+            incoming.path, request, size, named.workspace, user, model, client, self._window
+        )
+        turn = await self._conversations.turn(asked, pack)
+        if turn.record is not None:
+            told = turn.state, turn.beginning, turn.note_tokens
+            self._metrics.count_turn(named.workspace, client, *told)
+        if system_messages.are_there(incoming.path, turn.request) and not (
+            await self._later_system.is_taken(self._engine.session)
+        ):
+            turn.request = system_messages.in_questions(incoming.path, turn.request)
+        return turn

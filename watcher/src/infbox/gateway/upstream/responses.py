@@ -1,0 +1,159 @@
+"""Handing vLLM's answers on, and reading from them what they cost."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from infbox.gateway.refusals import BAD_REQUEST
+from infbox.gateway.upstream import client
+from infbox.metrics import Usage
+
+if TYPE_CHECKING:
+    from infbox.gateway.apis import Api
+    from infbox.gateway.connection import Headers, Outgoing
+
+_TAIL_BYTES = 4096  # the end of an answer, where its usage stands
+_WHOLE_BYTES = 1024 * 1024  # an answer is held so far, for its usage to become a header
+_EVENT_BYTES = 256 * 1024  # an event is held so far until it is whole
+
+_USAGE = re.compile(rb'"usage":\s*(?=\{)')
+_DECODER = json.JSONDecoder()
+
+
+async def hand_on(
+    answer: aiohttp.ClientResponse, marks: Headers, api: Api, outgoing: Outgoing
+) -> Usage | None:
+    """Hand an answer on as it comes, or at once where it is whole and small.
+
+    An answer that vLLM breaks off ends in the API's error event where it is a stream of events,
+    else in a connection that is closed early: never in what looks whole. Of one that had not begun
+    to go to the client nothing goes there.
+
+    Args:
+        answer: of vLLM.
+        marks: further headers.
+        api: the API that it is an answer of.
+        outgoing: where it goes.
+
+    Returns:
+        What it cost; None where it does not say.
+
+    Raises:
+        aiohttp.ClientError: vLLM broke off what is no stream of events, or had not begun.
+    """
+    headers = [*client.answer_headers(answer), *marks]
+    if answer.content_type == "text/event-stream":
+        await outgoing.start(answer.status, headers)
+        return await _hand_on_events(answer, api, outgoing)
+    is_small = (answer.content_length or _WHOLE_BYTES + 1) <= _WHOLE_BYTES
+    if answer.status >= BAD_REQUEST or (marks and is_small):
+        return await _hand_on_whole(answer, headers, outgoing)
+    await outgoing.start(answer.status, headers)
+    tail = b""
+    async for chunk in answer.content.iter_any():
+        await outgoing.write(chunk)
+        tail = _end(tail, chunk)
+    await outgoing.end()
+    return usage_in(tail)
+
+
+async def _hand_on_whole(
+    answer: aiohttp.ClientResponse, headers: Headers, outgoing: Outgoing
+) -> Usage | None:
+    """Hand an answer on once it is whole, with its count of cached tokens in a header."""
+    body = await answer.read()
+    usage = usage_in(body)
+    if usage and usage.cached is not None:
+        headers = [*headers, (b"x-infbox-cached-tokens", str(usage.cached).encode())]
+    await outgoing.start(answer.status, headers)
+    await outgoing.write(body)
+    await outgoing.end()
+    return usage
+
+
+async def _hand_on_events(
+    answer: aiohttp.ClientResponse, api: Api, outgoing: Outgoing
+) -> Usage | None:
+    events, tail = Events(), b""
+    try:
+        async for chunk in answer.content.iter_any():
+            whole = events.take(chunk)
+            if whole:
+                await outgoing.write(whole)
+                tail = _end(tail, whole)
+    except aiohttp.ClientError:
+        if events.is_torn or not outgoing.status:
+            raise
+        await outgoing.write(api.broken_off(tail))
+    else:
+        if events.rest:
+            await outgoing.write(events.rest)
+    await outgoing.end()
+    return usage_in(tail)
+
+
+class Events:
+    """A stream of events, cut where one ends, so that one of ours can follow at any time."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+        """The beginning of an event."""
+        self.is_torn = False
+        """Whether an event was so long that its beginning is already given away."""
+
+    def take(self, chunk: bytes) -> bytes:
+        """Return as much as is whole of what came so far and was not yet returned."""
+        if self.rest:
+            chunk = self.rest + chunk
+        end = chunk.rfind(b"\n\n") + 2
+        if end > 1:
+            self.is_torn = False
+        elif self.is_torn or len(chunk) > _EVENT_BYTES:
+            self.is_torn, end = True, len(chunk) - 1  # a line's end may come in two pieces
+        else:
+            end = 0
+        self.rest = chunk[end:]
+        return chunk[:end]
+
+
+def parsed(data: bytes) -> dict[str, Any] | None:
+    """Return a JSON object, or None for anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def usage_in(data: bytes) -> Usage | None:
+    """Return the last usage that an answer, or its end, tells of; None where there is none."""
+    places = [match.end() for match in _USAGE.finditer(data)]
+    if not places:
+        return None
+    try:
+        told, _ = _DECODER.raw_decode(data[places[-1] :].decode(errors="replace"))
+        return _usage(told)
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _usage(told: dict[str, Any]) -> Usage:
+    """Read a usage in the words of any of the APIs."""
+    if "prompt_tokens" in told:
+        cached = (told.get("prompt_tokens_details") or {}).get("cached_tokens")
+        return Usage(told["prompt_tokens"], cached, told.get("completion_tokens") or 0)
+    prompt, completion = int(told.get("input_tokens") or 0), int(told.get("output_tokens") or 0)
+    if "input_tokens_details" in told:
+        cached = (told["input_tokens_details"] or {}).get("cached_tokens")
+        return Usage(prompt, cached, completion)
+    cached = told.get("cache_read_input_tokens")  # Anthropic counts the others only as input
+    others = (cached or 0) + (told.get("cache_creation_input_tokens") or 0)
+    return Usage(prompt + others, cached, completion)
+
+
+def _end(tail: bytes, chunk: bytes) -> bytes:
+    return chunk[-_TAIL_BYTES:] if len(chunk) >= _TAIL_BYTES else (tail + chunk)[-_TAIL_BYTES:]
