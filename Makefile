@@ -59,6 +59,8 @@ fuzz: $(STAMP) ## Look for inputs that break a budget or a promise; FUZZ_SECONDS
 bench: $(STAMP) ## Measure the watcher and its packs against floors and peers of the same run
 	@$(BIN)/python -m bench.watch
 	@$(BIN)/python -m bench.replay
+	@$(BIN)/python -m bench.use
+	@$(BIN)/python -m bench.retrieval
 
 simulate: $(STAMP) ## How many hosts for how many developers: simulate and draw docs/scale.md's plots
 	@$(BIN)/python -m bench.scale --plots docs/scale $(ARGS)

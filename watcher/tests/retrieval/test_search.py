@@ -85,3 +85,39 @@ def test_odd_questions_are_no_trouble() -> None:
     for question in odd:
         choose(filled(FILES), question, lambda _: False, 500, ESTIMATE)
     assert choose(Texts(), "discount", lambda _: False, 500, ESTIMATE) == []
+
+
+def test_a_file_whose_path_has_the_word_does_not_come_whole_before_others() -> None:
+    body = "".join(f"    turn_{n} = {n}\n" for n in range(50))
+    parts = "".join(f"def part_{n}():\n{body}\n" for n in range(20))
+    texts = filled(
+        {
+            "discount.py": parts,
+            **{f"other/{n}.py": f"def other_{n}():\n{body}" for n in range(60)},
+            "shop/price.py": f"def reduced():\n    discount = discount + more_discount\n{body}",
+        }
+    )
+    found = choose(texts, "discount", lambda _: False, 9000, ESTIMATE)
+    order = [each.place.path for each in found]
+    assert order[0] == "discount.py"
+    assert order.index("shop/price.py") < order.count("discount.py")
+
+
+def test_of_equal_matches_the_file_that_is_edited_of_late_comes_first() -> None:
+    texts = filled({f"{name}.py": f"def discount():\n{PADDING}" for name in "abc"})
+    for edited in "abc":
+        heat = {f"{edited}.py": 3.0}
+        found = choose(
+            texts,
+            "discount",
+            lambda _: False,
+            2000,
+            ESTIMATE,
+            heat=lambda path, h=heat: h.get(path, 0.0),
+        )
+        assert found[0].place.path == f"{edited}.py"
+
+
+def test_a_reason_names_the_words_that_were_found() -> None:
+    found = choose(filled(FILES), "discount of a customer", lambda _: False, 2000, ESTIMATE)
+    assert found[0].reason == "has discount, customer"

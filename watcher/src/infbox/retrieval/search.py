@@ -14,6 +14,7 @@ from infbox.packing.kinds import FileKind, kind_of
 from infbox.packing.pack import section
 from infbox.retrieval import questions
 from infbox.retrieval.texts import Weights
+from infbox.retrieval.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,9 +51,13 @@ NAMED_SHARE = 0.6
 FILE_SHARE = 0.15
 """How much the best other matches in the same file add to a chunk's score."""
 
+REPEAT = 0.95
+"""What each further match in a file is worth of the one before."""
+
 EDITED_SHARE = 0.5
 """How much more, at most, a match is worth in a file that is edited all the time."""
 
+_TOLD_WORDS = 6  # in a reason
 _HEADING_CHARS = 24  # of a section beside its path and its lines
 _MOST_CHARS_PER_TOKEN = 7  # of sources; what is longer than that need not be read to be counted
 _LEAST_ROOM = 40  # tokens: no chunk with its heading is shorter
@@ -117,7 +122,7 @@ def choose(
             text = texts.text(place)
             cost = tokenizer.count(text) + _heading_tokens(place, tokenizer)
             if text.strip() and cost <= left - spare:
-                taken[place.id] = Chosen(place, text, reason)
+                taken[place.id] = Chosen(place, text, reason or _shared(asked, place, text))
                 left -= cost
     return list(taken.values())
 
@@ -194,28 +199,36 @@ def _files(texts: Texts, named: str) -> list[str]:
 def _matching(
     texts: Texts, asked: Question, heat: Callable[[str], float]
 ) -> Iterator[tuple[Place, str]]:
-    """Yield chunks that have words of the question, the best first."""
+    """Yield chunks that have words of the question, the best first, without a reason.
+
+    Each further one of a file counts less, so that a file whose path has the words does not come
+    whole.
+    """
     scores = dict(_scores(texts, asked))
-    places = texts.places(scores)
-    by_file: dict[str, list[float]] = defaultdict(list)
-    for id_, place in places.items():
-        by_file[place.path].append(scores[id_])
-    worth = {
-        id_: (scores[id_] + FILE_SHARE * _others(by_file[place.path], scores[id_]))
-        * KIND_WEIGHTS[kind_of(place.path)]
-        * _edited(heat(place.path))
-        for id_, place in places.items()
-    }
-    for id_ in sorted(worth, key=lambda id_: (-worth[id_], id_)):
-        yield places[id_], f"matches the question's words ({worth[id_]:.1f})"
+    by_file: dict[str, list[Place]] = defaultdict(list)
+    for place in texts.places(scores).values():
+        by_file[place.path].append(place)
+    worth: list[tuple[float, Place]] = []
+    for path, places in by_file.items():
+        best = sorted((scores[place.id] for place in places), reverse=True)
+        factor = KIND_WEIGHTS[kind_of(path)] * _edited(heat(path))
+        for nth, place in enumerate(sorted(places, key=lambda place: -scores[place.id])):
+            others = sum(best[:3]) - min(scores[place.id], best[0])
+            own = scores[place.id] * REPEAT**nth + FILE_SHARE * others
+            worth.append((own * factor, place))
+    for _, place in sorted(worth, key=lambda each: (-each[0], each[1].id)):
+        yield place, ""
+
+
+def _shared(asked: Question, place: Place, text: str) -> str:
+    """Say which words of a question a chunk has, as people see them."""
+    has = {*words(text), *words(place.path)}
+    common = [word for word in asked.words if word in has][:_TOLD_WORDS]
+    return f"has {', '.join(common)}" if common else "has forms of the question's words"
 
 
 def _edited(heat: float) -> float:
     return 1 + EDITED_SHARE * heat / (1 + heat)
-
-
-def _others(scores: Sequence[float], own: float) -> float:
-    return sum(sorted(scores, reverse=True)[:3]) - min(own, max(scores))
 
 
 def _scores(texts: Texts, asked: Question) -> list[tuple[int, float]]:

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 MAX_WORDS = 4000
 """Of a chunk: a definition that is shown whole has some 1,500."""
 
-MAX_MATCHES = 30_000
+MAX_MATCHES = 12_000
 """Chunks that one question may match, by the words that are rarest: the time that it takes."""
 
-LEAST_WORDS = 4
+LEAST_WORDS = 2
 """Words of a question that are looked for however many chunks have them."""
 
 _BATCH = 500  # files in one transaction
