@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.retrieval.words import MAX_LENGTH, MAX_PARTS, words
+from infbox.retrieval.words import MAX_LENGTH, MAX_PARTS, joined, words
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,5 @@ def test_any_text_gives_words_of_bounded_length_without_what_the_index_would_spl
 ) -> None:
     found = list(words(text))
     assert len(found) <= (MAX_PARTS + 1) * (len(text) + 1)
+    assert joined(text, 1000).split() == found
     assert all(word and not word.isspace() and '"' not in word for word in found)

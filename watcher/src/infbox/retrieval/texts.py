@@ -18,7 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from infbox.retrieval import chunks as cutting
-from infbox.retrieval.words import words
+from infbox.retrieval.words import joined, words
 from infbox.watching.index import is_damage
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from infbox.retrieval.chunks import Chunk
 
 MAX_WORDS = 4000
-"""Of a chunk: a definition that is shown whole has some 1,500."""
+"""Identifiers of a chunk: a definition that is shown whole has some 500."""
 
 MAX_MATCHES = 12_000
 """Chunks that one question may match, by the words that are rarest: the time that it takes."""
@@ -41,7 +41,7 @@ _BATCH = 500  # files in one transaction
 _ASKED_AT_ONCE = 500
 _REMEMBERED_COUNTS = 20_000
 
-_VERSION = 300 + cutting.VERSION
+_VERSION = 100 + cutting.VERSION
 _SCHEMA = """
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, name BLOB NOT NULL, digest TEXT NOT NULL
@@ -354,8 +354,7 @@ def _place(row: tuple[int, bytes, int, int, int, str]) -> Place:
 
 def _columns(path: str, names: str, text: str) -> tuple[str, str, str]:
     """Return what FTS5 is told of a chunk: the same each time."""
-    body = islice(words(text), MAX_WORDS)
-    return " ".join(words(path)), " ".join(words(names)), " ".join(body)
+    return joined(path, MAX_WORDS), joined(names, MAX_WORDS), joined(text, MAX_WORDS)
 
 
 def _packed(text: str) -> bytes:

@@ -49,17 +49,30 @@ def words(text: str) -> Iterator[str]:
         text: any; encoded data, by its length, gives no words.
     """
     for run in _RUN.findall(text):
-        if len(run) <= MAX_LENGTH:
-            yield from split(run)
+        yield from _split(run)
+
+
+def joined(text: str, most: int) -> str:
+    """Return the words of the first so many identifiers of a text, with spaces between.
+
+    It is what ``words`` gives, in a third of the time: nearly all of an index's text goes through.
+    """
+    return " ".join(map(_joined, _RUN.findall(text)[:most]))
 
 
 @lru_cache(_REMEMBERED)
-def split(identifier: str) -> tuple[str, ...]:
+def _joined(identifier: str) -> str:
+    return " ".join(_split(identifier))
+
+
+def _split(identifier: str) -> tuple[str, ...]:
     """Return an identifier in lower case, and its parts where there are several.
 
     Args:
-        identifier: of letters, digits and underscores.
+        identifier: of letters, digits and underscores; nothing comes of one that is too long.
     """
+    if len(identifier) > MAX_LENGTH:
+        return ()
     lowered = identifier.lower()
     if not identifier.isascii():
         return tuple(filter(None, lowered.split("_")))[:MAX_PARTS]
