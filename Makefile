@@ -14,9 +14,9 @@ COMPILE := $(LOCK) --universal
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
 
-help: ## Say what can be made
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): requirements/dev.txt
@@ -28,48 +28,52 @@ $(STAMP): requirements/dev.txt
 	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable watcher
 	@touch $@
 
-lab: $(STAMP) ## Make what lab hosts need: Engine, registry, images
+lab: $(STAMP) ## Set up the lab: Docker Engine, registry, images of lab hosts
 	@$(BIN)/python -m lab up
 
-demo: lab ## Show the whole line on this machine; WORKSPACE=DIR for another source tree
-	@$(BIN)/python -m demo up $(if $(WORKSPACE),--workspace "$(WORKSPACE)")
+demo: lab ## Deploy a demo host on this machine and query it; WORKSPACE=DIR for another source tree
+	@$(BIN)/python -m demo up $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(PICTURE),--picture "$(PICTURE)")
 
-demo-down: $(STAMP) ## Remove every trace of the demo and the lab
+ask: export INFBOX_QUESTION := $(value Q)
+ask: $(STAMP) ## Ask a question: Q="…"; of the demo, or ARGS="--server https://SERVER --ca root.crt"
+	@$(BIN)/python -m demo ask $(ARGS) -- "$$INFBOX_QUESTION"
+
+demo-down: $(STAMP) ## Remove the demo and the lab completely
 	@$(BIN)/python -m lab down --all
 
-test: $(STAMP) ## Prove everything: lint, unit, molecule, the whole system; CHANGED=1 or COMMIT leaves out what no change can touch
+test: $(STAMP) ## Run all tests: lint, unit, molecule, whole system; CHANGED=1 or CHANGED=COMMIT runs only those affected by changes
 	@$(BIN)/python -m tests.run $(if $(CHANGED),--changed $(CHANGED))
 
-test-fast: $(STAMP) ## Lint, unit and rendering tests; no lab
+test-fast: $(STAMP) ## Run lint, unit and rendering tests, without the lab
 	@$(BIN)/python -m tests.run --fast
 
-molecule: lab ## The molecule scenarios alone; SCENARIO=NAME for one
+molecule: lab ## Run the molecule scenarios of the roles; SCENARIO=NAME for one
 	$(if $(SCENARIO),$(BIN)/molecule test --scenario-name $(SCENARIO),$(BIN)/python -m tests.run --only roles)
 
-system: lab ## The whole-system test alone
+system: lab ## Run the whole-system tests
 	$(BIN)/pytest -m "lab and not long" tests/system
 
-lint: $(STAMP) ## ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documents, dashboards, alerts
+lint: $(STAMP) ## Run ansible-lint, yamllint, ruff, mypy, shellcheck, specs, documents, dashboards, alerts
 	@$(BIN)/python -m tests.run --only lint
 
-fuzz: $(STAMP) ## Look for inputs that break a budget or a promise; FUZZ_SECONDS=3600 (an hour), FUZZ_SEED=N
+fuzz: $(STAMP) ## Fuzz the watcher and the gateway; FUZZ_SECONDS=3600 (default: an hour), FUZZ_SEED=N
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),3600) FUZZ_SEED=$(or $(FUZZ_SEED),$(shell date +%s)) \
 	$(BIN)/pytest -n 2 --dist loadfile -c watcher/pyproject.toml watcher/tests/fuzz
 
-bench: $(STAMP) ## Measure the watcher and its packs against floors and peers of the same run
+bench: $(STAMP) ## Benchmark the watcher and its packs against lower bounds and alternatives
 	@$(BIN)/python -m bench.watch
 	@$(BIN)/python -m bench.replay
 	@$(BIN)/python -m bench.use
 	@$(BIN)/python -m bench.retrieval
 
-simulate: $(STAMP) ## How many hosts for how many developers: simulate and draw docs/scale.md's plots
+simulate: $(STAMP) ## Simulate how many hosts a number of developers needs, and draw the plots of docs/scale.md
 	@$(BIN)/python -m bench.scale --plots docs/scale $(ARGS)
 
-docs: $(STAMP) ## Generate the role pages from their specs, and the dashboards
+docs: $(STAMP) ## Generate the role pages (README.md) and the Grafana dashboards
 	@$(BIN)/python tools/role_docs.py
 	@$(BIN)/python tools/dashboards.py
 
-lock: $(STAMP) ## Pin requirements anew, with hashes
+lock: $(STAMP) ## Update the pinned Python requirements, with hashes
 	cd watcher && $(COMPILE) --python-version 3.10 -o requirements.txt requirements.in
 	$(COMPILE) --python-version 3.11 -c watcher/requirements.txt -o requirements/dev.txt requirements/dev.in
 	$(COMPILE) --python-version 3.11 -c requirements/dev.txt -o requirements/ansible.txt requirements/ansible.in
@@ -80,82 +84,84 @@ lock: $(STAMP) ## Pin requirements anew, with hashes
 	@# Without find-links: a torch for CPUs there would be taken for the newer one.
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  --excludes excludes-cuda.txt -o requirements-cuda.txt requirements-cuda.in
+	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --no-deps -o requirements-smollm2.txt requirements-smollm2.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  -c requirements-cuda.txt -o requirements-hub.txt requirements-hub.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  -o requirements-uv.txt requirements-uv.in
 
-profile: $(STAMP) ## Where the time of site.yml goes, by task and by role
+profile: $(STAMP) ## Run site.yml and show its duration by task and by role
 	@ANSIBLE_CALLBACKS_ENABLED=infbox_workers,ansible.posix.profile_tasks,ansible.posix.profile_roles \
 	$(BIN)/ansible-playbook site.yml $(ARGS)
 
-status: $(STAMP) ## How the hosts are; JSON=1 for scripts
+status: $(STAMP) ## Show the state of all hosts; JSON=1 for scripts
 	@$(if $(JSON),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
 	$(BIN)/ansible-playbook playbooks/status.yml $(ARGS) \
 	$(if $(JSON),-e infbox_status_output="$$out" >&2; code=$$?; cat "$$out"; exit $$code)
 
-models: $(STAMP) ## Bring the models and list them; ARGS="-e infbox_models_verify=true" reads all again
+models: $(STAMP) ## Download and list models; ARGS="-e infbox_models_verify=true" verifies all files
 	@$(BIN)/ansible-playbook playbooks/models.yml $(ARGS)
 
-logs: $(STAMP) ## The last lines of every service; ARGS="-e service=vllm" for one; FOLLOW=1 ARGS="--service vllm" goes on
+logs: $(STAMP) ## Show the last log lines of all services; ARGS="-e service=vllm" for one; FOLLOW=1 ARGS="--service vllm" follows
 	@$(if $(FOLLOW),$(BIN)/python tools/follow_logs.py,$(BIN)/ansible-playbook playbooks/logs.yml) $(ARGS)
 
-backup: $(STAMP) ## Back the hosts up now; ARGS="-e infbox_backup_check=true" verifies as well
+backup: $(STAMP) ## Back up the hosts now; ARGS="-e infbox_backup_check=true" also verifies
 	@$(BIN)/ansible-playbook playbooks/backup.yml $(ARGS)
 
-restore: $(STAMP) ## Bring the state of hosts back; ARGS=--check says what would be
+restore: $(STAMP) ## Restore hosts from their backups; ARGS=--check shows what would be restored
 	@$(BIN)/ansible-playbook playbooks/restore.yml $(ARGS)
 
-airgap: lab ## Deploy a lab host that has no way out from a bundle
+airgap: lab ## Test an air-gapped deployment from an offline bundle on lab hosts
 	$(BIN)/pytest -s tests/system/test_airgap.py
 
-chaos: lab ## Make faults on a lab host under load, and print what a user sees of each (half an hour)
+chaos: lab ## Test faults on a lab host under load, and print what clients notice of each (half an hour)
 	$(BIN)/pytest -s tests/system/test_chaos.py tests/system/test_losses.py
 
-interrupted: lab ## Cut off runs on a lab host after a change each, until all is done (20 to 60 minutes)
+interrupted: lab ## Test that killed runs of site.yml are completed by the next run (20 to 60 minutes)
 	$(BIN)/pytest -s tests/system/test_interrupted.py
 
-upgrade-test: lab ## Bring a lab host from the last tag to this checkout
+upgrade-test: lab ## Test the upgrade of a lab host from the last tag to this checkout
 	$(BIN)/pytest -s -rs tests/system/test_upgrade.py
 
-engine-cuda: lab ## Build the CUDA engine image (4 GB to download) and prove it as far as no GPU is needed
+engine-cuda: lab ## Build the CUDA engine image (4 GB to download) and test it without a GPU
 	$(BIN)/pytest -s tests/engine_cuda
 
-fleet: lab ## Have one lab host watch over another
+fleet: lab ## Test a lab host that monitors another one
 	$(BIN)/pytest -s -m long tests/system/test_monitoring.py
 
-replicas: lab ## Have two lab hosts stand behind one name, lose one, add a third (half an hour)
+replicas: lab ## Test two lab hosts behind one name: one fails, a third is added (half an hour)
 	$(BIN)/pytest -s tests/system/test_replicas.py
 
-multinode: lab ## Have two lab hosts hold one model, and lose each (half an hour)
+multinode: lab ## Test one model over two lab hosts, with failures of each (half an hour)
 	$(BIN)/pytest -s tests/system/test_multinode.py
 
-shared-cache: lab ## Have two lab hosts share a cache, freeze it, kill it, take it away (a quarter of an hour)
+shared-cache: lab ## Test the shared cache of two lab hosts, with failures (a quarter of an hour)
 	$(BIN)/pytest -s tests/system/test_shared_cache.py
 
-overlay: lab ## Have a lab host keep a developer's tree warm over another one (a quarter of an hour)
+overlay: lab ## Test a developer's overlay over a base workspace on a lab host (a quarter of an hour)
 	$(BIN)/pytest -s tests/system/test_overlay.py
 
-rotation: lab ## Give a lab host other secrets, one kind after the other
+rotation: lab ## Test the rotation of all secrets on a lab host
 	$(BIN)/pytest -s tests/system/test_rotation.py
 
-drill: lab ## Lose a lab host and bring it back from its backup
+drill: lab ## Test the restore of a lost lab host from its backup
 	$(BIN)/pytest tests/backup/test_drill.py
 
-bundle: $(STAMP) ## Collect what hosts without a way out need; ARGS="--limit HOST -e bundle=/FOLDER"
+bundle: $(STAMP) ## Make an offline bundle for air-gapped hosts; ARGS="--limit HOST -e bundle=/DIRECTORY"
 	@$(BIN)/ansible-playbook playbooks/bundle.yml $(ARGS)
 
 restart: $(STAMP) ## Restart all services; ARGS="-e service=vllm" for one
 	@$(BIN)/ansible-playbook playbooks/restart.yml $(ARGS)
 
-upgrade: $(STAMP) ## Bring the hosts to this checkout, the first one alone; ARGS=--check says what would change
+upgrade: $(STAMP) ## Upgrade the hosts to this checkout, the first one alone; ARGS=--check shows the changes
 	@$(BIN)/ansible-playbook playbooks/upgrade.yml $(ARGS)
 
-rotate-secrets: $(STAMP) ## Other secrets; ARGS="-e secret=users", or kv, backup, monitoring
+rotate-secrets: $(STAMP) ## Rotate secrets; ARGS="-e secret=users", or kv, backup, monitoring
 	@$(BIN)/ansible-playbook playbooks/rotate_secrets.yml $(ARGS)
 
-rollback: $(STAMP) ## Go back to the release before; ARGS="-e release=N" for another
+rollback: $(STAMP) ## Roll back to the previous release; ARGS="-e release=N" for another
 	@$(BIN)/ansible-playbook playbooks/rollback.yml $(ARGS)
 
-uninstall: $(STAMP) ## Say what would be taken off the hosts; ARGS="-e infbox_uninstall_confirmed=true" does it
+uninstall: $(STAMP) ## Show what uninstalling would remove; ARGS="-e infbox_uninstall_confirmed=true" removes it
 	@$(BIN)/ansible-playbook playbooks/uninstall.yml $(ARGS)

@@ -64,11 +64,21 @@ class Client:
             http_client=openai.DefaultHttpxClient(verify=context),
         )
 
-    def ask(self, *, cold: bool = False) -> Answer:
+    def ask(
+        self,
+        question: str = QUESTION,
+        *,
+        cold: bool = False,
+        tokens: int = ANSWER_TOKENS,
+        tell: Callable[[str], None] = lambda _piece: None,
+    ) -> Answer:
         """Ask about the workspace, streaming.
 
         Args:
+            question: what to ask.
             cold: have nothing found in any cache, by a salt that no request had before.
+            tokens: the most that the answer may have.
+            tell: given each piece of the answer as it comes.
 
         Raises:
             openai.APIError: it was not answered.
@@ -81,8 +91,8 @@ class Client:
         usage: Any = None
         stream = self.openai.chat.completions.create(
             model=f"{self.model}@{self.workspace}",
-            messages=[{"role": "user", "content": QUESTION}],
-            max_tokens=ANSWER_TOKENS,
+            messages=[{"role": "user", "content": question}],
+            max_tokens=tokens,
             temperature=0,
             stream=True,
             stream_options={"include_usage": True},
@@ -92,6 +102,7 @@ class Client:
             if chunk.choices and chunk.choices[0].delta.content:
                 first = first or time.monotonic() - start
                 pieces.append(chunk.choices[0].delta.content)
+                tell(pieces[-1])
             usage = chunk.usage or usage
         if usage is None:
             raise BrokenOffError("the last event of the stream is missing")

@@ -14,6 +14,9 @@ HOST_OF_ITS_OWN = "tests/system/test_gpus_without_driver_stub.py"
 NO_LAB = ("*.md", "*.svg", "bench/*", "docs/*", "demo/*", "tools/*", "tests/tools/*",
           "tests/plugins/*", "tests/playbooks/*", "tests/roles/*", "tests/scale/*",
           "watcher/tests/*")  # fmt: skip
+# What they tell people to type is typed against the deployed host.
+PAGES_OF_A_HOST = ("README.md", "docs/api.md", "docs/operating.md", "docs/status.md",
+                   "docs/troubleshooting.md")  # fmt: skip
 NOT_OF_THE_WATCHER = ("*.md", "docs/*", "roles/*", "molecule/*", "playbooks/*", "tests/*")
 
 
@@ -26,12 +29,14 @@ class Stage:
         command: what proves it, run from the root.
         group: ``lint``, ``unit``, ``lab``, ``roles``, ``bootstrap`` or ``system``.
         untouched_by: patterns of files that cannot change how it ends.
+        touched_by: files that can, whatever pattern is of them too.
     """
 
     name: str
     command: Sequence[str]
     group: str
     untouched_by: Sequence[str] = ()
+    touched_by: Sequence[str] = ()
 
     @property
     def needs_lab(self) -> bool:
@@ -45,7 +50,9 @@ class Stage:
             changed: paths below the root.
         """
         return not all(
-            any(fnmatchcase(path, pattern) for pattern in self.untouched_by) for path in changed
+            path not in self.touched_by
+            and any(fnmatchcase(path, pattern) for pattern in self.untouched_by)
+            for path in changed
         )
 
 
@@ -74,16 +81,18 @@ def scenario(name: str) -> Stage:
 STAGES = (
     Stage("lab", ("python", "-m", "lab", "up"), "lab"),
     Stage("system", pytest("-m", "lab and not long", "--ignore", HOST_OF_ITS_OWN, "tests/system"),
-          "system", NO_LAB),
+          "system", NO_LAB, PAGES_OF_A_HOST),
     Stage("bootstrap", pytest("-m", "lab", "tests/bootstrap"), "bootstrap", NO_LAB),
     *(scenario(name) for name in SLOW_SCENARIOS),
     Stage("system-gpus", pytest("-m", "lab", HOST_OF_ITS_OWN), "system", NO_LAB),
     Stage("ansible-lint", ("ansible-lint", "--offline", "--profile", "production"), "lint",
           ("*.md", "*.py", "docs/*", "watcher/*")),
     # By file, since what a module asks a playbook once would else be asked by each worker.
-    Stage("unit", pytest("-n", "2", "--dist", "loadfile", "-m", "not lab", "tests", "cake/tests"),
+    Stage("unit", pytest("-n", "2", "--dist", "loadfile", "-m", "not lab",
+                         "--ignore", "tests/docs", "tests", "cake/tests"),
           "unit",
           ("*.md", "docs/*", "watcher/tests/*")),
+    Stage("pages", pytest("tests/docs"), "unit"),
     Stage("unit-watcher", pytest("-n", "2", "-c", "watcher/pyproject.toml",
                                  "--ignore", "watcher/tests/fuzz", "watcher/tests"),
           "unit", NOT_OF_THE_WATCHER),

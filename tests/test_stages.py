@@ -52,7 +52,8 @@ def test_all_scenarios_and_all_tests_of_the_lab_are_among_the_stages() -> None:
 @pytest.mark.parametrize(
     ("changed", "names"),
     [
-        ("docs/api.md", set()),
+        ("docs/api.md", {"pages", "system"}),
+        ("docs/gpu.md", {"pages"}),
         ("roles/caddy/tasks/main.yml", {"system", "bootstrap", "role-caddy", "unit"}),
         ("roles/common/tasks/main.yml", {"role-docker", "role-caddy"}),
         ("molecule/dcgm/molecule.yml", {"role-dcgm"}),
@@ -72,6 +73,11 @@ def test_a_change_of_one_role_leaves_others_out() -> None:
     touched = {stage.name for stage in STAGES if stage.is_touched(["roles/dcgm/tasks/main.yml"])}
     assert "role-dcgm" in touched
     assert not touched & {"role-caddy", "role-valkey", "unit-watcher"}
+
+
+def test_a_page_that_no_host_is_asked_by_needs_none() -> None:
+    touched = [stage for stage in STAGES if stage.is_touched(["docs/gpu.md"])]
+    assert not [stage.name for stage in touched if stage.needs_lab]
 
 
 def test_the_slowest_tests_are_told(

@@ -1,9 +1,9 @@
-"""Write Grafana's dashboards, files/dashboards/*.json, from what stands here.
+"""Write Grafana's dashboards, files/dashboards/*.json.
 
     python tools/dashboards.py            write the dashboards
     python tools/dashboards.py --check    write nothing, name the stale ones, exit with 1
 
-Made with Grafana's own typed builders, so that what comes out is in Grafana's own form.
+Uses Grafana's own typed builders, so that the output has Grafana's own format.
 """
 
 import argparse
@@ -106,88 +106,88 @@ SERVING = Page(
     "serving",
     "infbox / Serving",
     {
-        "How soon": (
+        "Latency": (
             Panel(
-                "First byte, as clients see it",
+                "Time to first byte, as clients see it",
                 units.Seconds,
-                "Above 2.5 s for more than 5 of 100: look at the queue, then at the cached share "
-                "on KV cache; docs/runbooks/FirstByteLateFast.md goes on.",
+                "Above 2.5 s for more than 5 of 100: check the queue, then the hit rate on KV "
+                "cache; see docs/runbooks/FirstByteLateFast.md.",
                 quantiles("infbox_gateway_first_byte_seconds", "host, workspace"),
             ),
             Panel(
-                "First byte by user",
+                "Time to first byte by user",
                 units.Seconds,
-                "One user waits far longer than the others: his prompts are long or begin with "
-                "something new each time; ask which client he uses.",
+                "One user waits far longer than the others: the prompts are long or begin with "
+                "something new each time; ask which client the user has.",
                 quantiles("infbox_gateway_first_byte_seconds", "user"),
             ),
             Panel(
-                "First token, in the engine",
+                "Time to first token (TTFT), in the engine",
                 units.Seconds,
-                "Much below what clients see: the time is lost before the engine, in gateway or "
-                "Caddy. Warm-ups of packs count here too.",
+                "Much lower than what clients see: the gateway or Caddy is slow. Includes warm-ups "
+                "of packs.",
                 quantiles("vllm:time_to_first_token_seconds", "host, preset"),
             ),
             Panel(
-                "Between tokens",
+                "Time between tokens",
                 units.Seconds,
                 "Rises with the number of running requests: lower max_num_seqs in the preset, or "
-                "look for a hot card on GPU and host.",
+                "look for a hot GPU on GPU and host.",
                 quantiles("vllm:inter_token_latency_seconds", "host, preset"),
             ),
             Panel(
                 "Requests in the engine",
                 units.Short,
-                "Waiting stays above zero: the engine is full; see KV in use, and give it fewer "
-                "or shorter requests, or another card.",
+                "Waiting stays above zero: the engine is overloaded; see KV cache in use, and send "
+                "fewer or shorter requests, or add a GPU.",
                 {
                     "{{host}} running": f"sum by (host) (vllm:num_requests_running{{{HOST}}})",
                     "{{host}} waiting": f"sum by (host) (vllm:num_requests_waiting{{{HOST}}})",
                 },
             ),
             Panel(
-                "Wait in the queue",
+                "Queue time",
                 units.Seconds,
-                "Seconds here with few requests running: KV is full, so see KV cache.",
+                "Seconds here with few running requests: the KV cache is full; see KV cache.",
                 quantiles("vllm:request_queue_time_seconds"),
             ),
             Panel(
-                "Whole answer",
+                "Duration of requests",
                 units.Seconds,
-                "Rises while first tokens stay fast: answers became longer, or tokens slower.",
+                "Rises while TTFT stays the same: answers became longer, or tokens slower.",
                 quantiles("vllm:e2e_request_latency_seconds"),
             ),
         ),
-        "How much": (
+        "Throughput": (
             Panel(
                 "Tokens by preset",
                 TOKENS_PER_SECOND,
-                "Falls while requests wait: compare with GPU use, then restart the engine if "
-                "cards idle.",
+                "Falls while requests wait: compare with GPU utilization, then restart the engine "
+                "if GPUs are idle.",
                 {
-                    "{{host}} {{preset}} written": total(
+                    "{{host}} {{preset}} generated": total(
                         "vllm:generation_tokens_total", "host, preset"
                     ),
-                    "{{host}} {{preset}} read": total("vllm:prompt_tokens_total", "host, preset"),
+                    "{{host}} {{preset}} prompt": total("vllm:prompt_tokens_total", "host, preset"),
                 },
             ),
             Panel(
                 "Tokens by user",
                 TOKENS_PER_SECOND,
-                "One user takes most of it: agree on infbox_user_limits.",
+                "One user has most of the tokens: set infbox_user_limits.",
                 {"{{user}} {{kind}}": total("infbox_gateway_tokens_total", "user, kind")},
             ),
             Panel(
                 "Requests by user",
                 units.RequestsPerSecond,
-                "A user who asks far more than before may have a client that tries again without "
-                "end: see the answers by status.",
+                "Far more requests of a user than before: perhaps a client retries endlessly; see "
+                "Responses by status.",
                 {"{{user}}": total("infbox_gateway_requests_total", "user")},
             ),
             Panel(
                 "Requests by workspace",
                 units.RequestsPerSecond,
-                "None for a workspace that people use: they ask for the plain model, without "
+                "None for a workspace that is in use: clients use the plain model, without "
                 "context.",
                 {
                     "{{host}} {{workspace}}": total(
@@ -196,11 +196,12 @@ SERVING = Page(
                 },
             ),
         ),
-        "What went wrong": (
+        "Errors": (
             Panel(
-                "Answers by status",
+                "Responses by status",
                 units.RequestsPerSecond,
-                "5xx: read `make logs`; 429: a user is at his limit; 4xx: a client asks wrongly.",
+                "5xx: see `make logs`; 429: a user reached a limit; 4xx: a client sends bad "
+                "requests.",
                 {"{{host}} {{status}}": total("infbox_gateway_requests_total", "host, status")},
             ),
             Panel(
@@ -215,16 +216,16 @@ SERVING = Page(
                 },
             ),
             Panel(
-                "Who was let in",
+                "Key checks by result",
                 units.RequestsPerSecond,
-                "Many refused: a key was rotated and a client has the old one, or somebody "
-                "guesses; Caddy's log has the address.",
+                "Many refused: a client uses an old key after a rotation, or somebody guesses "
+                "keys; Caddy's log has the address.",
                 {"{{host}} {{result}}": total("infbox_keys_requests_total", "host, result")},
             ),
             Panel(
-                "Answers of Caddy by code",
+                "Responses of Caddy by code",
                 units.PercentUnit,
-                "More of 502 and 503: who is behind it is away; see Fleet.",
+                "More 502 and 503: a service behind Caddy is down; see Fleet.",
                 {
                     # Each handler counts a request of its own, so only shares tell something.
                     "{{host}} {{code}}": f"{total(CADDY, 'host, code')} / on (host) group_left () "
@@ -232,9 +233,9 @@ SERVING = Page(
                 },
             ),
             Panel(
-                "How the engine ended requests",
+                "Finished requests by reason",
                 units.RequestsPerSecond,
-                "abort: clients hang up, often since answers come too late; error: read vLLM's "
+                "abort: clients disconnect, often because responses are slow; error: see vLLM's "
                 "log.",
                 {
                     "{{host}} {{finished_reason}}": total(
@@ -243,9 +244,9 @@ SERVING = Page(
                 },
             ),
             Panel(
-                "Clients that hung up",
+                "Requests cancelled by clients",
                 units.RequestsPerSecond,
-                "More than a few: first bytes come later than the client's timeout.",
+                "More than a few: the time to first byte exceeds the client's timeout.",
                 {
                     "{{host}} {{workspace}}": total(
                         "infbox_gateway_cancelled_total", "host, workspace"
@@ -260,12 +261,12 @@ KV_CACHE = Page(
     "kv-cache",
     "infbox / KV cache",
     {
-        "Where prompts come from": (
+        "Cache hits": (
             Panel(
                 "Prompt tokens by source",
                 TOKENS_PER_SECOND,
-                "local_compute rises with the same questions: packs are not warm, or KV is thrown "
-                "out; see Code context and the room below.",
+                "local_compute rises with the same requests: packs are not warm, or KV is evicted; "
+                "see Code context and the row Usage.",
                 {
                     "{{host}} {{source}}": total(
                         "vllm:prompt_tokens_by_source_total", "host, source"
@@ -275,8 +276,8 @@ KV_CACHE = Page(
             Panel(
                 "Cached tokens by tier",
                 TOKENS_PER_SECOND,
-                "Less from device and more from host or disk: the cards' KV became too small for "
-                "what people ask about.",
+                "Less from device and more from host or disk: the KV cache on the GPUs is too "
+                "small for the prompts in use.",
                 {
                     "{{host}} {{source}}": total(
                         "vllm:prompt_tokens_cached_by_source_total", "host, source"
@@ -284,11 +285,11 @@ KV_CACHE = Page(
                 },
             ),
             Panel(
-                "Share of prompt tokens found",
+                "Cache hit rate of prompt tokens",
                 units.PercentUnit,
                 "Half of what it was: docs/runbooks/CacheHitCollapse.md.",
                 {
-                    "{{host}} in the cards": share(
+                    "{{host}} on the GPUs": share(
                         total("vllm:prefix_cache_hits_total"),
                         total("vllm:prefix_cache_queries_total"),
                     ),
@@ -299,10 +300,10 @@ KV_CACHE = Page(
                 },
             ),
             Panel(
-                "Share that LMCache finds",
+                "Hit rate of LMCache",
                 units.PercentUnit,
-                "Low after a restart is right: it fills again. Low all the time: prompts do not "
-                "begin alike, so see that clients name a workspace.",
+                "Low after a restart is normal: the cache fills again. Always low: prompts have no "
+                "common prefix, so check that clients name a workspace.",
                 {
                     "{{host}} RAM": share(
                         total("lmcache_mp_lookup_hit_l1_tokens_total"),
@@ -315,10 +316,10 @@ KV_CACHE = Page(
                 },
             ),
             Panel(
-                "What answers say was cached",
+                "Cached share reported to clients",
                 units.PercentUnit,
-                "The figure that clients are told; if it differs from the engine's, requests go "
-                "past the gateway.",
+                "The value that clients get; if it differs from the engine's, requests bypass the "
+                "gateway.",
                 {
                     "{{host}} {{workspace}}": share(
                         total(
@@ -335,37 +336,37 @@ KV_CACHE = Page(
                 },
             ),
             Panel(
-                "Time of a look-up in LMCache",
+                "Duration of a lookup in LMCache",
                 units.Seconds,
-                "Above 0.1 s: LMCache is short of CPU; see GPU and host.",
+                "Above 0.1 s: LMCache lacks CPU time; see GPU and host.",
                 {"{{host}}": mean("vllm:lmcache_mp_lookup_duration_seconds")},
             ),
         ),
-        "Room": (
+        "Usage": (
             Panel(
-                "KV of the cards in use",
+                "KV cache of the GPUs in use",
                 units.PercentUnit,
-                "At 100 % with requests waiting: fewer or shorter requests at once, or a smaller "
-                "model; docs/runbooks/KvThrash.md.",
+                "At 100 % with requests waiting: send fewer or shorter requests at once, or use a "
+                "smaller model; docs/runbooks/KvThrash.md.",
                 {"{{host}} {{engine}}": value("vllm:kv_cache_usage_perc")},
             ),
             Panel(
-                "Requests that lost their KV",
+                "Preempted requests",
                 COUNTS_PER_SECOND,
-                "More than now and then: docs/runbooks/KvThrash.md.",
+                "More than occasionally: docs/runbooks/KvThrash.md.",
                 {"{{host}}": total("vllm:num_preemptions_total")},
             ),
             Panel(
                 "LMCache's RAM in use",
                 units.PercentUnit,
-                "Full is right. Full and packs not warm: give l1_size_gb more.",
+                "Full is normal. If it is full and packs are not warm, raise l1_size_gb.",
                 {"{{host}}": value("lmcache_mp_l1_usage_ratio")},
             ),
             Panel(
                 "KV in LMCache",
                 units.BytesIEC,
-                "Disk stays far below l2_size_gb and does not grow: read LMCache's log for failed "
-                "writes.",
+                "Disk stays far below l2_size_gb and does not grow: look for failed writes in "
+                "LMCache's log.",
                 {
                     "{{host}} RAM": value("lmcache_mp_l1_memory_usage_bytes"),
                     "{{host}} disk": value("lmcache_mp_l2_usage_bytes"),
@@ -376,7 +377,7 @@ KV_CACHE = Page(
             Panel(
                 "Chunks to and from LMCache's RAM",
                 COUNTS_PER_SECOND,
-                "Many written and none read: what is kept is not what is asked for.",
+                "Many written and none read: the stored KV does not match the requests.",
                 {
                     "{{host}} read": total("lmcache_mp_l1_read_chunks_total"),
                     "{{host}} written": total("lmcache_mp_l1_write_chunks_total"),
@@ -385,8 +386,8 @@ KV_CACHE = Page(
             Panel(
                 "Chunks to and from disk",
                 COUNTS_PER_SECOND,
-                "Fewer written than RAM gets, for long: the disk is too slow or full. Many "
-                "read: RAM is too small for what people ask about.",
+                "Fewer written than to RAM, for long: the disk is too slow or full. Many read: RAM "
+                "is too small for the prompts in use.",
                 {
                     "{{host}} read": total("lmcache_mp_l2_prefetch_load_completed_chunks_total"),
                     "{{host}} written": total("lmcache_mp_l2_store_completed_objects_chunks_total"),
@@ -395,39 +396,39 @@ KV_CACHE = Page(
             Panel(
                 "Throughput of the disk",
                 units.GigabytesPerSecond,
-                "Far below what the disk can: something else uses it; see disks on GPU and host.",
+                "Far below the disk's speed: another program uses it; see disks on GPU and host.",
                 {
                     "{{host}} read": mean("lmcache_mp_l2_load_throughput_GB_per_second"),
                     "{{host}} written": mean("lmcache_mp_l2_store_throughput_GB_per_second"),
                 },
             ),
             Panel(
-                "Chunks thrown out of LMCache's RAM",
+                "Chunks evicted from LMCache's RAM",
                 COUNTS_PER_SECOND,
-                "As many as are written, and as many read from disk: give l1_size_gb more.",
+                "As many as are written, and as many read from disk: raise l1_size_gb.",
                 {"{{host}}": total("lmcache_mp_l1_evicted_chunks_total")},
             ),
         ),
-        "Cake, where a preset switches it on": (
+        "Cake, if a preset enables it": (
             Panel(
-                "Prompts raced for, by end",
+                "Prompts by end",
                 COUNTS_PER_SECOND,
                 "Mostly computed: the disk is far slower than computing, so Cake gains nothing; "
-                "see the disk's throughput.",
+                "see Throughput of the disk.",
                 {"{{host}} {{end}}": total("infbox_cake_prompts_total", "host, end")},
             ),
             Panel(
-                "Chunks by way",
+                "Chunks by method",
                 COUNTS_PER_SECOND,
-                "All computed, for long: as above. All loaded: the disk is so fast that Cake "
-                "gains nothing either, and costs nothing.",
+                "All computed, for long: the disk is too slow. All loaded: the disk is so fast "
+                "that Cake gains nothing.",
                 {"{{host}} {{way}}": total("infbox_cake_chunks_total", "host, way")},
             ),
             Panel(
                 "Speed of staging",
                 COUNTS_PER_SECOND,
-                "Chunks a second, as Cake decides by. Far below what the disk can: something else "
-                "uses it; see disks on GPU and host.",
+                "Chunks per second that Cake assumes. Far below the disk's speed: another program "
+                "uses the disk; see disks on GPU and host.",
                 {"{{host}}": value("infbox_cake_staged_chunks_per_second")},
             ),
         ),
@@ -442,7 +443,7 @@ CODE_CONTEXT = Page(
             Panel(
                 "Save to indexed",
                 units.Seconds,
-                "Above 0.1 s: the watcher is short of CPU or its disk is slow.",
+                "Above 0.1 s: the watcher lacks CPU time or its disk is slow.",
                 quantiles("infbox_save_to_indexed_seconds", "host, workspace"),
             ),
             Panel(
@@ -454,8 +455,8 @@ CODE_CONTEXT = Page(
             Panel(
                 "Save to warm",
                 units.Seconds,
-                "Above what computing the tail should take: warm-ups wait behind people's "
-                "requests; see Requests in the engine.",
+                "Longer than computing the tail takes: warm-ups wait for users' requests; see "
+                "Requests in the engine.",
                 quantiles("infbox_save_to_warm_seconds", "host, workspace"),
             ),
             Panel(
@@ -468,8 +469,8 @@ CODE_CONTEXT = Page(
             Panel(
                 "Warm-ups by result",
                 COUNTS_PER_SECOND,
-                "away: the engine does not answer; anything else but warm: read the watcher's "
-                "journal.",
+                "away: the engine does not respond; any other result except warm: see the "
+                "watcher's journal.",
                 {
                     "{{host}} {{workspace}} {{result}}": total(
                         "infbox_warm_requests_total", "host, workspace, result"
@@ -479,7 +480,7 @@ CODE_CONTEXT = Page(
             Panel(
                 "Recomputed tokens",
                 TOKENS_PER_SECOND,
-                "Far more than what people save: the base is rebuilt too often; see the garbage.",
+                "Far more than what is saved: the base is rebuilt too often; see Garbage.",
                 {
                     "{{host}} {{workspace}}": total(
                         "infbox_pack_recomputed_tokens_total", "host, workspace"
@@ -491,8 +492,8 @@ CODE_CONTEXT = Page(
             Panel(
                 "Tokens by section",
                 TOKENS,
-                "No base: nothing was found worth packing; `infbox-watch scan` says what is left "
-                "out.",
+                "No base: the watcher found no files to pack; `infbox-watch scan` shows excluded "
+                "files.",
                 {"{{host}} {{workspace}} {{section}}": value("infbox_pack_tokens")},
             ),
             Panel(
@@ -504,7 +505,7 @@ CODE_CONTEXT = Page(
             Panel(
                 "Prompt of the last warm-up",
                 TOKENS,
-                "Cached far below the prompt: the pack's KV was thrown out; see KV cache.",
+                "Cached far below the prompt: the pack's KV was evicted; see KV cache.",
                 {
                     "{{host}} {{workspace}} prompt": value("infbox_pack_prompt_tokens"),
                     "{{host}} {{workspace}} cached": value("infbox_pack_cached_tokens"),
@@ -513,8 +514,8 @@ CODE_CONTEXT = Page(
             Panel(
                 "Generation",
                 units.Short,
-                "Climbs by the hour: large changes come in, such as generated files; leave them "
-                "out by .infboxignore.",
+                "Rises every hour: large changes such as generated files; exclude them with "
+                ".infboxignore.",
                 {"{{host}} {{workspace}}": value("infbox_pack_generation")},
                 now=True,
             ),
@@ -523,12 +524,13 @@ CODE_CONTEXT = Page(
             Panel(
                 "Files",
                 units.Short,
-                "Falls to zero: the tree is gone or not readable; docs/runbooks/WatcherBlind.md.",
+                "Falls to zero: the tree is missing or not readable; "
+                "docs/runbooks/WatcherBlind.md.",
                 {"{{host}} {{workspace}}": value("infbox_workspace_files")},
                 now=True,
             ),
             Panel(
-                "What the watcher does not see",
+                "Directories and paths not watched",
                 units.Short,
                 "Above zero: docs/runbooks/WatcherBlind.md.",
                 {
@@ -541,7 +543,7 @@ CODE_CONTEXT = Page(
             Panel(
                 "Events",
                 COUNTS_PER_SECOND,
-                "Thousands: a build writes into the tree; leave its output out by .infboxignore.",
+                "Thousands: a build writes into the tree; exclude its output with .infboxignore.",
                 {"{{host}} {{workspace}}": total("infbox_watch_events_total", "host, workspace")},
             ),
             Panel(
@@ -564,7 +566,7 @@ CODE_CONTEXT = Page(
                 {"{{host}} {{workspace}}": value("infbox_index_bytes")},
             ),
         ),
-        "Git remotes that are followed": (
+        "Git remotes": (
             Panel(
                 "Polls by result",
                 COUNTS_PER_SECOND,
@@ -576,10 +578,10 @@ CODE_CONTEXT = Page(
                 },
             ),
             Panel(
-                "Calls of forges",
+                "Webhook calls",
                 COUNTS_PER_SECOND,
-                "None after a push: the forge does not call, and the host sees the push with its "
-                "next poll; docs/workspaces.md says how to set the hook up.",
+                "None after a push: the forge does not call, and the host notices the push at its "
+                "next poll; docs/workspaces.md shows how to set up a webhook.",
                 {
                     "{{host}} {{workspace}} {{result}}": total(
                         "infbox_remote_calls_total", "host, workspace, result"
@@ -589,7 +591,7 @@ CODE_CONTEXT = Page(
             Panel(
                 "Last successful poll",
                 units.Seconds,
-                "Longer ago than a few polls: docs/runbooks/RemoteNotFollowed.md.",
+                "Longer ago than a few poll intervals: docs/runbooks/RemoteNotFollowed.md.",
                 {
                     "{{host}} {{workspace}}": "time() - "
                     + value("infbox_remote_last_success_timestamp_seconds")
@@ -604,9 +606,9 @@ GPU_AND_HOST = Page(
     "gpu-and-host",
     "infbox / GPU and host",
     {
-        "Cards": (
+        "GPUs": (
             Panel(
-                "Use",
+                "Utilization",
                 units.Percent,
                 "0 with requests waiting: the engine hangs; docs/runbooks/EngineDown.md.",
                 {"{{host}} {{gpu}}": value("DCGM_FI_DEV_GPU_UTIL")},
@@ -614,8 +616,7 @@ GPU_AND_HOST = Page(
             Panel(
                 "Memory in use",
                 units.PercentUnit,
-                "More than gpu_memory_utilization: somebody else uses the card; `nvidia-smi` says "
-                "who.",
+                "More than gpu_memory_utilization: another process uses the GPU; see `nvidia-smi`.",
                 {
                     "{{host}} {{gpu}}": f"DCGM_FI_DEV_FB_USED{{{HOST}}} / "
                     f"(DCGM_FI_DEV_FB_USED{{{HOST}}} + DCGM_FI_DEV_FB_FREE{{{HOST}}})"
@@ -624,8 +625,8 @@ GPU_AND_HOST = Page(
             Panel(
                 "Power",
                 units.Watt,
-                "At the card's limit all the time is right under load; far below with a full "
-                "queue is not: see temperature.",
+                "Always at the GPU's limit is normal under load; far below with a full queue is "
+                "not: see Temperature.",
                 {"{{host}} {{gpu}}": value("DCGM_FI_DEV_POWER_USAGE")},
             ),
             Panel(
@@ -637,45 +638,48 @@ GPU_AND_HOST = Page(
             Panel(
                 "Last Xid",
                 units.Short,
-                "Not 0: docs/runbooks/GpuXid.md says which mean a broken card.",
+                "Not 0: docs/runbooks/GpuXid.md says which errors mean a broken GPU.",
                 {"{{host}} {{gpu}}": value("DCGM_FI_DEV_XID_ERRORS")},
                 now=True,
             ),
             Panel(
-                "Memory rows taken out of use",
+                "Remapped memory rows",
                 units.Short,
-                "Uncorrectable ones grow: docs/runbooks/GpuEcc.md.",
+                "Uncorrectable rows increase: docs/runbooks/GpuEcc.md.",
                 {
-                    "{{host}} {{gpu}} lost": value("DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS"),
-                    "{{host}} {{gpu}} worn": value("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS"),
+                    "{{host}} {{gpu}} uncorrectable": value(
+                        "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS"
+                    ),
+                    "{{host}} {{gpu}} correctable": value("DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS"),
                 },
             ),
             Panel(
                 "NVLink",
                 units.BytesPerSecondIEC,
-                "None with tensor_parallel_size above 1: cards talk over PCIe, which is slow; "
-                "`nvidia-smi topo -m` says why.",
+                "None with tensor_parallel_size above 1: GPUs communicate over PCIe, which is "
+                "slow; see `nvidia-smi topo -m`.",
                 {"{{host}} {{gpu}}": value("DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL")},
             ),
         ),
         "Host": (
             Panel(
-                "CPU busy",
+                "CPU utilization",
                 units.PercentUnit,
-                "Near 100 %: watcher, LMCache and tokenizing slow down; `top` says who takes it.",
+                "Near 100 %: watcher, LMCache and tokenization slow down; `top` shows the "
+                "processes.",
                 {"{{host}}": f"1 - avg by (host) ({rate('node_cpu_seconds_total', IDLE)})"},
             ),
             Panel(
-                "Memory left",
+                "Free memory",
                 units.BytesIEC,
-                "Below a twentieth of all: docs/runbooks/MemoryShort.md.",
+                "Below 5 % of the total: docs/runbooks/MemoryShort.md.",
                 {
-                    "{{host}} left": value("node_memory_MemAvailable_bytes"),
-                    "{{host}} all": value("node_memory_MemTotal_bytes"),
+                    "{{host}} available": value("node_memory_MemAvailable_bytes"),
+                    "{{host}} total": value("node_memory_MemTotal_bytes"),
                 },
             ),
             Panel(
-                "Disk left",
+                "Free disk space",
                 units.PercentUnit,
                 "Below 5 %: docs/runbooks/DiskNearlyFull.md.",
                 {
@@ -686,8 +690,8 @@ GPU_AND_HOST = Page(
             Panel(
                 "Disk traffic",
                 units.BytesPerSecondIEC,
-                "Reads at the disk's limit while a model loads are right; writes that never end "
-                "are not.",
+                "Reads at the disk's limit while a model loads are normal; constant writes are "
+                "not.",
                 {
                     "{{host}} {{device}} read": total("node_disk_read_bytes_total", "host, device"),
                     "{{host}} {{device}} written": total(
@@ -698,7 +702,7 @@ GPU_AND_HOST = Page(
             Panel(
                 "Network",
                 units.BytesPerSecondIEC,
-                "Far more than answers need: a model or an image is being fetched.",
+                "Far more than responses need: a model or an image is being downloaded.",
                 {
                     "{{host}} {{device}} in": total(
                         "node_network_receive_bytes_total", "host, device"
@@ -709,7 +713,7 @@ GPU_AND_HOST = Page(
                 },
             ),
             Panel(
-                "Units that run",
+                "Active units",
                 units.BoolYesNo,
                 "No: `systemctl status UNIT` on the host; docs/runbooks/UnitFailed.md.",
                 {"{{host}} {{name}}": f'node_systemd_unit_state{{{HOST},state="active"}}'},
@@ -725,29 +729,29 @@ FLEET = Page(
     {
         "All hosts": (
             Panel(
-                "Who answers",
+                "Services up",
                 units.BoolYesNo,
-                "No: docs/runbooks/PartDown.md, and EngineDown.md for vllm.",
+                "No: docs/runbooks/ServiceDown.md, and EngineDown.md for vllm.",
                 {"{{host}} {{job}}": value("up")},
                 now=True,
             ),
             Panel(
                 "Alerts",
                 units.Short,
-                "Above zero: each has a page in docs/runbooks; Prometheus's own page Alerts lists "
-                "them.",
+                "Above zero: each alert has a page in docs/runbooks; Prometheus's page Alerts "
+                "lists the alerts.",
                 {"firing": f'count(ALERTS{{{HOST},alertstate="firing"}}) or vector(0)'},
                 now=True,
             ),
             Panel(
-                "Answers through Caddy",
+                "Probes",
                 units.BoolYesNo,
                 "No: docs/runbooks/SiteUnreachable.md, or ModelMissing.md for model.",
                 {"{{host}} {{probe}}": value("probe_success")},
                 now=True,
             ),
             Panel(
-                "Certificate holds for",
+                "Certificate valid for",
                 units.Seconds,
                 "Less than two weeks with acme, less than an hour with internal: "
                 "docs/runbooks/CertificateNearEnd.md.",
@@ -755,40 +759,39 @@ FLEET = Page(
                 now=True,
             ),
             Panel(
-                "Engine up for",
+                "Engine uptime",
                 units.Seconds,
-                "Minutes, and nobody restarted it: docs/runbooks/EngineRestarting.md.",
+                "Minutes without a manual restart: docs/runbooks/EngineRestarting.md.",
                 {"{{host}}": f'time() - process_start_time_seconds{{{HOST},job="vllm"}}'},
                 now=True,
             ),
             Panel(
                 "Requests by host and preset",
                 units.RequestsPerSecond,
-                "All on one host: share the clients out.",
+                "All on one host: distribute the clients.",
                 {"{{host}} {{preset}}": total("infbox_gateway_requests_total", "host, preset")},
             ),
             Panel(
-                "First byte by host, p95",
+                "Time to first byte by host, p95",
                 units.Seconds,
-                "One host far above the others: see it alone on Serving.",
+                "One host far above the others: select it on Serving.",
                 {
                     "{{host}}": "histogram_quantile(0.95, "
                     f"{total('infbox_gateway_first_byte_seconds_bucket', 'host, le')})"
                 },
             ),
             Panel(
-                "Series kept",
+                "Time series",
                 units.Short,
-                "Doubles overnight: a label has too many values; see Status in Prometheus.",
+                "Doubles within a day: a label has too many values; see Status in Prometheus.",
                 {"{{host}}": value("prometheus_tsdb_head_series")},
             ),
         ),
         "Replicas": (
             Panel(
-                "Requests handed to replicas",
+                "Requests forwarded to replicas",
                 units.RequestsPerSecond,
-                "All to one replica though several workspaces are asked about: see who answers, "
-                "above.",
+                "All to one replica though several workspaces are in use: see Services up.",
                 {
                     "{{host}} to {{replica}}": total(
                         "infbox_gateway_forwarded_total", "host, replica"
@@ -796,10 +799,10 @@ FLEET = Page(
                 },
             ),
             Panel(
-                "Asked again of another",
+                "Requests retried on another replica",
                 units.RequestsPerSecond,
-                "Above zero for longer than a restart takes: a replica is away (away) or ends "
-                "before it answers (broken); see who answers, above.",
+                "Above zero for longer than a restart takes: a replica is down (away) or fails "
+                "before it responds (broken); see Services up.",
                 {"{{host}} {{reason}}": total("infbox_gateway_retried_total", "host, reason")},
             ),
         ),

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 COLUMNS = (
     "host",
-    "how it is",
+    "state",
     "preset",
     "release",
     "warm",
     "running",
     "from cache",
-    "first of all",
+    "first problem",
 )
-UNREACHABLE = "It cannot be reached."
+UNREACHABLE = "The host cannot be reached."
 LINKS = ("live", "current")
-# The last one only where unhealthy containers are restarted.
-UNITS = ("infbox-keys", "infbox-gateway", "infbox-watcher", "infbox-autoheal")
-ALWAYS = 3  # of them
 AGES = ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"))
+# The states of a service, as the gateway names them.
+SERVICE_WORDS = {"well": "healthy", "late": "slow", "ill": "unhealthy", "down": "down"}
 KILO = 1000
 LARGE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -33,6 +33,7 @@ def host_status(
     units: Sequence[str],
     head: str = "",
     *,
+    names: Sequence[str] = (),
     driver: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return how a host is.
@@ -41,9 +42,10 @@ def host_status(
         told: what the gateway's /status answered; None or empty where it did not.
         links: where `live` and `current` point; empty where there is no release.
         containers: a line each: name, a tab, what Docker says of it.
-        units: what systemd says of each of ours, in the order of `UNITS`.
+        units: what systemd says of each of ours, in the order of their names.
         head: the host that answers by the model of which this one only holds a part; empty for one
-            that answers by itself. A part has neither units nor a gateway.
+            that answers by itself. A part has no gateway.
+        names: of the services that are units on this host, without `infbox-`.
         driver: a line of JSON, as the role `nvidia_driver` records what it installed, and the
             version that the kernel has loaded; either may be missing.
 
@@ -58,9 +60,10 @@ def host_status(
         "release": releases[0] if releases else None,
         "release_passed": len(releases) == len(LINKS) and len(set(releases)) == 1,
         "containers": running,
-        "units": {}
-        if head
-        else dict(zip(UNITS, [*units, *["missing"] * (ALWAYS - len(units))], strict=False)),
+        "units": {
+            f"infbox-{name}": state
+            for name, state in zip_longest(names, units[: len(names)], fillvalue="missing")
+        },
         "status": told if told and "parts" in told else None,
         "head": head,
         "driver": _driver(driver),
@@ -99,7 +102,7 @@ def status_text(host: Mapping[str, Any], name: str) -> str:
         host: as `host_status` returns it.
         name: of the host.
     """
-    lines = [f"{name}: {'well' if host['well'] else 'NOT WELL'}"]
+    lines = [f"{name}: {'healthy' if host['well'] else 'UNHEALTHY'}"]
     lines += [f"- {problem}" for problem in host["problems"]]
     lines += [_line(head, text) for head, text in _facts(host)]
     return "\n".join(lines)
@@ -139,15 +142,15 @@ def _problems(host: Mapping[str, Any]) -> Iterator[str]:
     if not host["release"]:
         yield "There is no release yet: run site.yml."
     elif not host["release_passed"]:
-        yield f"Release {host['release']} has not passed its health gate."
+        yield f"Release {host['release']} has not passed its health checks."
     for name, said in host["containers"].items():
         # Docker asks every few seconds; the gateway has asked just now, and knows who answers.
         is_answering = "(health: starting)" in said and host["status"] and host["status"]["well"]
         if "(healthy)" not in said and not is_answering:
-            yield f"The container {name} is not healthy: {said}."
+            yield f"Container {name} is unhealthy: {said}."
     for name, state in host["units"].items():
         if state != "active":
-            yield f"The unit {name} is {state}: journalctl -u {name}"
+            yield f"Unit {name} is {state}: journalctl -u {name}"
     driver = host["driver"]
     if driver and driver["loaded"] != driver["version"]:
         yield (
@@ -157,32 +160,36 @@ def _problems(host: Mapping[str, Any]) -> Iterator[str]:
     if host["status"]:
         yield from _told_problems(host["status"])
     elif not host["head"]:
-        yield "The gateway does not tell how things are: systemctl status infbox-gateway"
+        yield "The gateway does not report a status: systemctl status infbox-gateway"
 
 
 def _told_problems(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the gateway found."""
     for part in told["parts"]:
         if part["state"] in ("ill", "down"):
-            yield f"{part['name']} is not well. {part['detail']} {part['look']} ({part['see']})"
+            hint = f"Run {part['look']} ({part['see']})"
+            yield f"{part['name']} is unhealthy. {part['detail']} {hint}"
     for workspace in told["workspaces"]:
         if workspace["state"] not in ("warm", "warming", "elsewhere"):
             why = f": {workspace['error']}" if workspace["error"] else ""
-            yield f"The workspace {workspace['name']} is {_warmth(workspace)}{why}."
+            yield f"Workspace {workspace['name']} is {_warmth(workspace)}{why}."
 
 
 def _facts(host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what there is, as pairs of a heading and a text."""
     told = host["status"]
     if host["head"]:
-        yield "part", f"of the model that {host['head']} answers by"
+        yield "node", f"worker of the model that {host['head']} serves"
     if told:
         yield from _served(told)
     if host["release"]:
-        yield "release", host["release"] + ("" if host["release_passed"] else ", not passed yet")
+        yield (
+            "release",
+            host["release"] + ("" if host["release_passed"] else ", health checks not passed yet"),
+        )
     if driver := host["driver"]:
-        built = "prebuilt" if driver["modules"] == "prebuilt" else "built here"
-        words = f"of branch {driver['branch']}, held, modules {built}"
+        built = "prebuilt" if driver["modules"] == "prebuilt" else "built on this host"
+        words = f"of branch {driver['branch']}, held in apt, kernel modules {built}"
         yield "driver", f"{driver['version']} {words}"
     for name, said in host["containers"].items():
         yield "container", f"{name:<24} {said}"
@@ -195,13 +202,13 @@ def _facts(host: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _served(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     served, engine = told["served"], told["engine"]
     words = [served["model"], served["preset"], served["engine"]]
-    yield "serves", ", ".join([*filter(None, words), f"{served['max_model_len']:,} tokens"])
+    yield "model", ", ".join([*filter(None, words), f"{served['max_model_len']:,} tokens"])
     if engine.get("running") is not None:
         usage = engine.get("kv_usage") or 0
-        asked = f"{engine['running']:.0f} running, {engine['waiting'] or 0:.0f} waiting"
+        asked = f"{engine['running']:.0f} running, {engine['waiting'] or 0:.0f} queued"
         yield "requests", f"{asked}, {usage:.0%} of the KV cache in use"
     for part in told["parts"]:
-        yield "part", f"{part['name']:<24} {part['state']}"
+        yield "service", f"{part['name']:<24} {SERVICE_WORDS.get(part['state'], 'not checked yet')}"
 
 
 def _conversations(told: Mapping[str, Any]) -> Iterator[str]:
@@ -209,7 +216,8 @@ def _conversations(told: Mapping[str, Any]) -> Iterator[str]:
     if told.get("count"):
         cached = told["cached_median"]
         share = "" if cached is None else f", {cached:.0%} of a prompt cached"
-        yield f"{told['count']} conversations{share}, told {told['told_tokens']:,} tokens of news"
+        notes = f"{told['told_tokens']:,} tokens of change notes"
+        yield f"{told['count']} conversations{share}, {notes}"
 
 
 def _work(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -228,24 +236,24 @@ def _work(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "last hour", _tokens(told)
     for name, spread in told["first_token"].items():
         if spread["count"]:
-            text = f"{spread['median']:.2f} s, median of {spread['count']} {name} answers"
-            yield "first token", text
+            text = f"{spread['median']:.2f} s, median of {spread['count']} {name} responses"
+            yield "TTFT", text
     rooms = [(disk["path"], disk) for disk in told["disks"]]
     rooms += [(f"LMCache's {store['name']}", store) for store in told["stores"].get("stores", [])]
     for name, room in rooms:
         share = room["used"] / room["size"] if room["size"] else 0
-        yield "room", f"{name:<24} {_large(room['used'])} of {_large(room['size'])}, {share:.0%}"
+        yield "storage", f"{name:<24} {_large(room['used'])} of {_large(room['size'])}, {share:.0%}"
     for card in (told["gpus"] or {}).get("gpus", []):
         used = card.get("memory_used_mib", 0) / 1024
         size = used + card.get("memory_free_mib", 0) / 1024
-        busy = f"{card.get('utilisation', 0):.0f} % busy"
-        yield "card", f"{card['gpu']} {card['name']:<22} {used:.1f} of {size:.1f} GiB, {busy}"
+        busy = f"{card.get('utilisation', 0):.0f} % utilization"
+        yield "GPU", f"{card['gpu']} {card['name']:<22} {used:.1f} of {size:.1f} GiB, {busy}"
 
 
 def _tokens(told: Mapping[str, Any]) -> str:
     tokens = told["cache"]["tokens"]
     whole = sum(tokens)
-    names = ("from the engine's cache", "from LMCache", "computed")
+    names = ("from the prefix cache", "from LMCache", "computed")
     shares = [f"{count / whole:.0%} {name}" for count, name in zip(tokens, names, strict=True)]
     return f"{whole:,.0f} prompt tokens: {', '.join(shares)}"
 
@@ -253,7 +261,7 @@ def _tokens(told: Mapping[str, Any]) -> str:
 def _row(name: str, host: Mapping[str, Any]) -> tuple[str, ...]:
     told = host["status"]
     problem = (host["problems"] or [""])[0]
-    state = "well" if host["well"] else "NOT WELL"
+    state = "healthy" if host["well"] else "UNHEALTHY"
     if told is None:
         return (name, state, "-", host["release"] or "-", "-", "-", "-", problem)
     warm = sum(workspace["state"] == "warm" for workspace in told["workspaces"])
@@ -274,11 +282,11 @@ def _row(name: str, host: Mapping[str, Any]) -> tuple[str, ...]:
 def _warmth(workspace: Mapping[str, Any]) -> str:
     words = {
         "warm": "warm",
-        "warming": "being warmed",
+        "warming": "warming",
         "cold": "NOT WARM",
         "elsewhere": "warm on another replica",
     }
-    return words.get(workspace["state"], "not known to be warm")
+    return words.get(workspace["state"], "in an unknown state")
 
 
 def _ago(seconds: float) -> str:

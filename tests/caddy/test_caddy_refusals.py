@@ -12,11 +12,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "a_port": ({"caddy_site_addresses": ["a.example:443"]}, "without scheme, port and path"),
     "acme_for_an_address": (
         {"caddy_tls": "acme", "caddy_site_addresses": ["ai.example.org", "192.0.2.7", "::1"]},
-        "no public authority certifies 192.0.2.7, ::1. Use public names",
+        "no public CA certifies 192.0.2.7, ::1. Use public names",
     ),
     "acme_for_a_host_name": (
         {"caddy_tls": "acme", "caddy_site_addresses": ["gpu1"]},
-        "no public authority certifies gpu1.",
+        "no public CA certifies gpu1.",
     ),
     "unknown_tls": ({"caddy_tls": "none"}, "value of caddy_tls must be one of: internal, acme"),
     "one_port": ({"caddy_http_port": 443}, "caddy_http_port and caddy_https_port are both 443."),

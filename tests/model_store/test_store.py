@@ -53,6 +53,34 @@ def put(place: Path) -> None:
     store.put(place, staging, said, make)
 
 
+def from_image(source: Path, place: Path) -> int:
+    named = ("--repository", REPOSITORY, "--revision", "0.1.2")
+    return command("image", "--source", source, *named, "--place", place)
+
+
+def test_a_model_is_copied_out_of_the_image(staging: Path, tmp_path: Path) -> None:
+    place = tmp_path / "store" / "model"
+    # What an interrupted run left is no part of it.
+    left = store.beside(place, "part")
+    left.mkdir(parents=True)
+    (left / "old.safetensors").write_text("old")
+    assert from_image(staging, place) == 0
+    said = json.loads((place / "infbox-model.json").read_text())
+    assert (said["source"], said["repository"], said["revision"]) == ("image", REPOSITORY, "0.1.2")
+    assert [file["path"] for file in said["files"]] == [
+        "config.json", "model.safetensors", "sub/more", "tokenizer.json",
+    ]  # fmt: skip
+    assert (place / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    assert not left.exists()
+    assert store.verify(tmp_path / "store", tmp_path / "progress.json") == []
+
+
+def test_a_model_that_the_image_has_not_is_refused_by_name(staging: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"carries no model other; it has \.model\.part, "):
+        from_image(staging.with_name("other"), tmp_path / "store" / "model")
+    assert not (tmp_path / "store" / "model").exists()
+
+
 def test_a_model_takes_its_place_with_its_hashes(staging: Path, tmp_path: Path) -> None:
     files = files_below(staging)
     store.finish(staging, tmp_path / "model", {"source": "hub", "revision": "abc"}, files)

@@ -80,14 +80,14 @@ def test_it_can_be_read_at_every_size_and_in_both_schemes(
         page = browser.new_page(viewport=SIZES["desktop"], color_scheme=scheme)
         visit = Visit(page, gateway.url)
         visit.open()
-        verdict(page).to_have_text("All is well")
+        verdict(page).to_have_text("All services are healthy")
         look_at_every_size(page, f"{scheme}-well")
         host.workspaces["shop"] |= {"warm": False, "error": "only 0 of 5633 tokens are cached"}
         expect(page.locator("#workspaces .error")).to_be_visible()
         host.down("vllm")
         host.down("watcher")
         host.lmcache["is_healthy"] = False
-        verdict(page).to_have_text("vLLM, LMCache and Watcher are not well")
+        verdict(page).to_have_text("vLLM, LMCache and Watcher are unhealthy")
         look_at_every_size(page, f"{scheme}-trouble")
         assert visit.errors == []
         page.close()
@@ -147,15 +147,15 @@ def test_a_part_that_goes_down_is_shown_with_what_to_do_and_comes_back(
     host: FakeHost, visit: Visit
 ) -> None:
     page = visit.open()
-    verdict(page).to_have_text("All is well")
+    verdict(page).to_have_text("All services are healthy")
     host.down("lmcache")
-    verdict(page).to_have_text("LMCache is not well")
-    part = page.locator("#parts li", has_text="LMCache")
+    verdict(page).to_have_text("LMCache is unhealthy")
+    part = page.locator("#services li", has_text="LMCache")
     expect(part).to_contain_text("docker logs --tail 50 infbox-lmcache-1")
     expect(part).to_contain_text("docs/troubleshooting.md#lmcache-is-down")
-    expect(page.locator("#room")).to_contain_text("disk")
+    expect(page.locator("#storage")).to_contain_text("disk")
     host.up("lmcache")
-    verdict(page).to_have_text("All is well")
+    verdict(page).to_have_text("All services are healthy")
 
 
 def test_what_is_old_says_how_old_it_is(host: FakeHost, visit: Visit) -> None:
@@ -173,10 +173,10 @@ def test_it_finds_the_gateway_again_after_a_restart(browser: Browser, host: Fake
         visit.open()
         address = Listen("127.0.0.1", int(gateway.url.rpartition(":")[2]))
     verdict(page).to_have_text("No connection")
-    expect(page.locator("#verdict-more")).to_contain_text("What is shown is from")
+    expect(page.locator("#verdict-more")).to_contain_text("The data below is from")
     expect(page.locator("#workspaces")).to_contain_text("shop")
     with host.gateway(listen=address):
-        verdict(page).to_have_text("All is well")
+        verdict(page).to_have_text("All services are healthy")
         expect(page.locator("#link-text")).to_contain_text("Live")
     page.close()
 
@@ -184,7 +184,7 @@ def test_it_finds_the_gateway_again_after_a_restart(browser: Browser, host: Fake
 def test_where_too_many_look_on_it_asks_now_and_then(visit: Visit) -> None:
     visit.page.route("**/status/events", lambda route: route.fulfill(status=503))
     page = visit.open()
-    verdict(page).to_have_text("All is well")
+    verdict(page).to_have_text("All services are healthy")
     expect(page.locator("#link-text")).to_contain_text("Every 10 s")
 
 
@@ -192,7 +192,7 @@ def test_who_may_no_longer_look_is_told_so(visit: Visit) -> None:
     for path in ("status", "status/events"):
         visit.page.route(f"**/{path}", lambda route: route.fulfill(status=401))
     visit.page.goto(visit.url)
-    expect(visit.page.locator("#verdict-more")).to_contain_text("Your key has ended")
+    expect(visit.page.locator("#verdict-more")).to_contain_text("Your key is no longer valid")
 
 
 def test_whoever_has_signed_in_can_sign_out(browser: Browser, host: FakeHost, visit: Visit) -> None:

@@ -18,7 +18,7 @@ DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia")
 def test_a_host_without_a_card_is_told_so_and_does_not_fail(tmp_path: Path) -> None:
     done = check(tmp_path, "gpu_check_level=4")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "one: no NVIDIA card" in done.stdout
+    assert "one: no NVIDIA GPU" in done.stdout
 
 
 def test_a_level_that_there_is_not_is_refused(tmp_path: Path) -> None:

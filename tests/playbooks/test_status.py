@@ -21,6 +21,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Comple
             "ansible_become": False,
             "ansible_python_interpreter": sys.executable,
             "watcher_gateway_listen": gateway.url.removeprefix("http://"),
+            "infbox_oidc_issuer": "https://login.example",
+            "infbox_workspaces": [{"name": "shop", "git": {"url": "https://forge.example/s.git"}}],
         }
         away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_become": False}
         hosts = {"inference": {"hosts": {"one": here, "two": away}}}
@@ -35,10 +37,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Comple
 def test_every_host_is_told_of_and_one_that_is_away_by_name(
     done: subprocess.CompletedProcess[str],
 ) -> None:
-    assert "one: NOT WELL" in done.stdout, done.stdout + done.stderr
-    assert "serves       coder, dev32, vLLM 0.0.fake, 100,000 tokens" in done.stdout
-    assert "It cannot be reached." in done.stdout
-    assert "Not well: one, two." in done.stdout
+    assert "one: UNHEALTHY" in done.stdout, done.stdout + done.stderr
+    assert "model        coder, dev32, vLLM 0.0.fake, 100,000 tokens" in done.stdout
+    assert "The host cannot be reached." in done.stdout
+    assert "Unhealthy: one, two." in done.stdout
     assert done.returncode != 0
 
 
@@ -50,4 +52,6 @@ def test_scripts_read_it_as_json(
     told = json.loads(file.read_text())
     assert told["well"] is False
     assert told["hosts"]["one"]["status"]["served"]["preset"] == "dev32"
-    assert told["hosts"]["two"]["problems"] == ["It cannot be reached."]
+    assert told["hosts"]["two"]["problems"] == ["The host cannot be reached."]
+    names = ["keys", "watcher", "gateway", "signin", "remotes", "autoheal"]
+    assert set(told["hosts"]["one"]["units"]) == {f"infbox-{name}" for name in names}

@@ -133,7 +133,7 @@ def test_check_mode_says_what_it_cannot_know_and_changes_nothing(server: Host) -
     put(server, UNKNOWN)
     before = look(server)
     printed = run(server, PROVISION, "--check")
-    assert "gpus: check mode cannot tell more." in printed
+    assert "gpus: check mode cannot continue." in printed
     assert "0000:01:00.0 (PCI id 10de:ffff)" in printed
     assert look(server) == before
 

@@ -183,7 +183,7 @@ def test_nothing_is_left_to_do(group: Group) -> None:
 
 def test_status_says_who_holds_a_part(group: Group) -> None:
     said = play(["playbooks/status.yml", *group.inventories(HEAD, WORKER)], "multinode-status")
-    assert "NOT WELL" not in said
+    assert "UNHEALTHY" not in said
     assert f"of the model that {HEAD} answers by" in said
 
 

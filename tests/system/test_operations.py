@@ -96,7 +96,7 @@ def test_a_restart_loses_no_request(site: Site) -> None:
     assert stream.answered >= answered + 3
     assert stream.longest > HELD, "nobody asked while the engine was away"
     assert started(site) != before
-    assert "restarted vllm; completes prompts again after" in said
+    assert "restarted vllm; serves completions again after" in said
 
 
 def test_an_upgrade_to_another_model_and_the_way_back_lose_no_request(site: Site) -> None:

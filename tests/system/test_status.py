@@ -16,7 +16,7 @@ from tests.system.conftest import WORKSPACE, Site
 
 pytestmark = pytest.mark.lab
 
-PARTS = {"Caddy", "Keys", "Gateway", "vLLM", "LMCache", "Watcher"}
+PARTS = {"Caddy", "Key service", "Gateway", "vLLM", "LMCache", "Watcher"}
 
 
 @pytest.fixture(scope="module")
@@ -113,5 +113,5 @@ def test_make_status_tells_the_same(site: Site, login: dict[str, str]) -> None:
 
     wait_for("a host that is well", ask, 60)
     output = play(["playbooks/status.yml", "-i", site.inventory], "system-status")
-    assert f"{site.host.instance}: well" in output
-    assert "part         vLLM" in output
+    assert f"{site.host.instance}: healthy" in output
+    assert "service      vLLM" in output

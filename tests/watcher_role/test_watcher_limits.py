@@ -51,6 +51,6 @@ def test_what_is_given_holds_whatever_the_number() -> None:
 
 def test_the_watchdog_outlasts_what_it_takes_to_see_that_a_tree_hangs() -> None:
     """Else one that comes to hang would have all restarted before it is known to."""
-    follow = (ROLE.parents[1] / "watcher/src/infbox/follow.py").read_text()
+    follow = (ROLE.parents[1] / "watcher/src/infbox/watching/follower.py").read_text()
     hung = next(line for line in follow.splitlines() if line.startswith("HUNG_SECONDS = "))
     assert float(hung.rpartition(" ")[2]) < int(unit(1)["WatchdogSec"]) / 3

@@ -96,8 +96,8 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     ),
     "a_relative_path": ([{"path": "shop"}], {}, 'has the path "shop"'),
     "a_path_with_a_space": ([{"path": "/srv/my shop"}], {}, 'has the path "/srv/my shop"'),
-    "no_folder": ([{"path": "{}/missing"}], {}, "The workspace shop is no folder: {}/missing."),
-    "a_file": ([{"path": "{}/file"}], {}, "The workspace shop is no folder: {}/file."),
+    "no_folder": ([{"path": "{}/missing"}], {}, "The workspace shop is no directory: {}/missing."),
+    "a_file": ([{"path": "{}/file"}], {}, "The workspace shop is no directory: {}/file."),
     "a_closed_folder": (
         [{"path": "{}/closed"}],
         {},

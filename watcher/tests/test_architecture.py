@@ -22,7 +22,7 @@ ORDER = (
     {"watching"},
     {"packing"},
     {"retrieval"},
-    {"auth", "evaluation", "mirror", "remotes", "replicas", "status", "warming"},
+    {"auth", "client", "evaluation", "mirror", "remotes", "replicas", "status", "warming"},
     {"gateway", "watcher"},
     {"cli"},
 )

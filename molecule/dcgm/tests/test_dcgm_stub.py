@@ -73,7 +73,7 @@ def test_what_is_worth_a_look_fails_where_that_is_asked_for(host: Host, tmp_path
     status, said = check_cards(host, tmp_path, gpu_check_strict=True)
     assert status == 2
     assert "0000:01:00.0: persistence is off" in said  # the stub tells of none
-    assert "are not well (warning)" in said
+    assert "are unhealthy (warning)" in said
 
 
 def test_a_card_that_dcgm_finds_broken_is_told_with_the_test_that_it_failed(
@@ -96,7 +96,7 @@ def test_a_card_in_use_is_tested_without_load_alone(host: Host, tmp_path: Path) 
     quick, said = check_cards(host, tmp_path, gpu_check_level=1)
     host.check_output(f"kill {pid}; rm /opt/stub/processes")
     assert deep == 2
-    assert f"for themselves, and sleep (pid {pid}) uses one." in refused
+    assert f", and sleep (pid {pid}) uses one." in refused
     assert quick == 0, said
     assert "DCGM 4.5.2 at level 1" in said
 

@@ -112,7 +112,7 @@ def test_a_build_goes_on_where_the_run_is_interrupted_and_the_next_run_waits_for
     before = invocation(host)
     status, seen = converge(**given)
     assert status == 0, seen
-    assert "Copy the context" not in seen
+    assert "Copy the build context" not in seen
     assert re.search(
         r"item=image slow: \d+ s, 1 package of the lock's 2, 1\.5 MB, one-1 \(1\.5 MB\), step 3/3",
         seen,

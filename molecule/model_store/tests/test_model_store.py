@@ -13,6 +13,7 @@ from tests.rerun import play
 
 MODELS = "/var/lib/infbox/models"
 RANDOM = f"{MODELS}/random-qwen2-0"
+IMAGE = f"{MODELS}/huggingfacetb--smollm2-135m-instruct-0.1.2"
 HUB = f"{MODELS}/stub--model-ea3f2471cf1b"
 OTHER_PLACE = f"{MODELS}/stub--other-ea3f2471cf1b"
 FRAGMENT = "/etc/infbox/releases/1/compose/vllm.yml"
@@ -35,6 +36,15 @@ prompt = tokenizer.apply_chat_template(
 assert "look_up" in prompt and prompt.endswith("<|im_start|>assistant\\n"), prompt
 print(sum(weight.numel() for weight in model.parameters()))
 """
+ANSWER = """
+import transformers
+model = transformers.AutoModelForCausalLM.from_pretrained("/model", dtype="float32")
+tokenizer = transformers.AutoTokenizer.from_pretrained("/model")
+chat = [{"role": "user", "content": "Write a Python function that returns the factorial of n."}]
+prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
+answer = model.generate(**prompt, max_new_tokens=60, do_sample=False)
+print(tokenizer.decode(answer[0][prompt["input_ids"].shape[1]:]))
+"""
 JOURNAL = f"ls -laR {MODELS}; journalctl --unit stub-hub --no-pager -n 40"
 
 
@@ -52,6 +62,18 @@ def test_the_random_model_loads_as_the_engines_user(host: Host) -> None:
     assert 20e6 < int(parameters.splitlines()[-1]) < 30e6
 
 
+def test_the_model_of_the_image_writes_what_is_meant(host: Host) -> None:
+    image = host.check_output("docker images --quiet | head -1")
+    host.run(f"cat > /root/answer.py <<'EOF'\n{ANSWER}\nEOF")
+    answer = host.check_output(
+        f"docker run --rm --network none --user 64430:64430 --volume {IMAGE}:/model:ro"
+        f" --volume /root/answer.py:/answer.py:ro --entrypoint python3 {image} /answer.py"
+    )
+    assert "return n * factorial(n - 1)" in answer
+    said = marker(host, IMAGE)
+    assert (said["source"], said["revision"]) == ("image", "0.1.2")
+
+
 def test_the_random_model_is_named_as_what_it_is(host: Host) -> None:
     assert marker(host, RANDOM)["source"] == "random"
 
@@ -62,7 +84,7 @@ def test_the_downloaded_model_says_where_it_is_from(host: Host) -> None:
     assert said["revision"] == "ea3f2471cf1b1f0db85067f1ef93848e38e88c25"
 
 
-@pytest.mark.parametrize("folder", [RANDOM, HUB])
+@pytest.mark.parametrize("folder", [RANDOM, HUB, IMAGE])
 def test_every_file_is_the_one_that_was_hashed(host: Host, folder: str) -> None:
     listed = {file["path"]: file for file in marker(host, folder)["files"]}
     assert set(host.file(folder).listdir()) == {*listed, "infbox-model.json"}

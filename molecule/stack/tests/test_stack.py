@@ -40,7 +40,7 @@ def test_a_second_run_changes_nothing(host: Host) -> None:
 def test_without_an_earlier_release_there_is_nothing_to_go_back_to(host: Host) -> None:
     status, said = go_back()
     assert status != 0
-    assert "There is no release before 1 to go back to." in said
+    assert "There is no release before 1 to roll back to." in said
     assert release(host, "live") == 1
 
 
@@ -57,10 +57,10 @@ def test_a_release_that_fails_the_gate_does_not_stay(host: Host) -> None:
     change_the_host(host, "broken")
     status, said = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "broken", "status": 500}})
     assert status != 0
-    assert "; services of the host changed as well." in said
+    assert "; host services changed as well." in said
     assert on_the_host(host) == ("first", "first")
     assert host.file("/etc/three.conf").mode == 0o640
-    assert "Release 2 failed: the gate's request two answers" in said
+    assert "Release 2 failed: health check two answers" in said
     assert "Release 1 serves again." in said
     assert answer(host, 9102) == "first"
     assert (release(host, "live"), release(host, "current")) == (1, 1)
@@ -84,7 +84,7 @@ def test_a_mended_run_restarts_only_the_container_that_changed(host: Host) -> No
     change_the_host(host, "second")
     status, said = deploy(host, {**FIRST, "two": {"port": 9102, "answer": "second"}}, "--diff")
     assert status == 0, said
-    assert "Release 2 replaces release 1; containers made anew or removed: two; services" in said
+    assert "Release 2 replaces release 1; containers recreated or removed: two; host" in said
     assert '+ respond \\"second\\" 200' in said
     assert answer(host, 9102) == "second"
     after = started(host)
@@ -104,7 +104,7 @@ def test_a_release_whose_image_is_gone_is_refused(host: Host) -> None:
     status, said = go_back(stack_back_to=1)
     host.check_output(f"mv {fragment}.kept {fragment}")
     assert status != 0
-    assert "Release 1 cannot come back, since what it runs is gone: gone:1." in said
+    assert "Release 1 cannot be restored, since these images or files are gone: gone:1." in said
     assert (release(host, "live"), answer(host, 9102)) == (2, "second")
 
 
@@ -113,7 +113,7 @@ def test_check_mode_lists_the_releases_and_changes_nothing(host: Host) -> None:
     assert status == 0, said
     assert "release 1 differs in two, the services of the host" in said
     assert "release 2 current" in said
-    assert "Release 1 would come back in place of release 2." in said
+    assert "Release 1 would replace release 2." in said
     assert (release(host, "live"), answer(host, 9102)) == (2, "second")
 
 
@@ -122,7 +122,7 @@ def test_the_current_release_and_one_that_never_was_are_refused(host: Host) -> N
         status, said = go_back(stack_back_to=number)
         assert status != 0
         assert words in said
-        assert "There are 1 to go back to." in said
+        assert "There are 1 to roll back to." in said
     assert release(host, "live") == 2
 
 
@@ -130,7 +130,7 @@ def test_a_release_that_fails_on_its_way_back_leaves_what_was(host: Host) -> Non
     gate = [{"name": "nobody answers", "url": "http://127.0.0.1:9109/"}]
     status, said = go_back(stack_gate=gate)
     assert status != 0
-    assert "Release 3 failed: the gate's request nobody answers" in said
+    assert "Release 3 failed: health check nobody answers" in said
     assert "Release 2 serves again." in said
     assert (release(host, "live"), answer(host, 9102)) == (2, "second")
     assert on_the_host(host) == ("second", "second")
@@ -164,7 +164,7 @@ def test_an_interrupted_run_is_noticed_and_resolved(host: Host) -> None:
     services = {"two": {"port": 9102, "answer": "third"}}
     status, said = deploy(host, services, stack_services=["two"], stack_gate=[])
     assert status == 0, said
-    assert "release 4 is live, yet the one that passed its health gate last is 3" in said
+    assert "release 4 is live, yet the one that passed its health checks last is 3" in said
     assert answer(host, 9102) == "third"
     assert (release(host, "live"), release(host, "current")) == (5, 5)
     assert host.file("/etc/infbox/releases").listdir() == ["5"]

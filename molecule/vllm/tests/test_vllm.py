@@ -11,7 +11,7 @@ from tests.rerun import play
 
 SCENARIO = Path(__file__).resolve().parent.parent
 ROOT = SCENARIO.parents[1]
-GUARD = ROOT / "watcher/src/infbox/fields.py"
+GUARD = ROOT / "watcher/src/infbox/gateway/fields.py"
 COMMAND = (
     "docker compose --project-name t --file /etc/infbox/staging/compose/vllm.yml"
     " config --no-consistency --format json"

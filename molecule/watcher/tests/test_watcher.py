@@ -108,6 +108,12 @@ def test_the_gateway_refuses_who_comes_without_a_user(host: Host) -> None:
     assert "HTTP Error 401" in host.run("python3 -c %s %s", script, WORKSPACES).stderr
 
 
+def test_everybody_on_the_host_has_the_command_that_asks(host: Host) -> None:
+    program = f"{INSTALLED}/venv/bin/infbox"
+    assert host.check_output("readlink /usr/local/bin/infbox") == program
+    assert "infbox ask" in host.check_output("runuser -u nobody -- infbox ask --help")
+
+
 def test_the_gateway_keeps_conversations_from_within_its_unit(host: Host) -> None:
     # All is written down before the engine is asked, which is away here.
     ask = (
@@ -322,7 +328,7 @@ def test_the_gateway_serves_the_status_page_from_within_its_unit(host: Host) -> 
     assert "<title>infbox" in get(host, "http://127.0.0.1:8010/")
     status = json.loads(get(host, "http://127.0.0.1:8010/status"))
     states = {part["name"]: part["state"] for part in status["parts"]}
-    assert (states["Keys"], states["Watcher"], states["Gateway"]) == ("well",) * 3
+    assert (states["Key service"], states["Watcher"], states["Gateway"]) == ("well",) * 3
     assert (states["Caddy"], states["vLLM"]) == ("down", "down")
     assert status["served"]["preset"] == "dev32"
     assert status["disks"][0]["path"] == "/var/lib/infbox"

@@ -119,7 +119,7 @@ def test_what_is_not_configured_is_no_part(host: FakeHost) -> None:
         ("vllm", "vLLM"),
         ("lmcache", "LMCache"),
         ("watcher", "Watcher"),
-        ("keys", "Keys"),
+        ("keys", "Key service"),
         ("caddy", "Caddy"),
         ("dcgm", "GPU metrics"),
     ],

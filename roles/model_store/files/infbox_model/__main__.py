@@ -26,12 +26,14 @@ def parser() -> argparse.ArgumentParser:
     hub.add_argument("--first-wait", type=float, default=1, help="seconds before the second try")
     hub.add_argument("--again", action="store_true", help="mend a model that is there")
     copied = commands.add_parser("adopt", help="verify a model that was copied beside its place")
-    for known in (hub, copied):
-        known.add_argument("--repository", required=True)
-        known.add_argument("--revision", required=True)
+    carried = commands.add_parser("image", help="copy a model that this image carries")
+    carried.add_argument("--source", type=Path, required=True, help="its folder in the image")
     made = commands.add_parser("random", help="make a small model with random weights")
     made.add_argument("--seed", type=int, default=0)
-    for one in (hub, copied, made):
+    for known in (hub, copied, carried):
+        known.add_argument("--repository", required=True)
+        known.add_argument("--revision", required=True)
+    for one in (hub, copied, carried, made):
         one.add_argument("--place", type=Path, required=True, help="where the model will be")
 
     verify = commands.add_parser("verify", help="read all models and compare them")
@@ -62,6 +64,10 @@ def put(arguments: argparse.Namespace) -> None:
     if arguments.command == "random":
         said["seed"] = arguments.seed
         store.put(place, store.beside(place, "part"), said, lambda part: random(arguments, part))
+        return
+    if arguments.command == "image":
+        said |= {"repository": arguments.repository, "revision": arguments.revision}
+        store.put(place, store.beside(place, "part"), said, lambda part: carried(arguments, part))
         return
     said = {"source": "hub", "repository": arguments.repository, "revision": arguments.revision}
     progress = store.beside(place, "progress.json")
@@ -96,6 +102,15 @@ def hub(arguments: argparse.Namespace, staging: Path, progress: Path) -> list[Fi
         first_wait=arguments.first_wait,
     )
     return Download(source, staging, progress).run()
+
+
+def carried(arguments: argparse.Namespace, staging: Path) -> list[File]:
+    """Copy a model that the image carries, from the beginning."""
+    from infbox_model.image_model import copy_from_image
+
+    shutil.rmtree(staging)
+    staging.mkdir()
+    return copy_from_image(arguments.source, staging)
 
 
 def random(arguments: argparse.Namespace, staging: Path) -> list[File]:

@@ -72,7 +72,7 @@ class Page:
 
     async def _follow(self, _request: Request) -> Response:
         if not self._sampler.has_room():
-            message = f"{MOST_VIEWERS} look on already. Ask /status instead."
+            message = f"{MOST_VIEWERS} browsers follow the events already. Poll /status instead."
             return JSONResponse({"error": message}, _BUSY, {"retry-after": "10"})
         return StreamingResponse(self._events(), media_type="text/event-stream", headers=_NOT_KEPT)
 

@@ -287,12 +287,12 @@ def _parts(config: Config) -> dict[str, Part]:
     status = config.status
     parts = {
         "caddy": Part("Caddy", "caddy-is-down", "docker logs --tail 50 infbox-caddy-1"),
-        "keys": Part("Keys", "the-keys-are-down", "systemctl status infbox-keys"),
+        "keys": Part("Key service", "the-key-service-is-down", "systemctl status infbox-keys"),
         "gateway": Part("Gateway", "the-gateway-is-down", "systemctl status infbox-gateway"),
         "vllm": Part("vLLM", "vllm-is-down", "docker logs --tail 50 infbox-vllm-1"),
         "lmcache": Part("LMCache", "lmcache-is-down", "docker logs --tail 50 infbox-lmcache-1"),
         "watcher": Part("Watcher", "the-watcher-is-down", "journalctl -n 50 -u infbox-watcher"),
-        "dcgm": Part("GPU metrics", "no-metrics-of-the-cards", "docker ps --all"),
+        "dcgm": Part("GPU metrics", "no-gpu-metrics", "docker ps --all"),
     }
     there = {
         "caddy": status.caddy,

@@ -236,10 +236,10 @@ def any_known(values: list[float | None]) -> bool:
 
 def _unwell(answer: Answer) -> Finding:
     if answer.status:
-        return Finding(ILL, detail=f"It answers, with status {answer.status}, that it is not well.")
+        return Finding(ILL, detail=f"It reports that it is unhealthy (HTTP {answer.status}).")
     if answer.is_late:
-        return Finding(LATE, detail="It has not answered in time.")
-    return Finding(DOWN, detail="It does not answer.")
+        return Finding(LATE, detail="It did not respond in time.")
+    return Finding(DOWN, detail="It does not respond.")
 
 
 def _exposed(answer: Answer, names: Any) -> Exposition:

@@ -1,24 +1,24 @@
-// Shows what /status/events tells. Nothing here decides whether a part is well: the gateway does.
+// Shows what /status/events sends. Nothing here decides whether a service is healthy: the gateway does.
 
 const MINUTES = 60;
 const STALE_SECONDS = 10; // samples come every two seconds
 const SILENT_SECONDS = 8;
 const LONGEST_PAUSE_MS = 10000;
 const SOURCES = ["engine", "lmcache", "computed"];
-const PART_WORDS = { well: "Well", late: "Slow to answer", ill: "Not well", down: "Down", "": "Not asked yet" };
-const PART_SIGNS = { well: "well", late: "warn", ill: "bad", down: "bad" };
-const CACHE_WORDS = { warm: "Warm", warming: "Warming", cold: "Cold", elsewhere: "Elsewhere", unknown: "Not known" };
+const SERVICE_WORDS = { well: "Healthy", late: "Slow", ill: "Unhealthy", down: "Down", "": "Not checked yet" };
+const SERVICE_SIGNS = { well: "well", late: "warn", ill: "bad", down: "bad" };
+const CACHE_WORDS = { warm: "Warm", warming: "Warming", cold: "Cold", elsewhere: "Other replica", unknown: "Unknown" };
 const CACHE_SIGNS = { warm: "well", warming: "warn", cold: "bad" };
 const CONSEQUENCES = [
-  ["Caddy", "Nobody reaches this host from outside."],
-  ["Keys", "Nobody new is let in."],
-  ["vLLM", "No question is answered."],
-  ["LMCache", "Questions are answered; what left the engine’s own cache is computed anew."],
-  ["Watcher", "Questions are answered with the last packs; saves are not noticed."],
-  ["GPU metrics", "Questions are answered; nothing is known of the cards."],
+  ["Caddy", "Clients cannot reach this host."],
+  ["Key service", "Requests from clients are refused with status 503."],
+  ["vLLM", "No request is answered."],
+  ["LMCache", "Requests are answered. The engine recomputes what is no longer in its own prefix cache."],
+  ["Watcher", "Requests are answered with the last packs. Saves are not noticed."],
+  ["GPU metrics", "Requests are answered. GPU utilization, memory and errors are unknown."],
 ];
 
-const LOGGED_OUT = "Your key has ended, or you are signed out. Load the page again.";
+const LOGGED_OUT = "Your key is no longer valid, or you are signed out. Reload the page.";
 
 const byId = (id) => document.getElementById(id);
 const count = new Intl.NumberFormat("en");
@@ -29,7 +29,7 @@ const hour = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", h
 let status = null; // what came last
 let received = 0; // when, by performance.now()
 let minute = null; // the chosen one of the chart; null for the whole hour
-let lost = ""; // why nothing comes; empty while it does
+let lost = ""; // why no status arrives; empty while it does
 
 // --- Words ---------------------------------------------------------------------------------------
 
@@ -97,16 +97,16 @@ function show() {
   showWorkspaces();
   showChart();
   showLegend();
-  keep(byId("parts"), status.parts, makePart, fillPart);
+  keep(byId("services"), status.parts, makeService, fillService);
   showFirstTokens();
-  showRoom();
-  showCards();
+  showStorage();
+  showGpus();
   showAges();
 }
 
 function showServed() {
   const { served } = status;
-  const isThere = status.parts.some((part) => part.name === "vLLM" && ["well", "late"].includes(part.state));
+  const isThere = status.parts.some((service) => service.name === "vLLM" && ["well", "late"].includes(service.state));
   const engine = isThere ? status.engine : {};
   write(byId("model"), served.model);
   write(byId("preset"), served.preset ?? "none");
@@ -119,21 +119,21 @@ function showServed() {
 
 function verdict() {
   if (lost) {
-    const shown = status ? ` What is shown is from ${time(status.at)}, ${ago(ageOf(status.at))}.` : "";
-    return ["bad", "No connection", `${lost}${shown} Trying again.`];
+    const shown = status ? ` The data below is from ${time(status.at)}, ${ago(ageOf(status.at))}.` : "";
+    return ["bad", "No connection", `${lost}${shown} Retrying.`];
   }
-  const names = status.parts.filter((part) => ["ill", "down"].includes(part.state)).map((part) => part.name);
-  const late = status.parts.filter((part) => part.state === "late").map((part) => part.name);
+  const names = status.parts.filter((service) => ["ill", "down"].includes(service.state)).map((service) => service.name);
+  const late = status.parts.filter((service) => service.state === "late").map((service) => service.name);
   const cold = status.workspaces.filter((one) => one.state === "cold").map((one) => one.name);
-  if (names.length) return ["bad", `${list(names)} ${names.length > 1 ? "are" : "is"} not well`, consequence(names)];
-  if (cold.length) return ["warn", `${list(cold)} ${cold.length > 1 ? "are" : "is"} not warm`, "Questions about it wait for the engine to compute the pack."];
-  if (late.length) return ["warn", `${list(late)} ${late.length > 1 ? "are" : "is"} slow to answer`, "A busy engine is like that for a moment."];
-  return ["well", "All is well", "Every part answers, and every workspace is served from the cache."];
+  if (names.length) return ["bad", `${list(names)} ${names.length > 1 ? "are" : "is"} unhealthy`, consequence(names)];
+  if (cold.length) return ["warn", `${list(cold)} ${cold.length > 1 ? "are" : "is"} not warm`, "A request to such a workspace waits until the engine has computed the pack."];
+  if (late.length) return ["warn", `${list(late)} ${late.length > 1 ? "are" : "is"} slow to respond`, "A busy engine can cause this for a few seconds."];
+  return ["well", "All services are healthy", "Every service responds, and every workspace is served from the cache."];
 }
 
 const list = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
 
-/** What the gravest of these means for who asks. */
+/** What the most serious of these failures means for a client. */
 function consequence(names) {
   return CONSEQUENCES.find(([name]) => names.includes(name))?.[1] ?? "";
 }
@@ -144,12 +144,12 @@ function showAges() {
   mark(byId("verdict-sign"), "data-state", sign);
   write(byId("verdict"), words);
   write(byId("verdict-more"), more);
-  byId("what-to-do").hidden = lost || !status.parts.some((part) => part.look);
+  byId("what-to-do").hidden = lost || !status.parts.some((service) => service.look);
   if (!status) return;
   stale("workspaces", status.workspaces[0]?.at);
   stale("cache", status.engine.at);
-  write(byId("room-age"), isStale(status.stores.at) ? `LMCache ${asOf(status.stores.at)}` : "");
-  stale("cards", status.gpus?.at);
+  write(byId("storage-age"), isStale(status.stores.at) ? `LMCache ${asOf(status.stores.at)}` : "");
+  stale("gpus", status.gpus?.at);
   byId("workspaces").querySelectorAll("[data-saved]").forEach((cell) => {
     write(cell, cell.dataset.saved ? ago(ageOf(Number(cell.dataset.saved))) : "–");
   });
@@ -212,30 +212,30 @@ function cells() {
   ];
 }
 
-function makePart() {
+function makeService() {
   const row = element("div", { class: "row" }, element("span", { class: "name" }), element("span", { class: "since" }), element("span", { class: "mark" }));
   const help = element("div", { class: "help" }, element("p"), element("dl", {}, element("dt"), element("dd", {}, element("code")), element("dt"), element("dd", {}, element("code"))));
-  help.querySelectorAll("dt").forEach((term, place) => write(term, ["Look", "Mend"][place]));
+  help.querySelectorAll("dt").forEach((term, place) => write(term, ["Inspect", "Fix"][place]));
   help.hidden = true;
   return element("li", {}, row, help);
 }
 
-function fillPart(item, part) {
+function fillService(item, service) {
   const [row, help] = item.children;
   const [name, since, state] = row.children;
-  const sign = PART_SIGNS[part.state] ?? "";
-  write(name, part.name);
-  write(since, known(part.since) ? `since ${when(part.since)}` : "");
-  write(state, PART_WORDS[part.state]);
+  const sign = SERVICE_SIGNS[service.state] ?? "";
+  write(name, service.name);
+  write(since, known(service.since) ? `since ${when(service.since)}` : "");
+  write(state, SERVICE_WORDS[service.state]);
   mark(state, "data-state", sign);
-  help.hidden = !part.look;
-  if (!part.look) return;
+  help.hidden = !service.look;
+  if (!service.look) return;
   mark(help, "data-state", sign);
-  const seen = known(part.seen) ? ` It was well at ${when(part.seen)}.` : "";
-  write(help.firstElementChild, part.detail + seen);
+  const seen = known(service.seen) ? ` Last healthy: ${when(service.seen)}.` : "";
+  write(help.firstElementChild, service.detail + seen);
   const [look, see] = help.querySelectorAll("code");
-  write(look, part.look);
-  write(see, part.see);
+  write(look, service.look);
+  write(see, service.see);
 }
 
 const when = (at) => (ageOf(at) < 72000 ? hour : new Intl.DateTimeFormat([], { month: "short", day: "numeric" })).format(new Date(at * 1000));
@@ -281,9 +281,9 @@ function showLegend() {
   write(byId("legend-when"), minute === null ? "Last hour" : hour.format(new Date(at * 1000)));
   SOURCES.forEach((source, place) => {
     write(byId(`share-${source}`), sum ? share(of[place] / sum) : "–");
-    write(byId(`tokens-${source}`), of ? short.format(of[place]) : "not known");
+    write(byId(`tokens-${source}`), of ? short.format(of[place]) : "unknown");
   });
-  const said = of ? SOURCES.map((source, place) => `${source} ${sum ? share(of[place] / sum) : "0 %"}`).join(", ") : "not known";
+  const said = of ? SOURCES.map((source, place) => `${source} ${sum ? share(of[place] / sum) : "0 %"}`).join(", ") : "unknown";
   mark(byId("minute"), "aria-valuetext", minute === null ? "Last hour" : `${hour.format(new Date(at * 1000))}: ${count.format(sum)} tokens, ${said}`);
 }
 
@@ -315,7 +315,7 @@ function makeBar() {
   return element("div", {}, element("dt"), element("dd"), element("dd", { class: "more" }), track);
 }
 
-function fillBar(item, { name, value, more, part, state, kind }) {
+function fillBar(item, { name, value, more, fraction, state, kind }) {
   const [title, worth, extra, track] = item.children;
   write(title, name);
   write(worth, value);
@@ -323,7 +323,7 @@ function fillBar(item, { name, value, more, part, state, kind }) {
   const fill = track.firstElementChild;
   fill.className = `fill ${kind ?? ""}`;
   mark(fill, "data-state", state ?? "");
-  const width = `${(Math.min(1, Math.max(0, part || 0)) * 100).toFixed(1)}%`;
+  const width = `${(Math.min(1, Math.max(0, fraction || 0)) * 100).toFixed(1)}%`;
   if (fill.style.width !== width) fill.style.width = width;
 }
 
@@ -335,44 +335,44 @@ function showFirstTokens() {
     kind,
     value: seconds(of.median),
     more: of.count ? `median of ${count.format(of.count)}; 95 % within ${seconds(of.p95)}` : "none",
-    part: longest ? (of.median ?? 0) / longest : 0,
+    fraction: longest ? (of.median ?? 0) / longest : 0,
   });
   keep(byId("first"), [bar("Warm", "warm", warm), bar("Cold", "cold", cold)], makeBar, fillBar);
 }
 
-function showRoom() {
+function showStorage() {
   const bar = (name, { used, size }, limit) => ({
     name,
     value: `${bytes(used)} of ${bytes(size)}`,
     more: `${share(used / size)} used`,
-    part: used / size,
+    fraction: used / size,
     state: used / size > limit ? "bad" : "",
   });
   const stores = (status.stores.stores ?? []).map((store) => bar(`LMCache’s ${store.name}`, store, Infinity));
-  const disks = status.disks.map((disk) => bar(`Disk with ${disk.path}`, disk, 0.9));
-  keep(byId("room"), [...disks, ...stores], makeBar, fillBar);
+  const disks = status.disks.map((disk) => bar(`Disk of ${disk.path}`, disk, 0.9));
+  keep(byId("storage"), [...disks, ...stores], makeBar, fillBar);
 }
 
-function showCards() {
-  const cards = status.gpus?.gpus ?? [];
-  byId("no-cards").hidden = cards.length > 0;
-  const bars = cards.map((card) => {
-    const size = card.memory_used_mib + card.memory_free_mib;
+function showGpus() {
+  const gpus = status.gpus?.gpus ?? [];
+  byId("no-gpus").hidden = gpus.length > 0;
+  const bars = gpus.map((gpu) => {
+    const size = gpu.memory_used_mib + gpu.memory_free_mib;
     const gib = (mib) => (mib / 1024).toFixed(1);
     const told = [
-      known(card.utilisation) && `${Math.round(card.utilisation)} % busy`,
-      known(card.temperature) && `${Math.round(card.temperature)} °C`,
-      known(card.power_watts) && `${Math.round(card.power_watts)} W`,
-      card.xid > 0 && `Xid ${card.xid}`,
+      known(gpu.utilisation) && `${Math.round(gpu.utilisation)} % utilization`,
+      known(gpu.temperature) && `${Math.round(gpu.temperature)} °C`,
+      known(gpu.power_watts) && `${Math.round(gpu.power_watts)} W`,
+      gpu.xid > 0 && `Xid ${gpu.xid}`,
     ];
     return {
-      name: `${card.gpu} ${card.name}`,
-      value: known(card.memory_used_mib) ? `${gib(card.memory_used_mib)} of ${gib(size)} GiB` : "–",
+      name: `${gpu.gpu} ${gpu.name}`,
+      value: known(gpu.memory_used_mib) ? `${gib(gpu.memory_used_mib)} of ${gib(size)} GiB` : "–",
       more: told.filter(Boolean).join(", "),
-      part: card.memory_used_mib / size,
+      fraction: gpu.memory_used_mib / size,
     };
   });
-  keep(byId("cards"), bars, makeBar, fillBar);
+  keep(byId("gpus"), bars, makeBar, fillBar);
 }
 
 // --- The connection ------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ function take(next, isLive) {
 
 function follow() {
   leave();
-  if (document.hidden) return; // nobody looks: nobody need be asked
+  if (document.hidden) return; // a hidden page needs no status
   source = new EventSource("/status/events");
   source.onmessage = (event) => take(JSON.parse(event.data), true);
   source.onerror = () => ask(source.readyState === EventSource.CLOSED);
@@ -419,12 +419,12 @@ async function ask(isRefused) {
     const answer = await fetch("/status", { signal: AbortSignal.timeout(5000) });
     if (answer.ok) {
       take(await answer.json(), !isRefused);
-      pause = isRefused ? LONGEST_PAUSE_MS : 1000; // too many look on
+      pause = isRefused ? LONGEST_PAUSE_MS : 1000; // too many browsers follow the events
     } else {
-      lose(answer.status === 401 ? LOGGED_OUT : `The gateway does not answer (status ${answer.status}).`);
+      lose(answer.status === 401 ? LOGGED_OUT : `The gateway does not respond (HTTP status ${answer.status}).`);
     }
   } catch {
-    lose("The host does not answer, or the network in between is down.");
+    lose("The host does not respond, or the network to it is down.");
   }
   retry = setTimeout(follow, pause);
 }
@@ -436,7 +436,7 @@ function lose(reason) {
 }
 
 function tick() {
-  if (lost) write(byId("link-text"), status ? `Lost ${ago(ageOf(status.at))}` : "No connection");
+  if (lost) write(byId("link-text"), status ? `Last update ${ago(ageOf(status.at))}` : "No connection");
   showAges();
 }
 
