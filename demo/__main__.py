@@ -62,9 +62,14 @@ PRESET = {
             "max_position_embeddings": 8192,
         },
     },
-    "engine": {"dtype": "bfloat16", "max_model_len": 8192},
+    # However long it takes to start on a busy machine.
+    "engine": {"dtype": "bfloat16", "max_model_len": 8192, "start_period": 1200},
     "workspace_budget": 6000,
 }
+README = ROOT / "README.md"
+SHOWN = re.compile(
+    r"(<!-- what `make demo PICTURE=docs/demo.svg` showed -->\n).*?(\n<!-- end -->)", re.DOTALL
+)
 console = Console(highlight=False, record=True, width=100 if not sys.stdout.isatty() else None)
 
 
@@ -187,12 +192,14 @@ def print_figures(rows: Sequence[tuple[str, Answer]]) -> None:
 
 
 def write_picture(file: Path) -> None:
-    """Write what was shown since the recording began, as SVG and as text beside it.
+    """Write what was shown since the recording began, as SVG and as README's text.
 
     Fonts that a viewer would fetch from elsewhere are left out.
     """
-    text = console.export_text(clear=False)
-    file.with_suffix(".txt").write_text("\n".join(line.rstrip() for line in text.splitlines()))
+    lines = [line.rstrip() for line in console.export_text(clear=False).splitlines()]
+    page = README.read_text()
+    shown = "\n".join(lines).strip("\n")
+    README.write_text(SHOWN.sub(lambda found: f"{found[1]}```text\n{shown}\n```{found[2]}", page))
     picture = console.export_svg(title="make demo", clear=False)
     file.write_text(re.sub(r"\s*@font-face \{.*?\}", "", picture, flags=re.DOTALL) + "\n")
 
@@ -273,7 +280,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     show_up = commands.add_parser("up", help="deploy onto a lab host and show what it does")
     show_up.add_argument("--workspace", type=Path, default=SHOP, help="source tree to keep warm")
-    show_up.add_argument("--picture", type=Path, help="write what is shown as SVG, text beside it")
+    show_up.add_argument("--picture", type=Path, help="write what is shown as SVG, and into README")
     commands.add_parser("ask", help="ask the demo's host; takes what `infbox ask` takes")
     given = sys.argv[1:]
     arguments = parser.parse_args(given[:1] if given[:1] == ["ask"] else given)

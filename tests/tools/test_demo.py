@@ -98,3 +98,23 @@ def test_make_hands_a_question_on_as_it_is(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.splitlines() == ["-m", "demo", "ask", "--cold", "--", question], done.stderr
+
+
+def test_what_was_shown_goes_into_readme_and_a_picture_without_strange_fonts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "README.md").read_text()
+    assert demo.SHOWN.search(page)
+    monkeypatch.setattr(demo, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(page)
+    demo.console.export_text()
+    demo.console.print("an answer of 30 minutes")
+    for _again in range(2):
+        demo.write_picture(tmp_path / "demo.svg")
+    written = (tmp_path / "README.md").read_text()
+    assert written.count("```text\nan answer of 30 minutes\n```\n<!-- end -->") == 1
+    assert demo.SHOWN.sub("", written) == demo.SHOWN.sub("", page)
+    picture = (tmp_path / "demo.svg").read_text()
+    assert "answer&#160;of&#160;30&#160;minutes" in picture
+    assert "@font-face" not in picture
+    assert "url(http" not in picture
