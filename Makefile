@@ -63,6 +63,8 @@ fuzz: $(STAMP) ## Fuzz the watcher and the gateway; FUZZ_SECONDS=3600 (default: 
 bench: $(STAMP) ## Benchmark the watcher and its packs against lower bounds and alternatives
 	@$(BIN)/python -m bench.watch
 	@$(BIN)/python -m bench.replay
+	@$(BIN)/python -m bench.use
+	@$(BIN)/python -m bench.retrieval
 
 simulate: $(STAMP) ## Simulate how many hosts a number of developers needs, and draw the plots of docs/scale.md
 	@$(BIN)/python -m bench.scale --plots docs/scale $(ARGS)

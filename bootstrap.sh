@@ -161,7 +161,7 @@ look_at_workspaces() {
         if [[ ! $workspace =~ ^[a-z0-9][a-z0-9-]*=/ ]]; then
             refuse "--workspace $workspace is not NAME=PATH. Use lower-case letters, digits and hyphens for the name, and an absolute path."
         elif [[ ! -d ${workspace#*=} ]]; then
-            refuse "The path of workspace ${workspace%%=*} is not a folder: ${workspace#*=}. Put the source tree there, or correct the path."
+            refuse "The path of workspace ${workspace%%=*} is not a directory: ${workspace#*=}. Put the source tree there, or correct the path."
         elif $WORKSPACES_GIVEN && [[ -e $INVENTORY/hosts.yml ]] &&
             ! grep -qF -- "$(workspace_line "$workspace")" "$INVENTORY/hosts.yml"; then
             refuse "$INVENTORY/hosts.yml is yours and is kept, and has no such line: $(workspace_line "$workspace"). Add it to infbox_workspaces there, and leave --workspace out."

@@ -18,11 +18,11 @@ def setting(inventory: Path, playbook_dir: Path, name: str) -> object:
     output = subprocess.run(
         [Path(sys.executable).with_name("ansible"), "all", "--inventory", inventory,
          "--playbook-dir", playbook_dir, "--module-name", "debug",
-         "--args", f"var=infbox_settings.{name}"],
+         "--args", f"var=_infbox_settings.{name}"],
         cwd=inventory.parent, env={**environment, "ANSIBLE_NOCOLOR": "1"},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    value: object = json.loads(output.partition("=>")[2])[f"infbox_settings.{name}"]
+    value: object = json.loads(output.partition("=>")[2])[f"_infbox_settings.{name}"]
     return value
 
 

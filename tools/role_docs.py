@@ -41,16 +41,16 @@ def page(role: Role, before: str) -> str:
     if role.options:
         parts += ["## Variables", "\n".join(table(role.options))]
     parts += [
-        "Its tests: those of the roles that include it."
+        "Tests: those of the roles that include it."
         if role.is_library
-        else f"Its tests: `make molecule SCENARIO={role.name}`."
+        else f"Tests: `make molecule SCENARIO={role.name}`."
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def table(options: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of the table of variables, the required ones first."""
-    yield "| variable | type | default | what it is |"
+    yield "| variable | type | default | description |"
     yield "| --- | --- | --- | --- |"
     for name, option in sorted(options.items(), key=lambda item: not item[1].get("required")):
         yield from rows(name, option)

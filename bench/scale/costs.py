@@ -107,7 +107,7 @@ def preset_costs(name: str) -> Costs:
     Args:
         name: of the preset, `moe80` or `prod480`.
     """
-    preset: dict[str, Any] = yaml.safe_load(PRESETS.read_text())["infbox_presets"][name]
+    preset: dict[str, Any] = yaml.safe_load(PRESETS.read_text())["_infbox_presets"][name]
     cards = CARDS[name]
     plan = plan_preset(name, preset, [{**H100, "count": cards}])
     return Costs(

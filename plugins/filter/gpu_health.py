@@ -83,11 +83,11 @@ def card_health(card: Card, *, fabric: bool) -> Iterable[Finding]:
             "critical",
             f"{card['ecc_uncorrected']} uncorrected memory errors since the driver was loaded",
         ),
-        (card["repair"] == "failure", "critical", "memory failed for good; replace the card"),
+        (card["repair"] == "failure", "critical", "memory failed for good; replace the GPU"),
         (
             card["sram_worn"],
             "critical",
-            "more errors in the memory on the chip than NVIDIA allows; replace the card",
+            "more errors in the memory on the chip than NVIDIA allows; replace the GPU",
         ),
         (card["repair"] == "pending", "warning", "what failed is replaced at the next reset"),
         (

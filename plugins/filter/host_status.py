@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 COLUMNS = (
@@ -18,9 +19,6 @@ COLUMNS = (
 )
 UNREACHABLE = "The host cannot be reached."
 LINKS = ("live", "current")
-# The last one only where unhealthy containers are restarted.
-UNITS = ("infbox-keys", "infbox-gateway", "infbox-watcher", "infbox-autoheal")
-ALWAYS = 3  # of them
 AGES = ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"))
 # The states of a service, as the gateway names them.
 SERVICE_WORDS = {"well": "healthy", "late": "slow", "ill": "unhealthy", "down": "down"}
@@ -35,6 +33,7 @@ def host_status(
     units: Sequence[str],
     head: str = "",
     *,
+    names: Sequence[str] = (),
     driver: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return how a host is.
@@ -43,9 +42,10 @@ def host_status(
         told: what the gateway's /status answered; None or empty where it did not.
         links: where `live` and `current` point; empty where there is no release.
         containers: a line each: name, a tab, what Docker says of it.
-        units: what systemd says of each of ours, in the order of `UNITS`.
+        units: what systemd says of each of ours, in the order of their names.
         head: the host that answers by the model of which this one only holds a part; empty for one
-            that answers by itself. A part has neither units nor a gateway.
+            that answers by itself. A part has no gateway.
+        names: of the services that are units on this host, without `infbox-`.
         driver: a line of JSON, as the role `nvidia_driver` records what it installed, and the
             version that the kernel has loaded; either may be missing.
 
@@ -60,9 +60,10 @@ def host_status(
         "release": releases[0] if releases else None,
         "release_passed": len(releases) == len(LINKS) and len(set(releases)) == 1,
         "containers": running,
-        "units": {}
-        if head
-        else dict(zip(UNITS, [*units, *["missing"] * (ALWAYS - len(units))], strict=False)),
+        "units": {
+            f"infbox-{name}": state
+            for name, state in zip_longest(names, units[: len(names)], fillvalue="missing")
+        },
         "status": told if told and "parts" in told else None,
         "head": head,
         "driver": _driver(driver),
@@ -166,7 +167,8 @@ def _told_problems(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the gateway found."""
     for part in told["parts"]:
         if part["state"] in ("ill", "down"):
-            yield f"{part['name']} is unhealthy. {part['detail']} {part['look']} ({part['see']})"
+            hint = f"Run {part['look']} ({part['see']})"
+            yield f"{part['name']} is unhealthy. {part['detail']} {hint}"
     for workspace in told["workspaces"]:
         if workspace["state"] not in ("warm", "warming", "elsewhere"):
             why = f": {workspace['error']}" if workspace["error"] else ""

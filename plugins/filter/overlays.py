@@ -72,7 +72,7 @@ def base_refusal(name: str, item: Mapping[str, Any], by_name: Mapping[str, Any])
     budgets = item.get("budget"), base.get("budget")
     if all(isinstance(budget, int) for budget in budgets) and budgets[0] <= budgets[1]:
         return (
-            f"The budget of workspace {name}, {budgets[0]} tokens, leaves no room beside its base"
+            f"The budget of workspace {name}, {budgets[0]} tokens, leaves no space beside its base"
             f" {base_name}, which has {budgets[1]}. Give more, or leave it out."
         )
     return ""

@@ -349,8 +349,8 @@ def space_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) ->
     if free + held < disk:
         refusals.append(
             f"Preset {name} needs {disk:g} GB of disk, this host has {free:.1f} GB free and"
-            f" {held:.1f} GB that infbox and Docker hold already. Free some, or move their folders"
-            " to a larger disk."
+            f" {held:.1f} GB that infbox and Docker use already. Free some, or move their"
+            " directories to a larger disk."
         )
     return refusals
 

@@ -98,7 +98,7 @@ def gpu_refusals(
     for card in seen["gpus"]:
         if not card["memory_mib"]:
             refusals.append(
-                f"nvidia-smi does not tell the memory of {card['name']}. Say it by infbox_gpus."
+                f"nvidia-smi does not report the memory of {card['name']}. Set infbox_gpus."
             )
     return refusals
 
@@ -209,7 +209,7 @@ def path_refusals(
             )
         ]
     if not seen["is_dir"]:
-        return [f"The path of workspace {name} is not a directory: {path}. Name the folder."]
+        return [f"The path of workspace {name} is not a directory: {path}. Set it to a directory."]
     if reader and not seen["readable"]:
         return [
             (
@@ -233,7 +233,7 @@ def nested(places: Sequence[tuple[str, str]]) -> list[str]:
         for other, same in places[:index]:
             if place == same:
                 refusals.append(
-                    f"Workspaces {other} and {name} are the same folder: {place}. Remove one."
+                    f"Workspaces {other} and {name} are the same directory: {place}. Remove one."
                 )
     return refusals
 

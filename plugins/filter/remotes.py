@@ -95,7 +95,7 @@ def remote_refusals(workspaces: Any, secrets: Any, known_hosts: Any) -> list[str
         refusals += found
     for name in sorted(set(map(str, secrets)) - {str(item["name"]) for item in named}):
         refusals.append(
-            f"infbox_git_secrets names {name}, which is no workspace with a git remote. Mend the"
+            f"infbox_git_secrets names {name}, which is no workspace with a git remote. Fix the"
             " name, or remove it."
         )
     return refusals

@@ -37,7 +37,7 @@ def os_release(folder: Path, **fields: str) -> str:
 
 
 def test_the_least_sizes_are_those_of_the_smallest_preset() -> None:
-    presets = yaml.safe_load((ROOT / "group_vars/all/presets.yml").read_text())["infbox_presets"]
+    presets = yaml.safe_load((ROOT / "group_vars/all/presets.yml").read_text())["_infbox_presets"]
     done = bash("echo $LEAST_MEMORY_GB $LEAST_DISK_GB")
     memory, disk = map(int, done.stdout.split())
     assert memory == min(preset["host_memory_gb"] for preset in presets.values())
@@ -125,7 +125,7 @@ def test_a_malformed_workspace_is_refused(value: str) -> None:
 def test_a_workspace_that_is_not_there_is_refused(tmp_path: Path) -> None:
     look = 'read_arguments "$@"; look_at_workspaces'
     (line,) = refusals(look, f"--workspace=shop={tmp_path}/shop")
-    assert line.startswith(f"The path of workspace shop is not a folder: {tmp_path}/shop. Put")
+    assert line.startswith(f"The path of workspace shop is not a directory: {tmp_path}/shop. Put")
 
 
 def test_a_workspace_is_refused_where_the_inventory_is_the_users(tmp_path: Path) -> None:

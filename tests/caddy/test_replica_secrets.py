@@ -78,12 +78,12 @@ def deploy(folder: Path, *arguments: str, order: tuple[str, ...] = HOSTS) -> str
     variables: dict[str, Any] = {
         "ansible_connection": "community.docker.docker",
         "ansible_become": False,
-        "infbox_replica_hosts": order,
+        "_infbox_replica_hosts": order,
         "caddy_image": "caddy",
         "caddy_replicas": ["gpu1:8444", "gpu2:8444"],
-        "caddy_replicas_source": "{{ infbox_replica_source }}",
+        "caddy_replicas_source": "{{ _infbox_replica_source }}",
         "watcher_users": ["alice", "bob"],
-        "watcher_keys_source": "{{ infbox_replica_source }}",
+        "watcher_keys_source": "{{ _infbox_replica_source }}",
     }
     of_watcher = {"name": "watcher"}
     tasks = [

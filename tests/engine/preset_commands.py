@@ -108,7 +108,7 @@ def hosts() -> dict[str, dict[str, Any]]:
                     "infbox_model_group": case,
                     "infbox_model_group_address": address,
                     # What the facts of a host would tell.
-                    "infbox_model_interface": {"name": "ibp65s0", "gbit": 200},
+                    "_infbox_model_interface": {"name": "ibp65s0", "gbit": 200},
                 }
     return table
 
@@ -155,7 +155,7 @@ def render(folder: Path) -> None:
     """Run the playbook on the inventory of a folder."""
     done = subprocess.run(
         [sys.executable, "-m", "ansible", "playbook", PLAYBOOK, "--inventory", "hosts.yml",
-         "--extra-vars", json.dumps({"infbox_root": str(ROOT)})],
+         "--extra-vars", json.dumps({"_infbox_root": str(ROOT)})],
         cwd=folder,
         env={
             **os.environ,

@@ -57,7 +57,7 @@ def judged(commands: Mapping[str, list[str]]) -> dict[str, str]:
 
 
 def test_every_gpu_preset_has_a_command() -> None:
-    presets = yaml.safe_load((ROOT / "group_vars/all/presets.yml").read_text())["infbox_presets"]
+    presets = yaml.safe_load((ROOT / "group_vars/all/presets.yml").read_text())["_infbox_presets"]
     assert {name for name, preset in presets.items() if preset["gpus"]} == set(MADE_FOR)
 
 

@@ -19,7 +19,7 @@ from tests.plugins.plugin_files import ROOT
 PROGRAM = Path(__file__).with_name("read_tool_calls.py")
 PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(
     (ROOT / "group_vars/all/presets.yml").read_text(encoding="utf-8")
-)["infbox_presets"]
+)["_infbox_presets"]
 CALLS = [
     {"name": "read_file", "arguments": {"path": "src/main.py", "lines": 40}},
     {"name": "list_files", "arguments": {"path": "tests"}},

@@ -114,10 +114,10 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("group")
     facts = {"eth1": {"device": "eth1", "speed": 25000, "ipv4": {"address": "192.0.2.1"}},
              "ib0": {"device": "ib0", "ipv4": {"address": "192.0.2.2"}}}  # fmt: skip
-    shown = ["stack_services", "stack_gate", "stack_peers", "stack_host_units", "infbox_serves",
+    shown = ["stack_services", "stack_gate", "stack_peers", "stack_host_units", "_infbox_serves",
              "preflight_workspaces", "preflight_required_settings", "lmcache_node_address",
              "lmcache_part",
-             "preflight_group", "backup_settings", "infbox_host_services"]  # fmt: skip
+             "preflight_group", "backup_settings", "_infbox_host_services"]  # fmt: skip
     play = [{
         "hosts": "inference", "gather_facts": False,
         "tasks": [
@@ -174,10 +174,10 @@ def test_the_first_host_answers_and_the_other_one_computes(rendered: dict[str, A
     head, worker = rendered["gpu1"], rendered["gpu2"]
     assert head["stack_services"] == ["lmcache", "vllm", "caddy"]
     assert worker["stack_services"] == ["lmcache", "vllm"]
-    assert head["infbox_serves"] and not worker["infbox_serves"]
+    assert head["_infbox_serves"] and not worker["_infbox_serves"]
     assert head["stack_gate"] and not worker["stack_gate"]
     assert (head["stack_peers"], worker["stack_peers"]) == (["gpu2"], ["gpu1"])
-    assert worker["stack_host_units"] == {} and worker["infbox_host_services"] == ["autoheal"]
+    assert worker["stack_host_units"] == {} and worker["_infbox_host_services"] == ["autoheal"]
     # What it needs none of is neither asked for nor looked at.
     assert worker["preflight_required_settings"] == worker["preflight_workspaces"] == []
     assert worker["backup_settings"] == {}

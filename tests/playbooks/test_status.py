@@ -21,6 +21,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Comple
             "ansible_become": False,
             "ansible_python_interpreter": sys.executable,
             "watcher_gateway_listen": gateway.url.removeprefix("http://"),
+            "infbox_oidc_issuer": "https://login.example",
+            "infbox_workspaces": [{"name": "shop", "git": {"url": "https://forge.example/s.git"}}],
         }
         away = {"ansible_host": "127.0.0.1", "ansible_port": 1, "ansible_become": False}
         hosts = {"inference": {"hosts": {"one": here, "two": away}}}
@@ -51,3 +53,5 @@ def test_scripts_read_it_as_json(
     assert told["well"] is False
     assert told["hosts"]["one"]["status"]["served"]["preset"] == "dev32"
     assert told["hosts"]["two"]["problems"] == ["The host cannot be reached."]
+    names = ["keys", "watcher", "gateway", "signin", "remotes", "autoheal"]
+    assert set(told["hosts"]["one"]["units"]) == {f"infbox-{name}" for name in names}

@@ -12,7 +12,8 @@ from tests.plugins.plugin_files import ROOT, load
 
 RUNNING = [f"infbox-{name}-1\tUp 2 hours (healthy)" for name in ("vllm", "lmcache", "caddy")]
 LINKS = ["/etc/infbox/releases/7", "/etc/infbox/releases/7"]
-ACTIVE = ["active"] * 3
+NAMES = ["keys", "watcher", "gateway", "signin", "remotes"]
+ACTIVE = ["active"] * len(NAMES)
 
 plugin = load("filter", "host_status")
 
@@ -32,7 +33,7 @@ def answer(host: FakeHost, *away: str) -> Any:
 
 
 def test_a_host_that_is_well_says_what_it_serves(host: FakeHost) -> None:
-    found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE)
+    found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE, names=NAMES)
     text = plugin.status_text(found, "one")
     assert text.splitlines()[0] == "one: healthy"
     assert "model        coder, dev32, vLLM 0.0.fake, 100,000 tokens" in text
@@ -63,12 +64,12 @@ def test_the_driver_that_infbox_installed_is_shown_and_one_that_waits_for_a_rebo
 
 def test_conversations_are_told_of_where_there_were_any(host: FakeHost) -> None:
     told = answer(host)
-    text = plugin.status_text(plugin.host_status(told, LINKS, RUNNING, ACTIVE), "one")
+    text = plugin.status_text(plugin.host_status(told, LINKS, RUNNING, ACTIVE, names=NAMES), "one")
     assert "change notes" not in text
     told["workspaces"][0]["conversations"] = {
         "count": 3, "turns": 40, "cached_median": 0.957, "told_tokens": 1234,
     }  # fmt: skip
-    text = plugin.status_text(plugin.host_status(told, LINKS, RUNNING, ACTIVE), "one")
+    text = plugin.status_text(plugin.host_status(told, LINKS, RUNNING, ACTIVE, names=NAMES), "one")
     assert "3 conversations, 96% of a prompt cached, 1,234 tokens of change notes" in text
 
 
@@ -77,14 +78,15 @@ def test_each_trouble_is_named_with_what_to_do(host: FakeHost) -> None:
     found = plugin.host_status(
         answer(host, "lmcache"), [LINKS[0], "/etc/infbox/releases/6"],
         [*RUNNING[:2], "infbox-caddy-1\tRestarting (1) 3 seconds ago"],
-        ["active", "active", "failed"],
+        ["active", "failed", "active", "active", "inactive"], names=NAMES,
     )  # fmt: skip
     text = "\n".join(found["problems"])
     for words in (
         "Release 7 has not passed its health checks.",
         "Container infbox-caddy-1 is unhealthy: Restarting (1) 3 seconds ago.",
         "Unit infbox-watcher is failed: journalctl -u infbox-watcher",
-        "LMCache is unhealthy. It does not respond. docker logs --tail 50 infbox-lmcache-1",
+        "Unit infbox-remotes is inactive: journalctl -u infbox-remotes",
+        "LMCache is unhealthy. It does not respond. Run docker logs --tail 50 infbox-lmcache-1",
         "Workspace shop is NOT WARM: the tree is gone.",
     ):
         assert words in text
@@ -96,7 +98,7 @@ def test_who_answers_already_is_well_before_docker_has_seen_it(
     host: FakeHost, away: tuple[str, ...], is_well: bool
 ) -> None:
     starting = ["infbox-vllm-1\tUp 38 seconds (health: starting)", *RUNNING[1:]]
-    found = plugin.host_status(answer(host, *away), LINKS, starting, ACTIVE)
+    found = plugin.host_status(answer(host, *away), LINKS, starting, ACTIVE, names=NAMES)
     assert found["well"] is is_well
     assert any("infbox-vllm-1" in problem for problem in found["problems"]) is not is_well
 
@@ -108,14 +110,14 @@ def test_a_part_of_a_model_is_not_well_before_docker_has_seen_it() -> None:
 
 @pytest.mark.parametrize("told", [None, {}, {"detail": "Not Found"}])
 def test_a_gateway_that_tells_nothing_is_a_trouble(told: Any) -> None:
-    found = plugin.host_status(told, LINKS, RUNNING, ACTIVE)
+    found = plugin.host_status(told, LINKS, RUNNING, ACTIVE, names=NAMES)
     assert found["well"] is False
     assert found["status"] is None
     assert "The gateway does not report" in plugin.status_text(found, "one")
 
 
 def test_a_host_without_anything_is_not_well() -> None:
-    found = plugin.host_status({}, [], [], [])
+    found = plugin.host_status({}, [], [], [], names=NAMES)
     assert found["problems"][0] == "There is no release yet: run site.yml."
     assert found["units"]["infbox-watcher"] == "missing"
 
@@ -123,13 +125,13 @@ def test_a_host_without_anything_is_not_well() -> None:
 def test_a_workspace_of_another_replica_is_no_trouble(host: FakeHost) -> None:
     host.workspaces["shop"]["warm"] = False
     host.workspaces["shop"]["elsewhere"] = True
-    found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE)
+    found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE, names=NAMES)
     assert found["well"] is True
     assert "warm on another replica" in plugin.status_text(found, "one")
 
 
 def test_a_host_that_was_not_reached_is_in_the_table_and_the_figures(host: FakeHost) -> None:
-    well = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE)
+    well = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE, names=NAMES)
     hosts = plugin.hosts_status(["one", "two"], {"one": {"status_of_host": well}, "two": {}})
     table = plugin.status_table(hosts).splitlines()
     assert table[1].split() == ["one", "healthy", "dev32", "7", "1", "of", "1", "2", "-"]
@@ -150,8 +152,9 @@ def test_each_part_leads_to_a_heading_that_there_is(host: FakeHost) -> None:
     assert sees <= headings
 
 
-def test_a_host_that_holds_a_part_of_a_model_has_neither_units_nor_a_gateway() -> None:
-    found = plugin.host_status({}, LINKS, RUNNING, ["inactive"] * 3, "gpu1")
+def test_a_host_that_holds_a_part_of_a_model_has_the_units_of_one_and_no_gateway() -> None:
+    found = plugin.host_status({}, LINKS, RUNNING, ["active"], "gpu1", names=["autoheal"])
+    assert found["units"] == {"infbox-autoheal": "active"}
     assert found["well"], found["problems"]
     assert "worker of the model that gpu1 serves" in plugin.status_text(found, "gpu2")
     ill = plugin.host_status({}, LINKS, [f"{RUNNING[0].split(chr(9))[0]}\tUp (unhealthy)"], [], "g")

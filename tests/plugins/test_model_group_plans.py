@@ -11,7 +11,7 @@ from tests.plugins.plugin_files import ROOT, load
 choose_preset = load("filter", "presets").choose_preset
 PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(ROOT / "group_vars/all/presets.yml").read_text(encoding="utf-8")
-)["infbox_presets"]
+)["_infbox_presets"]
 FOUR_A100 = [{"name": "NVIDIA A100-SXM4-80GB", "memory_mib": 81920, "count": 4}]
 
 

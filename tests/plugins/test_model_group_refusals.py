@@ -44,7 +44,7 @@ def test_those_that_are_alike_pass() -> None:
         ("preset", "cpu", "differ in the preset: gpu1 and gpu3 have prod480x2; gpu2 has cpu. Give"),
         ("model", "org/model at 4567", "in the model: gpu1 and gpu3 have org/model at 0123; gpu2"),
         ("engine", "infbox/engine:1@sha256:2", "in the engine's image: gpu1 and gpu3 have infbox/"),
-        ("cards", "8 x A100", "in the cards: gpu1 and gpu3 have 4 x A100; gpu2 has 8 x A100. Put"),
+        ("cards", "8 x A100", "in the GPUs: gpu1 and gpu3 have 4 x A100; gpu2 has 8 x A100. Put"),
         ("window", 4096, "in the model's window: gpu1 and gpu3 have 65536; gpu2 has 4096. Give"),
         ("address", "localhost", "The address of gpu2 in its model group is localhost. Set infbox"),
         ("address", "127.0.0.1", "The address of gpu2 in its model group is 127.0.0.1. Set infbox"),

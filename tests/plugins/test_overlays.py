@@ -53,7 +53,7 @@ def test_a_base_passes_wherever_it_stands_and_whatever_it_is() -> None:
         ([SHOP, anna(model="other")], "for the model other, and its base shop is not"),
         (
             [{**SHOP, "budget": 9000}, anna(budget=9000)],
-            "The budget of workspace shop-anna, 9000 tokens, leaves no room beside its base shop",
+            "The budget of workspace shop-anna, 9000 tokens, leaves no space beside its base shop",
         ),
     ],
 )

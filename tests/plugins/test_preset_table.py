@@ -15,7 +15,7 @@ preset_rows = load("filter", "presets").preset_rows
 filters = load("filter", "plan")
 PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(ROOT / "group_vars/all/presets.yml").read_text(encoding="utf-8")
-)["infbox_presets"]
+)["_infbox_presets"]
 FACTS = yaml.safe_load((ROOT / "tests/plugins/models.yml").read_text(encoding="utf-8"))
 CONFIGS = json.loads((ROOT / "tests/plugins/configs.json").read_text(encoding="utf-8"))
 

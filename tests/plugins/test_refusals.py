@@ -120,9 +120,7 @@ class TestGpus:
     def test_a_card_of_unknown_memory_is_refused(self) -> None:
         card = {"name": "NVIDIA GB10", "memory_mib": 0, "count": 1}
         (refusal,) = self.refuse(driver_version="580.1", gpus=[card])
-        assert (
-            refusal == "nvidia-smi does not tell the memory of NVIDIA GB10. Say it by infbox_gpus."
-        )
+        assert refusal == "nvidia-smi does not report the memory of NVIDIA GB10. Set infbox_gpus."
 
 
 class TestWorkspaces:
@@ -181,7 +179,7 @@ class TestWorkspaces:
     def test_the_same_folder_twice_is_refused_once(self) -> None:
         two = [workspace("a", "/srv/shop"), workspace("b", "/srv/shop")]
         (refusal,) = refusals.workspace_refusals(two, paths("/srv/shop"))
-        assert refusal == "Workspaces a and b are the same folder: /srv/shop. Remove one."
+        assert refusal == "Workspaces a and b are the same directory: /srv/shop. Remove one."
 
     def test_a_neighbour_with_a_longer_name_is_not_inside(self) -> None:
         two = [workspace("a", "/srv/shop"), workspace("b", "/srv/shop2")]

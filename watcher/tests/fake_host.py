@@ -21,7 +21,7 @@ from starlette.routing import Route
 from fake_engine import FakeEngine
 from gateway_stack import Stack, publish
 from infbox import config
-from infbox.auth.key_service import Authority
+from infbox.auth.key_service import KeyService
 from infbox.auth.keys import Keyring, Limits
 from infbox.gateway.app import Gateway
 from serving import ANY, serving, settings_for
@@ -129,7 +129,7 @@ class FakeHost:
             "watcher": Starlette(
                 routes=[Route("/status", self._status), Route("/metrics", self._metrics)]
             ),
-            "keys": Authority(served / "users.json").app(),
+            "keys": KeyService(served / "users.json").app(),
             "caddy": Starlette(routes=[Route("/", self._elsewhere)]),
             "dcgm": Starlette(routes=[Route("/metrics", self._cards)]),
         }

@@ -145,7 +145,7 @@ def test_an_overlay_is_for_its_bases_model(tmp_path: Path) -> None:
         ({"base": "shap"}, "workspaces: anna: base shap is no workspace: add it, or fix it"),
         ({"base": "anna"}, "workspaces: anna: base anna is itself: name a workspace without"),
         ({"model": "other"}, "anna: model other is not that of its base shop, .*: leave it out"),
-        ({"budget": 6000}, "anna: budget 6000 leaves no room beside its base shop, .*: give more"),
+        ({"budget": 6000}, "anna: budget 6000 leaves no space beside its base shop, .*: give more"),
         ({"base": 1}, r"workspaces\[0\].base: must be text"),
     ],
 )

@@ -58,7 +58,7 @@ def refusal(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
         "Preset cpu needs 100000 GB of disk, this host has",
         "The path of workspace gone is not there: /srv/gone.",
         "The path of workspace file is not a directory: /etc/hostname.",
-        "Workspaces shop and link are the same folder: /srv/shop.",
+        "Workspaces shop and link are the same directory: /srv/shop.",
         "The user infbox may not read the workspace closed: /root has mode 0700 and group root.",
         "The uid 64430, which our user infbox needs, belongs to the user stranger.",
         "/srv/shop has no config.json and no *.safetensors.",

@@ -182,7 +182,9 @@ def probe(text: str, data: Iterable[str]) -> tuple[list[str], list[str]]:
         return unreachable(target), []
     parent = Path(target.path).parent
     if not parent.is_dir():
-        return [f"{parent} is not there. Mount the disk of the backups, or make the folder."], []
+        return [
+            f"{parent} is not there. Mount the disk of the backups, or create the directory."
+        ], []
     inside = [path for path in data if Path(target.path).is_relative_to(path)]
     if inside:
         return [f"The target {text} lies in {inside[0]}, which is backed up. Give another."], []

@@ -79,6 +79,31 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     _add_tokenizer(past)
     past.set_defaults(command=_replay)
 
+    ask = commands.add_parser("ask", help="say what would be put in front of a question, and why")
+    ask.add_argument("directory", metavar="DIR", type=Path)
+    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--show", action="store_true", required=True,
+                     help="print it; no engine is asked")  # fmt: skip
+    ask.add_argument("--budget", metavar="TOKENS", type=_positive, default=32_000,
+                     help="of what stands before the question (%(default)s)")  # fmt: skip
+    ask.add_argument("--retrieve", metavar="TOKENS", type=_positive, default=8000,
+                     help="of them, for what is found for the question (%(default)s)")  # fmt: skip
+    _add_tokenizer(ask)
+    ask.set_defaults(command=_ask)
+
+    use = commands.add_parser(
+        "evaluate", help="say how much of what commits went on to change each way would have shown"
+    )
+    use.add_argument("repository", metavar="REPO", type=Path)
+    use.add_argument("--commits", metavar="N", type=_positive, default=100)
+    use.add_argument("--budget", metavar="TOKENS", type=_positive, required=True,
+                     help="of a prompt in all")  # fmt: skip
+    use.add_argument("--retrieve", metavar="TOKENS", type=_positive, default=8000,
+                     help="of them, for what is found for the question (%(default)s)")  # fmt: skip
+    use.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_tokenizer(use)
+    use.set_defaults(command=_evaluate)
+
     _add_run(commands, "watch what a configuration names, until stopped", _run_watcher)
     return exit_status("infbox-watch", parser.parse_args(arguments))
 
@@ -241,6 +266,39 @@ def _replay(options: argparse.Namespace) -> None:
             f"{name:8} recomputed {numbers['recomputed_mean']:8.0f} of {numbers['pack_mean']:.0f}"
             f" tokens a save, {numbers['rebases']} rebases, recall {recall[name]:.0%}"
         )
+
+
+def _ask(options: argparse.Namespace) -> None:
+    import contextlib
+
+    from infbox.packing import tokens
+    from infbox.retrieval.asking import explained, prompt_for
+
+    if options.retrieve >= options.budget:
+        raise InputError(
+            f"--retrieve {options.retrieve}: give fewer tokens than --budget, {options.budget}"
+        )
+    tokenizer = tokens.load(options.tokenizer)
+    with contextlib.closing(_tree(options.directory)) as tree:
+        budgets = options.budget, options.retrieve
+        prompt = prompt_for(tree, options.question, *budgets, tokenizer)
+    print(explained(prompt, tokenizer).encode(errors="replace").decode())
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from infbox.evaluation.evaluate import evaluate, table
+    from infbox.packing import tokens
+
+    if not options.repository.is_dir():
+        raise InputError(f"{options.repository}: not a directory: give a git repository")
+
+    def tell(done: int, of: int) -> None:
+        print(f"{done} of {of} commits", file=sys.stderr, flush=True)
+
+    tokenizer = tokens.load(options.tokenizer)
+    numbers = options.commits, options.budget, options.retrieve
+    result = evaluate(options.repository, *numbers, tokenizer, tell=tell)
+    print(json.dumps(result) if options.json else table(result))
 
 
 def _run_watcher(options: argparse.Namespace) -> None:

@@ -644,7 +644,7 @@ def _over_its_base(workspace: Workspace, workspaces: list[Workspace]) -> Workspa
         )
     if workspace.budget <= base.budget:
         raise InputError(
-            f"workspaces: {name}: budget {workspace.budget} leaves no room beside its base "
+            f"workspaces: {name}: budget {workspace.budget} leaves no space beside its base "
             f"{base_name}, which may have {base.budget}: give more, a quarter more as a rule"
         )
     return workspace._replace(model=base.model)

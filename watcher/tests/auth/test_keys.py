@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infbox.auth import keys
-from infbox.auth.key_service import Authority
+from infbox.auth.key_service import KeyService
 from infbox.auth.keys import Keyring, Limits
 from infbox.errors import InputError
 from serving import get_text, serving
@@ -62,7 +62,7 @@ def ring(tmp_path: Path) -> Ring:
 
 @pytest.fixture
 def url(ring: Ring) -> Iterator[str]:
-    with serving(Authority(ring.digests).app()) as url:
+    with serving(KeyService(ring.digests).app()) as url:
         yield url
 
 

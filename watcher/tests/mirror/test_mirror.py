@@ -101,10 +101,10 @@ def test_a_folder_with_something_else_in_it_is_refused(
 ) -> None:
     fill(tmp_path, {"mine/letter.txt": "dear\n"})
     for target, reason in {
-        tmp_path / "mine": "holds something else: give a new folder, or empty it",
-        source / "copy": "lies in the tree, or around it: give a folder elsewhere",
-        tmp_path: "lies in the tree, or around it: give a folder elsewhere",
-        tmp_path / "mine/letter.txt": "give a folder that can be written",
+        tmp_path / "mine": "holds something else: give a new directory, or empty it",
+        source / "copy": "lies in the tree, or around it: give a directory elsewhere",
+        tmp_path: "lies in the tree, or around it: give a directory elsewhere",
+        tmp_path / "mine/letter.txt": "give a directory that can be written",
     }.items():
         assert watch(["mirror", str(source), str(target)]) == 2
         assert reason in capsys.readouterr().err
@@ -221,7 +221,7 @@ def test_a_host_that_is_none_is_refused(
 ) -> None:
     command = ["mirror", str(source), str(tmp_path / "copy"), "--carry", "rsync", f"--host={host}"]
     assert watch(command) == 2
-    assert "SERVER:/FOLDER" in capsys.readouterr().err
+    assert "SERVER:/DIRECTORY" in capsys.readouterr().err
     assert not (tmp_path / "copy/tree").exists()
 
 

@@ -567,7 +567,7 @@ def watching(folder: Path) -> Iterator[Any]:
             seen.add(str(path))
     try:
         yield lambda: [
-            str((Path(event.folder) / event.name).relative_to(folder)) for event in seen.events()
+            str((Path(event.directory) / event.name).relative_to(folder)) for event in seen.events()
         ]
     finally:
         seen.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from following import following
-from infbox.auth.key_service import Authority
+from infbox.auth.key_service import KeyService
 from infbox.auth.keys import Limits, User
 from infbox.runtime import clock
 from infbox.runtime.clock import Moment
@@ -98,7 +98,7 @@ def test_a_folder_of_the_future_is_doubted_once(repo: Path) -> None:
 def test_a_clock_that_is_set_back_has_no_user_wait_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority, user = Authority(tmp_path / "users.json"), User("alice", Limits(3, 0))
+    authority, user = KeyService(tmp_path / "users.json"), User("alice", Limits(3, 0))
     now = 1000.0
     monkeypatch.setattr("infbox.auth.key_service.monotonic", lambda: now)
     waits = [authority._wait(user) for _ in range(4)]
@@ -113,7 +113,7 @@ def test_a_clock_that_is_set_back_has_no_user_wait_for_it(
 def test_a_limit_that_is_lowered_holds_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority, now = Authority(tmp_path / "users.json"), 1000.0
+    authority, now = KeyService(tmp_path / "users.json"), 1000.0
     monkeypatch.setattr("infbox.auth.key_service.monotonic", lambda: now)
     for _ in range(5):
         assert authority._wait(User("alice", Limits(5, 0))) == 0

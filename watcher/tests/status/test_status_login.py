@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from infbox.auth.key_service import Authority
+from infbox.auth.key_service import KeyService
 from infbox.auth.keys import Keyring, Limits
 from serving import serving
 
@@ -44,7 +44,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
     Keyring(folder, served / "users.json").apply(
         {"alice": Limits(requests_per_minute=1), "bob": Limits()}
     )
-    with serving(Authority(served / "users.json").app()) as url:
+    with serving(KeyService(served / "users.json").app()) as url:
         yield Door(folder, url)
 
 

@@ -213,7 +213,7 @@ def test_what_no_one_thought_of_ends_no_packer(
 
 
 def test_a_failing_git_is_tried_less_and_less_often(tmp_path: Path) -> None:
-    from infbox.tree.git import GitError  # noqa: PLC0415
+    from infbox.errors import GitError  # noqa: PLC0415
 
     follower = Follower(
         name="shop", root=tmp_path, state_dir=tmp_path, max_file_bytes=1, poll_seconds=1

@@ -56,12 +56,12 @@ def run(file: Path, listen: Listen) -> None:
     """
     listener = lasting(listen, "--listen")
     _logger.info(line("ready", listen=listen))
-    app = Authority(file).app()
+    app = KeyService(file).app()
     serving = server(app, idle_seconds=_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)
     serving.run(sockets=[listener])
 
 
-class Authority:
+class KeyService:
     """Knows the users by their keys' digests.
 
     Args:

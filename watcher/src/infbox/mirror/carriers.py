@@ -106,7 +106,7 @@ def written(way: str, source: Path, target: Path, host: str) -> list[str]:
         }.items():
             file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}: free room, or fix it") from error
+        raise InputError(f"{error.filename}: {error.strerror}: free space, or fix it") from error
     paths = " ".join(_shell(str(target / unit)) for unit in units)
     names = " ".join(units)
     return [f"systemctl --user link {paths}", f"systemctl --user enable --now {names}", *more]

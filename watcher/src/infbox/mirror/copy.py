@@ -108,7 +108,7 @@ def mirror(tree: Tree, target: Path) -> Change:
                 kept += 1
         return Change(written, copy.keep_only(shown), kept)
     except OSError as error:
-        raise InputError(f"{error.filename}: {error.strerror}: free room, or fix it") from error
+        raise InputError(f"{error.filename}: {error.strerror}: free space, or fix it") from error
 
 
 def follow(

@@ -51,6 +51,23 @@ def unified(old: str, new: str) -> str | None:
     )
 
 
+def replaced(old: str, new: str) -> list[tuple[int, int]] | None:
+    """Return which lines of ``old`` are other ones in ``new``.
+
+    Args:
+        old: the text before.
+        new: the text after.
+
+    Returns:
+        Ranges of lines from 0, without their ends; an empty one where lines are put between two.
+        None where more than ``MAX_COMPARED_PAIRS`` would have to be compared.
+    """
+    opcodes = _opcodes(_lines(old), _lines(new))
+    if opcodes is None:
+        return None
+    return [(start, end) for tag, start, end, _, _ in opcodes if tag != "equal"]
+
+
 class _Changes(SequenceMatcher[str]):
     """difflib's grouping of changes that were found by other means."""
 

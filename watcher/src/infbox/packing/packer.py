@@ -548,10 +548,10 @@ def packed(
     Raises:
         GitError: git could not answer.
     """
-    now = _seen_once(tree, tokenizer)
+    now = seen_once(tree, tokenizer)
     if over is None:
         return layout.first(now, budget, tokenizer), len(now.candidates), 0
-    below = _seen_once(over[0], tokenizer)
+    below = seen_once(over[0], tokenizer)
     base = layout.first(below, over[1], tokenizer)
     now = replace(now, committed=partial(_committed, tree, [over[0].root, tree.root]))
     pack = overlay.laid(overlay.Base(base.entries, below.digests), now, budget, tokenizer)
@@ -569,8 +569,16 @@ def _committed(tree: Tree, roots: Iterable[Path], path: str) -> str | None:
     return None
 
 
-def _seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
-    """Return a tree as it is, of which nothing is known yet."""
+def seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
+    """Return a tree as it is, of which nothing is known yet.
+
+    Args:
+        tree: the files; all that may be shown are read, and kept.
+        tokenizer: counts tokens.
+
+    Raises:
+        GitError: git could not answer.
+    """
     contents = {path: tree.readable(path) for path in sorted(tree.scan())}
     heats = edit_frequency.heats_from_git(tree.root)
     digests = {path: content.digest for path, content in contents.items() if content}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from infbox.packing.kinds import WEIGHTS, kind_of
 from infbox.packing.tokens import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class Candidate:
 
     @property
     def value(self) -> float:
-        """What showing it is worth: edits of late, with a little for files without any."""
-        return self.heat + PRIOR * (1 + 9 * self.centrality)
+        """What showing it is worth: edits of late, with a little for files without any, by what
+        kind of file it is."""
+        return WEIGHTS[kind_of(self.path)] * (self.heat + PRIOR * (1 + 9 * self.centrality))
 
     @property
     def tokens(self) -> float:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_NAMES = 60  # of a file
 MAX_MEMBERS = 20  # of a type
 MAX_DEPTH = 3  # of types inside types
+MAX_DEFINITIONS = 2000  # of a file, whose places are told
 # What follows in a longer file is not looked at: most reach MAX_NAMES before.
 MAX_BYTES = 64 * 1024
 # A parser may take so many steps (in hundreds) and read so many chunks, and so many more a KiB.
@@ -80,6 +81,23 @@ class Language:
     owner: Callable[[Node], Node | None] = lambda _: None
 
 
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """Where something is defined, in lines from 1, the last one included.
+
+    Attributes:
+        name: of what is defined; empty where it is not told.
+        start: the first line, without comments and decorators.
+        end: the last line.
+        members: what is defined inside of a type.
+    """
+
+    name: str
+    start: int
+    end: int
+    members: tuple[Definition, ...] = ()
+
+
 @dataclass(frozen=True)
 class _Entry:
     head: str  # "class Tree: ", "def "
@@ -97,19 +115,65 @@ def outline(path: str, text: str) -> tuple[str, ...]:
         Lines such as ``class Tree: refresh, scan`` and ``def replay, main`` in the order of the
         source, at most MAX_NAMES names in all; nothing where the language is unknown.
     """
-    ending = path.rpartition("/")[2].rpartition(".")[2].lower()
-    data = text[:MAX_BYTES].encode(errors="replace")[:MAX_BYTES]
+    ending, data = _ending(path), _beginning(text)
     if ending in ("sh", "bash"):
         names = (a or b for a, b in _SHELL.findall(data.decode(errors="replace")))
         return _lines(_Entry("function ", (name,)) for name in names)
     language = LANGUAGES.get(ending)
-    odd = len(data) > MIN_ODD and len(data) > MAX_RATIO * len(compress(data, 1))
-    root = _parsed(language, data) if language and not odd else None
+    root = _root(language, data)
     if language is None or root is None:
         return ()
     if root.has_error:
         language = replace(language, fields=frozenset())
     return _lines(_definitions(language, data, root))
+
+
+def definitions(path: str, text: str) -> tuple[Definition, ...]:
+    """Tell where a source defines what it does at its top level and in its types.
+
+    Args:
+        path: as for ``outline``.
+        text: the whole file; what comes after MAX_BYTES is not looked at.
+
+    Returns:
+        At most MAX_DEFINITIONS in the order of the source; nothing where the language is unknown.
+    """
+    language, data = LANGUAGES.get(_ending(path)), _beginning(text)
+    root = _root(language, data)
+    if language is None or root is None:
+        return ()
+    return tuple(_places(language, data, root, count(1)))
+
+
+def _places(
+    language: Language, data: bytes, node: Node, told: Iterator[int], depth: int = 1
+) -> Iterator[Definition]:
+    for child in _children(language, node):
+        is_type = child.type in language.types
+        if not is_type and child.type not in language.alone and child.type not in language.members:
+            continue
+        name = _identifier(data, child if child.type in _IDENTIFIERS else language.name(child))
+        if not name:
+            continue
+        if next(told) > MAX_DEFINITIONS:
+            return
+        body = _body(child) if is_type and depth <= MAX_DEPTH else None
+        members = () if body is None else tuple(_places(language, data, body, told, depth + 1))
+        yield Definition(name, child.start_point.row + 1, child.end_point.row + 1, members)
+
+
+def _ending(path: str) -> str:
+    return path.rpartition("/")[2].rpartition(".")[2].lower()
+
+
+def _beginning(text: str) -> bytes:
+    return text[:MAX_BYTES].encode(errors="replace")[:MAX_BYTES]
+
+
+def _root(language: Language | None, data: bytes) -> Node | None:
+    """Return the root of the syntax tree; None for no language, or for what is no source."""
+    odd = len(data) > MIN_ODD and len(data) > MAX_RATIO * len(compress(data, 1))
+    return _parsed(language, data) if language and not odd else None
 
 
 # The binding never lets go of what a reader returns (tree-sitter 0.26.1). So it is the same buffer

@@ -88,6 +88,9 @@ def test_infbox_watch_takes_the_command(command: Command, tmp_path: Path) -> Non
     shop = tmp_path / "src" / "shop"
     (shop / "src").mkdir(parents=True)
     (shop / "src" / "orders.py").write_text("def price():\n    return 1\n")
+    who = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    for step in (("init",), ("add", "."), (*who, "commit", "-m", "begin")):
+        assert run("git", *step, folder=shop).returncode == 0
     # Where it would go on for ever, or carry to a host that there is not, it copies once.
     text = re.sub(r" --follow| --carry \S+| --host \S+", "", command.text)
     text = text.replace("~", str(tmp_path)).replace("/srv/shop", str(shop))

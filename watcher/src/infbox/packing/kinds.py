@@ -1,0 +1,133 @@
+"""What kind of file a path tells of, and what each kind is worth beside the others."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class FileKind(Enum):
+    """What a file is for; the values are what people set weights by."""
+
+    SOURCE = "source"
+    TESTS = "tests"
+    DOCS = "docs"
+    README = "readme"
+    CONFIGURATION = "configuration"
+    FIXTURES = "fixtures"
+    CHANGELOG = "changelog"
+    CI = "ci"
+    LOCK = "lock"
+
+
+def _set(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_CODE = _set(
+    """
+    asm bash bat c cc clj cljs cmake cpp cs css cu cuh cxx d dart el erl ex exs f90 fish fs
+    fsx go gd gleam glsl go gql graphql groovy h hcl hh hpp hrl hs html hxx java jl js jsx
+    kt kts less lua m metal mjs cjs ml mli mm mts cts nim nix odin php pl pm proto ps1 pxd
+    py pyi pyx r rake rb re res rkt rs s sass scala scm scss sh sol sql sv svelte swift tcl
+    tf thrift ts tsx v vala vb vhd vue wgsl zig zsh j2 jinja ejs hbs pug tmpl tpl ipynb
+    """
+)
+_DOCS = _set("md mdx markdown rst txt adoc asciidoc org tex pod man 1 3 7 8")
+_TEST_DIRECTORIES = _set(
+    """
+    test tests testing spec specs __tests__ e2e testsuite test_suite integration_tests
+    """
+)
+_DOCS_DIRECTORIES = _set("doc docs documentation website site examples example samples")
+_FIXTURE_DIRECTORIES = _set(
+    """
+    fixtures fixture testdata __snapshots__ snapshots cassettes golden __fixtures__
+    """
+)
+_TEST_NAME = re.compile(
+    r"(?:test_.*|.*[_.-](?:test|tests|spec|specs)|.*[a-z0-9]Tests?|conftest)\.\w+$"
+)
+_CHANGELOG = re.compile(
+    r"(?:change(?:s|log)?|history|news|releases?|release[_-]?notes|authors|contributors|"
+    r"maintainers|notice|licen[cs]e|copying|code[_-]of[_-]conduct|security|citation)"
+    r"(?:[-_.].*)?$",
+    re.IGNORECASE,
+)
+_CHANGE_DIRECTORIES = _set("changelog changelog.d changelogs changes newsfragments news")
+_CONFIGURATION = re.compile(
+    r"(?:requirements.*|constraints.*|CMakeLists|robots)\.txt$", re.IGNORECASE
+)
+# What Ansible, Helm and Kubernetes are programmed in.
+_DECLARING = _set("yml yaml")
+_DECLARED_DIRECTORIES = _set(
+    "tasks handlers playbooks roles templates charts manifests helm k8s kubernetes"
+)
+_LOCK = re.compile(
+    r"(?:.*[.-]lock(?:\.\w+)?|package-lock\.json|pnpm-lock\.yaml|go\.sum|npm-shrinkwrap\.json)$",
+    re.IGNORECASE,
+)
+_CI_DIRECTORIES = _set(".github .gitlab .circleci .buildkite .azure-pipelines .woodpecker")
+_CI = re.compile(
+    r"(?:\.travis\.yml|\.gitlab-ci\.yml|appveyor\.ya?ml|azure-pipelines\.ya?ml|jenkinsfile|"
+    r"\.pre-commit-config\.ya?ml|codecov\.ya?ml|renovate\.json5?|dependabot\.yml)$",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(100_000)
+def kind_of(path: str) -> FileKind:
+    """Tell what kind of file a path names.
+
+    Args:
+        path: relative, with `/`.
+    """
+    *above, name = path.split("/")
+    directories = {directory.lower() for directory in above}
+    ending = name.rpartition(".")[2].lower() if "." in name else ""
+    return _by_name(name, directories, ending) or _by_directory(name, directories, ending)
+
+
+def _by_name(name: str, directories: set[str], ending: str) -> FileKind | None:
+    """Return the kind of what no one takes for source, wherever it lies."""
+    if directories & _CI_DIRECTORIES or _CI.match(name):
+        return FileKind.CI
+    if _LOCK.match(name):
+        return FileKind.LOCK
+    if ending not in _CODE and (_CHANGELOG.match(name) or directories & _CHANGE_DIRECTORIES):
+        return FileKind.CHANGELOG
+    is_readme = name.lower().startswith("readme") and not directories
+    return FileKind.README if is_readme else None
+
+
+def _by_directory(name: str, directories: set[str], ending: str) -> FileKind:
+    is_declared = ending in _DECLARING and bool(directories & _DECLARED_DIRECTORIES)
+    is_code = ending in _CODE or is_declared
+    if directories & _FIXTURE_DIRECTORIES or (directories & _TEST_DIRECTORIES and not is_code):
+        return FileKind.FIXTURES
+    if is_code and (directories & _TEST_DIRECTORIES or _TEST_NAME.match(name)):
+        return FileKind.TESTS
+    if _CONFIGURATION.match(name):
+        return FileKind.CONFIGURATION
+    if ending in _DOCS or directories & _DOCS_DIRECTORIES:
+        return FileKind.DOCS
+    return FileKind.SOURCE if is_code else FileKind.CONFIGURATION
+
+
+WEIGHTS: Mapping[FileKind, float] = {
+    FileKind.SOURCE: 1.0,
+    FileKind.README: 1.0,
+    FileKind.TESTS: 0.3,
+    FileKind.DOCS: 0.1,
+    FileKind.CONFIGURATION: 0.1,
+    FileKind.FIXTURES: 0.03,
+    FileKind.CHANGELOG: 0.02,
+    FileKind.CI: 0.02,
+    FileKind.LOCK: 0.01,
+}
+"""What a file's edits are worth, by its kind."""

@@ -1,0 +1,1 @@
+"""Finding the parts of a source tree that a question is about."""

@@ -1,0 +1,195 @@
+"""Cutting a file into what can be shown by itself: definitions, sections, else windows of lines.
+
+The chunks of a file are in order and together are all of its lines, so that what lies between two
+definitions is found too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from infbox.packing.symbols import Definition, definitions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+VERSION = 1
+"""Changes when the same text gives other chunks: what was made by another version is made anew."""
+
+LARGEST = 1200
+"""Characters of a chunk, some 280 tokens: a definition that has members is cut into them above."""
+
+WHOLE = 3000
+"""Characters of a definition without members that is still shown whole."""
+
+SMALLEST = 300
+"""Characters: neighbours are joined as long as they have no more together."""
+
+MAX_CHUNKS = 1000
+"""Of a file; the last one is what is left."""
+
+_ABOVE = 40  # lines of comments and decorators that are taken to belong to a definition
+_MARKDOWN = re.compile(r"#{1,6}\s")
+_UNDERLINE = re.compile(r"([=\-~^\"'`#*+.])\1{2,}\s*$")
+_FENCE = re.compile(r"\s{0,3}(`{3,}|~{3,})")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Lines of a file, from 1, the last one included.
+
+    Attributes:
+        start: the first line.
+        end: the last line.
+        names: what is defined in it; of a part of a type, the type's first.
+    """
+
+    start: int
+    end: int
+    names: tuple[str, ...] = ()
+
+
+def chunks(path: str, text: str) -> list[Chunk]:
+    """Cut a file into chunks.
+
+    Args:
+        path: relative, with `/`; its ending decides how.
+        text: the whole file.
+
+    Returns:
+        Chunks in the order of the file that have each of its lines once; none of an empty file.
+    """
+    lines = lines_of(text)
+    if not lines:
+        return []
+    ending = path.rpartition(".")[2].lower()
+    whole = Chunk(1, len(lines))
+    if ending in ("md", "mdx", "markdown"):
+        pieces = _cut_at(whole, _markdown_headings(lines))
+    elif ending in ("rst", "txt"):
+        pieces = _cut_at(whole, _underlined_headings(lines))
+    else:
+        pieces = list(_defined(lines, whole, definitions(path, text)))
+    return _joined(lines, [part for piece in pieces for part in _fitting(lines, piece)])
+
+
+def windows(text: str, length: int) -> list[Chunk]:
+    """Cut a file into windows of so many lines."""
+    total = len(lines_of(text))
+    return [Chunk(n, min(n + length - 1, total)) for n in range(1, total + 1, length)]
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text without their ends."""
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _defined(lines: Sequence[str], around: Chunk, inside: Sequence[Definition]) -> Iterator[Chunk]:
+    """Cut lines into the definitions in them and what lies between; large types into members."""
+    at = around.start
+    for definition in inside:
+        end = min(definition.end, around.end)
+        if definition.start < at or end < definition.start:
+            continue  # on the lines of the one before, as in minified text
+        start = _with_comments(lines, at, definition.start)
+        if start > at:
+            yield Chunk(at, start - 1, around.names)
+        names = (*around.names[:1], definition.name)
+        chunk = Chunk(start, end, names)
+        if definition.members and _size(lines, chunk) > LARGEST:
+            yield from _defined(lines, chunk, definition.members)
+        else:
+            inner = tuple(member.name for member in definition.members)
+            yield Chunk(start, end, (*names, *inner))
+        at = end + 1
+    if at <= around.end:
+        yield Chunk(at, around.end, around.names)
+
+
+def _with_comments(lines: Sequence[str], lowest: int, start: int) -> int:
+    """Return where the lines directly above a definition begin: its comments and decorators."""
+    for line in range(start - 1, max(lowest, start - _ABOVE) - 1, -1):
+        if not lines[line - 1].strip():
+            return line + 1
+    return max(lowest, start - _ABOVE)
+
+
+def _fitting(lines: Sequence[str], piece: Chunk) -> Iterator[Chunk]:
+    """Cut a piece that is too large to be shown whole, best at an empty line."""
+    most = WHOLE if piece.names else LARGEST
+    if _size(lines, piece) <= most:
+        yield piece
+        return
+    start, size, blank = piece.start, 0, 0
+    for line in range(piece.start, piece.end + 1):
+        size += len(lines[line - 1]) + 1
+        if size > LARGEST and line > start:
+            end = blank if blank > start else line - 1
+            yield Chunk(start, end, piece.names)
+            start, blank = end + 1, 0
+            size = sum(len(lines[n - 1]) + 1 for n in range(start, line + 1))
+        if not lines[line - 1].strip():
+            blank = line
+    yield Chunk(start, piece.end, piece.names)
+
+
+def _joined(lines: Sequence[str], pieces: Sequence[Chunk]) -> list[Chunk]:
+    """Join neighbours that are small together, empty lines to what is above them, and chunks beyond
+    the most that a file may have."""
+    joined: list[Chunk] = []
+    size = 0
+    for piece in pieces:
+        more = _size(lines, piece)
+        is_small = size + more <= SMALLEST or not _has_text(lines, piece)
+        if joined and (is_small or len(joined) >= MAX_CHUNKS):
+            before = joined[-1]
+            names = tuple(dict.fromkeys((*before.names, *piece.names)))
+            joined[-1] = Chunk(before.start, piece.end, names)
+            size += more
+        else:
+            joined.append(piece)
+            size = more
+    return joined
+
+
+def _has_text(lines: Sequence[str], chunk: Chunk) -> bool:
+    return any(line.strip() for line in lines[chunk.start - 1 : chunk.end])
+
+
+def _size(lines: Sequence[str], chunk: Chunk) -> int:
+    return sum(len(line) + 1 for line in lines[chunk.start - 1 : chunk.end])
+
+
+def _cut_at(whole: Chunk, headings: Sequence[tuple[int, str]]) -> list[Chunk]:
+    """Cut before each heading, given by its line and its text."""
+    starts = [(1, "")] if not headings or headings[0][0] > 1 else []
+    starts += headings
+    ends = [start - 1 for start, _ in starts[1:]] + [whole.end]
+    return [
+        Chunk(start, end, (text,) if text else ())
+        for (start, text), end in zip(starts, ends, strict=True)
+    ]
+
+
+def _markdown_headings(lines: Sequence[str]) -> list[tuple[int, str]]:
+    found: list[tuple[int, str]] = []
+    fence = ""
+    for number, line in enumerate(lines, start=1):
+        mark = _FENCE.match(line)
+        if mark and (not fence or line.strip() == fence):
+            fence = "" if fence else mark[1]
+        elif not fence and _MARKDOWN.match(line):
+            found.append((number, line.strip("# \t")[:80]))
+    return found
+
+
+def _underlined_headings(lines: Sequence[str]) -> list[tuple[int, str]]:
+    return [
+        (number, line.strip()[:80])
+        for number, (line, under) in enumerate(pairwise(lines), start=1)
+        if line[:1].strip() and _UNDERLINE.fullmatch(under) and len(under) >= len(line.strip())
+    ]

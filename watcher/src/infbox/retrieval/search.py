@@ -1,0 +1,235 @@
+"""Choosing what is shown with a question: what it names first, then what has its words.
+
+One pure function of the text index, the question, what the pack shows and the room, which the
+measure, the command line and whoever answers questions share.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from infbox.packing.kinds import FileKind, kind_of
+from infbox.packing.pack import section
+from infbox.retrieval import questions
+from infbox.retrieval.texts import Weights
+from infbox.retrieval.words import words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from infbox.packing.tokens import Tokenizer
+    from infbox.retrieval.questions import Question
+    from infbox.retrieval.texts import Place, Texts
+
+HEADING = "# From the source tree, found for the question that follows\n\n"
+"""What the chosen chunks stand under."""
+
+KIND_WEIGHTS: Mapping[FileKind, float] = {
+    FileKind.SOURCE: 1.0,
+    FileKind.README: 0.5,
+    FileKind.TESTS: 0.6,
+    FileKind.DOCS: 0.5,
+    FileKind.CONFIGURATION: 0.5,
+    FileKind.FIXTURES: 0.2,
+    FileKind.CHANGELOG: 0.1,
+    FileKind.CI: 0.3,
+    FileKind.LOCK: 0.1,
+}
+"""What a match is worth, by the kind of its file."""
+
+MAX_MATCHES = 400
+"""Chunks that are looked at for one question."""
+
+MAX_OF_A_NAME = 6
+"""Chunks that one name in a question may bring; a name that more share says little."""
+
+NAMED_SHARE = 0.6
+"""Of the room, for what the question names: the rest is for what has its words."""
+
+FILE_SHARE = 0.15
+"""How much the best other matches in the same file add to a chunk's score."""
+
+REPEAT = 0.95
+"""What each further match in a file is worth of the one before."""
+
+EDITED_SHARE = 0.5
+"""How much more, at most, a match is worth in a file that is edited all the time."""
+
+_TOLD_WORDS = 6  # in a reason
+_HEADING_CHARS = 24  # of a section beside its path and its lines
+_MOST_CHARS_PER_TOKEN = 7  # of sources; what is longer than that need not be read to be counted
+_LEAST_ROOM = 40  # tokens: no chunk with its heading is shorter
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A chunk that is shown, and why.
+
+    Attributes:
+        place: of it.
+        text: its lines.
+        reason: for people.
+    """
+
+    place: Place
+    text: str
+    reason: str
+
+
+def choose(
+    texts: Texts,
+    question: str,
+    in_full: Callable[[str], bool],
+    room: int,
+    tokenizer: Tokenizer,
+    *,
+    files: Iterable[str] = (),
+    heat: Callable[[str], float] = lambda _: 0.0,
+) -> list[Chosen]:
+    """Choose the chunks that are shown with a question.
+
+    Args:
+        texts: the text index.
+        question: what was asked, or what to look for.
+        in_full: says whether the pack shows a file in full already, by its path.
+        room: tokens that the chosen chunks may have, as ``rendered`` gives them.
+        tokenizer: counts tokens.
+        files: paths that the question is about besides, such as those open in an editor.
+        heat: says how often and how lately a file was edited, by its path.
+
+    Returns:
+        Chunks, those that are worth most first; none where there is no room.
+    """
+    asked = questions.read(question)
+    if files:
+        asked = replace(asked, paths=(*files, *asked.paths)[: questions.MAX_PLACES])
+    left = room - tokenizer.count(HEADING)
+    taken: dict[int, Chosen] = {}
+    for candidates, share in (
+        (_named(texts, asked), NAMED_SHARE),
+        (_matching(texts, asked, heat), 1.0),
+    ):
+        spare = left * (1 - share)
+        for place, reason in candidates:
+            if left - spare < _LEAST_ROOM:
+                break
+            if place.id in taken or place.size > (left - spare) * _MOST_CHARS_PER_TOKEN:
+                continue
+            if in_full(place.path):
+                continue
+            text = texts.text(place)
+            cost = tokenizer.count(text) + _heading_tokens(place, tokenizer)
+            if text.strip() and cost <= left - spare:
+                taken[place.id] = Chosen(place, text, reason or _shared(asked, place, text))
+                left -= cost
+    return list(taken.values())
+
+
+def rendered(chosen: Sequence[Chosen]) -> str:
+    """Return chosen chunks as the text that is shown; neighbours in a file as one section."""
+    if not chosen:
+        return ""
+    parts = [HEADING]
+    for run in _runs(chosen):
+        first, last = run[0].place, run[-1].place
+        note = f" (lines {first.start}-{last.end})"
+        parts.append(section(first.path, note, "".join(part.text for part in run)))
+    return "".join(parts)
+
+
+def _runs(chosen: Sequence[Chosen]) -> Iterator[list[Chosen]]:
+    """Yield chunks that follow each other in a file, files in the order of their best chunks."""
+    by_file: dict[str, list[Chosen]] = defaultdict(list)
+    for each in chosen:
+        by_file[each.place.path].append(each)
+    for parts in by_file.values():
+        run: list[Chosen] = []
+        for each in sorted(parts, key=lambda part: part.place.start):
+            if run and run[-1].place.end + 1 != each.place.start:
+                yield run
+                run = []
+            run.append(each)
+        yield run
+
+
+def _heading_tokens(place: Place, tokenizer: Tokenizer) -> int:
+    return tokenizer.count("#" * _HEADING_CHARS + place.path + f"{place.start}{place.end}")
+
+
+def _named(texts: Texts, asked: Question) -> Iterator[tuple[Place, str]]:
+    """Yield chunks that the question names: by a stack trace, by a symbol, by a path."""
+    for path, line in asked.places:
+        for found in _files(texts, path):
+            for place in texts.of_file(found):
+                if place.start <= line <= place.end:
+                    yield place, f"line {line} of {found} is named"
+    for symbol in asked.symbols:
+        places = texts.naming(symbol, MAX_OF_A_NAME + 1)
+        if len(places) <= MAX_OF_A_NAME:
+            ordered = sorted(
+                places, key=lambda p: (-KIND_WEIGHTS[kind_of(p.path)], p.path, p.start)
+            )
+            yield from ((place, f"{symbol} is named and defined here") for place in ordered)
+    for path in asked.paths:
+        for found in _files(texts, path):
+            ids = dict(_scores(texts, asked))
+            parts = texts.of_file(found)
+            parts.sort(key=lambda place: (-ids.get(place.id, 0.0), place.start))
+            yield from ((place, f"{found} is named") for place in parts)
+
+
+def _files(texts: Texts, named: str) -> list[str]:
+    """Return the files that a path may mean: it may be absolute, or begin anywhere in the tree."""
+    found = texts.named(named.rpartition("/")[2], MAX_OF_A_NAME * 8)
+    parts = [part for part in named.split("/") if part not in ("", ".", "..")]
+
+    def shared(path: str) -> int:
+        both = zip(reversed(path.split("/")), reversed(parts), strict=False)
+        return next(
+            (n for n, (a, b) in enumerate(both) if a != b), min(len(parts), path.count("/") + 1)
+        )
+
+    most = max(map(shared, found), default=0)
+    best = [path for path in found if shared(path) == most]
+    return best if len(best) <= MAX_OF_A_NAME else []
+
+
+def _matching(
+    texts: Texts, asked: Question, heat: Callable[[str], float]
+) -> Iterator[tuple[Place, str]]:
+    """Yield chunks that have words of the question, the best first, without a reason.
+
+    Each further one of a file counts less, so that a file whose path has the words does not come
+    whole.
+    """
+    scores = dict(_scores(texts, asked))
+    by_file: dict[str, list[Place]] = defaultdict(list)
+    for place in texts.places(scores).values():
+        by_file[place.path].append(place)
+    worth: list[tuple[float, Place]] = []
+    for path, places in by_file.items():
+        best = sorted((scores[place.id] for place in places), reverse=True)
+        factor = KIND_WEIGHTS[kind_of(path)] * _edited(heat(path))
+        for nth, place in enumerate(sorted(places, key=lambda place: -scores[place.id])):
+            others = sum(best[:3]) - min(scores[place.id], best[0])
+            own = scores[place.id] * REPEAT**nth + FILE_SHARE * others
+            worth.append((own * factor, place))
+    for _, place in sorted(worth, key=lambda each: (-each[0], each[1].id)):
+        yield place, ""
+
+
+def _shared(asked: Question, place: Place, text: str) -> str:
+    """Say which words of a question a chunk has, as people see them."""
+    has = {*words(text), *words(place.path)}
+    common = [word for word in asked.words if word in has][:_TOLD_WORDS]
+    return f"has {', '.join(common)}" if common else "has forms of the question's words"
+
+
+def _edited(heat: float) -> float:
+    return 1 + EDITED_SHARE * heat / (1 + heat)
+
+
+def _scores(texts: Texts, asked: Question) -> list[tuple[int, float]]:
+    return texts.matching(asked.words, MAX_MATCHES, Weights())

@@ -1,0 +1,365 @@
+"""The text index: the words of each chunk of a source tree, in SQLite's FTS5.
+
+It is derived: a damaged one, and one that another version made, is begun anew. It lies beside the
+watcher's index in a file of its own, so that neither's schema binds the other, and holds each
+chunk's text compressed: what is found is shown as it was found, and is taken out by the very words
+by which it was put in, which FTS5 wants to know of a table that keeps no copy of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import zlib
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from infbox.retrieval import chunks as cutting
+from infbox.retrieval.words import joined, words
+from infbox.watching.index import is_damage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from infbox.packing.pack import Source
+    from infbox.retrieval.chunks import Chunk
+
+MAX_WORDS = 4000
+"""Identifiers of a chunk: a definition that is shown whole has some 500."""
+
+MAX_MATCHES = 12_000
+"""Chunks that one question may match, by the words that are rarest: the time that it takes."""
+
+LEAST_WORDS = 2
+"""Words of a question that are looked for however many chunks have them."""
+
+_BATCH = 500  # files in one transaction
+_ASKED_AT_ONCE = 500
+_REMEMBERED_COUNTS = 20_000
+
+_VERSION = 100 + cutting.VERSION
+_SCHEMA = """
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, name BLOB NOT NULL, digest TEXT NOT NULL
+);
+CREATE INDEX files_by_name ON files (name);
+CREATE TABLE chunks (
+    id INTEGER PRIMARY KEY, file INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
+    size INTEGER NOT NULL, names TEXT NOT NULL, text BLOB NOT NULL
+);
+CREATE INDEX chunks_by_file ON chunks (file);
+CREATE VIRTUAL TABLE words USING fts5 (
+    path, names, body, content='', tokenize="porter ascii tokenchars '_'"
+);
+CREATE VIRTUAL TABLE counts USING fts5vocab (words, 'row');
+"""
+_DELETE = "INSERT INTO words (words, rowid, path, names, body) VALUES ('delete', ?, ?, ?, ?)"
+
+
+class Place(NamedTuple):
+    """A chunk of a file.
+
+    Attributes:
+        id: names it in the index, as long as the file is not changed.
+        path: of the file.
+        start: the first line, from 1.
+        end: the last line.
+        size: in characters.
+        names: what is defined in it.
+    """
+
+    id: int
+    path: str
+    start: int
+    end: int
+    size: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a word counts by where it stands."""
+
+    path: float = 3.0
+    names: float = 2.0
+    body: float = 1.0
+
+
+class Texts:
+    """The text index of one tree. Used by one thread at a time, not always the same one.
+
+    Args:
+        file: the database, made with mode 0640 when it is not there; None for one in memory.
+        cut: cuts a file, given by path and text, into chunks.
+
+    Raises:
+        sqlite3.DatabaseError: the file is no database, or is damaged: ``opened`` begins anew.
+    """
+
+    def __init__(
+        self,
+        file: Path | None = None,
+        cut: Callable[[str, str], Sequence[Chunk]] = cutting.chunks,
+    ) -> None:
+        self._cut = cut
+        self._count = lru_cache(_REMEMBERED_COUNTS)(self._read_count)
+        if file:
+            # SQLite's own files beside the database take its mode.
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+        self._db = sqlite3.connect(
+            file or ":memory:", check_same_thread=False, isolation_level=None
+        )
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA secure_delete = ON")  # it is source text that is deleted
+        self._db.execute("PRAGMA temp_store = MEMORY")
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found not in (0, _VERSION):
+            raise sqlite3.DatabaseError(f"another version made it: {found}")
+        if found == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each file that is in it, by path."""
+        rows = self._db.execute("SELECT path, digest FROM files")
+        return {os.fsdecode(path): digest for path, digest in rows}
+
+    def put(self, path: str, source: Source) -> None:
+        """Take in a file, in place of what it was."""
+        with self._transaction():
+            self._remove(path)
+            self._add(path, source)
+
+    def remove(self, path: str) -> None:
+        """Take out a file, if it is there."""
+        with self._transaction():
+            self._remove(path)
+
+    def bring_up(
+        self, digests: Mapping[str, str], read: Callable[[str], Source | None]
+    ) -> tuple[int, int]:
+        """Bring it up to a tree.
+
+        Args:
+            digests: of the files that may be shown, by path.
+            read: returns a file's content; None where it is gone, or may not be shown.
+
+        Returns:
+            How many files were put, and how many removed.
+        """
+        known = self.digests()
+        stale = sorted(known.keys() - digests.keys())
+        changed = iter(
+            sorted(path for path, digest in digests.items() if known.get(path) != digest)
+        )
+        with self._transaction():
+            for path in stale:
+                self._remove(path)
+        put = 0
+        while batch := list(islice(changed, _BATCH)):
+            with self._transaction():
+                for path in batch:
+                    self._remove(path)
+                    source = read(path)
+                    if source:
+                        self._add(path, source)
+                        put += 1
+        if stale:
+            self.forget_removed()
+        return put, len(stale)
+
+    def forget_removed(self) -> None:
+        """Leave nothing of removed files on the disk. FTS5 keeps their words until segments are
+        merged, and the log keeps pages until it is cut off."""
+        self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def matching(
+        self, wanted: Iterable[str], most: int, weights: Weights
+    ) -> list[tuple[int, float]]:
+        """Return the chunks that match words best, by BM25.
+
+        Args:
+            wanted: words, as ``words`` gives them.
+            most: chunks that are returned.
+            weights: of the words.
+
+        Returns:
+            Names of chunks with their scores, larger ones better, the best first. Words that most
+            chunks have are left out where the rarer ones match enough.
+        """
+        query = " OR ".join(f'"{word}"' for word in self._rarest(wanted))
+        if not query:
+            return []
+        rows = self._db.execute(
+            "SELECT rowid, -bm25(words, ?, ?, ?) AS score FROM words WHERE words MATCH ?"
+            " ORDER BY score DESC, rowid LIMIT ?",
+            (weights.path, weights.names, weights.body, query, most),
+        )
+        return rows.fetchall()
+
+    def naming(self, name: str, most: int) -> list[Place]:
+        """Return chunks that define a name, written just so, in no order of worth."""
+        inner = " ".join(words(name))
+        if not inner:
+            return []
+        rows = self._db.execute(
+            "SELECT rowid FROM words WHERE words MATCH ? LIMIT ?",
+            (f'names : "{inner}"', most * 8),
+        )
+        places = self.places(rowid for (rowid,) in rows).values()
+        return [place for place in places if name in place.names][:most]
+
+    def places(self, ids: Iterable[int]) -> dict[int, Place]:
+        """Return chunks by their names, in the order of these."""
+        left = order = list(ids)
+        found: dict[int, Place] = {}
+        while left:
+            asked, left = left[:_ASKED_AT_ONCE], left[_ASKED_AT_ONCE:]
+            marks = ",".join("?" * len(asked))
+            rows = self._db.execute(
+                "SELECT chunks.id, path, start, end, size, names FROM chunks JOIN files"  # noqa: S608
+                f" ON files.id = file WHERE chunks.id IN ({marks})",
+                asked,
+            )
+            found.update((row[0], _place(row)) for row in rows)
+        return {id_: found[id_] for id_ in order if id_ in found}
+
+    def of_file(self, path: str) -> list[Place]:
+        """Return a file's chunks in order."""
+        rows = self._db.execute(
+            "SELECT chunks.id, path, start, end, size, names FROM files"
+            " JOIN chunks ON file = files.id WHERE path = ? ORDER BY start",
+            (os.fsencode(path),),
+        )
+        return [_place(row) for row in rows]
+
+    def named(self, name: str, most: int) -> list[str]:
+        """Return paths of files by the last part of their path."""
+        rows = self._db.execute(
+            "SELECT path FROM files WHERE name = ? ORDER BY length(path), path LIMIT ?",
+            (os.fsencode(name), most),
+        )
+        return [os.fsdecode(path) for (path,) in rows]
+
+    def text(self, place: Place) -> str:
+        """Return a chunk's lines; empty where its file was changed since."""
+        row = self._db.execute("SELECT text FROM chunks WHERE id = ?", (place.id,)).fetchone()
+        return _unpacked(row[0]) if row else ""
+
+    def _rarest(self, wanted: Iterable[str]) -> list[str]:
+        counted = sorted((self._count(word), word) for word in dict.fromkeys(wanted))
+        kept: list[str] = []
+        total = 0
+        for number, word in counted:
+            total += number
+            if number and (total <= MAX_MATCHES or len(kept) < LEAST_WORDS):
+                kept.append(word)
+        return kept
+
+    def _read_count(self, word: str) -> int:
+        """Return how many chunks have a word; where several share a stem, how many have that."""
+        row = self._db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT ?)",
+            (f'"{word}"', MAX_MATCHES + 1),
+        ).fetchone()
+        return int(row[0])
+
+    def _add(self, path: str, source: Source) -> None:
+        name = path.rpartition("/")[2]
+        file = self._db.execute(
+            "INSERT INTO files (path, name, digest) VALUES (?, ?, ?)",
+            (os.fsencode(path), os.fsencode(name), source.digest),
+        ).lastrowid
+        lines = cutting.lines_of(source.text)
+        for chunk in self._cut(path, source.text):
+            text = "".join(f"{line}\n" for line in lines[chunk.start - 1 : chunk.end])
+            names = "\n".join(chunk.names)
+            row = self._db.execute(
+                "INSERT INTO chunks (file, start, end, size, names, text)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (file, chunk.start, chunk.end, len(text), names, _packed(text)),
+            ).lastrowid
+            self._db.execute(
+                "INSERT INTO words (rowid, path, names, body) VALUES (?, ?, ?, ?)",
+                (row, *_columns(path, names, text)),
+            )
+
+    def _remove(self, path: str) -> None:
+        row = self._db.execute(
+            "SELECT id FROM files WHERE path = ?", (os.fsencode(path),)
+        ).fetchone()
+        if row is None:
+            return
+        cut = self._db.execute("SELECT id, names, text FROM chunks WHERE file = ?", row)
+        for id_, names, packed in cut.fetchall():
+            self._db.execute(_DELETE, (id_, *_columns(path, names, _unpacked(packed))))
+        self._db.execute("DELETE FROM chunks WHERE file = ?", row)
+        self._db.execute("DELETE FROM files WHERE id = ?", row)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+
+def place(state_dir: Path, name: str) -> Path:
+    """Return where a workspace's text index lies: beside the watcher's index of it."""
+    return state_dir / "index" / f"{name}.text.db"
+
+
+def opened(file: Path) -> Texts:
+    """Open a text index; one that is damaged, or that another version made, is begun anew.
+
+    Raises:
+        OSError, sqlite3.OperationalError: the place cannot be used.
+    """
+    try:
+        return Texts(file)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        for ending in ("", "-wal", "-shm"):
+            file.with_name(file.name + ending).unlink(missing_ok=True)
+        return Texts(file)
+
+
+def _place(row: tuple[int, bytes, int, int, int, str]) -> Place:
+    id_, path, start, end, size, names = row
+    return Place(
+        id_, os.fsdecode(path), start, end, size, tuple(names.split("\n")) if names else ()
+    )
+
+
+def _columns(path: str, names: str, text: str) -> tuple[str, str, str]:
+    """Return what FTS5 is told of a chunk: the same each time."""
+    return joined(path, MAX_WORDS), joined(names, MAX_WORDS), joined(text, MAX_WORDS)
+
+
+def _packed(text: str) -> bytes:
+    return zlib.compress(text.encode(), 6)
+
+
+def _unpacked(packed: bytes) -> str:
+    return zlib.decompress(packed).decode()

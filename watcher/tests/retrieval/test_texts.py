@@ -1,0 +1,160 @@
+"""The text index: found by words, kept current by path, begun anew when it is damaged."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infbox.retrieval import texts as module
+from infbox.retrieval.texts import Texts, Weights, opened
+
+
+@dataclass(frozen=True)
+class File:
+    """A file's content; its own text serves as its digest."""
+
+    text: str
+
+    @property
+    def digest(self) -> str:
+        return self.text
+
+
+def filled(files: dict[str, str], file: Path | None = None) -> Texts:
+    texts = Texts(file)
+    texts.bring_up(files, lambda path: File(files[path]))
+    return texts
+
+
+def found(texts: Texts, *words: str) -> list[str]:
+    ids = [id_ for id_, _ in texts.matching(words, 10, Weights())]
+    return [place.path for place in texts.places(ids).values()]
+
+
+FILES = {
+    "src/client.py": "def send_request():\n    retries = 3\n",
+    "src/server.py": "def accept():\n    backlog = 100\n",
+    "docs/guide.md": "# Retries\n\nHow often a request is sent again.\n",
+}
+
+
+def test_a_word_is_found_in_the_text_the_names_and_the_path() -> None:
+    texts = filled(FILES)
+    assert found(texts, "backlog") == ["src/server.py"]
+    assert set(found(texts, "retry", "retries")) == {"src/client.py", "docs/guide.md"}
+    assert found(texts, "server") == ["src/server.py"]
+    assert found(texts, "nowhere") == []
+    assert found(texts) == []
+
+
+def test_a_file_that_changed_is_found_by_what_it_is_now() -> None:
+    texts = filled(FILES)
+    texts.put("src/server.py", File("def accept():\n    queue = 5\n"))
+    assert found(texts, "backlog") == []
+    assert found(texts, "queue") == ["src/server.py"]
+    texts.remove("src/server.py")
+    assert found(texts, "queue") == []
+    assert "src/server.py" not in texts.digests()
+    texts.remove("src/server.py")
+
+
+def test_bringing_it_up_touches_only_what_differs() -> None:
+    texts = filled(FILES)
+    now = {**FILES, "src/client.py": "def fetch(): ...\n", "new.py": "x = 1\n"}
+    del now["docs/guide.md"]
+    asked: list[str] = []
+
+    def read(path: str) -> File:
+        asked.append(path)
+        return File(now[path])
+
+    assert texts.bring_up(now, read) == (2, 1)
+    assert sorted(asked) == ["new.py", "src/client.py"]
+    assert texts.digests() == now
+    assert texts.bring_up(now, read) == (0, 0)
+
+
+def test_a_file_that_may_no_longer_be_read_is_taken_out() -> None:
+    texts = filled(FILES)
+    texts.bring_up({**FILES, "src/client.py": "other"}, lambda _: None)
+    assert set(texts.digests()) == {"src/server.py", "docs/guide.md"}
+    assert found(texts, "send_request") == []
+
+
+def test_a_symbol_is_found_by_its_very_name() -> None:
+    texts = filled({"a.py": "def send(): ...\n", "b.py": "def send_request(): ...\n"})
+    assert [place.path for place in texts.naming("send", 5)] == ["a.py"]
+    assert [place.path for place in texts.naming("send_request", 5)] == ["b.py"]
+    assert texts.naming("Send", 5) == []
+    assert texts.naming('x" OR "y', 5) == []
+
+
+def test_words_that_most_chunks_have_are_left_out_where_rarer_ones_match_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_MATCHES", 3)
+    monkeypatch.setattr(module, "LEAST_WORDS", 1)
+    texts = filled({**{f"{n}.py": "common\n" for n in range(9)}, "z.py": "rare words\n"})
+    assert found(texts, "common", "rare") == ["z.py"]
+    assert len(found(texts, "common")) == 9
+
+
+def test_it_outlives_a_restart_and_only_its_group_may_read_it(tmp_path: Path) -> None:
+    file = tmp_path / "shop.text.db"
+    filled(FILES, file).close()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    texts = opened(file)
+    assert texts.digests() == FILES
+    assert found(texts, "backlog") == ["src/server.py"]
+    assert texts.text(texts.of_file("src/client.py")[0]) == FILES["src/client.py"]
+
+
+@pytest.mark.parametrize("damage", ["garbage", "another version"])
+def test_a_damaged_one_and_one_of_another_version_is_begun_anew(
+    tmp_path: Path, damage: str
+) -> None:
+    file = tmp_path / "shop.text.db"
+    filled(FILES, file).close()
+    if damage == "garbage":
+        file.write_bytes(b"garbage" * 1000)
+    else:
+        with sqlite3.connect(file) as database:
+            database.execute("PRAGMA user_version = 1")
+    texts = opened(file)
+    assert texts.digests() == {}
+    assert texts.bring_up(FILES, lambda path: File(FILES[path])) == (3, 0)
+
+
+def test_nothing_of_a_removed_file_is_left_on_the_disk(tmp_path: Path) -> None:
+    file = tmp_path / "shop.text.db"
+    gone = "zyxwvut"
+    texts = filled({**FILES, "src/secret.py": f"def {gone}(): ...\n"}, file)
+    assert gone.encode() in b"".join(part.read_bytes() for part in tmp_path.iterdir())
+    texts.bring_up(FILES, lambda path: File(FILES[path]))
+    assert gone.encode() not in b"".join(part.read_bytes() for part in tmp_path.iterdir())
+
+
+_PATHS = st.sampled_from(["a.py", "b/c.md", "d.go", "e"])
+_TEXTS = st.text(st.sampled_from('ab_AB1 \n"#é\x00def class:'), max_size=60)
+
+
+@given(edits=st.lists(st.tuples(_PATHS, st.none() | _TEXTS), max_size=12))
+def test_after_any_edits_it_is_as_if_made_anew(edits: list[tuple[str, str | None]]) -> None:
+    texts, files = Texts(), {}
+    for path, text in edits:
+        files.pop(path, None)
+        if text is None:
+            texts.remove(path)
+        else:
+            files[path] = text
+            texts.put(path, File(text))
+    anew = filled(files)
+    assert texts.digests() == files
+    for word in ("a", "b", "ab", "def", "class", "1", "é"):
+        assert sorted(found(texts, word)) == sorted(found(anew, word))
