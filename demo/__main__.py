@@ -94,7 +94,7 @@ def up(source: Path, picture: Path | None) -> None:
     show(client, host, copy, shown)
     if picture:
         write_picture(picture)
-    explain(point, host, copy)
+    explain(point, host, copy, shown.asked_after)
 
 
 def workspace_name(source: Path) -> str:
@@ -204,7 +204,7 @@ def write_picture(file: Path) -> None:
     file.write_text(re.sub(r"\s*@font-face \{.*?\}", "", picture, flags=re.DOTALL) + "\n")
 
 
-def explain(point: Endpoint, host: Host, copy: Path) -> None:
+def explain(point: Endpoint, host: Host, copy: Path, asked: str) -> None:
     """Say how to go on from here: the page, its login and one command first."""
     shell, fetch = write_helpers(point, host)
     page = point.url.removesuffix("v1")
@@ -213,7 +213,7 @@ def explain(point: Endpoint, host: Host, copy: Path) -> None:
 The model is SmolLM2 135M: it finds what stands in its prompt, and knows little else.
 
 [bold]Look[/bold]    {page}   login: team, password: {shell} cat {KEY_FILE}
-[bold]Ask[/bold]     make ask Q="From how many kilograms on is delivery heavy?"
+[bold]Ask[/bold]     make ask Q="{asked}"
 [bold]Edit[/bold]    a file below {relative(copy)} and ask again
 
 Shell   {shell}

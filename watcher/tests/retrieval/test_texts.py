@@ -82,7 +82,7 @@ def test_bringing_it_up_touches_only_what_differs() -> None:
 
 def test_a_file_that_may_no_longer_be_read_is_taken_out() -> None:
     texts = filled(FILES)
-    texts.bring_up({**FILES, "src/client.py": "other"}, lambda _: None)
+    assert texts.bring_up({**FILES, "src/client.py": "other"}, lambda _: None) == (0, 1)
     assert set(texts.digests()) == {"src/server.py", "docs/guide.md"}
     assert found(texts, "send_request") == []
 
@@ -131,12 +131,14 @@ def test_a_damaged_one_and_one_of_another_version_is_begun_anew(
     assert texts.bring_up(FILES, lambda path: File(FILES[path])) == (3, 0)
 
 
-def test_nothing_of_a_removed_file_is_left_on_the_disk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["it is gone", "it may not be read"])
+def test_nothing_of_a_removed_file_is_left_on_the_disk(tmp_path: Path, how: str) -> None:
     file = tmp_path / "shop.text.db"
     gone = "zyxwvut"
-    texts = filled({**FILES, "src/secret.py": f"def {gone}(): ...\n"}, file)
+    texts = filled({**FILES, "src/gone.py": f"def {gone}(): ...\n"}, file)
     assert gone.encode() in b"".join(part.read_bytes() for part in tmp_path.iterdir())
-    texts.bring_up(FILES, lambda path: File(FILES[path]))
+    now = {**FILES, **({"src/gone.py": "other"} if how == "it may not be read" else {})}
+    texts.bring_up(now, lambda path: File(FILES[path]) if path in FILES else None)
     assert gone.encode() not in b"".join(part.read_bytes() for part in tmp_path.iterdir())
 
 

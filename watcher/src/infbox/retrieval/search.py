@@ -58,7 +58,6 @@ EDITED_SHARE = 0.5
 """How much more, at most, a match is worth in a file that is edited all the time."""
 
 _TOLD_WORDS = 6  # in a reason
-_HEADING_CHARS = 24  # of a section beside its path and its lines
 _MOST_CHARS_PER_TOKEN = 7  # of sources; what is longer than that need not be read to be counted
 _LEAST_ROOM = 40  # tokens: no chunk with its heading is shorter
 
@@ -105,11 +104,12 @@ def choose(
     asked = questions.read(question)
     if files:
         asked = replace(asked, paths=(*files, *asked.paths)[: questions.MAX_PLACES])
+    scores = dict(texts.matching(asked.words, MAX_MATCHES, Weights()))
     left = room - tokenizer.count(HEADING)
     taken: dict[int, Chosen] = {}
     for candidates, share in (
-        (_named(texts, asked), NAMED_SHARE),
-        (_matching(texts, asked, heat), 1.0),
+        (_named(texts, asked, scores), NAMED_SHARE),
+        (_matching(texts, scores, heat), 1.0),
     ):
         spare = left * (1 - share)
         for place, reason in candidates:
@@ -120,7 +120,7 @@ def choose(
             if in_full(place.path):
                 continue
             text = texts.text(place)
-            cost = tokenizer.count(text) + _heading_tokens(place, tokenizer)
+            cost = tokenizer.count(_section(place, place, text))
             if text.strip() and cost <= left - spare:
                 taken[place.id] = Chosen(place, text, reason or _shared(asked, place, text))
                 left -= cost
@@ -134,9 +134,12 @@ def rendered(chosen: Sequence[Chosen]) -> str:
     parts = [HEADING]
     for run in _runs(chosen):
         first, last = run[0].place, run[-1].place
-        note = f" (lines {first.start}-{last.end})"
-        parts.append(section(first.path, note, "".join(part.text for part in run)))
+        parts.append(_section(first, last, "".join(part.text for part in run)))
     return "".join(parts)
+
+
+def _section(first: Place, last: Place, text: str) -> str:
+    return section(first.path, f" (lines {first.start}-{last.end})", text)
 
 
 def _runs(chosen: Sequence[Chosen]) -> Iterator[list[Chosen]]:
@@ -154,11 +157,9 @@ def _runs(chosen: Sequence[Chosen]) -> Iterator[list[Chosen]]:
         yield run
 
 
-def _heading_tokens(place: Place, tokenizer: Tokenizer) -> int:
-    return tokenizer.count("#" * _HEADING_CHARS + place.path + f"{place.start}{place.end}")
-
-
-def _named(texts: Texts, asked: Question) -> Iterator[tuple[Place, str]]:
+def _named(
+    texts: Texts, asked: Question, scores: Mapping[int, float]
+) -> Iterator[tuple[Place, str]]:
     """Yield chunks that the question names: by a stack trace, by a symbol, by a path."""
     for path, line in asked.places:
         for found in _files(texts, path):
@@ -174,9 +175,8 @@ def _named(texts: Texts, asked: Question) -> Iterator[tuple[Place, str]]:
             yield from ((place, f"{symbol} is named and defined here") for place in ordered)
     for path in asked.paths:
         for found in _files(texts, path):
-            ids = dict(_scores(texts, asked))
             parts = texts.of_file(found)
-            parts.sort(key=lambda place: (-ids.get(place.id, 0.0), place.start))
+            parts.sort(key=lambda place: (-scores.get(place.id, 0.0), place.start))
             yield from ((place, f"{found} is named") for place in parts)
 
 
@@ -197,14 +197,13 @@ def _files(texts: Texts, named: str) -> list[str]:
 
 
 def _matching(
-    texts: Texts, asked: Question, heat: Callable[[str], float]
+    texts: Texts, scores: Mapping[int, float], heat: Callable[[str], float]
 ) -> Iterator[tuple[Place, str]]:
     """Yield chunks that have words of the question, the best first, without a reason.
 
     Each further one of a file counts less, so that a file whose path has the words does not come
     whole.
     """
-    scores = dict(_scores(texts, asked))
     by_file: dict[str, list[Place]] = defaultdict(list)
     for place in texts.places(scores).values():
         by_file[place.path].append(place)
@@ -229,7 +228,3 @@ def _shared(asked: Question, place: Place, text: str) -> str:
 
 def _edited(heat: float) -> float:
     return 1 + EDITED_SHARE * heat / (1 + heat)
-
-
-def _scores(texts: Texts, asked: Question) -> list[tuple[int, float]]:
-    return texts.matching(asked.words, MAX_MATCHES, Weights())

@@ -146,7 +146,7 @@ class Texts:
             self._add(path, source)
 
     def remove(self, path: str) -> None:
-        """Take out a file, if it is there."""
+        """Take out a file, if it is there; ``forget_removed`` takes it off the disk too."""
         with self._transaction():
             self._remove(path)
 
@@ -170,7 +170,7 @@ class Texts:
         with self._transaction():
             for path in stale:
                 self._remove(path)
-        put = 0
+        put, removed = 0, len(stale)
         while batch := list(islice(changed, _BATCH)):
             with self._transaction():
                 for path in batch:
@@ -179,9 +179,11 @@ class Texts:
                     if source:
                         self._add(path, source)
                         put += 1
-        if stale:
+                    else:
+                        removed += path in known
+        if removed:
             self.forget_removed()
-        return put, len(stale)
+        return put, removed
 
     def forget_removed(self) -> None:
         """Leave nothing of removed files on the disk. FTS5 keeps their words until segments are
