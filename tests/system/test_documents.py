@@ -36,7 +36,7 @@ def code() -> list[Block]:
 def filled_in(text: str, site: Site) -> str:
     """Put this host's own names in the place of those that a reader has to replace."""
     text = re.sub(r"\b(SERVER|ADDRESS)\b", site.host.address, text)
-    return re.sub(r"\bcoder@shop\b", f"coder@{WORKSPACE}", text)
+    return re.sub(r"(\bcoder@|--workspace )shop\b", rf"\1{WORKSPACE}", text)
 
 
 @pytest.fixture(scope="module")

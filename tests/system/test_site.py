@@ -171,7 +171,6 @@ def test_of_a_warm_question_less_than_a_fifth_is_computed(site: Site) -> None:
 
 
 def test_a_save_is_warm_and_in_the_next_prompt(site: Site) -> None:
-    before = site.client.ask().prompt_tokens
     since = time.time()
     marker = f"saved_by_the_system_test_{time.time_ns()}"
     with (site.tree / "ansible.cfg").open("a") as file:
@@ -179,7 +178,8 @@ def test_a_save_is_warm_and_in_the_next_prompt(site: Site) -> None:
     status = site.client.wait_until_saved(since)
     after = site.client.ask()
     assert marker in site.client.prompt(fetch_tokenizer(site.host))
-    assert after.prompt_tokens > before
+    # Where the pack has no room left, the save begins another generation, which may be shorter.
+    assert after.prompt_tokens > status["tokens"]
     assert after.cached_tokens >= WARM_SHARE * status["tokens"]
 
 
