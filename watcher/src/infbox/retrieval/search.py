@@ -33,8 +33,8 @@ KIND_WEIGHTS: Mapping[FileKind, float] = {
     FileKind.DOCS: 0.5,
     FileKind.CONFIGURATION: 0.5,
     FileKind.FIXTURES: 0.2,
-    FileKind.CHANGELOG: 0.1,
-    FileKind.CI: 0.3,
+    FileKind.CHANGELOG: 0.25,
+    FileKind.CI: 0.5,
     FileKind.LOCK: 0.1,
 }
 """What a match is worth, by the kind of its file."""
