@@ -36,6 +36,9 @@ PATH = "/models/coder"
 ENDING = {"error": {"message": "cannot schedule new futures after shutdown"}}
 """What vLLM says once it was told to end, of requests that come after that."""
 
+DEAD = {"error": {"message": "EngineCore encountered an issue. See stack trace (above)."}}
+"""What its server says once its core has ended."""
+
 _NEWLINES = 0x110000  # ids above every character's
 
 
@@ -101,6 +104,7 @@ class FakeEngine:
     served: tuple[str, ...] = ("coder",)
     busy: bool = False
     ending: bool = False
+    deaths: int = 0  # so many questions are answered by DEAD
     healthy: bool = True
     encoding: str = ""
     forgets: bool = False
@@ -210,7 +214,7 @@ class FakeEngine:
     async def _chat(self, request: Request) -> Response:
         seen = await self._note(request)
         path = request.url.path
-        if self.busy or self.ending:
+        if self.busy or self.ending or self.deaths:
             return self._unwilling()
         prompt, said = None, "malformed"
         try:
@@ -331,6 +335,9 @@ class FakeEngine:
     def _unwilling(self) -> JSONResponse:
         if self.ending:
             return JSONResponse(ENDING, 500)
+        if self.deaths:
+            self.deaths -= 1
+            return JSONResponse(DEAD, 500)
         return JSONResponse({"error": {"message": "busy"}}, 503)
 
     async def _whole_answer(self, request: Request, prompt: Sequence[object]) -> Response:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fake_apis import CHAT
-from fake_engine import ENDING, FakeEngine
+from fake_engine import DEAD, ENDING, FakeEngine
 from gateway_stack import BODIES, Answer, Stack, publish
 from infbox.config import Listen
 from infbox.gateway.app import Gateway
@@ -128,6 +128,19 @@ def test_what_the_engine_may_have_begun_is_not_asked_again(tmp_path: Path, place
             answer = stack.post(CHAT, model="coder@shop", **BODIES[CHAT])
         assert answer.status == 502
         assert len(stack.engine.chats) == 1
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(1, 200), (2, 500)])
+def test_a_request_that_ends_with_the_engine_s_core_is_tried_again_once(
+    tmp_path: Path, place: Listen, deaths: int, status: int
+) -> None:
+    with gateway(tmp_path, place) as stack, stack.engine.running(place):
+        stack.engine.deaths = deaths
+        answer = stack.post(CHAT, model="coder@shop", **BODIES[CHAT])
+    assert answer.status == status
+    assert len(stack.engine.chats) == 2
+    if status != 200:
+        assert answer.json == DEAD
 
 
 def test_another_error_of_the_engine_is_handed_on(tmp_path: Path, place: Listen) -> None:

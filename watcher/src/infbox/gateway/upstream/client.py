@@ -50,6 +50,9 @@ NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _ENDING = b"cannot schedule new futures after shutdown"
 _ENDING_STATUS = 500
 
+# vLLM's words while its server is there and its core is not: the core ended or was ended.
+_DEAD = b"EngineCore encountered an issue"
+
 
 def session() -> aiohttp.ClientSession:
     """Return a client that adds nothing to a request and takes nothing from an answer."""
@@ -102,6 +105,14 @@ async def is_ending(answer: aiohttp.ClientResponse) -> bool:
     While it finishes what is under way, it answers new requests so, and its ``/health`` with 200.
     """
     return answer.status == _ENDING_STATUS and _ENDING in await answer.read()
+
+
+async def is_dead(answer: aiohttp.ClientResponse) -> bool:
+    """Return whether vLLM has refused a request since its core has ended.
+
+    It may have begun the request, but nothing of an answer has come.
+    """
+    return answer.status == _ENDING_STATUS and _DEAD in await answer.read()
 
 
 def engine_headers(headers: Headers) -> Headers:

@@ -145,13 +145,14 @@ class EngineForwarder:
     ) -> aiohttp.ClientResponse:
         """Send a question to vLLM; it is queued while vLLM is away or about to end.
 
-        Only a request that is here as a whole, and that vLLM has not begun. While others are
-        queued, it is not tried before them. One that came from a replica is queued there.
+        Only a request that is here as a whole, and that vLLM has not begun. One that is
+        lost with the engine's core is sent once more and no more: it may be what ends the core.
+        While others are queued, it is not tried before them. One that came from a replica is queued there.
 
         Raises:
             RefusalError: the request cannot be queued any longer.
         """
-        can_wait = question.parts is not None
+        can_wait, was_lost = question.parts is not None, False
         is_queued = can_wait and self._queue.count > 0
         while True:
             if is_queued:
@@ -161,8 +162,11 @@ class EngineForwarder:
                 answer = await client.ask(
                     self._engine.session, self._engine.url, incoming, question.pieces, headers
                 )
-                if not (can_wait and await client.is_ending(answer)):
+                is_refused = can_wait and await client.is_ending(answer)
+                is_lost = can_wait and not was_lost and await client.is_dead(answer)
+                if not (is_refused or is_lost):
                     return answer
+                was_lost |= is_lost
             except client.NOT_SENT:
                 if not can_wait:
                     raise
