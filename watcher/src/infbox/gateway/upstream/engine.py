@@ -147,7 +147,8 @@ class EngineForwarder:
 
         Only a request that is here as a whole, and that vLLM has not begun. One that is
         lost with the engine's core is sent once more and no more: it may be what ends the core.
-        While others are queued, it is not tried before them. One that came from a replica is queued there.
+        While others are queued, it is not tried before them. One that came from a replica is queued
+        there.
 
         Raises:
             RefusalError: the request cannot be queued any longer.
