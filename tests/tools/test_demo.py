@@ -94,7 +94,9 @@ def test_make_hands_a_question_on_as_it_is(tmp_path: Path) -> None:
     (tmp_path / f"made-from-{lock}").touch()
     question = "What does `f(\"$HOME\")` $(date) 'cost'?"
     done = subprocess.run(
-        ["make", "ask", f"VENV={tmp_path}", f"Q={question}", "ARGS=--cold"], cwd=ROOT,
+        ["make", "--no-print-directory", "ask", f"VENV={tmp_path}", f"Q={question}",
+         "ARGS=--cold"],
+        cwd=ROOT,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.splitlines() == ["-m", "demo", "ask", "--cold", "--", question], done.stderr

@@ -446,7 +446,7 @@ def test_a_failed_installation_leaves_the_old_program_running(host: Host, tmp_pa
     (source / "src/infbox/cli.py").write_text("raise SystemExit('broken on purpose')\n")
     status, said = converge(watcher_source_dir=str(source))
     assert status != 0
-    assert "Assert that all programs start" in said
+    assert "Verify that all programs start" in said
     assert host.check_output(f"readlink {INSTALLED}/venv") == environment
     assert [show(host, unit, "MainPID") for unit in UNITS] == before
 
