@@ -169,7 +169,7 @@ def test_a_folder_of_the_controller_is_copied_and_verified(host: Host, tmp_path:
     copied = {"model_store_repository": "stub/copied", "model_store_upload": str(tmp_path)}
     status, seen = operate("main", **OTHER | copied)
     assert status == 0, seen
-    assert re.search(r"Copy model\.safetensors, 2\.86 MB, \d of 4", seen)
+    assert re.search(r"Copy model file model\.safetensors, 2\.86 MB, \d of 4", seen)
     copy = host.file(f"{MODELS}/stub--copied-ea3f2471cf1b/model.safetensors")
     assert copy.sha256sum == host.file(f"{HUB}/model.safetensors").sha256sum
 
