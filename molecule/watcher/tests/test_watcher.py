@@ -378,11 +378,11 @@ def test_what_answers_requests_is_restarted_where_it_hangs(host: Host) -> None:
     folders = [f"/run/systemd/system/{unit}.service.d" for unit in UNITS[1:]]
     host.check_output(f"mkdir -p {' '.join(folders)}")
     for folder in folders:
-        setting = "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\n"
+        setting = "[Service]\nTimeoutAbortSec=1\n"
         host.check_output(f"printf %s > {folder}/soon.conf", setting)
     host.check_output(f"systemctl daemon-reload && systemctl restart {' '.join(UNITS[1:])}")
     before = {unit: show(host, unit, "MainPID") for unit in UNITS[1:]}
-    time.sleep(4)  # longer than the watchdog waits: it is fed
+    time.sleep(12)  # longer than the watchdogs wait: they are fed, on a busy machine too
     assert {unit: show(host, unit, "MainPID") for unit in UNITS[1:]} == before
     host.check_output(f"kill -STOP {' '.join(before.values())}")
     for unit, process in before.items():
