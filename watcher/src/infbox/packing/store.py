@@ -12,6 +12,7 @@ from infbox.errors import InputError
 from infbox.log import line
 from infbox.packing.pack import Entry, Kind
 from infbox.packing.tokens import Ids
+from infbox.runtime.database import transaction
 from infbox.watching.index import is_damage
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Store:
             kept: how many of the first ones are as they were stored.
         """
         added = [_values(place, e) for place, e in enumerate(entries[kept:], start=kept)]
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM entries WHERE position >= ?", (kept,))
             self._db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", added)
             self._db.execute(
@@ -183,7 +184,7 @@ class Store:
             noted: names by digest.
             wanted: digests of all files.
         """
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany(
                 "INSERT OR REPLACE INTO imports VALUES (?, ?)",
                 [(digest, "\n".join(names)) for digest, names in noted.items()],
@@ -194,10 +195,6 @@ class Store:
             )
             self._db.execute("DELETE FROM imports WHERE digest NOT IN (SELECT digest FROM wanted)")
             self._db.execute("DROP TABLE wanted")
-
-    def _transaction(self) -> sqlite3.Connection:
-        self._db.execute("BEGIN IMMEDIATE")
-        return self._db
 
 
 def opened(file: Path) -> Store:

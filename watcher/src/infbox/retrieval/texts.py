@@ -8,7 +8,6 @@ by which it was put in, which FTS5 wants to know of a table that keeps no copy o
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import zlib
@@ -19,10 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from infbox.retrieval import chunks as cutting
 from infbox.retrieval.words import joined, words
+from infbox.runtime.database import transaction
 from infbox.watching.index import is_damage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from infbox.packing.pack import Source
@@ -141,13 +141,13 @@ class Texts:
 
     def put(self, path: str, source: Source) -> None:
         """Take in a file, in place of what it was."""
-        with self._transaction():
+        with transaction(self._db):
             self._remove(path)
             self._add(path, source)
 
     def remove(self, path: str) -> None:
         """Take out a file, if it is there; ``forget_removed`` takes it off the disk too."""
-        with self._transaction():
+        with transaction(self._db):
             self._remove(path)
 
     def bring_up(
@@ -167,12 +167,12 @@ class Texts:
         changed = iter(
             sorted(path for path, digest in digests.items() if known.get(path) != digest)
         )
-        with self._transaction():
+        with transaction(self._db):
             for path in stale:
                 self._remove(path)
         put, removed = 0, len(stale)
         while batch := list(islice(changed, _BATCH)):
-            with self._transaction():
+            with transaction(self._db):
                 for path in batch:
                     self._remove(path)
                     source = read(path)
@@ -313,17 +313,6 @@ class Texts:
             self._db.execute(_DELETE, (id_, *_columns(path, names, _unpacked(packed))))
         self._db.execute("DELETE FROM chunks WHERE file = ?", row)
         self._db.execute("DELETE FROM files WHERE id = ?", row)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
 
 def place(state_dir: Path, name: str) -> Path:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.errors import InputError
 from infbox.log import line
+from infbox.runtime.database import transaction
 from infbox.tree.records import Directory, Row
 
 if TYPE_CHECKING:
@@ -118,17 +119,9 @@ class Index:
         except OSError:
             return False
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All that is written within happens at once, or not at all."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+    def transaction(self) -> sqlite3.Connection:
+        """Begin a transaction; the result is a context that ends it."""
+        return transaction(self._db)
 
     def check(self) -> None:
         """Check the database as it is on disk now.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from infbox.gateway.conversations.notes import Note
 from infbox.log import line
 from infbox.packing.published import About, Pack
+from infbox.runtime.database import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -217,8 +218,7 @@ class Records:
 
     def transaction(self) -> sqlite3.Connection:
         """Begin a transaction; the result is a context that ends it."""
-        self._db.execute("BEGIN IMMEDIATE")
-        return self._db
+        return transaction(self._db)
 
     def has_pack(self, digest: str) -> bool:
         """Say whether a pack is kept."""

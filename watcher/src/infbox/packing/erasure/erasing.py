@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from infbox.packing.pack import Kind
+from infbox.runtime.database import transaction
 
 if TYPE_CHECKING:
     import sqlite3
@@ -120,7 +121,7 @@ class Eraser:
         """
         gone = {(e.path, e.digest) for e in entries if e.path in paths} | texts
         self._texts = frozenset([*gone, *(self._texts - gone)][:MOST_ERASED])
-        with self._transaction():
+        with transaction(self._database):
             self._database.execute("DELETE FROM erased")
             self._database.executemany(
                 "INSERT INTO erased VALUES (?, ?)",
@@ -134,20 +135,20 @@ class Eraser:
     def judged(self) -> None:
         """Note that all that is stored was judged by the rules as they are now."""
         self._judged_by = self._tree.policy
-        with self._transaction():
+        with transaction(self._database):
             self._database.execute(
                 "INSERT OR REPLACE INTO judged_by VALUES (1, ?)", (self._judged_by,)
             )
 
     def began_anew(self) -> None:
         """Note that no earlier pack is used any more."""
-        with self._transaction():
+        with transaction(self._database):
             self._database.execute("UPDATE erasing SET begins_anew = 0")
         self._take_up()
 
     def forgotten(self) -> None:
         """Note that nothing is left of what was erased."""
-        with self._transaction():
+        with transaction(self._database):
             self._database.execute("DELETE FROM erasing")
         self._take_up()
 
@@ -158,10 +159,6 @@ class Eraser:
         self.begins_anew = found is not None and bool(found[0])
         """Whether no earlier pack may be used any more, since a text in them is refused by now
         though its file is not."""
-
-    def _transaction(self) -> sqlite3.Connection:
-        self._database.execute("BEGIN IMMEDIATE")
-        return self._database
 
     def _is_file(self, path: str) -> bool:
         try:

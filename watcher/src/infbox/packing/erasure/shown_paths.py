@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infbox.packing.pack import plain
+from infbox.runtime.database import transaction
 
 if TYPE_CHECKING:
     import sqlite3
@@ -107,7 +108,7 @@ class ShownPaths:
 
     def _begin(self) -> None:
         self._epoch, self._paths = secrets.token_hex(8), {}
-        with self._transaction():
+        with transaction(self._database):
             self._database.execute("DELETE FROM shown_paths")
             self._database.execute("INSERT OR REPLACE INTO epoch VALUES (1, ?)", (self._epoch,))
 
@@ -116,13 +117,9 @@ class ShownPaths:
         changed = [item for item in paths.items() if self._paths.get(item[0]) != item[1]]
         if changed:
             rows = [(os.fsencode(path), withdrawn) for path, withdrawn in changed]
-            with self._transaction():
+            with transaction(self._database):
                 self._database.executemany("INSERT OR REPLACE INTO shown_paths VALUES (?, ?)", rows)
         self._paths = paths
-
-    def _transaction(self) -> sqlite3.Connection:
-        self._database.execute("BEGIN IMMEDIATE")
-        return self._database
 
     def _is_there(self, path: str) -> bool:
         """Say whether there is something at a path, which then is ignored, secret, or the like."""
