@@ -84,6 +84,9 @@ def up(source: Path, picture: Path | None) -> None:
     console.print(f"[bold]infbox demo[/bold]: one lab host, workspace [bold]{name}[/bold]")
     copy = copy_tree(source, name)
     shown = scene(source, copy)
+    if source.resolve() == SHOP:
+        # Saved by an earlier run: the model would know it before the save.
+        (copy / shown.path).unlink(missing_ok=True)
     host = deploy(name)
     point = endpoint(host)
     client = Client(point, name)
