@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import shutil
 import sqlite3
@@ -543,7 +544,8 @@ def test_a_repository_made_while_git_is_asked_for_it_is_followed(
     with following(history) as seen:
         assert asked.is_set()
         seen.agrees()
-    assert not caplog.records, "it was not put off"
+    # Another test of the process may have had more logged.
+    assert not [each for each in caplog.records if each.levelno > logging.INFO], "not put off"
 
 
 def test_what_lies_in_a_submodule_that_was_not_checked_out_is_not_taken_in(
