@@ -21,6 +21,12 @@ WHOLE_TREE = 100_000_000
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def name_of(repository: Path) -> str:
+    """Return what a history is called."""
+    path = repository.resolve()
+    return path.parent.name if path.name in ("repo", ".git") else path.name
+
+
 def measure(repository: Path, commits: int, tokenizer: tokens.Tokenizer) -> dict[str, Any]:
     """Replay one history at both budgets.
 
@@ -77,9 +83,7 @@ def main() -> int:
         table.add_column(heading, justify="left" if heading == "history" else "right")
     results: dict[str, Any] = {}
     for repository in arguments.repositories:
-        name = repository.resolve().name
-        if name in ("repo", ".git"):
-            name = repository.resolve().parent.name
+        name = name_of(repository)
         results[name] = measure(repository, arguments.commits, tokenizer)
         table.add_row(*row(name, results[name]))
         print(f"{name} replayed", file=sys.stderr)

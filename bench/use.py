@@ -19,16 +19,10 @@ from infbox.packing import tokens
 from rich.console import Console
 from rich.table import Table
 
-from .replay import ROOT
+from .replay import ROOT, name_of
 
 BUDGET = 32_000
 RETRIEVE = 8000
-
-
-def name_of(repository: Path) -> str:
-    """Return what a history is called."""
-    path = repository.resolve()
-    return path.parent.name if path.name in ("repo", ".git") else path.name
 
 
 def row(name: str, result: dict[str, Any]) -> list[str]:
