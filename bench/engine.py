@@ -69,7 +69,7 @@ def running(name: str, window: int, words: Sequence[Any] = ()) -> Iterator[Serve
         port = free_port()
         try:
             start(name, image, "vllm", [
-                "serve", "/model", "--host", "127.0.0.1", "--port", port, "--dtype", "float16",
+                "serve", "/model", "--host", "127.0.0.1", "--port", port, "--dtype", "bfloat16",
                 "--max-model-len", window, "--enforce-eager", "--served-model-name", "coder",
                 "--scheduling-policy", "priority", "--enable-prompt-tokens-details", *words,
             ], ["--volume", f"{folder}/model:/model:ro"])  # fmt: skip
