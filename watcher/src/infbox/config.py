@@ -106,6 +106,7 @@ class Gateway(NamedTuple):
         strip_volatile: whether blocks of system prompts that are known to change with each request,
             and to mean nothing to a model, are taken out.
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
+        tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
     """
 
     listen: Listen
@@ -116,6 +117,7 @@ class Gateway(NamedTuple):
     conversations_mb: int = _CONVERSATIONS_MB
     strip_volatile: bool = True
     requires_user: bool = False
+    tools: bool = True
 
 
 class Status(NamedTuple):
@@ -486,6 +488,7 @@ def _gateway(section: _Section) -> Gateway:
         conversations_mb=section.at_least_0("conversations_mb", _CONVERSATIONS_MB),
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
+        tools=section.take("tools", bool, True),
     )
     section.done()
     return gateway

@@ -24,7 +24,7 @@ from infbox.runtime.database import transaction
 from infbox.watching.index import check_on_disk, is_damage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from infbox.packing.pack import Source
@@ -341,6 +341,29 @@ class Texts:
             (os.fsencode(name), most),
         )
         return [os.fsdecode(path) for (path,) in rows]
+
+    def whole(self, path: str) -> str:
+        """Return a file's text, empty where it is not in it: its chunks have each line once."""
+        rows = self._db.execute(
+            "SELECT text FROM files JOIN chunks ON file = files.id WHERE path = ? ORDER BY start",
+            (os.fsencode(path),),
+        )
+        return "".join(_unpacked(packed) for (packed,) in rows)
+
+    def all_chunks(self, below: str = "") -> Iterator[tuple[str, int, bytes]]:
+        """Yield the chunks of all files in order of their paths: path, first line, text in UTF-8.
+
+        Args:
+            below: a file or a directory; empty for all.
+        """
+        name = os.fsencode(below.strip("/"))
+        rows = self._db.execute(
+            "SELECT path, start, text FROM files JOIN chunks ON file = files.id"
+            " WHERE ? = x'' OR path = ? OR (path >= ? AND path < ?) ORDER BY path, start",
+            (name, name, name + b"/", name + b"0"),  # the byte after the slash
+        )
+        for path, start, packed in rows:
+            yield os.fsdecode(path), start, zlib.decompress(packed)
 
     def text(self, place: Place) -> str:
         """Return a chunk's lines; empty where its file was changed since."""
