@@ -174,6 +174,20 @@ def test_a_symbol_is_found_where_it_is_defined(site: Site) -> None:
     assert "orders.py" not in found
 
 
+def test_a_type_is_found_where_it_begins_and_not_once_more_for_each_member(
+    tmp_path: Path, shop: Path
+) -> None:
+    member = "    def m{n}(self):\n" + "        return 'a long line of a member'\n" * 12 + "\n"
+    large = "class Large:\n" + "".join(member.replace("{n}", str(n)) for n in range(8))
+    fill(shop, {"shop/large.py": large})
+    bring_up(shop, state_of(tmp_path))
+    with running(tmp_path) as site:
+        found = site.done("search", query="Large", kind="symbol")
+        assert found.count("shop/large.py:") == 1
+        assert "1\tclass Large:" in found
+        assert "def m3(self)" in site.done("search", query="m3", kind="symbol")
+
+
 def test_a_pattern_finds_lines_with_their_numbers(site: Site) -> None:
     found = site.done("search", query=r"^def \w+\(", kind="regex")
     assert found == "shop/prices.py:11: def discount(price):"

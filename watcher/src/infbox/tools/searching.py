@@ -15,7 +15,7 @@ from infbox.tools.reading import bounded, cut
 from infbox.tools.source import ToolError, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from infbox.retrieval.texts import Place
     from infbox.tools.source import Source
@@ -90,7 +90,9 @@ def by_symbol(source: Source, name: str, below: str, results: int) -> str:
     places = [place for place in places if _is_below(place.path, below)]
     texts = {place: source.texts.text(place) for place in places}
     shown = source.shown({place.path for place in places})
-    chosen = sorted(place for place in places if place.path in shown)[:results]
+    ordered = sorted(places, key=lambda place: (place.path, place.start))
+    firsts = [place for place in _beginnings(ordered, name) if place.path in shown]
+    chosen = firsts[:results]
     parts = [_definition(place, texts[place], name) for place in chosen]
     return "\n".join(bounded(parts)) or (
         f"No definition of {shortened(name)} is known. Try references, or search by words."
@@ -209,6 +211,16 @@ def _matching(source: Source, pattern: _Pattern, below: str, looked: _Looked) ->
         for number, line in enumerate(data.split(b"\n")[:-1], start):
             if pattern.line.search(line):
                 yield Line(path, number, line.decode(errors="replace"))
+
+
+def _beginnings(places: Iterable[Place], name: str) -> Iterator[Place]:
+    """Yield the chunks in which definitions begin: a type's members bear its name first, too."""
+    before: Place | None = None
+    for place in places:
+        follows = before and before.path == place.path and before.end + 1 == place.start
+        if not (follows and before and name == before.names[0] == place.names[0]):
+            yield place
+        before = place
 
 
 def _definition(place: Place, text: str, name: str) -> str:
