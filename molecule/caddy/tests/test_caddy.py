@@ -48,7 +48,8 @@ FORBIDDEN = [
         "/v1/models/..%2f..%2fmetrics", "/v1/models/%2e%2e/%2e%2e/metrics", "/v1/models/.hidden",
         "/v1/models/..;/metrics", "/v1/models\\..\\..\\metrics", "/v1/models/a%00b", "/V1/models",
         "/v1/MODELS", "/v1/mode%6cs", "/%761/models", "/v1/models;/metrics", "/v1/models%20",
-        "/mcp/", "/mcp//shop", "/mcp/.hidden", "/mcp/../metrics", "/mcp/shop/x", "/mcp%2fshop", "/MCP",
+        "/mcp/", "/mcp//shop", "/mcp/.hidden", "/mcp/../metrics", "/mcp/shop/x",
+        "/mcp%2fshop", "/MCP", "/mcpx",
         "/health/", "/healthz", "/HEALTH", "//health", "http://infbox.test/v1/models",
         # What only POST may, and what POST may not.
         *INFERENCE,
