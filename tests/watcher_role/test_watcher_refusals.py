@@ -170,7 +170,8 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_gateway_conversations_mb": -1},
         "watcher_gateway_conversations_mb is -1.",
     ),
-    (
+    "less_than_no_memory_for_responses": (
+        [{}],
         {"watcher_gateway_responses_mb": -1},
         "watcher_gateway_responses_mb is -1.",
     ),

@@ -39,7 +39,7 @@ class Questions:
         responses: that requests may go on from.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # each is a thing of its own
         self,
         config: Config,
         engine: Engine,
@@ -97,6 +97,7 @@ class Questions:
         recording = following.follow(
             self._responses, incoming.path, body, exchange.user, self._limit
         )
+        exchange.lease.resize(max(exchange.lease.size, body.input_bytes))
         asked = requests.named(body, workspace_of(incoming), model) if api else None
         if asked is not None:
             self._workspaces.check(asked.workspace)
