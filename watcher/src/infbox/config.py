@@ -108,6 +108,7 @@ class Gateway(NamedTuple):
         strip_volatile: whether blocks of system prompts that are known to change with each request,
             and to mean nothing to a model, are taken out.
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
+        tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
     """
 
     listen: Listen
@@ -119,6 +120,7 @@ class Gateway(NamedTuple):
     responses_mb: int = _RESPONSES_MB
     strip_volatile: bool = True
     requires_user: bool = False
+    tools: bool = True
 
 
 class Status(NamedTuple):
@@ -490,6 +492,7 @@ def _gateway(section: _Section) -> Gateway:
         responses_mb=section.at_least_0("responses_mb", _RESPONSES_MB),
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
+        tools=section.take("tools", bool, True),
     )
     section.done()
     return gateway

@@ -29,6 +29,7 @@ from infbox.gateway.refusals import RefusalError
 from infbox.gateway.routes.health import Health
 from infbox.gateway.routes.models import Models
 from infbox.gateway.routes.responses import StoredResponses
+from infbox.gateway.routes.tools import ToolRoutes
 from infbox.gateway.routes.workspaces import WorkspacePages
 from infbox.gateway.stored.store import ResponseStore
 from infbox.gateway.upstream.engine import Engine, EngineForwarder
@@ -156,9 +157,16 @@ class Gateway:
             *Models(engine, upstream.queue, self._workspaces, window, check).routes(),
             *WorkspacePages(engine, self._workspaces, watcher, told, check).routes(),
             *StoredResponses(self._responses, check).routes(),
+            *self._tool_routes(),
             *self.page.routes(),
             Mount("/", app=rest),
         ]
+
+    def _tool_routes(self) -> list[BaseRoute]:
+        if not self._config.gateway.tools:
+            return []
+        state_dir = self._config.state_dir
+        return ToolRoutes(state_dir, self._workspaces, self._metrics, self._check_user).routes()
 
     def _check_user(self, request: Request) -> None:
         user = user_of(Incoming(request.scope, request.receive, 0))
