@@ -355,7 +355,7 @@ class FakeEngine:
         if self.breaks_whole:
             return Response(b"{", headers={"content-length": "100"})
         usage = self._usage(request.url.path, prompt)
-        told = {"model": self.model, "choices": [], "usage": usage, "user": None}
+        told: dict[str, Any] = {"model": self.model, "choices": [], "usage": usage, "user": None}
         if request.url.path == fake_apis.RESPONSES:
             told |= fake_apis.response(self.seen[-1].chat)
         return JSONResponse(told)
