@@ -14,7 +14,7 @@ COMPILE := $(LOCK) --universal
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile plan status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -94,6 +94,11 @@ lock: $(STAMP) ## Update the pinned Python requirements, with hashes
 profile: $(STAMP) ## Run site.yml and show its duration by task and by role
 	@ANSIBLE_CALLBACKS_ENABLED=infbox_workers,ansible.posix.profile_tasks,ansible.posix.profile_roles \
 	$(BIN)/ansible-playbook site.yml $(ARGS)
+
+plan: $(STAMP) ## Show whether each host's preset fits, and what else it could run; JSON=1 for scripts
+	@$(if $(JSON),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
+	$(BIN)/ansible-playbook playbooks/plan.yml $(ARGS) \
+	$(if $(JSON),-e infbox_plan_output="$$out" >&2; code=$$?; cat "$$out"; exit $$code)
 
 status: $(STAMP) ## Show the state of all hosts; JSON=1 for scripts
 	@$(if $(JSON),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
