@@ -431,7 +431,7 @@ def test_a_checkout_of_a_remote_is_followed_from_its_first_poll_on(tmp_path: Pat
         config = settings_for(tmp_path, "http://127.0.0.1:1", **trees)
         with at_work(config) as url:
             running = Running(tmp_path / "checkouts", url)
-            assert running.status["error"]
+            until(lambda: running.status["error"])
             checkout.poll()
             until(lambda: running.status["error"] is None and running.status["version"] > 0, 30)
             assert "often 2" in running.pack["text"]
