@@ -185,8 +185,9 @@ def plan_figures(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def host_figures(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return a host's plan as the contract has it."""
-    rows = list(plan.get("presets", []))
-    chosen = next((row for row in rows if row["preset"] == plan["preset"]), {})
+    rows: list[Mapping[str, Any]] = list(plan.get("presets", []))
+    of_it = [row for row in rows if row["preset"] == plan["preset"]]
+    chosen: Mapping[str, Any] = of_it[0] if of_it else {}
     return {
         **{figure: plan[figure] for figure in FIGURES},
         "data_parallel_size": 1,  # no preset runs its model twice
