@@ -102,10 +102,8 @@ class Questions:
         if asked is not None:
             self._workspaces.check(asked.workspace)
         if api is None or asked is None or asked.model not in (None, model):
-            data = [body.data]
-            return Question(
-                data, limit=body.limit, recording=recording
-            )  # vLLM says best which models there are
+            # vLLM says best which models there are.
+            return Question([body.data], limit=body.limit, recording=recording)
         pack = self._workspaces.pack(asked.workspace)
         if pack is None:
             self._metrics.without_pack.labels(asked.workspace).inc()

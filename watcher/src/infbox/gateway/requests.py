@@ -110,8 +110,7 @@ class Question:
             return False
         room, self.room = self.room, None
         before = self.front.tokens
-        is_known = room is not None and room < before
-        self.front = self.pack.within(room if is_known and room is not None else before // 2)
+        self.front = self.pack.within(room if room is not None and room < before else before // 2)
         return True
 
     def forget(self) -> None:
