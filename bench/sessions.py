@@ -8,8 +8,8 @@ the first time in a large workspace.
 
     python -m bench.sessions [--engine http://127.0.0.1:8000 --tokenizer tokenizer.json]
 
-Without an engine it starts the lab's on the CPU, which needs root, a Docker Engine,
-`python -m lab up`, and 4 GB of memory.
+Without an engine it starts the lab's on the CPU with random layers as wide as a 7B model's, which
+needs root, a Docker Engine, `python -m lab up`, and 8 GB of memory.
 """
 
 import argparse
@@ -524,6 +524,7 @@ def main() -> None:
     parser.add_argument(
         "--words", metavar="N", type=int, default=20, help="sentences of a question"
     )
+    parser.add_argument("--small", action="store_true", help="the lab's model: quicker")
     parser.add_argument("--without-conversations", action="store_true", help="switch them off")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args()
@@ -531,7 +532,8 @@ def main() -> None:
         parser.error("--engine and --tokenizer: give both, or neither")
     with contextlib.ExitStack() as stack:
         if not options.engine:
-            served = stack.enter_context(bench.engine.running(_ENGINE, _WINDOW, _TOOL_CALLS))
+            shape = None if options.small else bench.engine.LAYERS_OF_7B
+            served = stack.enter_context(bench.engine.running(_ENGINE, _WINDOW, _TOOL_CALLS, shape))
             options.engine, options.tokenizer = served
         figures = report(asyncio.run(measure(options)))
     if options.json:
