@@ -20,6 +20,8 @@ from infbox_cake.race import (
     run_to_stage,
 )
 
+from bench.cake_paper import simulation
+
 CHUNK = 256
 PREFILL = 1700.0  # tokens a second
 VLLM_STEP = 2048  # tokens that vLLM computes at once where it is left alone
@@ -28,32 +30,9 @@ VLLM_STEP = 2048  # tokens that vLLM computes at once where it is left alone
 def simulated(
     chunks: int, prefill: float, load: float, overhead: float = 0.0, *, comes: bool = True
 ) -> tuple[float, int]:
-    """Run a race to its end.
-
-    Args:
-        chunks: of the prompt, all of them on disk.
-        prefill: tokens computed a second.
-        load: chunks staged a second.
-        overhead: seconds that each step costs besides.
-        comes: whether what is expected of the disk does come.
-
-    Returns:
-        The seconds it took, and the tokens that were computed.
-    """
-    race, now, front = Race(CHUNK, 0, chunks, 0.0), 0.0, 0
-    while True:
-        race.staged(max(chunks - int(now * load), 0) if comes else chunks, False, now)
-        decision = race.next(front, prefill, load, now)
-        if isinstance(decision, Load):
-            return now, front
-        if isinstance(decision, Over):
-            rest = chunks * CHUNK - front
-            return now + rest / prefill + math.ceil(rest / VLLM_STEP) * overhead, chunks * CHUNK
-        if isinstance(decision, Wait):
-            now += 0.001
-        else:
-            front += decision.tokens
-            now += decision.tokens / prefill + overhead
+    """Run a race with constant speeds; return the seconds it took and the tokens computed."""
+    speeds = simulation.Speeds(1 / prefill, load, budget=VLLM_STEP, overhead=overhead)
+    return simulation.race(speeds, chunks, CHUNK, prefill, comes=comes)
 
 
 @pytest.mark.parametrize("chunks", [8, 23, 62])

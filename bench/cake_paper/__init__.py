@@ -1,0 +1,1 @@
+"""Cake's decisions in a simulation, beside the figures of its paper."""
