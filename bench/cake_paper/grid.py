@@ -34,7 +34,7 @@ class Result:
         rule: the paper's algorithm, without anything besides.
         ours: by infbox's decisions on a GPU, likewise.
         on_cpu: by its decisions on a CPU, likewise.
-        built: by its decisions on a GPU, with what infbox adds: steps, preemption, the copy at the end.
+        built: by its decisions on a GPU, with its steps, its preemption and the copy at the end.
         computed: share of the prompt that was computed for `ours`.
     """
 

@@ -41,7 +41,7 @@ HOSTS = {
     "air141": (H100, 2, 12e9),
     "prod480": (H100, 8, 35e9),
 }
-"""For each preset a GPU, how many, and the parameters that a token goes through, by the model's card."""
+"""For each preset a GPU, how many, and the parameters that a token goes through."""
 
 TIERS = {
     "one NVMe drive, 5 GB/s": DISK_BYTES_PER_SECOND,
