@@ -18,7 +18,7 @@ import pytest
 import yaml
 from infbox.auth.keys import Keyring, Limits
 from infbox.auth.sign_in import SESSION_COOKIE
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 from provider import know, provider
 from serving import free_port
 
@@ -140,7 +140,7 @@ def rendered(folder: Path, ports: dict[str, int], **more: str) -> Path:
         "caddy_http_port": ports["http"], "caddy_https_port": ports["https"],
         "caddy_consoles_port": ports["consoles"], "caddy_upstreams": [page],
         "caddy_authority": f"127.0.0.1:{ports['keys']}", "caddy_page_upstream": page,
-        "caddy_sign_in": f"127.0.0.1:{ports['signin']}",
+        "caddy_sign_in": f"127.0.0.1:{ports['signin']}", "caddy_ask_upstream": page,
         "caddy_consoles": [{"path": "/grafana", "upstream": console, "sign_in": True},
                            {"path": "/prometheus", "upstream": console}],
         "ansible_python_interpreter": sys.executable, **more,
@@ -249,6 +249,30 @@ def test_a_session_is_no_key_for_the_api_and_a_key_needs_no_session(site: Site) 
         assert program.get(f"{site.url}/status", auth=("alice", site.key)).status_code == 200
 
 
+def test_who_is_signed_in_asks_on_the_page_and_no_other_page_does(site: Site) -> None:
+    there = f"{site.url}/status/ask"
+    own = {"Origin": site.url, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    other = own | {"Origin": site.consoles, "Sec-Fetch-Site": "same-site"}
+    forged = {"X-Infbox-User": "root", "X-Infbox-Concurrent": "99", "Connection": "x-infbox-user"}
+    with site.browser() as browser:
+        assert browser.post(there, headers=own, content=b"{}").status_code == 401
+        site.sign_in(browser, f"{site.url}/", "alice")
+        asked = browser.post(there, headers=own | forged, content=b"{}").json()
+        assert (asked["method"], asked["target"]) == ("POST", "/v1/chat/completions")
+        assert asked["headers"]["x-infbox-user"] == "alice@page"
+        assert asked["headers"]["x-infbox-concurrent"] == "2"
+        assert "cookie" not in asked["headers"]
+        assert asked["size"] == 2
+        for headers in (other, other | {"Content-Type": "text/plain"}, {}):
+            assert browser.post(there, headers=headers, content=b"{}").status_code == 403
+        assert browser.post(there, headers=own, content=bytes(1_100_000)).status_code >= 400
+        for target in (f"{there}?x", f"{there}/"):
+            assert browser.post(target, headers=own).status_code == 404
+    with site.browser() as program:
+        bearer = {"Authorization": f"Bearer {site.key}"}
+        assert program.post(there, headers=own | bearer, content=b"{}").status_code == 401
+
+
 def test_data_is_refused_and_not_sent_away(site: Site) -> None:
     for url in (f"{site.url}/status/events", f"{site.consoles}/grafana/api/user"):
         answer = httpx2.get(url, verify=site.trust, headers={"Sec-Fetch-Mode": "cors"})
@@ -288,11 +312,28 @@ def test_the_log_has_who_asked_and_neither_code_nor_cookie(site: Site) -> None:
         assert word not in site.log()
 
 
+def posted(page: Page, url: str) -> Any:
+    """Have the page ask; return what came back, or None where the page may not read it."""
+    options = '{method: "POST", credentials: "include", mode: MODE, body: "{}"}'
+    mode = "'same-origin'" if page.url.startswith(url.rpartition("/status")[0]) else "'no-cors'"
+    return page.evaluate(
+        f"async (url) => {{ const answer = await fetch(url, {options.replace('MODE', mode)});"
+        " return answer.type === 'opaque' ? null : answer.json(); }",
+        url,
+    )
+
+
+def refusals(log: str) -> int:
+    """Return how often a question on the page was refused."""
+    lines = [json.loads(line) for line in log.splitlines() if '"/status/ask"' in line]
+    return sum(line.get("status") == 403 for line in lines)
+
+
 def test_a_real_browser_signs_in_and_out(site: Site) -> None:
     engine.ensure_packages({CHROMIUM: "chromium"})
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
-        page = chromium.new_context(ignore_https_errors=True).new_page()
+        page = chromium.new_context(ignore_https_errors=True, bypass_csp=True).new_page()
         page.goto(f"{site.url}/status")
         assert urlsplit(page.url).path == "/oauth2/authorize"
         page.fill("input[name=sub]", "alice")
@@ -301,8 +342,13 @@ def test_a_real_browser_signs_in_and_out(site: Site) -> None:
         assert '"x-infbox-user": "alice"' in page.content()
         cookie = next(c for c in page.context.cookies() if c["name"] == SESSION_COOKIE)
         assert (cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (True, True, "Lax")
+        assert posted(page, f"{site.url}/status/ask")["headers"]["x-infbox-user"] == "alice@page"
         page.goto(f"{site.consoles}/grafana/")
         assert page.url == f"{site.consoles}/grafana/"
+        # The browser sends the cookie from there too.
+        before = refusals(site.log())
+        assert posted(page, f"{site.url}/status/ask") is None
+        wait_for(lambda: refusals(site.log()) == before + 1)
         page.goto(f"{site.url}/sign-out")
         page.click("button")
         page.wait_for_selector("text=You are signed out")

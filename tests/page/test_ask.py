@@ -1,7 +1,8 @@
 """The panel of the status page that asks about a workspace, in a real Chromium."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,6 +35,12 @@ def use_key(page: Page, key: str = KEY) -> None:
 def ask(page: Page, question: str = "Where are orders priced?") -> None:
     page.get_by_label("Question").fill(question)
     page.get_by_role("button", name="Ask").click()
+
+
+def asked_of(request: Request) -> dict[str, Any]:
+    """The body of a request."""
+    body: dict[str, Any] = json.loads(request.post_data or "{}")
+    return body
 
 
 def trouble(page: Page) -> Any:
@@ -69,6 +76,7 @@ def test_it_can_be_read_at_every_size_and_in_both_schemes(
 def test_who_pastes_a_key_picks_a_workspace_and_asks(host: FakeHost, visit: Visit) -> None:
     host.engine.event = said("It is in the shop. ")
     page = visit.open()
+    page.context.add_cookies([{"name": "session", "value": "x", "url": visit.url}])
     sent: list[Request] = []
     page.on("request", lambda request: sent.append(request) if "/v1/" in request.url else None)
     use_key(page)
@@ -87,8 +95,9 @@ def test_who_pastes_a_key_picks_a_workspace_and_asks(host: FakeHost, visit: Visi
     expect(cached).not_to_have_text("0")
     expect(page.locator("#ask-prompt")).to_have_text(f"of {cached.text_content()} (100 %)")
     assert host.engine.chats[-1].chat["model"] == "coder"
-    assert sent[-1].post_data_json["model"] == "coder@infrastructure"
+    assert asked_of(sent[-1])["model"] == "coder@infrastructure"
     assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in sent)
+    assert not any("cookie" in request.all_headers() for request in sent)
     assert visit.errors == []
 
 
@@ -177,11 +186,11 @@ def refused(status: int, message: str = "", **headers: str) -> Callable[[Route],
 @pytest.mark.parametrize(
     ("status", "headers", "words"),
     [
-        (403, {}, "This key may not be used for that."),
-        (404, {}, "The server does not know this workspace, or this key may not use it."),
+        (403, {}, "You may not use that."),
+        (404, {}, "The server does not know this workspace, or you may not use it."),
         (413, {}, "The question is too long."),
-        (429, {"retry-after": "17"}, "Too many requests with this key. Try again in 17 s."),
-        (502, {}, "The engine does not respond. Try again later."),
+        (429, {"retry-after": "17"}, "Too many requests. Try again in 17 s."),
+        (502, {}, "The gateway or the engine does not respond. Try again later."),
         (503, {"retry-after": "10"}, "has too much to do. Try again in 10 s."),
         (418, {}, "The server refuses the request (HTTP status 418)."),
     ],
@@ -228,3 +237,44 @@ def test_what_is_no_key_is_sent_nowhere(visit: Visit) -> None:
     use_key(page, "two words")
     trouble(page).to_contain_text("This is not a key")
     assert not any("/v1/" in url for url in visit.asked)
+
+
+@contextlib.contextmanager
+def signed_in(browser: Browser, host: FakeHost) -> Iterator[Page]:
+    """A page of somebody who may ask without a key. What Caddy does of it is done by a route."""
+    settings = host.settings()
+    status = settings.status._replace(sign_in=True, sign_in_asks=True)
+    with host.gateway(settings._replace(status=status)) as gateway:
+        page = browser.new_page(viewport=SIZES["desktop"])
+        chats = f"{gateway.url}/v1/chat/completions"
+        page.route("**/status/ask", lambda route: route.continue_(url=chats))
+        Visit(page, gateway.url).open()
+        yield page
+        page.close()
+
+
+def test_who_is_signed_in_asks_without_a_key(browser: Browser, host: FakeHost) -> None:
+    host.engine.event = said("It is in the shop. ")
+    with signed_in(browser, host) as page:
+        expect(page.get_by_label("API key")).to_be_hidden()
+        expect(page.get_by_role("button", name="Forget key")).to_be_hidden()
+        picker = page.get_by_label("Workspace", exact=True)
+        picker.select_option("infrastructure")
+        with page.expect_request("**/status/ask") as asked:
+            ask(page)
+        expect(page.locator("#ask-said")).to_have_text("The answer is complete.")
+        expect(page.locator("#ask-answer")).to_have_text("It is in the shop. " * 5)
+        assert asked_of(asked.value)["model"] == "coder@infrastructure"
+        assert "authorization" not in asked.value.headers
+        look_at_every_size(page, "light-ask-signed-in")
+        page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
+        expect(page.locator("#ask-told")).to_be_hidden()
+        expect(picker).to_have_value("coder@infrastructure")
+
+
+def test_who_is_signed_out_meanwhile_is_told_so(browser: Browser, host: FakeHost) -> None:
+    with signed_in(browser, host) as page:
+        page.route("**/status/ask", refused(401))
+        ask(page)
+        trouble(page).to_have_text("You are signed out. Reload the page.")
+        expect(page.get_by_label("Question")).to_be_visible()

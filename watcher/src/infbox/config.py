@@ -133,6 +133,7 @@ class Status(NamedTuple):
         dcgm: base address of DCGM's exporter; None where there is none.
         disks: directories; the file systems that they lie on are shown.
         sign_in: whether people sign in, and so can sign out.
+        sign_in_asks: whether people who are signed in may ask on the page without a key.
     """
 
     preset: str = ""
@@ -141,6 +142,7 @@ class Status(NamedTuple):
     dcgm: str | None = None
     disks: tuple[Path, ...] = ()
     sign_in: bool = False
+    sign_in_asks: bool = False
 
 
 class Workspace(NamedTuple):
@@ -518,6 +520,7 @@ def _status(section: _Section) -> Status:
         dcgm=section.address("dcgm", "") or None,
         disks=section.paths("disks"),
         sign_in=section.take("sign_in", bool, False),
+        sign_in_asks=section.take("sign_in_asks", bool, False),
     )
     section.done()
     return status

@@ -413,6 +413,52 @@ def test_what_is_no_page_is_told_that_it_is_not_signed_in(site: Site) -> None:
         assert "www-authenticate" not in page.headers
 
 
+OWN = {"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+
+
+@pytest.mark.parametrize(
+    ("subject", "label"), [("alice", "alice@page"), ("carol", "carol-example.org@page")]
+)
+def test_who_is_signed_in_may_ask_on_the_page_by_a_name_that_no_user_has(
+    issuer: str, subject: str, label: str
+) -> None:
+    site = Site(issuer, groups_claim="sub", groups=frozenset({subject}))
+    with serving(site.sign_in.app()) as site.url:
+        browser = site.browser()
+        browser.sign_in(subject)
+        seen = browser.get("/check-question", OWN)
+    assert (seen.status, seen.headers["x-infbox-user"]) == (200, label)
+    assert seen.headers["x-infbox-concurrent"] == "2"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"Origin": CONSOLES, "Sec-Fetch-Site": "same-site"},
+        {"Origin": CONSOLES},
+        {"Origin": "null"},
+        {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": None},
+        {"Origin": None},
+    ],
+)
+def test_no_other_page_asks_for_who_is_signed_in(
+    site: Site, changes: dict[str, str | None]
+) -> None:
+    browser = site.browser()
+    browser.sign_in("alice")
+    headers = {name: value for name, value in (OWN | changes).items() if value}
+    refused = browser.get("/check-question", headers)
+    assert (refused.status, "x-infbox-user" in refused.headers) == (403, False)
+
+
+def test_nobody_asks_without_being_signed_in(site: Site) -> None:
+    refused = site.browser().get("/check-question", OWN)
+    assert (refused.status, "location" in refused.headers) == (401, False)
+
+
 @pytest.mark.parametrize("cookie", ["", "x", "A" * 43, "\udcff"])
 def test_a_cookie_that_is_none_of_ours_is_nobody(site: Site, cookie: str) -> None:
     browser = site.browser()

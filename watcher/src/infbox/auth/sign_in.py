@@ -49,6 +49,8 @@ _IDLE_SECONDS = 60  # longer than Caddy keeps its connections to us
 _GRACE_SECONDS = 5
 _LONGEST_TARGET = 2000
 _LONGEST_NAME = 128
+_LONGEST_LABEL = 32
+_QUESTIONS_AT_ONCE = 2  # of one person
 
 _FOUND, _SEE_OTHER = 302, 303
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE = 400, 401, 403, 503
@@ -137,6 +139,7 @@ class SignInApp:
         return Starlette(
             routes=[
                 Route("/check", self._check, methods=["GET"]),
+                Route("/check-question", self._check_question, methods=["GET"]),
                 Route("/sign-in", self._send, methods=["GET"]),
                 Route("/sign-in/callback", self._take_back, methods=["GET"]),
                 Route("/sign-out", self._offer_sign_out, methods=["GET"]),
@@ -156,6 +159,20 @@ class SignInApp:
         target = quote(request.headers.get("x-forwarded-uri", "/"), safe="")
         there = f"{self._settings.origin}/sign-in?to={target}"
         return RedirectResponse(there, _FOUND, _NOT_KEPT)
+
+    async def _check_question(self, request: Request) -> Response:
+        """Answer 200 with who asks on the status page; 403 to what another page has sent.
+
+        A browser sets both headers itself, and sends the cookie for pages on other ports too.
+        """
+        origins, sites = (request.headers.getlist(name) for name in ("origin", "sec-fetch-site"))
+        if origins != [self._settings.origin] or sites != ["same-origin"]:
+            return _no_question("Only the status page itself may ask here.", _FORBIDDEN)
+        user = self._sessions.user(request.cookies.get(SESSION_COOKIE, ""))
+        if user is None:
+            return _no_question("Sign in, or send an API key to /v1.", _UNAUTHORIZED)
+        most = str(_QUESTIONS_AT_ONCE)
+        return Response(headers={"x-infbox-user": _label(user), "x-infbox-concurrent": most})
 
     async def _send(self, request: Request) -> Response:
         """Send a browser to the provider."""
@@ -327,6 +344,16 @@ def _name(claims: Mapping[str, Any]) -> str:
     names = (claims.get(key) for key in ("preferred_username", "email", "sub"))
     name = next((name for name in names if isinstance(name, str) and name), "somebody")
     return re.sub(r"[^!-~]", "_", name)[:_LONGEST_NAME]
+
+
+def _label(name: str) -> str:
+    """Return what the gateway is to call somebody: like a user, with an end that no user's has."""
+    known = re.sub(r"[^a-z0-9._-]", "-", name.lower()).lstrip("._-")[:_LONGEST_LABEL]
+    return f"{known or 'somebody'}@page"
+
+
+def _no_question(message: str, status: int) -> JSONResponse:
+    return JSONResponse({"error": {"message": message}}, status, _NOT_KEPT)
 
 
 def _link(text: str, target: str = "/", *, anew: bool = False) -> str:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from infbox.gateway.upstream.replicas import Handover
     from infbox.status.history import FirstEvent
 
-_USER = re.compile("[a-z0-9][a-z0-9._-]{0,31}")  # so that no stranger makes labels of metrics
+# So that no stranger makes labels of metrics. `@page` ends the name of somebody who is signed in.
+_USER = re.compile("[a-z0-9][a-z0-9._-]{0,31}(?:@page)?")
 
 
 @dataclass

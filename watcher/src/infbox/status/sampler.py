@@ -212,6 +212,7 @@ class Sampler:
             "at": now,
             "host": socket.gethostname(),
             "sign_in": config.status.sign_in,
+            "sign_in_asks": config.status.sign_in_asks,
             "well": all(part["state"] not in (ILL, DOWN) for part in parts)
             and all(
                 workspace["state"] in ("warm", "warming", "elsewhere")

@@ -1,5 +1,6 @@
-// The panel that asks about a workspace. The key is in a variable of this module and in one header of
-// its requests, and nowhere else. What the model answers is text, and becomes nothing but text.
+// The panel that asks about a workspace: with a key, or as the person who is signed in, where that may be.
+// The key is in a variable of this module and in one header of its requests, and nowhere else. What the
+// model answers is text, and becomes nothing but text.
 
 const MOST_TOKENS = 1024; // of an answer
 const MOST_CHARACTERS = 1 << 20; // of an answer, of an event, and of a refusal
@@ -11,6 +12,8 @@ const byId = (id) => document.getElementById(id);
 const count = new Intl.NumberFormat("en");
 
 let key = "";
+let isPerson = false; // who is signed in and asks without a key
+let offered = ""; // to that person, as text
 let asking = null; // what stops the question that is under way
 let ticking = 0;
 
@@ -29,19 +32,21 @@ const BROKEN = "The answer broke off before its end. Ask again.";
 
 const WORDS = {
   401: "The server does not accept this key. It may be mistyped, expired or withdrawn: paste another one.",
-  403: "This key may not be used for that. Ask the administrator for access, or choose another workspace.",
-  404: "The server does not know this workspace, or this key may not use it. Choose another one.",
+  403: "You may not use that. Choose another workspace, or ask the administrator for access.",
+  404: "The server does not know this workspace, or you may not use it. Choose another one.",
   408: "The question took too long on its way. Ask again.",
   413: "The question is too long.",
-  429: "Too many requests with this key.",
-  502: "The engine does not respond.",
+  429: "Too many requests.",
+  502: "The gateway or the engine does not respond.",
   503: "The engine does not respond, or has too much to do.",
   504: "The engine took too long to respond.",
 };
+const SIGNED_OUT = "You are signed out. Reload the page.";
 const LATER = [429, 502, 503, 504];
 
 async function refusal(answer) {
-  const words = WORDS[answer.status] ?? `The server refuses the request (HTTP status ${answer.status}).`;
+  const known = isPerson && answer.status === 401 ? SIGNED_OUT : WORDS[answer.status];
+  const words = known ?? `The server refuses the request (HTTP status ${answer.status}).`;
   const wait = answer.headers.get("retry-after") ?? "";
   const again = /^[0-9]{1,5}$/.test(wait) ? ` Try again in ${Number(wait)} s.` : LATER.includes(answer.status) ? " Try again later." : "";
   const said = answer.status === 401 ? "" : await itsWords(answer);
@@ -70,14 +75,15 @@ function say(text, isTrouble = false) {
 
 // --- Requests ------------------------------------------------------------------------------------
 
-/** Send a request with the key, and with no cookie or login that the browser may have. */
+/** Send a request with a key, and then with no cookie or login that the browser may have. */
 async function request(path, given, signal, body) {
-  const headers = { Authorization: `Bearer ${given}` };
+  const headers = given ? { Authorization: `Bearer ${given}` } : {};
+  const credentials = given ? "omit" : "same-origin";
   if (body) headers["Content-Type"] = "application/json";
   const options = { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) };
   let answer;
   try {
-    answer = await fetch(path, { ...options, credentials: "omit", cache: "no-store", redirect: "error", referrerPolicy: "no-referrer" });
+    answer = await fetch(path, { ...options, credentials, cache: "no-store", redirect: "error", referrerPolicy: "no-referrer" });
   } catch (error) {
     throw signal.aborted ? error : new Refused(HOST_AWAY);
   }
@@ -132,6 +138,7 @@ async function useKey(event) {
 
 function forgetKey() {
   asking?.abort();
+  if (isPerson) return;
   key = "";
   byId("ask-key").value = "";
   byId("ask-workspace").replaceChildren();
@@ -144,11 +151,26 @@ function open(isOpen) {
   byId("ask-key-form").hidden = isOpen;
 }
 
-/** Offer the workspaces that this key may see, and the model alone. */
+/** Offer the workspaces that this key or person may see, and the model alone. */
 function fillWorkspaces(workspaces) {
+  const picker = byId("ask-workspace");
+  const chosen = picker.value;
   const model = workspaces[0]?.[1].split("@")[0] ?? byId("model").textContent;
   const options = [...workspaces, ["None: the model alone", model]].map(([name, value]) => new Option(name, value));
-  byId("ask-workspace").replaceChildren(...options);
+  picker.replaceChildren(...options);
+  if (options.some((option) => option.value === chosen)) picker.value = chosen;
+}
+
+/** Let who is signed in ask without a key, if the status says that they may. */
+function meetPerson({ detail: { sign_in_asks: mayAsk, served, workspaces } }) {
+  const names = mayAsk ? workspaces.map(({ name }) => [name, `${served.model}@${name}`]) : [];
+  if (!mayAsk || asking || JSON.stringify(names) === offered) return;
+  offered = JSON.stringify(names);
+  isPerson = true;
+  fillWorkspaces(names);
+  byId("ask-forget").hidden = true;
+  byId("ask-person").hidden = false;
+  open(true);
 }
 
 // --- A question ----------------------------------------------------------------------------------
@@ -206,7 +228,8 @@ async function receive(question, figures) {
     stream: true,
     stream_options: { include_usage: true },
   };
-  const answer = await request("/v1/chat/completions", key, asking.signal, body);
+  const path = isPerson ? "/status/ask" : "/v1/chat/completions";
+  const answer = await request(path, key, asking.signal, body);
   let ended = "";
   let length = 0;
   for await (const { error, choices, usage } of events(answer)) {
@@ -259,6 +282,7 @@ byId("ask-forget").addEventListener("click", () => {
 byId("ask-question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("ask-form").requestSubmit();
 });
+document.addEventListener("infbox-status", meetPerson);
 // A page that the browser puts aside may be shown again, maybe to somebody else.
 addEventListener("pagehide", () => {
   forgetKey();

@@ -389,6 +389,7 @@ function take(next, isLive) {
   mark(byId("link"), "data-state", "live");
   write(byId("link-text"), `${isLive ? "Live" : "Every 10 s"}, ${time(status.at)}`);
   show();
+  document.dispatchEvent(new CustomEvent("infbox-status", { detail: status }));
 }
 
 function follow() {
