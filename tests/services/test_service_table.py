@@ -17,7 +17,8 @@ ROLES = ("backup", "bundle", "caddy", "images", "lmcache", "monitoring", "prefli
 VARIABLES = (
     "_monitoring_texts", "backup_paths", "backup_restore_units", "bundle_images", "bundle_packages",
     "caddy_consoles", "images_list", "monitoring_probes", "monitoring_targets", "preflight_ports",
-    "preflight_users", "stack_gate", "stack_host_units", "stack_services", "uninstall_data_folders",
+    "preflight_users", "stack_health_checks", "stack_host_units", "stack_services",
+    "uninstall_data_directories",
     "uninstall_files", "uninstall_images", "uninstall_packages", "uninstall_users",
 )  # fmt: skip
 PORT = re.compile(r"\bport: (\d+)")
@@ -169,7 +170,7 @@ def test_a_unit_with_a_row_is_in_every_list(told: dict[str, dict[str, Any]]) -> 
     uninstall = host_told["uninstall"]
     assert "infbox-extra" in uninstall["uninstall_users"]
     assert "/etc/extra.conf" in uninstall["uninstall_files"]
-    assert "/etc/infbox/extra" in uninstall["uninstall_data_folders"]
+    assert "/etc/infbox/extra" in uninstall["uninstall_data_directories"]
     assert "extra-tools" in uninstall["uninstall_packages"]
     assert "extra-tools" in host_told["bundle"]["bundle_packages"]
 
