@@ -219,7 +219,10 @@ def test_a_first_release_that_fails_leaves_nothing_half_done(host: Host) -> None
 
     gate = [{"name": "two answers", "url": "http://127.0.0.1:9102/"}]
     status, said = deploy(
-        host, {"two": {"port": 9102, "answer": "mended"}}, stack_services=["two"], stack_health_checks=gate
+        host,
+        {"two": {"port": 9102, "answer": "mended"}},
+        stack_services=["two"],
+        stack_health_checks=gate,
     )
     assert status == 0, said
     assert answer(host, 9102) == "mended"
