@@ -13,8 +13,15 @@ LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-f
 COMPILE := $(LOCK) --universal
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
+# Runs a playbook that prints for people; with JSON=1 the file that it writes is what is printed.
+define play_or_json
+$(if $(JSON),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
+$(BIN)/ansible-playbook playbooks/$(1).yml $(ARGS) \
+$(if $(JSON),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exit $$code)
+endef
+
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile plan status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -95,10 +102,11 @@ profile: $(STAMP) ## Run site.yml and show its duration by task and by role
 	@ANSIBLE_CALLBACKS_ENABLED=infbox_workers,ansible.posix.profile_tasks,ansible.posix.profile_roles \
 	$(BIN)/ansible-playbook site.yml $(ARGS)
 
+plan: $(STAMP) ## Show whether each host's preset fits, and what else it could run; JSON=1 for scripts
+	@$(call play_or_json,plan)
+
 status: $(STAMP) ## Show the state of all hosts; JSON=1 for scripts
-	@$(if $(JSON),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
-	$(BIN)/ansible-playbook playbooks/status.yml $(ARGS) \
-	$(if $(JSON),-e infbox_status_output="$$out" >&2; code=$$?; cat "$$out"; exit $$code)
+	@$(call play_or_json,status)
 
 models: $(STAMP) ## Download and list models; ARGS="-e infbox_models_verify=true" verifies all files
 	@$(BIN)/ansible-playbook playbooks/models.yml $(ARGS)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from lab import engine, hosts, images
 from lab.settings import LABEL, NETWORK, REGISTRY_NAME, STATE
-from lab.shell import LabError, run, step, succeeds
+from lab.shell import LabError, remove_container, run, step, succeeds
 
 
 def up() -> None:
@@ -45,7 +45,7 @@ def remove_shared() -> None:
         raise LabError(f"Hosts of another checkout still run: {' '.join(others.split())}")
     with step("Removing the lab's registry, images and network"):
         if succeeds(["docker", "container", "inspect", REGISTRY_NAME]):
-            run(["docker", "rm", "--force", "--volumes", REGISTRY_NAME])
+            remove_container(REGISTRY_NAME)
         if succeeds(["docker", "volume", "inspect", REGISTRY_NAME]):
             run(["docker", "volume", "rm", REGISTRY_NAME])
         if succeeds(["docker", "network", "inspect", NETWORK]):

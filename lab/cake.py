@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from lab.settings import ROOT, STATE
-from lab.shell import LabError, run, succeeds
+from lab.shell import LabError, remove_container, run, succeeds
 
 FOLDER = STATE / "cake"
 SERVER, PLAIN, CAKE = (f"infbox-cake-{name}" for name in ("lmcache", "plain", "raced"))
@@ -273,7 +273,7 @@ def stop() -> None:
     """Remove what an earlier run or this one started."""
     for name in (SERVER, *PORTS):
         if succeeds(["docker", "container", "inspect", name]):
-            run(["docker", "rm", "--force", name])
+            remove_container(name)
 
 
 def prompt(length: int, seed: int) -> list[int]:

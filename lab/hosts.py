@@ -20,7 +20,7 @@ from lab.settings import (
     SUBNET,
     container_name,
 )
-from lab.shell import LabError, run, succeeds
+from lab.shell import LabError, remove_container, run, succeeds
 
 READY_TIMEOUT = 90.0  # seconds
 
@@ -173,7 +173,7 @@ def remove(name: str) -> None:
     """Remove a host and all it held; nothing happens where it is not there."""
     container = container_name(name)
     if succeeds(["docker", "container", "inspect", container]):
-        run(["docker", "rm", "--force", "--volumes", container])
+        remove_container(container)
     (STATE / "ssh" / f"{name}.known_hosts").unlink(missing_ok=True)
 
 

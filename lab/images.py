@@ -24,7 +24,7 @@ from lab.settings import (
     STATE,
     SUBNET,
 )
-from lab.shell import LabError, run, run_logged, step, succeeds
+from lab.shell import LabError, remove_container, run, run_logged, step, succeeds
 
 RECIPES = Path(__file__).parent / "images"
 LOCK_FILE = Path(tempfile.gettempdir()) / "infbox-lab.lock"
@@ -234,7 +234,7 @@ def ensure_registry() -> None:
     if succeeds(["docker", "container", "inspect", REGISTRY_NAME]):
         if run(["docker", "container", "inspect", "--format", state, REGISTRY_NAME]) == "true":
             return
-        run(["docker", "rm", "--force", REGISTRY_NAME])
+        remove_container(REGISTRY_NAME)
     run(
         ["docker", "run", "--detach", "--name", REGISTRY_NAME, "--restart", "unless-stopped",
          "--network", NETWORK, "--ip", REGISTRY_ADDRESS,

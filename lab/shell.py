@@ -9,6 +9,10 @@ from pathlib import Path
 
 from lab.settings import STATE
 
+_REMOVE_TIMEOUT = 120.0  # seconds
+# What the Engine says of a container whose processes are still ending.
+_STILL_ENDING = ("did not receive an exit event", "is already in progress")
+
 
 class LabError(Exception):
     """Something the lab needs is not there; the message says what to do."""
@@ -36,6 +40,29 @@ def run(command: Sequence[str | Path], *, stdin: bytes | None = None) -> str:
         output = (done.stdout + done.stderr).decode(errors="replace")[-4000:]
         raise LabError(f"`{' '.join(words)[:300]}` failed ({done.returncode}):\n{output}")
     return done.stdout.decode().strip()
+
+
+def remove_container(name: str) -> None:
+    """Remove a container of the outer Docker Engine with its volumes.
+
+    The Engine waits ten seconds for the processes to end and then gives up, though they are
+    ending: those of a whole host take longer on a busy machine. So it is asked again until it
+    has removed the container.
+
+    Raises:
+        LabError: it could not be removed within `_REMOVE_TIMEOUT`.
+    """
+    deadline = time.monotonic() + _REMOVE_TIMEOUT
+    while True:
+        try:
+            run(["docker", "rm", "--force", "--volumes", name])
+        except LabError as error:
+            is_ending = any(words in str(error) for words in _STILL_ENDING)
+            if not is_ending or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        else:
+            return
 
 
 def succeeds(command: Sequence[str | Path]) -> bool:

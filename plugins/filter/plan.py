@@ -177,16 +177,23 @@ def host_plan(
 def plan_figures(plans: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return plans as the contract has them, without what is for people only.
 
-    Where a plan has them, `presets` are those that the host could run, from `preset_rows`.
+    Where a plan has them, `presets` are those that the host could run, from `preset_rows`. GPUs are
+    numbers where they are used, and words where they stay idle.
     """
+    return {"hosts": {name: host_figures(plan) for name, plan in plans.items()}}
+
+
+def host_figures(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a host's plan as the contract has it."""
+    rows: list[Mapping[str, Any]] = list(plan.get("presets", []))
+    of_it = [row for row in rows if row["preset"] == plan["preset"]]
+    chosen: Mapping[str, Any] = of_it[0] if of_it else {}
     return {
-        "hosts": {
-            name: {
-                **{figure: plan[figure] for figure in FIGURES},
-                "presets": list(plan.get("presets", [])),
-            }
-            for name, plan in plans.items()
-        }
+        **{figure: plan[figure] for figure in FIGURES},
+        "data_parallel_size": 1,  # no preset runs its model twice
+        "gpus_used": chosen.get("gpus", 0),
+        "gpus_idle": chosen.get("idle", []),
+        "presets": rows,
     }
 
 

@@ -20,7 +20,8 @@ HERE = {
 }
 FIGURES = {
     "preset", "fits", "reasons", "kv_bytes_per_token", "kv_tokens", "max_model_len",
-    "weights_bytes", "tensor_parallel_size", "presets",
+    "weights_bytes", "tensor_parallel_size", "data_parallel_size", "gpus_used", "gpus_idle",
+    "presets",
 }  # fmt: skip
 
 
@@ -78,6 +79,8 @@ def test_hosts_that_nobody_can_reach_are_planned_by_the_cards_given(tmp_path: Pa
     assert plans["big"]["kv_bytes_per_token"] == 248 * 1024
     assert plans["big"]["kv_tokens"] == plans["big"]["max_model_len"] == 0
     assert plans["big"]["tensor_parallel_size"] == 4
+    assert (plans["best"]["gpus_used"], plans["best"]["gpus_idle"]) == (4, [])
+    assert plans["big"]["gpus_used"] == 0
     assert plans["mid"]["max_model_len"] == 262144
     assert plans["mid"]["kv_tokens"] > 262144
     assert plans["mid"]["weights_bytes"] == 31_200_000_000

@@ -322,10 +322,15 @@ def test_an_unknown_workspace_is_each_client_s_not_found(clients: Clients) -> No
 def test_what_does_not_fit_is_each_client_s_bad_request(clients: Clients) -> None:
     messages: Any = [{"role": "user", "content": TOO_LONG}]
     words = r"maximum context length is \d+ tokens"
+    whole = {"X-Infbox-Pack": "whole"}
     with pytest.raises(openai.BadRequestError, match=words) as said:
-        clients.openai.chat.completions.create(model=MODEL, messages=messages)
+        clients.openai.chat.completions.create(model=MODEL, messages=messages, extra_headers=whole)
     body: Any = said.value.body
     assert (body["infbox"]["workspace"], body["infbox"]["pack_tokens"] > 0) == (WORKSPACE, True)
+    with pytest.raises(openai.BadRequestError, match=words) as said:
+        clients.openai.chat.completions.create(model=MODEL, messages=messages)
+    body = said.value.body
+    assert body["infbox"]["pack_tokens"] == 0, "all of the pack gave way first"
     with pytest.raises(openai.BadRequestError, match=words):
         clients.openai.responses.create(model=MODEL, input=TOO_LONG)
     with pytest.raises(openai.BadRequestError, match=words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import Any
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -134,7 +135,8 @@ def last_events(path: str, told: dict[str, Any]) -> bytes:
     if path == MESSAGES:
         return _named("message_delta", {"usage": told}) + _named("message_stop", {})
     if path == RESPONSES:
-        return _named("response.completed", {"response": {"usage": told, "user": None}})
+        whole = {"usage": told, "user": None, **response({})}
+        return _named("response.completed", {"response": whole})
     return _data({"choices": [], "usage": told}) + b"data: [DONE]\n\n"
 
 
@@ -150,3 +152,15 @@ def _named(kind: str, data: dict[str, Any]) -> bytes:
 
 def _data(data: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(data)}\n\n".encode()
+
+
+def response(asked: dict[str, Any]) -> dict[str, Any]:
+    """What only the Responses API says."""
+    part = {"type": "output_text", "text": "That is why.", "annotations": []}
+    said = {"type": "message", "role": "assistant", "content": [part]}
+    return {
+        "id": asked.get("request_id") or f"resp_{secrets.token_hex(8)}",
+        "object": "response",
+        "status": "completed",
+        "output": [said],
+    }

@@ -355,7 +355,10 @@ class FakeEngine:
         if self.breaks_whole:
             return Response(b"{", headers={"content-length": "100"})
         usage = self._usage(request.url.path, prompt)
-        return JSONResponse({"model": self.model, "choices": [], "usage": usage, "user": None})
+        told: dict[str, Any] = {"model": self.model, "choices": [], "usage": usage, "user": None}
+        if request.url.path == fake_apis.RESPONSES:
+            told |= fake_apis.response(self.seen[-1].chat)
+        return JSONResponse(told)
 
     def _usage(self, path: str, prompt: Sequence[object]) -> dict[str, Any]:
         cached = max((_common_length(prompt, old) for old in self.prompts), default=0)

@@ -22,7 +22,7 @@ ORDER = (
     {"watching"},
     {"packing"},
     {"retrieval"},
-    {"auth", "client", "evaluation", "mirror", "remotes", "replicas", "status", "warming"},
+    {"auth", "client", "evaluation", "mirror", "remotes", "replicas", "status", "tools", "warming"},
     {"gateway", "watcher"},
     {"cli"},
 )

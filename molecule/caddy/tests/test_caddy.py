@@ -35,6 +35,7 @@ LISTS = (
 )  # fmt: skip
 PAGE = ("/", "/status", "/status/events", "/status/page.css")
 ALLOWED = [("POST", path) for path in INFERENCE] + [("GET", path) for path in LISTS]
+ALLOWED += [(method, path) for method in ("GET", "POST") for path in ("/mcp", "/mcp/shop")]
 FORBIDDEN = [
     *(("GET", path) for path in (
         "/metrics", "/docs", "/openapi.json", "/version", "/load", "/ping",
@@ -47,6 +48,8 @@ FORBIDDEN = [
         "/v1/models/..%2f..%2fmetrics", "/v1/models/%2e%2e/%2e%2e/metrics", "/v1/models/.hidden",
         "/v1/models/..;/metrics", "/v1/models\\..\\..\\metrics", "/v1/models/a%00b", "/V1/models",
         "/v1/MODELS", "/v1/mode%6cs", "/%761/models", "/v1/models;/metrics", "/v1/models%20",
+        "/mcp/", "/mcp//shop", "/mcp/.hidden", "/mcp/../metrics", "/mcp/shop/x",
+        "/mcp%2fshop", "/MCP", "/mcpx",
         "/health/", "/healthz", "/HEALTH", "//health", "http://infbox.test/v1/models",
         # What only POST may, and what POST may not.
         *INFERENCE,

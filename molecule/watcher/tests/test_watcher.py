@@ -80,6 +80,7 @@ def test_the_configuration_has_what_was_set(host: Host) -> None:
     assert settings["gateway"]["hold_seconds"] == 5
     assert settings["gateway"]["conversations_mb"] == 512
     assert settings["gateway"]["strip_volatile"] is True
+    assert settings["gateway"]["tools"] is True
     models = {item["name"]: item.get("model") for item in settings["workspaces"]}
     assert models["notes"] == pack(host, "notes")["model"] == "coder-small"
     assert models["shop"] is None
@@ -335,10 +336,21 @@ def test_the_gateway_serves_the_status_page_from_within_its_unit(host: Host) -> 
     assert 0 < status["disks"][0]["used"] < status["disks"][0]["size"]
 
 
+def test_agents_read_by_tools_a_tree_that_the_gateway_itself_cannot_see(host: Host) -> None:
+    assert "No such file" in inside(host, "infbox-gateway", "ls /home/dev/shop", root=True)
+    assert wait_for(lambda: "sum(prices)" in call(host, "read", path="prices.py"))
+    assert "1\tdef total(prices):" in call(host, "search", query="total", kind="symbol")
+    assert "ignored.py" not in call(host, "outline")
+    assert "no file ignored.py" in call(host, "read", path="ignored.py")
+    host.check_output("echo 'TOLL = 7' > /home/dev/shop/toll.py")
+    assert wait_for(lambda: "toll.py:1" in call(host, "references", name="TOLL"))
+
+
 def test_the_gateway_stays_while_the_watcher_is_restarted(host: Host) -> None:
     before = show(host, "infbox-gateway", "MainPID")
     host.check_output("systemctl stop infbox-watcher")
     assert "shop" in get(host, WORKSPACES, "alice")
+    assert "cannot be read at present" in call(host, "outline")
     host.check_output("systemctl start infbox-watcher")
     assert show(host, "infbox-gateway", "MainPID") == before
 
@@ -544,6 +556,25 @@ def get(host: Host, url: str, user: str = "") -> str:
         "print(r.urlopen(asked, timeout=5).read().decode())"
     )
     return str(host.check_output("python3 -c %s %s %s", script, url, user))
+
+
+def call(host: Host, tool: str, **arguments: str) -> str:
+    """Return what a tool of the gateway says of the workspace `shop`."""
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": tool, "arguments": arguments},
+    }
+    script = (
+        "import sys,urllib.request as r\n"
+        "told = {'Content-Type': 'application/json', 'X-Infbox-User': 'alice',\n"
+        "        'Accept': 'application/json, text/event-stream'}\n"
+        "url = 'http://127.0.0.1:8010/mcp/shop'\n"
+        "print(r.urlopen(r.Request(url, sys.argv[1].encode(), told), timeout=30).read().decode())"
+    )
+    answer = json.loads(host.check_output("python3 -c %s %s", script, json.dumps(body)))
+    return str(answer["result"]["content"][0]["text"])
 
 
 def status(host: Host) -> Any:

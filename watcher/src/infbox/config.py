@@ -22,6 +22,7 @@ _MAX_BODY_BYTES = 32 * 1024 * 1024
 _HOLD_SECONDS = 120
 _HOLD_REQUESTS = 200
 _CONVERSATIONS_MB = 512
+_RESPONSES_MB = 64
 _MAX_PORT = 65535
 _SCOPES = ["openid", "profile", "email"]
 # TLS says who answers; on loopback nobody else can.
@@ -103,9 +104,11 @@ class Gateway(NamedTuple):
             make none.
         conversations_mb: disk space for what is known of conversations and the packs that they
             began with; 0 to send each request with the present pack.
+        responses_mb: memory for stored responses, which requests may go on from; 0 to store none.
         strip_volatile: whether blocks of system prompts that are known to change with each request,
             and to mean nothing to a model, are taken out.
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
+        tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
     """
 
     listen: Listen
@@ -114,8 +117,10 @@ class Gateway(NamedTuple):
     hold_requests: int = _HOLD_REQUESTS
     traces: str | None = None
     conversations_mb: int = _CONVERSATIONS_MB
+    responses_mb: int = _RESPONSES_MB
     strip_volatile: bool = True
     requires_user: bool = False
+    tools: bool = True
 
 
 class Status(NamedTuple):
@@ -484,8 +489,10 @@ def _gateway(section: _Section) -> Gateway:
         hold_requests=section.positive("hold_requests", _HOLD_REQUESTS),
         traces=section.address("traces", "") or None,
         conversations_mb=section.at_least_0("conversations_mb", _CONVERSATIONS_MB),
+        responses_mb=section.at_least_0("responses_mb", _RESPONSES_MB),
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
+        tools=section.take("tools", bool, True),
     )
     section.done()
     return gateway

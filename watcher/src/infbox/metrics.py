@@ -145,6 +145,19 @@ class GatewayMetrics:
             _LABELS,
             registry=self.registry,
         )
+        self.tool_calls = Counter(
+            "infbox_gateway_tool_calls",
+            "Calls of tools at /mcp, by tool, user and result.",
+            ("workspace", "user", "tool", "result"),
+            registry=self.registry,
+        )
+        self.tool_seconds = Histogram(
+            "infbox_gateway_tool_seconds",
+            "What calls of tools at /mcp took, by tool.",
+            ("tool",),
+            buckets=_FAST,
+            registry=self.registry,
+        )
 
     def count_turn(
         self, workspace: str, client: str, state: str, beginning: str, told_tokens: int

@@ -83,14 +83,6 @@ def test_an_answer_does_not_repeat_the_pack_as_its_instructions(stack: Stack) ->
     assert "instructions" not in stack.engine.seen[0].chat
 
 
-def test_what_goes_on_from_an_earlier_response_has_the_pack_before_that(stack: Stack) -> None:
-    earlier = {"previous_response_id": "resp_1", "instructions": BRIEF}
-    stack.post(RESPONSES, model="coder@shop", input="Why?", **earlier)
-    asked = stack.engine.seen[0].chat
-    assert asked["instructions"] == f"{TEXT}\n\n{BRIEF}"
-    assert asked["input"] == "Why?"
-
-
 def test_each_of_several_prompts_gets_the_pack(stack: Stack) -> None:
     stack.post(COMPLETIONS, model="coder@shop", prompt=["a", "b"])
     assert stack.engine.seen[0].chat["prompt"] == [f"{TEXT}\n\na", f"{TEXT}\n\nb"]
@@ -209,7 +201,7 @@ def test_a_pack_is_cut_further_where_vllm_still_refuses(stack: Stack, path: str)
 @ALL
 def test_what_does_not_fit_is_refused_with_the_pack_s_tokens(stack: Stack, path: str) -> None:
     stack.engine.window = len(TEXT) // 2
-    answer = stack.post(path, model="coder@shop", **BODIES[path])
+    answer = stack.post(path, {"X-Infbox-Pack": "whole"}, model="coder@shop", **BODIES[path])
     assert answer.status == 400
     error = answer.json["error"]
     words = f"This model's maximum context length is {stack.engine.window} tokens."
@@ -246,6 +238,30 @@ def test_a_header_has_the_pack_cut_too(stack: Stack, path: str) -> None:
     assert stack.post(path, {"X-Infbox-Pack": "half"}, **asked).status == 400
     whole = {**asked, "infbox": {"pack": "whole"}}
     assert stack.post(path, {"X-Infbox-Pack": "fit"}, **whole).status == 400
+
+
+@ALL
+def test_who_does_not_say_gets_the_whole_pack_and_a_part_where_that_is_too_long(
+    stack: Stack, path: str
+) -> None:
+    asked = {"model": "coder@shop", **BODIES[path]}
+    assert stack.post(path, **asked).headers["X-Infbox-Pack-Tokens"] == "100"
+    assert len(stack.engine.seen) == 1
+    stack.engine.window = len(TEXT) // 3
+    for body in (asked, {**asked, "infbox": {}}):
+        answer = stack.post(path, **body)
+        assert answer.status == 200
+        assert 0 < int(answer.headers["X-Infbox-Pack-Tokens"]) <= 25
+
+
+def test_who_does_not_say_gets_what_there_is_room_for_at_once(stack: Stack) -> None:
+    long = {"role": "user", "content": "x" * 50_000}
+    stack.engine.window = 1 << 20
+    stack.post(CHAT, model="coder@shop", messages=[long], max_tokens=83_300)
+    stack.engine.window = 50_000 + len(TEXT)
+    answer = stack.post(CHAT, model="coder@shop", messages=[long], max_tokens=83_260)
+    assert answer.headers["X-Infbox-Pack-Tokens"] not in ("0", "50", "100")
+    assert len(stack.engine.seen) == 3
 
 
 def test_what_fits_with_no_pack_at_all_is_refused_at_last(stack: Stack) -> None:

@@ -29,6 +29,7 @@ from forge import forge
 from infbox.config import Remote, Replicas, check_paths
 from infbox.errors import InputError
 from infbox.remotes.checkout import Checkout
+from infbox.retrieval.kept import FAILURES, KeptTexts
 from infbox.watcher.link import Link
 from infbox.watcher.monitor import Attendant
 from infbox.watcher.service import Service
@@ -68,6 +69,13 @@ class Running:
         with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
             rows = database.execute("SELECT path FROM files WHERE refused IS NULL").fetchall()
         return {os.fsdecode(path) for (path,) in rows}
+
+    def texts(self) -> set[str]:
+        """The files that the text index has; none as long as there is none."""
+        state = self.root.parent / "state"
+        with contextlib.closing(KeptTexts(state, "shop")) as kept, contextlib.suppress(*FAILURES):
+            return set(kept.texts().digests())
+        return set()
 
 
 @contextlib.contextmanager
@@ -120,6 +128,17 @@ def test_what_another_host_answers_for_is_packed_and_not_warmed(repo: Path) -> N
             stub.homes = {"shop": "here"}
             until(lambda: running.status["warm"], 20)
             assert running.status["elsewhere"] is False
+
+
+def test_the_text_index_follows_saves_and_what_is_ignored(repo: Path) -> None:
+    fill(repo, {"a.py": "first = 1\n"})
+    with watching(repo) as running:
+        until(lambda: running.texts() == running.indexed() != set())
+        fill(repo, {"b.py": "second = 2\n"})
+        until(lambda: "b.py" in running.texts())
+        fill(repo, {".infboxignore": "b.py\n"})
+        until(lambda: "b.py" not in running.texts())
+        assert "a.py" in running.texts()
 
 
 def test_the_last_save_is_one_that_is_published(
@@ -412,7 +431,7 @@ def test_a_checkout_of_a_remote_is_followed_from_its_first_poll_on(tmp_path: Pat
         config = settings_for(tmp_path, "http://127.0.0.1:1", **trees)
         with at_work(config) as url:
             running = Running(tmp_path / "checkouts", url)
-            assert running.status["error"]
+            until(lambda: running.status["error"])
             checkout.poll()
             until(lambda: running.status["error"] is None and running.status["version"] > 0, 30)
             assert "often 2" in running.pack["text"]

@@ -28,7 +28,10 @@ from infbox.gateway.questions import Questions
 from infbox.gateway.refusals import RefusalError
 from infbox.gateway.routes.health import Health
 from infbox.gateway.routes.models import Models
+from infbox.gateway.routes.responses import StoredResponses
+from infbox.gateway.routes.tools import ToolRoutes
 from infbox.gateway.routes.workspaces import WorkspacePages
+from infbox.gateway.stored.store import ResponseStore
 from infbox.gateway.upstream.engine import Engine, EngineForwarder
 from infbox.gateway.upstream.queue import RequestQueue
 from infbox.gateway.upstream.replicas import Balanced
@@ -90,8 +93,14 @@ class Gateway:
             config.state_dir / "conversations" / "conversations.db",
             config.gateway.conversations_mb * _MB,
         )
+        self._responses = ResponseStore(config.gateway.responses_mb * _MB)
         self._questions = Questions(
-            config, self._engine, self._workspaces, self._conversations, self._metrics
+            config,
+            self._engine,
+            self._workspaces,
+            self._conversations,
+            self._metrics,
+            self._responses,
         )
         self._sampler = Sampler(config, self._workspaces.files, self._summary.of)
         self._tracer = _tracer(config.gateway.traces)
@@ -147,9 +156,17 @@ class Gateway:
             *Health(engine, self._metrics, marks).routes(),
             *Models(engine, upstream.queue, self._workspaces, window, check).routes(),
             *WorkspacePages(engine, self._workspaces, watcher, told, check).routes(),
+            *StoredResponses(self._responses, check).routes(),
+            *self._tool_routes(),
             *self.page.routes(),
             Mount("/", app=rest),
         ]
+
+    def _tool_routes(self) -> list[BaseRoute]:
+        if not self._config.gateway.tools:
+            return []
+        state_dir = self._config.state_dir
+        return ToolRoutes(state_dir, self._workspaces, self._metrics, self._check_user).routes()
 
     def _check_user(self, request: Request) -> None:
         user = user_of(Incoming(request.scope, request.receive, 0))

@@ -161,6 +161,12 @@ class Body:
         return _short(self.values.get("model"))
 
     @property
+    def input_bytes(self) -> int:
+        """Bytes of the input, which is more than came where it goes on from a stored response."""
+        own = self.values.get("input")
+        return 0 if own is None else len(memoryview(own))
+
+    @property
     def data(self) -> bytes:
         """As it goes to vLLM where nothing is put in."""
         if self.whole is not None:

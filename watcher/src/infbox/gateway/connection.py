@@ -11,7 +11,7 @@ import anyio
 from infbox.gateway.refusals import TIMED_OUT, RefusalError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
@@ -183,6 +183,8 @@ class Outgoing:
         """Further headers, until it began."""
         self.status = 0
         """0 until the answer began."""
+        self.tap: Callable[[bytes], None] | None = None
+        """Called with each piece of the body before it goes to the client."""
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the status and the headers."""
@@ -192,6 +194,8 @@ class Outgoing:
 
     async def write(self, chunk: bytes) -> None:
         """Send a piece of the body; this waits while the client is slow to read."""
+        if self.tap is not None:
+            self.tap(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end(self) -> None:

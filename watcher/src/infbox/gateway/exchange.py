@@ -84,8 +84,8 @@ def most_at_once(incoming: Incoming) -> int:
     return int(given[0]) if len(given) == 1 and given[0].isascii() and given[0].isdigit() else 0
 
 
-def wants_fit(incoming: Incoming) -> bool:
-    """Say whether a request's headers have the pack cut to fit.
+def wants_fit(incoming: Incoming) -> bool | None:
+    """Say whether a request's headers have the pack cut to fit; None where they do not say.
 
     Raises:
         RefusalError: it cannot be told.
@@ -93,7 +93,7 @@ def wants_fit(incoming: Incoming) -> bool:
     given = incoming.header(b"x-infbox-pack")
     if given not in ([], ["fit"], ["whole"]):
         raise RefusalError(BAD_REQUEST, "The header X-Infbox-Pack must be `fit` or `whole`.")
-    return given == ["fit"]
+    return given == ["fit"] if given else None
 
 
 def workspace_of(incoming: Incoming) -> str:

@@ -43,7 +43,7 @@ FIELDS: dict[str, frozenset[str]] = {
         (
             "/v1/responses",
             f"{_OF_ALL} {_OF_OPENAI} input instructions previous_response_id",
-            "background enable_response_messages include include_reasoning max_output_tokens",
+            "enable_response_messages include include_reasoning max_output_tokens",
             "max_tool_calls metadata parallel_tool_calls previous_input_messages prompt",
             "prompt_cache_key reasoning service_tier store text top_logprobs truncation",
         ),
@@ -76,6 +76,7 @@ DROPPED = frozenset(
 _SALTED = FIELDS.keys() - {"/v1/messages/count_tokens"}
 
 REFUSED: dict[str, str] = {
+    "background": "the engine computes an answer only while its client waits for it",
     "priority": "the engine takes all questions in the order in which they come",
     "kv_transfer_params": "the cache is the server's own",
     "ec_transfer_params": "the cache is the server's own",

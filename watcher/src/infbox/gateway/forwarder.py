@@ -154,6 +154,8 @@ class Forwarder:
                 return
             question = await self._questions.question(exchange)
             exchange.own_workspace = question.workspace
+            if question.recording is not None:
+                exchange.outgoing.tap = question.recording.take
             usage = await self._upstream.forwarder.answer(exchange, question)
         self._metrics.count(usage, exchange.workspace, exchange.user)
         if question.turn is not None:

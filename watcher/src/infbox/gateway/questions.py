@@ -10,6 +10,7 @@ from infbox.gateway.conversations import clients, system_messages, volatile
 from infbox.gateway.conversations.deciding import Asked
 from infbox.gateway.exchange import wants_fit, workspace_of
 from infbox.gateway.requests import Question
+from infbox.gateway.stored import following
 
 if TYPE_CHECKING:
     from infbox.config import Config
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from infbox.gateway.conversations.service import Conversations
     from infbox.gateway.exchange import Exchange
     from infbox.gateway.requests import Named
+    from infbox.gateway.stored.store import ResponseStore
     from infbox.gateway.upstream.engine import Engine
     from infbox.gateway.upstream.replicas import Handover
     from infbox.gateway.workspaces import Workspaces
@@ -34,15 +36,17 @@ class Questions:
         workspaces: that requests may name.
         conversations: that requests may be of.
         metrics: to count in.
+        responses: that requests may go on from.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # each is a thing of its own
         self,
         config: Config,
         engine: Engine,
         workspaces: Workspaces,
         conversations: Conversations,
         metrics: GatewayMetrics,
+        responses: ResponseStore,
     ) -> None:
         self._engine = engine
         self._window = config.engine.max_model_len
@@ -51,6 +55,7 @@ class Questions:
         self._workspaces = workspaces
         self._conversations = conversations
         self._metrics = metrics
+        self._responses = responses
         self._reader = bodies.Reader()
         self._later_system = system_messages.LaterSystem(engine.url, engine.model)
 
@@ -89,11 +94,16 @@ class Questions:
             return Question()
         body = await self._opened(exchange, await incoming.body(exchange.lease))
         api, model = APIS.get(incoming.path), self._engine.model
+        recording = following.follow(
+            self._responses, incoming.path, body, exchange.user, self._limit
+        )
+        exchange.lease.resize(max(exchange.lease.size, body.input_bytes))
         asked = requests.named(body, workspace_of(incoming), model) if api else None
         if asked is not None:
             self._workspaces.check(asked.workspace)
         if api is None or asked is None or asked.model not in (None, model):
-            return Question([body.data], limit=body.limit)  # vLLM says best which models there are
+            # vLLM says best which models there are.
+            return Question([body.data], limit=body.limit, recording=recording)
         pack = self._workspaces.pack(asked.workspace)
         if pack is None:
             self._metrics.without_pack.labels(asked.workspace).inc()
@@ -101,13 +111,15 @@ class Questions:
         turn = await self._turn(exchange, asked, pack)
         told = api, asked, turn, self._window, wants_fit(incoming)
         question = await self._reader.run(size, requests.question, *told)
+        question.recording = recording
         exchange.lease.resize(question.size)
         self.note_front(question)
         return question
 
     def note_front(self, question: Question) -> None:
         """Note how much of the pack goes out, where that may be less than all of it."""
-        if question.turn and question.front and question.bare is not None:
+        is_less = question.bare is not None and question.room is None
+        if question.turn and question.front and is_less:
             self._conversations.note_front(question.turn, question.front.tokens)
 
     async def _opened(self, exchange: Exchange, chunks: list[bytes]) -> Body:

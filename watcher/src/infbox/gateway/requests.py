@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from infbox.gateway.bodies import ANSWER_LIMITS
+from infbox.gateway.bodies import ANSWER_LIMITS, LARGE_BYTES
 from infbox.gateway.fields import OPTIONS
 from infbox.gateway.refusals import BAD_REQUEST, RefusalError
 from infbox.packing.prompt import PromptError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from infbox.gateway.bodies import Body
     from infbox.gateway.connection import Headers
     from infbox.gateway.conversations.deciding import Turn
+    from infbox.gateway.stored.following import Recording
     from infbox.packing.published import Front, Pack
 
 _ANSWER_TOKENS = 1024  # room for an answer whose length is not said
@@ -55,6 +56,9 @@ class Question:
         bare: the body without any pack; None where the client takes no less than the whole.
         turn: of its conversation; None where it names no workspace.
         limit: tokens that the answer may have, where the client asked for more than there can be.
+        room: tokens of the pack that are left if the whole turns out to be too long; None where the
+            client was asked already.
+        recording: notes the answer, where it is to be stored.
     """
 
     parts: list[bytes] | None = None
@@ -64,6 +68,8 @@ class Question:
     bare: bytes | None = None
     turn: Turn | None = None
     limit: int | None = None
+    room: int | None = None
+    recording: Recording | None = None
 
     @property
     def pieces(self) -> list[bytes | memoryview] | None:
@@ -102,7 +108,9 @@ class Question:
         """Put less of the pack in front, if the client takes that; say whether there was any."""
         if self.bare is None or not self.pack or not self.front or not self.front.tokens:
             return False
-        self.front = self.pack.within(self.front.tokens // 2)
+        room, self.room = self.room, None
+        before = self.front.tokens
+        self.front = self.pack.within(room if room is not None and room < before else before // 2)
         return True
 
     def forget(self) -> None:
@@ -134,7 +142,7 @@ def named(body: Body, header: str, model: str) -> Named | None:
     return Named(workspace, body, own)
 
 
-def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool = False) -> Question:
+def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool | None = None) -> Question:
     """Return what vLLM is asked.
 
     Args:
@@ -142,14 +150,15 @@ def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool = False
         asked: what it asks for.
         turn: how it goes out; its request is taken from it.
         window: of the model, in tokens.
-        fits: whether the client takes a part of the pack where it does not say so in the body.
+        fits: whether the client takes a part of the pack where it does not say so in the body;
+            None where it does not say: it gets the whole, and a part where vLLM refuses that.
 
     Raises:
         RefusalError: no pack can be put into it.
     """
     request, pack = turn.request, turn.pack
     turn.request = {}
-    may_cut = _may_cut(request) if OPTIONS in request else fits
+    may_cut = _may_cut(request, fits) if OPTIONS in request else fits
     request = {key: value for key, value in request.items() if key != OPTIONS}
     if asked.model is not None:
         request["model"] = asked.model
@@ -163,12 +172,19 @@ def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool = False
         raise RefusalError(BAD_REQUEST, str(error)) from error
     except RecursionError as error:
         raise RefusalError(BAD_REQUEST, "The body is nested too deeply.") from error
-    if not may_cut:
+    is_large = sum(map(len, parts)) > LARGE_BYTES  # and would be in memory twice
+    if may_cut is False or (may_cut is None and is_large):
         return Question(parts, asked.workspace, pack, pack.whole, turn=turn, limit=limit)
     own = sum(map(len, parts)) // _BYTES_PER_TOKEN
-    front = _front(pack, turn.front, window - own - _answer_tokens(request, window))
+    room = window - own - _answer_tokens(request, window)
     bare = msgspec.json.encode(request)
-    return Question(parts, asked.workspace, pack, front, bare, turn, limit)
+    if may_cut:
+        front = _front(pack, turn.front, room)
+        return Question(parts, asked.workspace, pack, front, bare, turn, limit)
+    if turn.front is not None:  # the whole was too long before
+        front = pack.within(turn.front)
+        return Question(parts, asked.workspace, pack, front, bare, turn, limit)
+    return Question(parts, asked.workspace, pack, pack.whole, bare, turn, limit, max(room, 0))
 
 
 def _parts(api: Api, request: dict[str, Any]) -> list[bytes]:
@@ -197,8 +213,8 @@ def _front(pack: Pack, before: int | None, room: int) -> Front:
     return pack.within(before if before <= room else min(before // 2, room))
 
 
-def _may_cut(request: dict[str, Any]) -> bool:
-    """Say whether the client takes a part of the pack.
+def _may_cut(request: dict[str, Any], fits: bool | None) -> bool | None:
+    """Say whether the client takes a part of the pack; what its headers say where this does not.
 
     Raises:
         RefusalError: what it says to us cannot be understood.
@@ -206,8 +222,10 @@ def _may_cut(request: dict[str, Any]) -> bool:
     options = request[OPTIONS]
     if options == {"pack": "fit"}:
         return True
-    if options in ({}, {"pack": "whole"}):
+    if options == {"pack": "whole"}:
         return False
+    if options == {}:
+        return fits
     raise RefusalError(
         BAD_REQUEST, f'`{OPTIONS}` must be {{"pack": "fit"}} or {{"pack": "whole"}}.'
     )

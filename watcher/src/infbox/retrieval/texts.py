@@ -4,6 +4,8 @@ It is derived: a damaged one, and one that another version made, is begun anew. 
 watcher's index in a file of its own, so that neither's schema binds the other, and holds each
 chunk's text compressed: what is found is shown as it was found, and is taken out by the very words
 by which it was put in, which FTS5 wants to know of a table that keeps no copy of them.
+
+The watcher keeps it (``infbox.watcher.text_index``); others read it by ``retrieval.kept``.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from infbox.retrieval import chunks as cutting
 from infbox.retrieval.words import joined, words
 from infbox.runtime.database import transaction
-from infbox.watching.index import is_damage
+from infbox.watching.index import check_on_disk, is_damage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from infbox.packing.pack import Source
@@ -41,8 +43,9 @@ _BATCH = 500  # files in one transaction
 _ASKED_AT_ONCE = 500
 _REMEMBERED_COUNTS = 20_000
 
-_VERSION = 100 + cutting.VERSION
+_VERSION = 200 + cutting.VERSION
 _SCHEMA = """
+CREATE TABLE judged_by (one INTEGER PRIMARY KEY CHECK (one = 1), rules TEXT NOT NULL);
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, name BLOB NOT NULL, digest TEXT NOT NULL
 );
@@ -57,6 +60,12 @@ CREATE VIRTUAL TABLE words USING fts5 (
 );
 CREATE VIRTUAL TABLE counts USING fts5vocab (words, 'row');
 """
+_GONE = """\
+SELECT files.path FROM main.files LEFT JOIN known.files AS now ON now.path = files.path
+WHERE now.path IS NULL OR now.refused IS NOT NULL"""
+_BEHIND = """\
+SELECT now.path, now.hash FROM known.files AS now LEFT JOIN main.files AS own ON own.path = now.path
+WHERE now.refused IS NULL AND own.digest IS NOT now.hash ORDER BY now.path"""
 _DELETE = "INSERT INTO words (words, rowid, path, names, body) VALUES ('delete', ?, ?, ?, ?)"
 
 
@@ -95,6 +104,7 @@ class Texts:
     Args:
         file: the database, made with mode 0640 when it is not there; None for one in memory.
         cut: cuts a file, given by path and text, into chunks.
+        is_read_only: it is another process that keeps it, and the file is there.
 
     Raises:
         sqlite3.DatabaseError: the file is no database, or is damaged: ``opened`` begins anew.
@@ -104,20 +114,39 @@ class Texts:
         self,
         file: Path | None = None,
         cut: Callable[[str, str], Sequence[Chunk]] = cutting.chunks,
+        *,
+        is_read_only: bool = False,
     ) -> None:
         self._cut = cut
         self._count = lru_cache(_REMEMBERED_COUNTS)(self._read_count)
+        if file and is_read_only:
+            self._db = sqlite3.connect(
+                f"{file.as_uri()}?mode=ro", uri=True, check_same_thread=False, isolation_level=None
+            )
+            self._guarded(self._check_version)
+            return
         if file:
             # SQLite's own files beside the database take its mode.
             os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
-        self._db = sqlite3.connect(
-            file or ":memory:", check_same_thread=False, isolation_level=None
+        self._db = sqlite3.connect(  # by a URI, so that others can be attached read-only
+            file.as_uri() if file else "file::memory:",
+            uri=True,
+            check_same_thread=False,
+            isolation_level=None,
         )
+        self._guarded(self._prepare)
+
+    def _guarded(self, prepare: Callable[[], object]) -> None:
         try:
-            self._prepare()
+            prepare()
         except BaseException:
             self._db.close()
             raise
+
+    def _check_version(self) -> None:
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found != _VERSION:
+            raise sqlite3.OperationalError(f"another version made it, or none yet: {found}")
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -134,6 +163,51 @@ class Texts:
         """Close the database."""
         self._db.close()
 
+    @property
+    def judged_by(self) -> str:
+        """The rules by which its files were let in; empty where nobody noted them."""
+        found = self._db.execute("SELECT rules FROM judged_by").fetchone()
+        return found[0] if found else ""
+
+    def begin(self, rules: str) -> None:
+        """Take out all, and note by which rules files will be let in."""
+        with transaction(self._db):
+            self._db.execute("DELETE FROM files")
+            self._db.execute("DELETE FROM chunks")
+            self._db.execute("INSERT INTO words (words) VALUES ('delete-all')")
+            self._db.execute("INSERT OR REPLACE INTO judged_by VALUES (1, ?)", (rules,))
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def differences(self, index_file: Path) -> tuple[list[str], dict[str, str]]:
+        """Compare it with a watcher's index; SQLite does, while other threads go on.
+
+        Args:
+            index_file: of ``watching.index``.
+
+        Returns:
+            The paths that it has and that may not be shown any more, or are gone; and the digests
+            of the files that it has otherwise or not at all, in the order of their paths.
+
+        Raises:
+            sqlite3.Error: the index cannot be read at present.
+        """
+        self._db.execute("ATTACH ? AS known", (f"{index_file.as_uri()}?mode=ro",))
+        try:
+            gone = self._db.execute(_GONE).fetchall()
+            behind = self._db.execute(_BEHIND).fetchall()
+        finally:
+            self._db.execute("DETACH known")
+        return (
+            [os.fsdecode(path) for (path,) in gone],
+            {os.fsdecode(path): digest for path, digest in behind},
+        )
+
+    def digest(self, path: str) -> str:
+        """Return the digest of a file that is in it; empty for any other."""
+        row = self._db.execute("SELECT digest FROM files WHERE path = ?", (os.fsencode(path),))
+        found = row.fetchone()
+        return found[0] if found else ""
+
     def digests(self) -> dict[str, str]:
         """Return the digest of each file that is in it, by path."""
         rows = self._db.execute("SELECT path, digest FROM files")
@@ -141,14 +215,23 @@ class Texts:
 
     def put(self, path: str, source: Source) -> None:
         """Take in a file, in place of what it was."""
-        with transaction(self._db):
-            self._remove(path)
-            self._add(path, source)
+        self.put_all({path: source})
 
-    def remove(self, path: str) -> None:
-        """Take out a file, if it is there; ``forget_removed`` takes it off the disk too."""
+    def put_all(self, sources: Mapping[str, Source | None]) -> None:
+        """Take in files in one transaction, each in place of what it was; None takes one out."""
+        if not sources:
+            return
         with transaction(self._db):
-            self._remove(path)
+            for path, source in sources.items():
+                self._remove(path)
+                if source is not None:
+                    self._add(path, source)
+
+    def remove(self, *paths: str) -> None:
+        """Take out files that are there; ``forget_removed`` takes them off the disk too."""
+        with transaction(self._db):
+            for path in paths:
+                self._remove(path)
 
     def bring_up(
         self, digests: Mapping[str, str], read: Callable[[str], Source | None]
@@ -259,6 +342,29 @@ class Texts:
         )
         return [os.fsdecode(path) for (path,) in rows]
 
+    def whole(self, path: str) -> str:
+        """Return a file's text, empty where it is not in it: its chunks have each line once."""
+        rows = self._db.execute(
+            "SELECT text FROM files JOIN chunks ON file = files.id WHERE path = ? ORDER BY start",
+            (os.fsencode(path),),
+        )
+        return "".join(_unpacked(packed) for (packed,) in rows)
+
+    def all_chunks(self, below: str = "") -> Iterator[tuple[str, int, bytes]]:
+        """Yield the chunks of all files in order of their paths: path, first line, text in UTF-8.
+
+        Args:
+            below: a file or a directory; empty for all.
+        """
+        name = os.fsencode(below.strip("/"))
+        rows = self._db.execute(
+            "SELECT path, start, text FROM files JOIN chunks ON file = files.id"
+            " WHERE ? = x'' OR path = ? OR (path >= ? AND path < ?) ORDER BY path, start",
+            (name, name, name + b"/", name + b"0"),  # the byte after the slash
+        )
+        for path, start, packed in rows:
+            yield os.fsdecode(path), start, zlib.decompress(packed)
+
     def text(self, place: Place) -> str:
         """Return a chunk's lines; empty where its file was changed since."""
         row = self._db.execute("SELECT text FROM chunks WHERE id = ?", (place.id,)).fetchone()
@@ -331,9 +437,25 @@ def opened(file: Path) -> Texts:
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
-        for ending in ("", "-wal", "-shm"):
-            file.with_name(file.name + ending).unlink(missing_ok=True)
+        _unlink(file)
         return Texts(file)
+
+
+def removed_if_damaged(file: Path) -> bool:
+    """Remove a text index that is damaged; say whether it was."""
+    try:
+        check_on_disk(file)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            return False
+        _unlink(file)
+        return True
+    return False
+
+
+def _unlink(file: Path) -> None:
+    for ending in ("", "-wal", "-shm"):
+        file.with_name(file.name + ending).unlink(missing_ok=True)
 
 
 def _place(row: tuple[int, bytes, int, int, int, str]) -> Place:

@@ -32,6 +32,7 @@ from infbox.packing.erasure.cached_chunks import CachedChunks
 from infbox.packing.overlay import BaseWorkspace
 from infbox.packing.packer import Packer
 from infbox.replicas.placement import Placement
+from infbox.retrieval import texts
 from infbox.runtime import clock
 from infbox.runtime.command import exit_status
 from infbox.runtime.notify import watchdog_seconds
@@ -42,6 +43,7 @@ from infbox.warming.lmcache import LMCache
 from infbox.warming.warmer import Warmer
 from infbox.watcher.link import Alive, Changed, Link, ReadFailure, Ready, Report
 from infbox.watcher.service import named
+from infbox.watcher.text_index import TextIndex, TextThread
 from infbox.watching import index
 from infbox.watching.index import Reader, is_damage
 
@@ -83,6 +85,8 @@ class Source:
         """How the follower fares."""
         self.times: deque[float] = deque(maxlen=_REMEMBERED_TIMES)
         """Seconds from a save until it was committed, for whoever takes them out."""
+        self.also: Callable[[], None] = lambda: None
+        """Called with each change, in the thread that tells of it."""
         self._link = link
         self._changes: queue.SimpleQueue[Changed | None] = queue.SimpleQueue()
 
@@ -95,6 +99,7 @@ class Source:
         """Have the index looked at, for a save at this moment of the monotonic clock or for none.
         For any thread."""
         self._changes.put(Changed(self.workspace, saved_at))
+        self.also()
 
     def wait(self) -> Changed | None:
         """Wait for changes, and return them as one, of the first save; None once closed."""
@@ -227,6 +232,7 @@ class Worker:
         metrics: to count in.
         base: the name of the workspace that it is an overlay of; None for none.
         overlays: sources of the overlays of this one.
+        texts: keeps its text index.
     """
 
     def __init__(
@@ -238,6 +244,7 @@ class Worker:
         *,
         base: str | None = None,
         overlays: Sequence[Source] = (),
+        texts: TextThread,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._source = source
@@ -250,6 +257,13 @@ class Worker:
         self._told = {"events": 0, "overflows": 0, "scans": 0}
         self._base = base
         self.thread = PackThread(packer, source, self._offer, overlays)
+        self.texts = texts
+        source.also = texts.mark
+
+    def start(self) -> None:
+        """Begin to pack, and to keep the text index."""
+        self.thread.start()
+        self.texts.start()
 
     @property
     def is_alive(self) -> bool:
@@ -263,6 +277,7 @@ class Worker:
             ends: until when to wait for that, of the monotonic clock. One that hangs does not end.
         """
         self.thread.join(max(ends - time.monotonic(), 0))
+        self.texts.close(ends)
         self._reader.close()
 
     def status(self) -> dict[str, Any]:
@@ -416,6 +431,7 @@ class Work:
             for workspace in config.workspaces
         }
         self._packers = _packers(config, self._chunks)
+        self._texts = _text_threads(config)
         self._workers: dict[str, Worker] = {}
         self._warming: list[asyncio.Task[None]] = []
 
@@ -492,9 +508,10 @@ class Work:
                 self._metrics,
                 base=None if base == name else base,
                 overlays=[self._sources[n] for n, b in self._bases.items() if b == name != n],
+                texts=self._texts[name],
             )
         for name, worker in self._workers.items():
-            worker.thread.start()
+            worker.start()
             task = loop.create_task(warmers[name].run())
             task.add_done_callback(_tell_why)
             self._warming.append(task)
@@ -596,6 +613,21 @@ def _packer(
             base=base,
             chunks=chunks,
         )
+
+
+def _text_threads(config: Config) -> dict[str, TextThread]:
+    """Return what will keep the text index of each workspace."""
+    control = tokens.load(config.engine.tokenizer).control
+    found = {}
+    for workspace in config.workspaces:
+        name = workspace.name
+        with named(name):
+            tree = Tree(workspace.path, config.watcher.max_file_bytes, control_tokens=control)
+        text_index = TextIndex(
+            texts.place(config.state_dir, name), index.place(config.state_dir, name), tree
+        )
+        found[name] = TextThread(name, text_index)
+    return found
 
 
 def _size(file: Path) -> int:

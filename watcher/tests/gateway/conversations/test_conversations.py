@@ -386,13 +386,16 @@ def test_a_response_goes_on_from_an_earlier_one(stack: Stack, shop: Workspace) -
     following = Talk(stack, path=RESPONSES, more={"previous_response_id": seen["request_id"]})
     answer = following.ask("One?")
     assert answer.headers["X-Infbox-Conversation"] == "kept"
-    assert stack.engine.seen[-1].chat["instructions"] == f"{pack}\n\nBe brief."
+    assert following.prompt[0]["content"] == f"{pack}\n\nBe brief."
+    assert [m["role"] for m in following.prompt] == ["system", "user", "assistant", "user"]
+    assert following.prompt[:2] == first.prompt[:2]
     assert "first = 1" in text_of(following.prompt[-1])
+    told = following.prompt
     shop.add_line("file_2.py", "second = 2")
     previous = stack.engine.seen[-1].chat["request_id"]
     third = Talk(stack, path=RESPONSES, more={"previous_response_id": previous})
     third.ask("Two?")
-    assert stack.engine.seen[-1].chat["instructions"] == f"{pack}\n\nBe brief."
+    assert third.prompt[: len(told)] == told
     assert "second = 2" in text_of(third.prompt[-1])
     assert "first = 1" not in text_of(third.prompt[-1]), "which the engine has"
     before = third.prompt

@@ -1,0 +1,1 @@
+"""Read-only tools by which agents look at a workspace's source tree, without any protocol."""

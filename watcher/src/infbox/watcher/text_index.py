@@ -1,0 +1,188 @@
+"""Keeps a workspace's text index up to the index of its tree, beside the pack."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from infbox.errors import GitError, InputError
+from infbox.log import line
+from infbox.retrieval import texts as module
+from infbox.watching.index import Reader, is_damage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from infbox.retrieval.texts import Texts
+    from infbox.tree.files import Tree
+
+AT_ONCE = 50
+"""Files that are put in one transaction: then it is looked for what must be taken out."""
+
+RETRY_SECONDS = 5.0
+LONGEST_RETRY_SECONDS = 300.0
+
+_FAILURES = (OSError, GitError, InputError, sqlite3.Error)
+
+_logger = logging.getLogger(__name__)
+
+
+class TextIndex:
+    """A workspace's text index, for the thread that writes it. Blocking.
+
+    What must not be shown goes first, and what changed follows. What is missing comes from
+    comparing the two indexes alone, so that nothing is lost between them.
+
+    Args:
+        file: of the text index.
+        index_file: of the watcher's index.
+        tree: the files; of this thread alone.
+    """
+
+    def __init__(self, file: Path, index_file: Path, tree: Tree) -> None:
+        self._file = file
+        self._index_file = index_file
+        self._index = Reader(index_file)
+        self._tree = tree
+        self._texts: Texts | None = None
+        self._must_forget = True  # what another process removed, and was ended before it forgot
+        self._skipped: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._index.close()
+        if self._texts is not None:
+            self._texts.close()
+            self._texts = None
+
+    def step(self) -> bool:
+        """Bring it nearer to the index: take out all that has to go, and put some files.
+
+        Returns:
+            Whether there is more to do.
+
+        Raises:
+            OSError, sqlite3.Error: one of the two cannot be used at present.
+        """
+        try:
+            return self._step()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error) or not self._is_damaged():
+                raise
+            return True
+
+    def _step(self) -> bool:
+        texts = self._opened()
+        gone, behind = texts.differences(self._index_file)
+        if gone:
+            self._must_forget = True
+            texts.remove(*gone)
+        self._skipped = {p: d for p, d in self._skipped.items() if behind.get(p) == d}
+        left = (path for path in behind if path not in self._skipped)
+        # After an upgrade it takes a while until the index was judged by the rules as they are now.
+        is_judged = self._index.policy() == self._tree.policy
+        some = list(islice(left, AT_ONCE))
+        read = {path: self._tree.readable(path, behind[path] if is_judged else "") for path in some}
+        lost = []
+        for path, content in read.items():
+            if content is None or content.digest != behind[path]:
+                self._skipped[path] = behind[path]  # the watcher will tell what became of it
+                lost.append(path)
+        if lost:
+            self._must_forget = True
+            texts.remove(*lost)
+        texts.put_all({path: read[path] for path in some if path not in self._skipped})
+        if next(left, None) is not None:
+            return True
+        if self._must_forget:
+            texts.forget_removed()
+            self._must_forget = False
+        return False
+
+    def _opened(self) -> Texts:
+        """Return the text index, begun anew where other rules let its files in."""
+        if self._texts is None:
+            self._texts = module.opened(self._file)
+        if self._texts.judged_by != self._tree.policy:
+            self._texts.begin(self._tree.policy)
+        return self._texts
+
+    def _is_damaged(self) -> bool:
+        """Have the text index begun anew if it is that one which is damaged; say whether."""
+        if self._texts is None:
+            return False
+        self._texts.close()
+        self._texts = None
+        return module.removed_if_damaged(self._file)
+
+
+class TextThread(threading.Thread):
+    """Keeps one workspace's text index as long as it runs.
+
+    Args:
+        workspace: its name.
+        text_index: every call to it is made here.
+    """
+
+    def __init__(self, workspace: str, text_index: TextIndex) -> None:
+        super().__init__(name=f"texts-{workspace}", daemon=True)
+        self.workspace = workspace
+        self.failure = ""
+        """Why it is not kept at present; empty where it is."""
+        self._text_index = text_index
+        self._marked = threading.Event()
+        self._is_closed = False
+        self._failures = 0
+
+    def mark(self) -> None:
+        """Have the index looked at. For any thread."""
+        self._marked.set()
+
+    def close(self, ends: float) -> None:
+        """Keep it no more.
+
+        Args:
+            ends: until when to wait for the thread, of the monotonic clock.
+        """
+        self._is_closed = True
+        self._marked.set()
+        if self.is_alive():
+            self.join(max(ends - time.monotonic(), 0))
+
+    def run(self) -> None:
+        """Keep it until closed."""
+        pause: float | None = None
+        try:
+            while not self._is_closed:
+                self._marked.wait(pause)
+                self._marked.clear()
+                pause = self._keep()
+        finally:
+            self._text_index.close()
+
+    def _keep(self) -> float | None:
+        """Bring it up to the index; return in how many seconds to try again, None for done."""
+        try:
+            while not self._is_closed and self._text_index.step():
+                pass
+        except Exception as error:  # without it there are still packs
+            return self._complain(error)
+        if self.failure:
+            _logger.info(line("texts-kept-again", workspace=self.workspace))
+        self.failure, self._failures = "", 0
+        return None
+
+    def _complain(self, error: Exception) -> float:
+        reason = str(error) or type(error).__name__
+        trace = None if isinstance(error, _FAILURES) else error
+        if reason != self.failure:
+            _logger.error(
+                line("texts-not-kept", workspace=self.workspace, reason=reason), exc_info=trace
+            )
+        self.failure = reason
+        self._failures += 1
+        return min(RETRY_SECONDS * 2.0 ** min(self._failures - 1, 10), LONGEST_RETRY_SECONDS)

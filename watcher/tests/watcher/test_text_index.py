@@ -1,0 +1,130 @@
+"""The text index of a workspace follows the watcher's index, and never shows what that does not."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from infbox.retrieval import texts
+from infbox.retrieval.kept import KeptTexts
+from infbox.retrieval.texts import Texts, Weights
+from infbox.tree.files import Tree
+from infbox.watcher.text_index import TextIndex
+from infbox.watching import index
+from infbox.watching.index import Index, Row
+
+
+class Shop:
+    """A tree whose index is written by hand, as a follower would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.state = folder / "shop", folder / "state"
+        self.root.mkdir()
+        self.index = Index(index.place(self.state, "shop"))
+        self.tree = Tree(self.root)
+        with self.index.transaction():
+            self.index.keep(policy=self.tree.policy)
+        self.keeper = self.opened()
+
+    def opened(self) -> TextIndex:
+        files = texts.place(self.state, "shop"), index.place(self.state, "shop")
+        return TextIndex(*files, Tree(self.root))
+
+    def save(self, path: str, text: str, refused: str | None = None) -> None:
+        (self.root / path).write_text(text)
+        content = self.tree.fetch(path)
+        row = Row(len(text), 1, 1, content.digest, refused, self.index.next_edit(), 0.0)
+        self.index.write_one(path, row)
+
+    def forget(self, path: str) -> None:
+        with self.index.transaction():
+            self.index.write({}, [path])
+
+    def keep(self) -> None:
+        while self.keeper.step():
+            pass
+
+    def found(self, word: str) -> list[str]:
+        with contextlib.closing(KeptTexts(self.state, "shop")) as kept:
+            found = kept.texts()
+            ids = [id_ for id_, _ in found.matching([word], 10, Weights())]
+            paths = [place.path for place in found.places(ids).values()]
+            return [path for path in paths if path in kept.current(paths)]
+
+    def on_disk(self, text: bytes) -> bool:
+        file = texts.place(self.state, "shop")
+        return any(text in part.read_bytes() for part in file.parent.glob(f"{file.name}*"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def test_a_save_is_found_and_what_it_replaced_is_not(shop: Shop) -> None:
+    shop.save("a.py", "def backlog(): return 1\n")
+    shop.keep()
+    assert shop.found("backlog") == ["a.py"]
+    shop.save("a.py", "def queue(): return 1\n")
+    shop.keep()
+    assert (shop.found("backlog"), shop.found("queue")) == ([], ["a.py"])
+
+
+def test_many_files_are_taken_in_over_several_steps(shop: Shop) -> None:
+    for number in range(120):
+        shop.save(f"f{number}.py", f"def common_{number}(): return backlog\n")
+    assert shop.keeper.step(), "there is more to do"
+    shop.keep()
+    with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
+        assert len(found.digests()) == 120
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_what_must_not_be_shown_leaves_at_once_and_the_disk_too(
+    shop: Shop, is_refused: bool
+) -> None:
+    shop.save("a.py", "def wanderlust(): return 1\n")
+    shop.save("b.py", "def other(): return 1\n")
+    shop.keep()
+    if is_refused:
+        shop.save("a.py", "def wanderlust(): return 2\n", refused="secret")
+    else:
+        shop.forget("a.py")
+    assert shop.found("wanderlust") == [], "before the text index followed"
+    shop.keep()
+    assert shop.found("other") == ["b.py"]
+    assert not shop.on_disk(b"wanderlust")
+
+
+def test_what_other_rules_let_in_is_judged_anew(shop: Shop) -> None:
+    shop.save("a.py", "def backlog(): return 1\n")
+    shop.keep()
+    shop.keeper.close()
+    with contextlib.closing(Texts(texts.place(shop.state, "shop"))) as kept:
+        kept.begin("older rules")
+        content = shop.tree.readable("a.py")
+        assert content
+        kept.put("gone.py", content)
+    shop.keeper = shop.opened()
+    shop.keep()
+    assert shop.found("backlog") == ["a.py"]
+
+
+def test_a_damaged_one_is_begun_anew(shop: Shop) -> None:
+    shop.save("a.py", "def backlog(): return 1\n")
+    shop.keep()
+    shop.keeper.close()
+    texts.place(shop.state, "shop").write_bytes(b"no database" * 1000)
+    shop.keeper = shop.opened()
+    shop.keep()
+    assert shop.found("backlog") == ["a.py"]
+
+
+def test_readers_cannot_write(shop: Shop) -> None:
+    shop.keep()
+    found = Texts(texts.place(shop.state, "shop"), is_read_only=True)
+    with contextlib.closing(found), pytest.raises(sqlite3.OperationalError):
+        found.begin("other rules")
