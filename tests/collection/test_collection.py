@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -44,8 +45,8 @@ def place(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an empty directory, beside which the collection is installed."""
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "empty").mkdir()
-    # The package `ansible` has what it depends on.
-    command("ansible-galaxy", "collection", "install", "--no-deps", "--offline",
+    # The package `ansible` has what it depends on, in the versions that galaxy.yml asks for.
+    command("ansible-galaxy", "collection", "install", "--offline",
             "-p", folder / "collections", archive, place=folder / "empty")  # fmt: skip
     return folder / "empty"
 
@@ -74,6 +75,13 @@ def test_it_depends_on_what_requirements_yml_has() -> None:
     listed = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
     given = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]
     assert {entry["name"]: entry["version"] for entry in listed} == given
+    texts = [path.read_text() for folder in ("playbooks", "roles")
+             for path in (ROOT / folder).rglob("tasks/*.yml")]  # fmt: skip
+    texts += [path.read_text() for path in (ROOT / "playbooks").glob("*.yml")]
+    used = {
+        name for text in texts for name in re.findall(r"\b((?:ansible|community)\.[a-z]+)\.", text)
+    }
+    assert used - {"ansible.builtin"} == set(given)
 
 
 def test_site_is_found_by_its_name(place: Path) -> None:
