@@ -114,6 +114,16 @@ def test_files_and_the_watcher_are_found_in_the_collection(place: Path) -> None:
     assert (tree / "files/engine/cake").is_dir()
 
 
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "playbooks"], ids=["site", "playbooks"])
+def test_a_checkout_finds_it_from_anywhere(tmp_path: Path, folder: Path) -> None:
+    place = tmp_path / "nowhere"
+    place.mkdir()
+    said = command("ansible", "-i", "localhost,", "all", "--playbook-dir", folder, "-c", "local",
+                   "-m", "debug", "-a", "msg={{ [] | infbox.infbox.unlike([]) }}",
+                   place=place)  # fmt: skip
+    assert json.loads(said.partition("=>")[2])["msg"] == []
+
+
 @pytest.mark.lab
 def test_a_role_alone_deploys_a_lab_host(place: Path) -> None:
     with hosts.fresh("infbox-collection-role", "debian13") as host:
