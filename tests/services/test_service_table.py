@@ -228,3 +228,14 @@ def test_infbox_names_are_settings_or_what_a_run_is_told() -> None:
     # Of playbooks without preflight: nobody would refuse them.
     read -= {name for name in read if re.match("infbox_(restore|backup_check|status_output)", name)}
     assert read - known == set()
+
+
+def test_a_renamed_variable_has_its_new_name_and_no_longer_the_old_one() -> None:
+    settings = yaml.safe_load((GROUP_VARS / "settings.yml").read_text())
+    names = {f"infbox_{name}" for name in settings["_infbox_settings"]}
+    for file in (ROOT / "roles").glob("*/meta/argument_specs.yml"):
+        specs = yaml.safe_load(file.read_text())["argument_specs"]
+        names |= {name for entry in specs.values() for name in entry.get("options", {})}
+    renamed = settings["_infbox_renamed_settings"]
+    assert set(renamed.values()) <= names
+    assert not set(renamed) & names
