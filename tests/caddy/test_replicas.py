@@ -228,7 +228,10 @@ def gateway(host: Host) -> Process:
     settings = {
         "state_dir": str(host.folder / "state"),
         "engine": {"url": host.engine.url, "model": "coder", "max_model_len": 100_000},
-        "gateway": {"listen": f"127.0.0.1:{host.ports['gateway']}", "hold_seconds": 20},
+        "gateway": {
+            "listen": f"127.0.0.1:{host.ports['gateway']}",
+            "request_queue_timeout_seconds": 20,
+        },
         "workspaces": [{"name": n, "path": "/srv", "budget": 1000} for n in WORKSPACES],
         "replicas": {"balancer": f"http://127.0.0.1:{host.ports['balancer']}", "host": host.name},
     }
