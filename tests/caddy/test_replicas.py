@@ -228,7 +228,10 @@ def gateway(host: Host) -> Process:
     settings = {
         "state_dir": str(host.folder / "state"),
         "engine": {"url": host.engine.url, "model": "coder", "max_model_len": 100_000},
-        "gateway": {"listen": f"127.0.0.1:{host.ports['gateway']}", "hold_seconds": 20},
+        "gateway": {
+            "listen": f"127.0.0.1:{host.ports['gateway']}",
+            "request_queue_timeout_seconds": 20,
+        },
         "workspaces": [{"name": n, "path": "/srv", "budget": 1000} for n in WORKSPACES],
         "replicas": {"balancer": f"http://127.0.0.1:{host.ports['balancer']}", "host": host.name},
     }
@@ -247,7 +250,7 @@ def render(host: Host, hosts: list[Host], keys: int) -> None:
         "caddy_image": "caddy", "caddy_staging_dir": str(host.folder / "staging"),
         "caddy_data_dir": str(host.folder / "data"), "caddy_site_addresses": ["localhost"],
         "caddy_http_port": host.ports["http"], "caddy_https_port": host.ports["https"],
-        "caddy_authority": f"127.0.0.1:{keys}",
+        "caddy_key_service": f"127.0.0.1:{keys}",
         "caddy_upstreams": [f"127.0.0.1:{host.ports['gateway']}"],
         "caddy_replicas": [f"127.0.0.1:{other.ports['replicas']}" for other in hosts],
         "caddy_replicas_port": host.ports["replicas"],

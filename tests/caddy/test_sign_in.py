@@ -139,7 +139,7 @@ def rendered(folder: Path, ports: dict[str, int], **more: str) -> Path:
         "caddy_data_dir": str(folder / "data"), "caddy_site_addresses": ["localhost"],
         "caddy_http_port": ports["http"], "caddy_https_port": ports["https"],
         "caddy_consoles_port": ports["consoles"], "caddy_upstreams": [page],
-        "caddy_authority": f"127.0.0.1:{ports['keys']}", "caddy_page_upstream": page,
+        "caddy_key_service": f"127.0.0.1:{ports['keys']}", "caddy_page_upstream": page,
         "caddy_sign_in": f"127.0.0.1:{ports['signin']}",
         "caddy_consoles": [{"path": "/grafana", "upstream": console, "sign_in": True},
                            {"path": "/prometheus", "upstream": console}],

@@ -162,8 +162,8 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     ),
     "held_for_less_than_no_time": (
         [{}],
-        {"watcher_gateway_hold_seconds": -1},
-        "watcher_gateway_hold_seconds is -1.",
+        {"watcher_gateway_request_queue_timeout_seconds": -1},
+        "watcher_gateway_request_queue_timeout_seconds is -1.",
     ),
     "less_than_no_space_for_conversations": (
         [{}],

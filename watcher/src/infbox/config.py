@@ -19,11 +19,16 @@ MAX_FILE_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUIRED: Any = object()
 _MAX_BODY_BYTES = 32 * 1024 * 1024
-_HOLD_SECONDS = 120
-_HOLD_REQUESTS = 200
+_REQUEST_QUEUE_TIMEOUT_SECONDS = 120
+_REQUEST_QUEUE_LIMIT = 200
 _CONVERSATIONS_MB = 512
 _RESPONSES_MB = 64
 _MAX_PORT = 65535
+# Keys that have another name now, by their sections; for one release.
+_RENAMED = {
+    "gateway.hold_seconds": "request_queue_timeout_seconds",
+    "gateway.hold_requests": "request_queue_limit",
+}
 _SCOPES = ["openid", "profile", "email"]
 # TLS says who answers; on loopback nobody else can.
 _SAFE_URL = re.compile(
@@ -98,8 +103,9 @@ class Gateway(NamedTuple):
     Attributes:
         listen: for the API.
         max_body_bytes: of a request; a larger one is answered 413.
-        hold_seconds: that a request waits for an engine which is away; 0 to refuse it at once.
-        hold_requests: how many wait at most.
+        request_queue_timeout_seconds: that a request is queued while the engine does not respond;
+            0 to refuse it at once.
+        request_queue_limit: requests that are queued at most.
         traces: base address of a collector that takes OpenTelemetry's traces over HTTP; None to
             make none.
         conversations_mb: disk space for what is known of conversations and the packs that they
@@ -113,8 +119,8 @@ class Gateway(NamedTuple):
 
     listen: Listen
     max_body_bytes: int
-    hold_seconds: int = _HOLD_SECONDS
-    hold_requests: int = _HOLD_REQUESTS
+    request_queue_timeout_seconds: int = _REQUEST_QUEUE_TIMEOUT_SECONDS
+    request_queue_limit: int = _REQUEST_QUEUE_LIMIT
     traces: str | None = None
     conversations_mb: int = _CONVERSATIONS_MB
     responses_mb: int = _RESPONSES_MB
@@ -419,6 +425,9 @@ class _Section:
         return _Section(self.take(key, dict, default), self.name(key))
 
     def done(self) -> None:
+        for old, new in _RENAMED.items():
+            if any(self.name(str(key)) == old for key in self._content):
+                raise InputError(f"{old}: is now named {new}: rename it")
         if self._content:
             unknown = ", ".join(sorted(self.name(str(key)) for key in self._content))
             raise InputError(f"{unknown}: unknown: remove it, or fix the spelling")
@@ -485,8 +494,10 @@ def _gateway(section: _Section) -> Gateway:
     gateway = Gateway(
         listen=section.listen("127.0.0.1:8010"),
         max_body_bytes=section.positive("max_body_bytes", _MAX_BODY_BYTES),
-        hold_seconds=section.at_least_0("hold_seconds", _HOLD_SECONDS),
-        hold_requests=section.positive("hold_requests", _HOLD_REQUESTS),
+        request_queue_timeout_seconds=section.at_least_0(
+            "request_queue_timeout_seconds", _REQUEST_QUEUE_TIMEOUT_SECONDS
+        ),
+        request_queue_limit=section.positive("request_queue_limit", _REQUEST_QUEUE_LIMIT),
         traces=section.address("traces", "") or None,
         conversations_mb=section.at_least_0("conversations_mb", _CONVERSATIONS_MB),
         responses_mb=section.at_least_0("responses_mb", _RESPONSES_MB),

@@ -133,7 +133,9 @@ class Gateway:
             return await balanced.takes_requests(self._engine.session)
 
         queue = RequestQueue(
-            config.gateway.hold_seconds, config.gateway.hold_requests, takes_requests
+            config.gateway.request_queue_timeout_seconds,
+            config.gateway.request_queue_limit,
+            takes_requests,
         )
         self._metrics.queued.set_function(lambda: queue.count)
         forwarder = EngineForwarder(
