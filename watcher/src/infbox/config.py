@@ -6,12 +6,14 @@ import contextlib
 import re
 import threading
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from infbox import grants
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 MAX_FILE_BYTES = 256 * 1024
 """Of a file that may be shown, where nothing else is set."""
@@ -109,6 +111,7 @@ class Gateway(NamedTuple):
             and to mean nothing to a model, are taken out.
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
         tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
+        restricts_workspaces: whether a request must say which workspaces its user may use.
     """
 
     listen: Listen
@@ -121,6 +124,7 @@ class Gateway(NamedTuple):
     strip_volatile: bool = True
     requires_user: bool = False
     tools: bool = True
+    restricts_workspaces: bool = False
 
 
 class Status(NamedTuple):
@@ -187,6 +191,8 @@ class SignIn(NamedTuple):
         groups: whose members are let in.
         session_seconds: that a session lasts at most.
         idle_seconds: after which a session that is not used has ended.
+        workspaces: patterns of the workspaces that is shown who is in none of the groups below.
+        group_workspaces: of members of a group, by its name.
     """
 
     listen: Listen
@@ -199,6 +205,8 @@ class SignIn(NamedTuple):
     groups: frozenset[str]
     session_seconds: int
     idle_seconds: int
+    workspaces: tuple[str, ...] = grants.ALL
+    group_workspaces: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class Remote(NamedTuple):
@@ -493,6 +501,7 @@ def _gateway(section: _Section) -> Gateway:
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
         tools=section.take("tools", bool, True),
+        restricts_workspaces=section.take("restricts_workspaces", bool, False),
     )
     section.done()
     return gateway
@@ -536,6 +545,11 @@ def _sign_in(section: _Section) -> SignIn:
         groups=frozenset(section.texts("groups")),
         session_seconds=section.positive("session_hours", 12) * 3600,
         idle_seconds=section.positive("idle_minutes", 60) * 60,
+        workspaces=grants.checked(section.take("workspaces", list, ["*"]), "the others"),
+        group_workspaces={
+            str(group): grants.checked(patterns, f"group_workspaces.{group}")
+            for group, patterns in section.take("group_workspaces", dict, {}).items()
+        },
     )
     section.done()
     return settings

@@ -157,7 +157,7 @@ def test_a_dry_run_tells_and_does_nothing(ring: Ring) -> None:
         ("[]", "must be a mapping"),
         ('{"Alice": {}}', "'Alice': no name of a user"),
         ('{"../alice": {}}', "'../alice': no name of a user"),
-        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute and concurrent_requests"),
+        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute, concurrent_requests, workspaces"),
         ('{"alice": {"requests_per_minute": -1}}', "alice: requests_per_minute: must be a whole"),
         ('{"alice": {"concurrent_requests": true}}', "alice: concurrent_requests: must be a whole"),
     ],

@@ -16,7 +16,7 @@ import pytest
 
 from infbox import config
 from infbox.auth.oidc import Provider
-from infbox.auth.sessions import Sessions
+from infbox.auth.sessions import Person, Sessions
 from infbox.auth.sign_in import SESSION_COOKIE, WAY_COOKIE, SignInApp
 from provider import Browser, Liar, Page, changed, know, provider
 from serving import ANY, free_port, get_text, serving
@@ -439,10 +439,11 @@ def test_what_happened_is_counted(site: Site) -> None:
 
 def test_the_session_unused_longest_makes_room() -> None:
     sessions = Sessions(10, 10, most=2, clock=Clock())
-    first, second = sessions.begin("a"), sessions.begin("b")
-    assert sessions.user(first) == "a"
-    third = sessions.begin("c")
-    assert [sessions.user(token) for token in (first, second, third)] == ["a", None, "c"]
+    a, b, c = Person("a"), Person("b"), Person("c")
+    first, second = sessions.begin(a), sessions.begin(b)
+    assert sessions.person(first) == a
+    third = sessions.begin(c)
+    assert [sessions.person(token) for token in (first, second, third)] == [a, None, c]
     assert len(sessions) == 2
 
 

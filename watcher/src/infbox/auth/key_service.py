@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from infbox import grants
 from infbox.auth import keys
 from infbox.errors import InputError
 from infbox.log import line
@@ -107,7 +108,7 @@ class KeyService:
             return _refusal(request, _TOO_MANY, message, {"retry-after": str(wait)})
         self._requests.labels(user.name, "passed").inc()
         most = str(user.limits.concurrent_requests)
-        return Response(headers={"x-infbox-user": user.name, "x-infbox-concurrent": most})
+        return Response(headers={**_told_of(user), "x-infbox-concurrent": most})
 
     async def _log_in(self, request: Request) -> Response:
         """Answer 200 with the name of who wants to see the status page, or have a browser ask.
@@ -121,7 +122,7 @@ class KeyService:
             self._requests.labels("", "unknown").inc()
             message = "Log in with a user's name, and with its key as the password.\n"
             return PlainTextResponse(message, _UNAUTHORIZED, {"www-authenticate": _ASK_TO_LOG_IN})
-        return Response(headers={"x-infbox-user": user.name})
+        return Response(headers=_told_of(user))
 
     async def _show_metrics(self, _request: Request) -> Response:
         page = generate_latest(self._registry)
@@ -161,6 +162,11 @@ class KeyService:
             return 0
         # With a limit that was lowered there are more than it allows.
         return max(ceil(began[-most] + _WINDOW_SECONDS - now), 1)
+
+
+def _told_of(user: User) -> dict[str, str]:
+    """Return the headers that say who asks, and which workspaces the user may use."""
+    return {"x-infbox-user": user.name, grants.HEADER: grants.to_header(user.limits.workspaces)}
 
 
 def _key(request: Request) -> str:

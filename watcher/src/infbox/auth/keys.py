@@ -15,6 +15,7 @@ import stat
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from infbox import grants
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ class Limits(NamedTuple):
     Attributes:
         requests_per_minute: that begin; 0 for any number.
         concurrent_requests: under way at once; 0 for any number.
+        workspaces: patterns of their names, as ``grants`` has them.
     """
 
     requests_per_minute: int = 0
     concurrent_requests: int = 0
+    workspaces: tuple[str, ...] = grants.ALL
 
 
 NO_LIMITS = Limits()
@@ -193,9 +196,7 @@ def read(file: Path) -> dict[str, User]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
-            entry["sha256"]: User(
-                name, Limits(entry["requests_per_minute"], entry["concurrent_requests"])
-            )
+            entry["sha256"]: User(name, _limits(name, {key: entry[key] for key in Limits._fields}))
             for name, entry in content["users"].items()
         }
     except FileNotFoundError:
@@ -215,7 +216,7 @@ def limits_from(content: object) -> dict[str, Limits]:
     """Return users and what each may use.
 
     Args:
-        content: a mapping of users to mappings, either of the limits' names to numbers, or empty.
+        content: a mapping of users to mappings of what is limited; what is left out is not.
 
     Raises:
         InputError: it is something else.
@@ -231,11 +232,12 @@ def _limits(user: str, given: Any) -> Limits:
             f"{user!r}: no name of a user: use lower-case letters, digits, '.', '_' and '-'"
         )
     if not isinstance(given, dict) or not given.keys() <= set(Limits._fields):
-        raise InputError(f"{user}: limits are {' and '.join(Limits._fields)}, not {given!r}")
-    for name, value in given.items():
+        raise InputError(f"{user}: limits are {', '.join(Limits._fields)}, not {given!r}")
+    numbers = {name: value for name, value in given.items() if name != "workspaces"}
+    for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise InputError(f"{user}: {name}: must be a whole number, not {value!r}")
-    return Limits(**given)
+    return Limits(**numbers, workspaces=grants.checked(given.get("workspaces", grants.ALL), user))
 
 
 def _new_key() -> str:
