@@ -37,7 +37,7 @@ class Ring:
         self.digests = folder / "served/users.json"
         self.ring = Keyring(self.folder, self.digests)
 
-    def apply(self, *users: str, is_dry: bool = False, **limits: int) -> keys.Change:
+    def apply(self, *users: str, is_dry: bool = False, **limits: Any) -> keys.Change:
         return self.ring.apply(dict.fromkeys(users, Limits(**limits)), is_dry=is_dry)
 
     def key(self, user: str) -> str:
@@ -66,10 +66,12 @@ def url(ring: Ring) -> Iterator[str]:
         yield url
 
 
-def ask(url: str, *headers: tuple[str, str]) -> tuple[int, dict[str, str], Any]:
+def ask(
+    url: str, *headers: tuple[str, str], path: str = "/authorize"
+) -> tuple[int, dict[str, str], Any]:
     """Ask whether a request with these headers may go on."""
     with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)) as client:
-        client.putrequest("GET", "/authorize")
+        client.putrequest("GET", path)
         for name, value in headers:
             client.putheader(name, value)
         client.endheaders()
@@ -157,9 +159,19 @@ def test_a_dry_run_tells_and_does_nothing(ring: Ring) -> None:
         ("[]", "must be a mapping"),
         ('{"Alice": {}}', "'Alice': no name of a user"),
         ('{"../alice": {}}', "'../alice': no name of a user"),
-        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute, concurrent_requests, workspaces"),
+        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute, concurrent_requests, w"),
         ('{"alice": {"requests_per_minute": -1}}', "alice: requests_per_minute: must be a whole"),
         ('{"alice": {"concurrent_requests": true}}', "alice: concurrent_requests: must be a whole"),
+        (
+            '{"alice": {"workspaces": "shop"}}',
+            "alice: workspaces must be a list of names, in which",
+        ),
+        (
+            '{"alice": {"workspaces": ["a,b"]}}',
+            "alice: workspaces must be a list of names, in which",
+        ),
+        ('{"alice": {"workspaces": ["*-*-*-*-*"]}}', "alice: workspaces must be a list of names"),
+        (json.dumps({"alice": {"workspaces": ["a"] * 201}}), "use * to name several"),
     ],
 )
 def test_what_is_no_list_of_users_is_refused_by_name(ring: Ring, given: str, told: str) -> None:
@@ -195,6 +207,32 @@ def test_a_key_tells_who_asks_either_way(ring: Ring, url: str) -> None:
         status, fields, _ = ask(url, *headers)
         assert status == 200
         assert (fields["x-infbox-user"], fields["x-infbox-concurrent"]) == ("alice", "3")
+        assert fields["x-infbox-workspaces"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("workspaces", "told"), [((), "-"), (("shop",), "shop"), (("a*", "b"), "a*,b"), (("*",), "*")]
+)
+@pytest.mark.parametrize("path", ["/authorize", "/login"])
+def test_a_key_tells_which_workspaces_its_user_may_use(
+    ring: Ring, url: str, workspaces: tuple[str, ...], told: str, path: str
+) -> None:
+    ring.apply("alice", workspaces=workspaces)
+    _, fields, _ = ask(url, bearer(ring.key("alice")), path=path)
+    assert fields["x-infbox-workspaces"] == told
+
+
+@pytest.mark.parametrize("changed", ['"workspaces": ["*"]', '"workspaces": "*"', '"other": []'])
+def test_a_file_that_does_not_say_which_workspaces_lets_nobody_in(
+    ring: Ring, url: str, changed: str
+) -> None:
+    ring.apply("alice", workspaces=("shop",))
+    served = ring.digests.read_text()
+    assert '"workspaces": [' in served
+    ring.digests.write_text(re.sub(r'"workspaces": \[[^\]]*\]', changed, served))
+    status, fields, _ = ask(url, bearer(ring.key("alice")))
+    assert (status == 200) == (changed == '"workspaces": ["*"]')
+    assert "x-infbox-workspaces" not in fields or status == 200
 
 
 def test_what_is_almost_a_key_is_none(ring: Ring, url: str) -> None:
