@@ -53,8 +53,9 @@ def checked(patterns: object, whose: str) -> tuple[str, ...]:
 
 
 def to_header(patterns: Iterable[str]) -> str:
-    """Return the header's value, which is never empty."""
-    return _SEPARATOR.join(patterns) or _NOTHING
+    """Return the header's value, which is never empty, and ``*`` for all."""
+    given = list(patterns)
+    return ALL[0] if ALL[0] in given else _SEPARATOR.join(given) or _NOTHING
 
 
 def from_header(value: str) -> tuple[str, ...]:

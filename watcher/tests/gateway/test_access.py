@@ -246,6 +246,24 @@ def test_no_way_to_write_a_name_shows_another_ones_workspace(site: Site, name: s
         assert mark("quartz") not in site.sent()
 
 
+@pytest.mark.parametrize("name", ["MANGO", "Mango", "mang\uff4f", "mango.", "mango/"])
+def test_a_name_of_ones_own_is_written_as_it_is(site: Site, name: str) -> None:
+    for asked in (each for several in ASKED.values() for each in several):
+        assert site.as_user("bob", asked.about(name)).status == 404, asked
+    assert mark("mango") not in site.sent()
+
+
+def test_a_grant_tells_upper_from_lower_case_and_a_dot_from_any_character() -> None:
+    assert not grants.covers(("Mango", "MAN*"), "mango")
+    assert not grants.covers(("m.ngo",), "mango")
+    assert grants.covers(("m*o",), "mango")
+    assert grants.covers(("mango*",), "mango")
+    assert not grants.covers(("mango*",), "a-mango")
+    for patterns in ((), ("a",), ("a*", "b"), ("*",)):
+        assert grants.from_header(grants.to_header(patterns)) == patterns
+    assert grants.to_header(("a", "*")) == "*"
+
+
 def test_several_names_in_one_request_do_not_pass_one_of_others(site: Site) -> None:
     for body in (
         '{"model": "coder@mango", "messages": [], "model": "coder@quartz"}',
