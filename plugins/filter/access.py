@@ -147,8 +147,8 @@ def _user_refusals(
     if not isinstance(name, str) or not USER.fullmatch(name):
         return [
             (
-                f"{where} cannot be the name of a file. Use up to 32 lower-case letters, digits, dots,"
-                " hyphens and underscores, a letter or digit first."
+                f"{where} cannot be the name of a file. Use up to 32 lower-case letters, digits,"
+                " dots, hyphens and underscores, a letter or digit first."
             )
         ]
     refusals = _entry_refusals(where, user, OF_USERS, workspaces)
@@ -187,8 +187,8 @@ def _entry_refusals(
         return [
             *refusals,
             (
-                f"{where} has the workspaces {patterns!r}. Give a list of names, in which * stands for"
-                " any characters."
+                f"{where} has the workspaces {patterns!r}. Give a list of names, in which *"
+                " stands for any characters."
             ),
         ]
     if len(patterns) > MOST_PATTERNS:

@@ -158,8 +158,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an_unknown_team": (
         {"users": [{"name": "ann", "teams": ["stroe"]}], "teams": {"store": {}}},
         (
-            "The user ann of infbox_users is in the team stroe, which is not in infbox_teams. Did you"
-            " mean store?"
+            "The user ann of infbox_users is in the team stroe, which is not in infbox_teams."
+            " Did you mean store?"
         ),
     ),
     "teams_no_list": (
@@ -169,15 +169,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an_unknown_workspace": (
         {"users": [{"name": "ann", "workspaces": ["shpo"]}]},
         (
-            "The user ann of infbox_users has the workspace shpo, which is not in infbox_workspaces."
-            " Did you mean shop?"
+            "The user ann of infbox_users has the workspace shpo, which is not in"
+            " infbox_workspaces. Did you mean shop?"
         ),
     ),
     "of_a_team": (
         {"teams": {"store": {"workspaces": ["zzz"]}}},
         (
-            "The team store of infbox_teams has the workspace zzz, which is not in infbox_workspaces."
-            " Add it, or correct the name."
+            "The team store of infbox_teams has the workspace zzz, which is not in"
+            " infbox_workspaces. Add it, or correct the name."
         ),
     ),
     "no_pattern": (
@@ -197,15 +197,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "many_patterns": (
         {"users": [{"name": "ann", "workspaces": ["shop"] * 201}]},
         (
-            "The user ann of infbox_users has 201 workspaces and may have 200. Use * to name several"
-            " at once."
+            "The user ann of infbox_users has 201 workspaces and may have 200. Use * to name"
+            " several at once."
         ),
     ),
     "workspaces_no_list": (
         {"users": [{"name": "ann", "workspaces": "shop"}]},
         (
-            "The user ann of infbox_users has the workspaces 'shop'. Give a list of names, in which *"
-            " stands for any characters."
+            "The user ann of infbox_users has the workspaces 'shop'. Give a list of names, in"
+            " which * stands for any characters."
         ),
     ),
     "a_limit": (
@@ -221,8 +221,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "user_limits": {"ann": {"requests_per_minute": 2}},
         },
         (
-            "The user ann of infbox_users has requests_per_minute, and infbox_user_limits has ann too."
-            " Remove one of the two."
+            "The user ann of infbox_users has requests_per_minute, and infbox_user_limits has"
+            " ann too. Remove one of the two."
         ),
     ),
     "groups_without_sign_in": (
