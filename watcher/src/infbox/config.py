@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -46,6 +47,7 @@ _REF = re.compile(
 )
 _EVERY_SECONDS = 60
 _LEAST_EVERY = 5
+_SALT_DIGITS = 32  # of a name of LMCache's files, which may have 255 characters
 _DEPTH = 100
 _KEEP_FREE_MB = 2048
 
@@ -256,6 +258,18 @@ class Config(NamedTuple):
     workspaces: tuple[Workspace, ...]
     status: Status = Status()
     replicas: Replicas | None = None
+
+    def cache_salts(self, workspace: Workspace) -> tuple[str, str]:
+        """Return the salt under which the engine keeps a workspace's KV, and the one under which it
+        may have kept it before; the empty one is none.
+
+        Where anybody may not use all workspaces, each has a salt of its own, so that no cached
+        token and no time tells of another. Overlays have that of their base, whose KV they begin
+        with. No client can say it: those of users are made by the gateway, of their names.
+        """
+        root = workspace.base or workspace.name
+        own = sha256(f"workspace\0{root}".encode()).hexdigest()[:_SALT_DIGITS]
+        return (own, "") if self.gateway.restricts_workspaces else ("", own)
 
 
 def load(file: Path) -> Config:

@@ -318,6 +318,32 @@ def test_paths_that_nobody_thought_of_are_for_those_who_may_use_all(site: Site) 
         site.sent()
 
 
+def salts(site: Site) -> set[object]:
+    """The salts of what went to the engine since this was asked last."""
+    found = {json.loads(seen.body).get("cache_salt") for seen in site.stack.engine.seen}
+    site.stack.engine.seen.clear()
+    return found
+
+
+def test_each_workspace_has_a_salt_of_its_own_and_an_overlay_its_bases(site: Site) -> None:
+    site.sent()
+    found = {}
+    for name in WORKSPACES:
+        for path, body in QUESTIONS.items():
+            if path not in (COUNT, EMBEDDINGS):
+                site.as_user("root", post(path, "coder", BY_HEADER, **body).about(name))
+        (found[name],) = salts(site)
+        assert re.fullmatch("[0-9a-f]{32}", str(found[name]))
+    assert found["lilac"] == found["lilac-ann"]
+    assert len(set(found.values())) == 3
+    own = post(CHAT, "coder@mango", messages=[USER], cache_salt=found["quartz"])
+    site.as_user("root", own)
+    assert not salts(site) & {*found.values(), None}, "a client can say none of them"
+    site.as_user("root", post(CHAT, "coder", messages=[USER]))
+    site.as_user("root", post(COUNT, "coder@mango", messages=[USER]))
+    assert salts(site) == {None}
+
+
 def test_without_restrictions_a_grant_may_be_absent_but_holds_where_it_is_told(
     tmp_path: Path,
 ) -> None:
@@ -326,6 +352,9 @@ def test_without_restrictions_a_grant_may_be_absent_but_holds_where_it_is_told(
         assert site.ask(asked, None).status == site.ask(asked, "").status == 200
         assert site.ask(asked, "mango").status == 404
         assert site.ask(asked, "mango,").status == 401
+        site.sent()
+        site.ask(post(CHAT, "coder@mango", messages=[USER]), None)
+        assert salts(site) == {None}
 
 
 NAMES = st.sampled_from([*WORKSPACES, ABSENT, *VARIANTS])

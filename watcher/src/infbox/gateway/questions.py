@@ -48,6 +48,7 @@ class Questions:
     ) -> None:
         self._engine = engine
         self._window = config.engine.max_model_len
+        self._salts = {each.name: config.cache_salts(each)[0] for each in config.workspaces}
         self._limit = config.gateway.max_body_bytes
         self._strips = config.gateway.strip_volatile
         self._conversations = conversations
@@ -108,6 +109,9 @@ class Questions:
             self._metrics.without_pack.labels(asked.workspace).inc()
         size = exchange.lease.size
         turn = await self._turn(exchange, asked, pack)
+        salt = self._salts[asked.workspace]
+        if salt and incoming.path in fields.SALTED:  # the warm pack's, but for a client's own
+            turn.request.setdefault(fields.SALT, salt)
         told = api, asked, turn, self._window, wants_fit(incoming)
         question = await self._reader.run(size, requests.question, *told)
         question.recording = recording
