@@ -114,6 +114,7 @@ class Gateway(NamedTuple):
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
         tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
         restricts_workspaces: whether a request must say which workspaces its user may use.
+        audit: whether it is recorded who asked which workspace.
     """
 
     listen: Listen
@@ -127,6 +128,7 @@ class Gateway(NamedTuple):
     requires_user: bool = False
     tools: bool = True
     restricts_workspaces: bool = False
+    audit: bool = False
 
 
 class Status(NamedTuple):
@@ -516,6 +518,7 @@ def _gateway(section: _Section) -> Gateway:
         requires_user=section.take("requires_user", bool, False),
         tools=section.take("tools", bool, True),
         restricts_workspaces=section.take("restricts_workspaces", bool, False),
+        audit=section.take("audit", bool, False),
     )
     section.done()
     return gateway

@@ -16,9 +16,11 @@ import os
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Mount
 
-from infbox.gateway import apis
+from infbox.auth.audit import Audit
+from infbox.gateway import apis, fields
 from infbox.gateway.connection import Incoming
 from infbox.gateway.conversations.service import Conversations
 from infbox.gateway.conversations.summary import Summary
@@ -57,6 +59,22 @@ _CLIENT_IDLE_SECONDS = 180  # longer than Caddy keeps its connections to us
 _GRACE_SECONDS = 60
 _PRIVATE_UMASK = 0o027
 _MB = 1_000_000
+
+# What nobody's key is asked for, or everybody sees alike.
+_NOT_RECORDED = frozenset(
+    {
+        *("/health", "/ready", "/metrics"),
+        *("/", "/status/page.css", "/status/page.js", "/status/icon.svg"),
+    }
+)
+_RECORDED = frozenset(
+    {
+        *("/v1/models", "/v1/models/{name}", "/v1/workspaces"),
+        *("/v1/workspaces/{name}/status", "/v1/workspaces/{name}/pack"),
+        *("/v1/responses/{name}", "/v1/responses/{name}/cancel"),
+        *("/mcp", "/mcp/{workspace}", "/status", "/status/events"),
+    }
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -124,6 +142,7 @@ class Gateway:
         self.app = Starlette(
             routes=self._routes(),
             exception_handlers={RefusalError: _refuse},
+            middleware=self._middleware(),
             lifespan=self._lifespan,
         )
 
@@ -151,6 +170,12 @@ class Gateway:
             on_cut=self._questions.note_front,
         )
         return Upstream(self._engine, forwarder, queue, balanced)
+
+    def _middleware(self) -> list[Middleware]:
+        if not self._config.gateway.audit:
+            return []
+        names = [workspace.name for workspace in self._config.workspaces]
+        return [Middleware(Audit, names, {*_RECORDED, *fields.FIELDS}, _NOT_RECORDED)]
 
     def _routes(self) -> list[BaseRoute]:
         config, engine, upstream = self._config, self._engine, self._upstream

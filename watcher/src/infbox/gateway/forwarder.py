@@ -102,6 +102,7 @@ class Forwarder:
         if not exchange.is_elsewhere:
             labels = exchange.workspace, exchange.user, exchange.outgoing.status or "none"
             self._metrics.requests.labels(*labels).inc()
+        exchange.incoming.note(is_elsewhere=exchange.is_elsewhere)
 
     async def _answer_it(self, exchange: Exchange) -> None:
         """Answer a request, or leave it with the client."""
@@ -163,6 +164,7 @@ class Forwarder:
                 exchange.outgoing.tap = question.recording.take
             usage = await self._upstream.forwarder.answer(exchange, question)
         self._metrics.count(usage, exchange.workspace, exchange.user)
+        exchange.incoming.note(usage=usage)
         if question.turn is not None:
             self._summary.note(exchange.workspace, question.turn, usage)
         self._first_tokens.note(time.monotonic(), exchange.events.seconds, usage)

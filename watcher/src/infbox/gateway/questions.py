@@ -75,6 +75,7 @@ class Questions:
         body = await self._opened(exchange, [handover.body])
         asked = requests.named(body, workspace_of(handover.incoming), self._engine.model)
         if asked is not None:
+            handover.incoming.note(workspace=asked.workspace)
             exchange.workspaces.check(asked.workspace)
             handover.workspace = asked.workspace
 
@@ -100,6 +101,7 @@ class Questions:
         exchange.lease.resize(max(exchange.lease.size, body.input_bytes))
         asked = requests.named(body, workspace_of(incoming), model)
         if asked is not None:  # on paths that take no pack vLLM would say which there are
+            incoming.note(workspace=asked.workspace)
             exchange.workspaces.check(asked.workspace)
         if api is None or asked is None or asked.model not in (None, model):
             # vLLM says best which models there are.

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from infbox.auth import audit
 from infbox.gateway.connection import Incoming
 from infbox.gateway.exchange import user_of, workspace_of
 from infbox.gateway.refusals import BAD_REQUEST, RefusalError
@@ -189,6 +190,7 @@ def _named(request: Request, workspaces: SeenWorkspaces) -> str:
             BAD_REQUEST,
             f"Name a workspace: /mcp/NAME. There are: {', '.join(workspaces) or 'none'}.",
         )
+    audit.note(request.scope, workspace=name)
     workspaces.check(name)
     return name
 
