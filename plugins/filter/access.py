@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from typing import Any
 
 ALL = "*"
 LIMITS = ("requests_per_minute", "concurrent_requests")
-OF_USERS = ("name", "teams", "workspaces", *LIMITS)
+OF_USERS = ("name", "teams", "workspaces", *LIMITS, "expires")
 OF_TEAMS = ("workspaces", "oidc_groups", *LIMITS)
 
 # As infbox.auth.keys and infbox.grants have them: what is refused there is refused here first.
 USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 PATTERN = re.compile(r"[a-z0-9*][a-z0-9*-]{0,127}")
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 MOST_STARS = 4
 MOST_PATTERNS = 200
 
@@ -69,6 +71,15 @@ def user_workspaces(users: Any, teams: Any, is_private: Any = False) -> dict[str
         str(user["name"]): _workspaces([user, *_teams_of(user, teams)], is_private)
         for user in _users(users)
     }
+
+
+def user_expiries(users: Any) -> dict[str, str]:
+    """Return the last day of the keys that have one, by user, as YYYY-MM-DD.
+
+    Args:
+        users: as for `user_names`.
+    """
+    return {str(user["name"]): str(user["expires"]) for user in _users(users) if "expires" in user}
 
 
 def group_workspaces(teams: Any, is_private: Any = False) -> dict[str, list[str]]:
@@ -161,6 +172,8 @@ def _user_refusals(
                     f"{where} is in the team {team}, which is not in infbox_teams."
                     f" {_near(team, map(str, teams), 'Add it')}"
                 )
+    if "expires" in user and not _is_day(str(user["expires"])):
+        refusals.append(f"{where} expires on {user['expires']}. Give a day as 2027-01-31.")
     both = [limit for limit in LIMITS if limit in user] if isinstance(limits, dict) else []
     if both and name in limits:
         refusals.append(
@@ -208,6 +221,14 @@ def _entry_refusals(
                 f" {_near(pattern, workspaces, 'Add it')}"
             )
     return refusals
+
+
+def _is_day(value: str) -> bool:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        return False
+    return DAY.fullmatch(value) is not None
 
 
 def _not_bool(value: Any) -> str:
@@ -266,6 +287,7 @@ class FilterModule:
             "access_refusals": access_refusals,
             "group_workspaces": group_workspaces,
             "restricts_workspaces": restricts_workspaces,
+            "user_expiries": user_expiries,
             "user_limits": user_limits,
             "user_names": user_names,
             "user_workspaces": user_workspaces,

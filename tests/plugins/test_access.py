@@ -1,5 +1,6 @@
 """Users and teams: who may use what, and what is refused, with the fix."""
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -64,6 +65,13 @@ class TestWhoMayUseWhat:
         assert access.group_workspaces(TEAMS, True) == {
             "admins": ["*"], "leads": ["*"], "others": []
         }  # fmt: skip
+
+    def test_a_key_may_have_a_last_day(self) -> None:
+        users = ["a", {"name": "b", "expires": date(2027, 1, 31)}, {"name": "c", "expires": "x"}]
+        assert access.user_expiries(users) == {"b": "2027-01-31", "c": "x"}
+        assert refuse(users[:2]) == []
+        told = "The user c of infbox_users expires on x. Give a day as 2027-01-31."
+        assert refuse(users[2:]) == [told]
 
     def test_limits_are_the_users_own_or_the_widest_of_the_teams(self) -> None:
         assert access.user_limits(USERS, TEAMS, {"ci": {"concurrent_requests": 2}}) == {
@@ -152,7 +160,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"users": [{"name": "ann", "workspace": ["shop"]}]},
         (
             "The user ann of infbox_users has workspace. There are name, teams, workspaces,"
-            " requests_per_minute, concurrent_requests."
+            " requests_per_minute, concurrent_requests, expires."
         ),
     ),
     "an_unknown_team": (

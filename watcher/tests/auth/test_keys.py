@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.auth import keys
+from infbox.auth import key_service, keys
 from infbox.auth.key_service import KeyService
 from infbox.auth.keys import Keyring, Limits
 from infbox.errors import InputError
@@ -78,7 +80,8 @@ def ask(
         answer = client.getresponse()
         body = answer.read()
     fields = {name.lower(): value for name, value in answer.getheaders()}
-    return answer.status, fields, json.loads(body) if body else None
+    is_json = fields.get("content-type", "").startswith("application/json")
+    return answer.status, fields, json.loads(body) if is_json and body else None
 
 
 def bearer(key: str) -> tuple[str, str]:
@@ -160,6 +163,9 @@ def test_a_dry_run_tells_and_does_nothing(ring: Ring) -> None:
         ('{"Alice": {}}', "'Alice': no name of a user"),
         ('{"../alice": {}}', "'../alice': no name of a user"),
         ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute, concurrent_requests, w"),
+        ('{"alice": {"expires": "soon"}}', "alice: expires: must be a day as 2027-01-31, not"),
+        ('{"alice": {"expires": "2027-02-30"}}', "alice: expires: 2027-02-30 is no day"),
+        ('{"alice": {"expires": 20270131}}', "alice: expires: must be a day as 2027-01-31"),
         ('{"alice": {"requests_per_minute": -1}}', "alice: requests_per_minute: must be a whole"),
         ('{"alice": {"concurrent_requests": true}}', "alice: concurrent_requests: must be a whole"),
         (
@@ -233,6 +239,26 @@ def test_a_file_that_does_not_say_which_workspaces_lets_nobody_in(
     status, fields, _ = ask(url, bearer(ring.key("alice")))
     assert (status == 200) == (changed == '"workspaces": ["*"]')
     assert "x-infbox-workspaces" not in fields or status == 200
+
+
+@pytest.mark.parametrize(("days", "is_good"), [(-1, False), (0, True), (1, True)])
+def test_a_key_is_good_to_the_end_of_its_last_day(
+    ring: Ring, url: str, monkeypatch: pytest.MonkeyPatch, days: int, is_good: bool
+) -> None:
+    today = date(2027, 1, 31)
+    monkeypatch.setattr(key_service, "_today", lambda: today)
+    last = (today + timedelta(days=days)).isoformat()
+    ring.apply("alice", expires=last)
+    status, fields, content = ask(url, bearer(ring.key("alice")))
+    assert (status == 200) == ("x-infbox-user" in fields) == is_good
+    login = base64.b64encode(f"alice:{ring.key('alice')}".encode()).decode()
+    for header in (bearer(ring.key("alice")), ("Authorization", f"Basic {login}")):
+        assert (ask(url, header, path="/login")[0] == 200) == is_good
+    if not is_good:
+        assert status == 401
+        assert f"expired on {last}" in content["error"]["message"]
+        assert 'result="expired",user="alice"} 1.0' in get_text(f"{url}/metrics")
+    assert f"; until {last}" in ring.run("list").stdout
 
 
 def test_what_is_almost_a_key_is_none(ring: Ring, url: str) -> None:

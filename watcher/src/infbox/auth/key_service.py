@@ -10,6 +10,7 @@ import base64
 import contextlib
 import logging
 from collections import deque
+from datetime import date, datetime, timezone
 from hmac import compare_digest
 from math import ceil
 from time import monotonic
@@ -99,6 +100,11 @@ class KeyService:
             self._requests.labels("", "unknown").inc()
             headers = {"www-authenticate": "Bearer"}
             return _refusal(request, _UNAUTHORIZED, "Incorrect or missing API key.", headers)
+        if user.limits.is_over(_today()):
+            self._requests.labels(user.name, "expired").inc()
+            message = f"The API key of {user.name} expired on {user.limits.expires} (UTC)."
+            headers = {"www-authenticate": "Bearer"}
+            return _refusal(request, _UNAUTHORIZED, message, headers)
         if wait := self._wait(user):
             self._requests.labels(user.name, "limited").inc()
             message = (
@@ -118,7 +124,9 @@ class KeyService:
         """
         name, key = _login(request)
         user = self._user(key or _key(request))
-        if user is None or (key and not compare_digest(name.encode(), user.name.encode())):
+        is_over = user is not None and user.limits.is_over(_today())
+        is_other = key and user and not compare_digest(name.encode(), user.name.encode())
+        if user is None or is_over or is_other:
             self._requests.labels("", "unknown").inc()
             message = "Log in with a user's name, and with its key as the password.\n"
             return PlainTextResponse(message, _UNAUTHORIZED, {"www-authenticate": _ASK_TO_LOG_IN})
@@ -162,6 +170,10 @@ class KeyService:
             return 0
         # With a limit that was lowered there are more than it allows.
         return max(ceil(began[-most] + _WINDOW_SECONDS - now), 1)
+
+
+def _today() -> date:
+    return datetime.now(timezone.utc).date()
 
 
 def _told_of(user: User) -> dict[str, str]:

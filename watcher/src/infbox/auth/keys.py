@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+from datetime import date
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,8 @@ KEY = re.compile(r"[A-Za-z0-9_-]{32,200}")
 
 USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
+_NO_NUMBERS = ("workspaces", "expires")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _OWNER_ONLY = 0o600
 _GROUP_READS = 0o640
 
@@ -38,11 +41,22 @@ class Limits(NamedTuple):
         requests_per_minute: that begin; 0 for any number.
         concurrent_requests: under way at once; 0 for any number.
         workspaces: patterns of their names, as ``grants`` has them.
+        expires: the last day, in UTC, on which the key is good, as YYYY-MM-DD; empty for no last
+            one.
     """
 
     requests_per_minute: int = 0
     concurrent_requests: int = 0
     workspaces: tuple[str, ...] = grants.ALL
+    expires: str = ""
+
+    def is_over(self, today: date) -> bool:
+        """Return whether the last day is past.
+
+        Args:
+            today: in UTC.
+        """
+        return bool(self.expires) and today > date.fromisoformat(self.expires)
 
 
 NO_LIMITS = Limits()
@@ -233,11 +247,19 @@ def _limits(user: str, given: Any) -> Limits:
         )
     if not isinstance(given, dict) or not given.keys() <= set(Limits._fields):
         raise InputError(f"{user}: limits are {', '.join(Limits._fields)}, not {given!r}")
-    numbers = {name: value for name, value in given.items() if name != "workspaces"}
+    numbers = {name: value for name, value in given.items() if name not in _NO_NUMBERS}
     for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise InputError(f"{user}: {name}: must be a whole number, not {value!r}")
-    return Limits(**numbers, workspaces=grants.checked(given.get("workspaces", grants.ALL), user))
+    expires = given.get("expires", "")
+    if not isinstance(expires, str) or (expires and not _DAY.fullmatch(expires)):
+        raise InputError(f"{user}: expires: must be a day as 2027-01-31, not {expires!r}")
+    try:
+        date.fromisoformat(expires or "2000-01-01")
+    except ValueError:
+        raise InputError(f"{user}: expires: {expires} is no day: fix it") from None
+    workspaces = grants.checked(given.get("workspaces", grants.ALL), user)
+    return Limits(**numbers, workspaces=workspaces, expires=expires)
 
 
 def _new_key() -> str:
