@@ -100,6 +100,28 @@ def through(liar: Liar, subject: str = "alice") -> Page:
         return site.browser().sign_in(subject)
 
 
+@pytest.mark.parametrize(
+    ("others", "of_groups", "told"),
+    [
+        (("*",), {}, "*"),
+        ((), {}, "-"),
+        ((), {"coders": ("shop", "web-*")}, "shop,web-*"),
+        (("*",), {"coders": ("shop",)}, "shop"),
+        (("*",), {"coders": (), "strangers": ("*",)}, "-"),
+        ((), {"coders": ("shop",), "others": ("web", "shop")}, "shop,web"),
+        ((), {"coders": ("shop",), "others": ("*",)}, "*"),
+    ],
+)
+def test_who_signs_in_is_shown_the_workspaces_of_the_groups(
+    issuer: str, others: tuple[str, ...], of_groups: dict[str, tuple[str, ...]], told: str
+) -> None:
+    site = Site(issuer, workspaces=others, group_workspaces=of_groups)
+    with serving(site.sign_in.app()) as site.url:
+        browser = site.browser()
+        browser.sign_in("alice", to="/status")
+        assert browser.check("/status").headers["x-infbox-workspaces"] == told
+
+
 def test_a_member_of_a_group_signs_in_and_gets_the_page_that_was_asked_for(site: Site) -> None:
     browser = site.browser()
     sent = browser.check("/status")

@@ -38,11 +38,13 @@ class Recorded:
         self.gateway = gateway
         self._records = records
 
-    def last(self, method: str, target: str, **body: Any) -> dict[str, Any]:
+    def last(
+        self, method: str, target: str, headers: dict[str, str] | None = None, **body: Any
+    ) -> dict[str, Any]:
         """Ask as ann; return the record of that, the only one."""
         self._records.clear()
         content = json.dumps(body).encode() if body else b""
-        self.stack.ask(method, target, content, ANN)
+        self.stack.ask(method, target, content, {**ANN, **(headers or {})})
         until(lambda: self._records)
         (record,) = self._records
         assert "\n" not in record
@@ -110,6 +112,15 @@ def test_what_was_asked_for_is_recorded_and_no_word_of_the_client(
     record = recorded.last(method, target, **body)
     assert (record["workspace"], record["path"], record["status"]) == told
     assert "my-word" not in json.dumps(record)
+
+
+@pytest.mark.parametrize(("name", "told"), [("mango", "mango"), ("my-word", None)])
+def test_a_workspace_that_a_header_names_is_recorded(
+    recorded: Recorded, name: str, told: str | None
+) -> None:
+    for target, body in (("/mcp", {"a": 1}), (CHAT, {"model": "coder", "messages": [USER]})):
+        record = recorded.last("POST", target, {"X-Infbox-Workspace": name}, **body)
+        assert (record["workspace"], record["path"], record["status"]) == (told, target, 404)
 
 
 def test_what_needs_no_key_is_not_recorded(recorded: Recorded) -> None:
