@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from infbox import grants
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 MAX_FILE_BYTES = 256 * 1024
 """Of a file that may be shown, where nothing else is set."""
@@ -49,6 +52,7 @@ _REF = re.compile(
 )
 _EVERY_SECONDS = 60
 _LEAST_EVERY = 5
+_SALT_DIGITS = 32  # of a name of LMCache's files, which may have 255 characters
 _DEPTH = 100
 _KEEP_FREE_MB = 2048
 
@@ -115,6 +119,8 @@ class Gateway(NamedTuple):
             and to mean nothing to a model, are taken out.
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
         tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
+        restricts_workspaces: whether a request must say which workspaces its user may use.
+        audit: whether it is recorded who asked which workspace.
     """
 
     listen: Listen
@@ -127,6 +133,8 @@ class Gateway(NamedTuple):
     strip_volatile: bool = True
     requires_user: bool = False
     tools: bool = True
+    restricts_workspaces: bool = False
+    audit: bool = False
 
 
 class Status(NamedTuple):
@@ -193,6 +201,8 @@ class SignIn(NamedTuple):
         groups: whose members are let in.
         session_seconds: that a session lasts at most.
         idle_seconds: after which a session that is not used has ended.
+        workspaces: patterns of the workspaces that is shown who is in none of the groups below.
+        group_workspaces: of members of a group, by its name.
     """
 
     listen: Listen
@@ -205,6 +215,8 @@ class SignIn(NamedTuple):
     groups: frozenset[str]
     session_seconds: int
     idle_seconds: int
+    workspaces: tuple[str, ...] = grants.ALL
+    group_workspaces: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class Remote(NamedTuple):
@@ -254,6 +266,18 @@ class Config(NamedTuple):
     workspaces: tuple[Workspace, ...]
     status: Status = Status()
     replicas: Replicas | None = None
+
+    def cache_salts(self, workspace: Workspace) -> tuple[str, str]:
+        """Return the salt under which the engine keeps a workspace's KV, and the one under which it
+        may have kept it before; the empty one is none.
+
+        Where anybody may not use all workspaces, each has a salt of its own, so that no cached
+        token and no time tells of another. Overlays have that of their base, whose KV they begin
+        with. No client can say it: those of users are made by the gateway, of their names.
+        """
+        root = workspace.base or workspace.name
+        own = sha256(f"workspace\0{root}".encode()).hexdigest()[:_SALT_DIGITS]
+        return (own, "") if self.gateway.restricts_workspaces else ("", own)
 
 
 def load(file: Path) -> Config:
@@ -504,6 +528,8 @@ def _gateway(section: _Section) -> Gateway:
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
         tools=section.take("tools", bool, True),
+        restricts_workspaces=section.take("restricts_workspaces", bool, False),
+        audit=section.take("audit", bool, False),
     )
     section.done()
     return gateway
@@ -547,6 +573,11 @@ def _sign_in(section: _Section) -> SignIn:
         groups=frozenset(section.texts("groups")),
         session_seconds=section.positive("session_hours", 12) * 3600,
         idle_seconds=section.positive("idle_minutes", 60) * 60,
+        workspaces=grants.checked(section.take("workspaces", list, ["*"]), "the others"),
+        group_workspaces={
+            str(group): grants.checked(patterns, f"group_workspaces.{group}")
+            for group, patterns in section.take("group_workspaces", dict, {}).items()
+        },
     )
     section.done()
     return settings
