@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,7 +15,11 @@ from fake_apis import CHAT, MESSAGES, RESPONSES
 from gateway_stack import Answer, Stack, publish
 from infbox.packing import tokens
 from infbox.packing.pack import Kind, Pack, introduction
+from infbox.retrieval import texts
+from infbox.retrieval.texts import Texts
 from infbox.tree.files import Content
+from infbox.tree.records import Row
+from infbox.watching import index
 
 
 def content(text: str) -> Content:
@@ -80,6 +85,28 @@ class Workspace:
         self.pack.remove(path)
         self.withdrawn[path] = self.version + 1
         self.publish()
+
+    def list_files(self) -> None:
+        """Write the watcher's index."""
+        rows = {
+            path: Row(len(text), 0, 0, content(text).digest, None, number, 0.0)
+            for number, (path, text) in enumerate(self.files.items(), start=1)
+        }
+        known = index.Index(index.place(self.state, "shop"))
+        with contextlib.closing(known), known.transaction():
+            known.write(rows, known.paths() - rows.keys())
+
+    def index_texts(self) -> None:
+        """Bring the text index up to the files, and the watcher's index first."""
+        self.list_files()
+        contents = {path: content(text) for path, text in self.files.items()}
+        digests = {path: each.digest for path, each in contents.items()}
+        with contextlib.closing(Texts(texts.place(self.state, "shop"))) as found:
+            found.bring_up(digests, contents.get)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
 
     def publish(self) -> None:
         self.version += 1

@@ -23,6 +23,7 @@ _HOLD_SECONDS = 120
 _HOLD_REQUESTS = 200
 _CONVERSATIONS_MB = 512
 _RESPONSES_MB = 64
+_RETRIEVE_TOKENS = 4000
 _MAX_PORT = 65535
 _SCOPES = ["openid", "profile", "email"]
 # TLS says who answers; on loopback nobody else can.
@@ -109,6 +110,8 @@ class Gateway(NamedTuple):
             and to mean nothing to a model, are taken out.
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
         tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
+        retrieve_tokens: of what is found for a question and put in front of it, at most; 0 to look
+            for nothing.
     """
 
     listen: Listen
@@ -121,6 +124,7 @@ class Gateway(NamedTuple):
     strip_volatile: bool = True
     requires_user: bool = False
     tools: bool = True
+    retrieve_tokens: int = _RETRIEVE_TOKENS
 
 
 class Status(NamedTuple):
@@ -493,6 +497,7 @@ def _gateway(section: _Section) -> Gateway:
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
         tools=section.take("tools", bool, True),
+        retrieve_tokens=section.at_least_0("retrieve_tokens", _RETRIEVE_TOKENS),
     )
     section.done()
     return gateway
