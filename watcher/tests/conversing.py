@@ -35,9 +35,11 @@ class Workspace:
         folder: of the test.
         files: what they are now.
         shown: what packs have ever shown.
+        first: how many files the first pack shows.
     """
 
     folder: Path
+    first: int = 8
     files: dict[str, str] = field(default_factory=dict)
     generation: int = 0
     version: int = 0
@@ -49,7 +51,7 @@ class Workspace:
         for number in range(8):
             lines = (f"def function_{number}_{n}(): return {n}\n" for n in range(75))
             self.files[f"file_{number}.py"] = "".join(lines)
-        self.begin()
+        self.begin(*sorted(self.files)[: self.first])
 
     def begin(self, *paths: str) -> None:
         """Begin a generation with these files, or all."""
@@ -83,7 +85,8 @@ class Workspace:
         """Have a file be one that must not be shown."""
         del self.files[path]
         self.pack.remove(path)
-        self.withdrawn[path] = self.version + 1
+        if path in self.shown:
+            self.withdrawn[path] = self.version + 1
         self.publish()
 
     def list_files(self) -> None:

@@ -32,9 +32,8 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shop(tmp_path: Path) -> Workspace:
     """A workspace whose pack shows half of its files."""
-    made = Workspace(tmp_path)
+    made = Workspace(tmp_path, first=4)
     made.index_texts()
-    made.begin(*sorted(made.files)[:4])
     return made
 
 
