@@ -52,6 +52,9 @@ class WatcherMetrics:
             "workspace_unhealthy_since_timestamp_seconds",
             "Since when the tree is not followed or packed; 0 while it is.",
         )
+        self.text_index_failing = gauge(
+            "text_index_failing", "1 while the text index cannot be kept up to the tree."
+        )
         self.index_bytes = gauge("index_bytes", "Size of the index on disk, its log included.")
         self.tokens = Gauge(
             "infbox_pack_tokens",
