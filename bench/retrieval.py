@@ -112,7 +112,8 @@ def measure(repository: Path, most: int, root: Path) -> Iterator[Seen]:
     yield Seen("a save, median", statistics.median(saves) * 1e3, "ms", "")
     asked = questions(repository)
     times = sorted(
-        seconds(partial(choose, texts, each, _nothing, ROOM, Estimate())) for each in asked
+        seconds(partial(choose, texts, each, _nothing, ROOM, Estimate(), is_explained=False))
+        for each in asked
     )
     bar = "15" if most <= 20_000 else "60 at 200,000"  # noqa: PLR2004
     yield Seen(

@@ -69,7 +69,7 @@ class Chosen:
     Attributes:
         place: of it.
         text: its lines.
-        reason: for people.
+        reason: for people; may be empty.
     """
 
     place: Place
@@ -87,6 +87,7 @@ def choose(
     files: Iterable[str] = (),
     heat: Callable[[str], float] = lambda _: 0.0,
     was_shown: Callable[[Place], bool] = lambda _: False,
+    is_explained: bool = True,
 ) -> list[Chosen]:
     """Choose the chunks that are shown with a question.
 
@@ -99,6 +100,8 @@ def choose(
         files: paths that the question is about besides, such as those open in an editor.
         heat: says how often and how lately a file was edited, by its path.
         was_shown: says whether a chunk stands before the question already.
+        is_explained: whether to say of each chunk which words it has, which takes nearly half of
+            the time.
 
     Returns:
         Chunks, those that are worth most first; none where there is no room.
@@ -124,7 +127,9 @@ def choose(
             text = texts.text(place)
             cost = tokenizer.count(_section(place, place, text))
             if text.strip() and cost <= left - spare:
-                taken[place.id] = Chosen(place, text, reason or _shared(asked, place, text))
+                if is_explained and not reason:
+                    reason = _shared(asked, place, text)  # noqa: PLW2901
+                taken[place.id] = Chosen(place, text, reason)
                 left -= cost
     return list(taken.values())
 

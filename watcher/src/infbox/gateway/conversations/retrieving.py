@@ -249,6 +249,7 @@ class Retrieval:
             counted,
             files=wanted.files,
             was_shown=was_told,
+            is_explained=False,
         )
 
     def _kept(self, workspace: str) -> KeptTexts:
