@@ -8,7 +8,7 @@ from infbox.gateway import bodies, fields, requests
 from infbox.gateway.apis import APIS
 from infbox.gateway.conversations import clients, options, system_messages, volatile
 from infbox.gateway.conversations.deciding import Asked
-from infbox.gateway.exchange import wants_fit, workspace_of
+from infbox.gateway.exchange import retrieve_of, wants_fit, workspace_of
 from infbox.gateway.requests import Question
 from infbox.gateway.stored import following
 
@@ -110,8 +110,8 @@ class Questions:
         if pack is None:
             self._metrics.without_pack.labels(asked.workspace).inc()
         size = exchange.lease.size
-        fits = wants_fit(incoming)
-        turn, said = await self._turn(exchange, asked, pack)
+        fits, retrieve = wants_fit(incoming), retrieve_of(incoming)
+        turn, said = await self._turn(exchange, asked, pack, retrieve)
         told = api, asked, turn, self._window, fits if said.fits is None else said.fits
         question = await self._reader.run(size, requests.question, *told)
         question.recording = recording
@@ -148,7 +148,7 @@ class Questions:
         return await self._reader.run(exchange.lease.size, bodies.opened, *told)
 
     async def _turn(
-        self, exchange: Exchange, named: Named, pack: Pack | None
+        self, exchange: Exchange, named: Named, pack: Pack | None, retrieve: int | None
     ) -> tuple[Turn, Options]:
         """Return how a request goes out, by the conversation that it is of, and what the client
         says to us.
@@ -159,7 +159,7 @@ class Questions:
         incoming, size = exchange.incoming, exchange.lease.size
         client = clients.family("".join(incoming.header(b"user-agent")))
         request = await self._reader.run(size, named.body.taken)
-        said = options.taken(request, self._retrieve)
+        said = options.taken(request, self._retrieve, retrieve)
         if self._strips:
             request = volatile.without(incoming.path, request)
         request = system_messages.of_developers(incoming.path, request)

@@ -223,6 +223,29 @@ def test_options_that_cannot_be_understood_are_refused(
     assert not stack.engine.prompts
 
 
+@pytest.mark.parametrize(
+    ("header", "field", "most"),
+    [
+        ("0", {}, 0),
+        ("500", {}, 500),
+        ("0", {"retrieve": 500}, 500),
+        ("9", {"retrieve": True}, 4000),
+    ],
+)
+def test_a_header_says_it_too(stack: Stack, header: str, field: dict[str, Any], most: int) -> None:
+    asked = {"model": "coder@shop", "messages": [{"role": "user", "content": QUESTION}]}
+    answer = stack.post(CHAT, {"X-Infbox-Retrieve": header}, **asked, infbox=field)
+    assert most / 2 <= int(answer.headers["X-Infbox-Retrieved-Tokens"]) <= most
+
+
+@pytest.mark.parametrize("header", ["-1", "much", "1.5", "9" * 9, ""])
+def test_a_header_that_cannot_be_understood_is_refused(stack: Stack, header: str) -> None:
+    asked = {"model": "coder@shop", "messages": [{"role": "user", "content": QUESTION}]}
+    answer = stack.post(CHAT, {"X-Infbox-Retrieve": header}, **asked)
+    assert answer.status == 400
+    assert "X-Infbox-Retrieve must be" in answer.json["error"]["message"]
+
+
 def test_completions_get_their_pack_alone(stack: Stack, shop: Workspace) -> None:
     asked = {"model": "coder@shop", "prompt": QUESTION, "infbox": {"retrieve": 500}}
     assert stack.post(COMPLETIONS, **asked).status == 200

@@ -33,13 +33,14 @@ class Options(NamedTuple):
     query: str = ""
 
 
-def taken(request: Request, retrieve: int) -> Options:
+def taken(request: Request, retrieve: int, wanted: int | None = None) -> Options:
     """Take the field out of a request, and return what it says.
 
     Args:
         request: the body.
         retrieve: tokens for what is found where the client does not say; 0 where nothing is looked
             for, whatever it says.
+        wanted: what the request's headers say in place of that; None where they do not.
 
     Raises:
         RefusalError: it cannot be understood.
@@ -52,7 +53,7 @@ def taken(request: Request, retrieve: int) -> Options:
         raise _refusal(f"`{min(unknown)[:40]}` is unknown")
     return Options(
         _fits(value.get(_PACK)),
-        min(_tokens(value.get(_RETRIEVE), retrieve), MAX_TOKENS if retrieve else 0),
+        min(_tokens(value.get(_RETRIEVE), retrieve, wanted), MAX_TOKENS if retrieve else 0),
         _files(value.get(_FILES)),
         _query(value.get(_QUERY)),
     )
@@ -66,8 +67,10 @@ def _fits(value: object) -> bool | None:
     return _PACKS[value]
 
 
-def _tokens(value: object, default: int) -> int:
-    if value is None or value is True:
+def _tokens(value: object, default: int, wanted: int | None) -> int:
+    if value is None:
+        return default if wanted is None else wanted
+    if value is True:
         return default
     if not isinstance(value, int) or value < 0:  # false is 0
         raise _refusal("`retrieve` must be true, false, or a number of tokens")
