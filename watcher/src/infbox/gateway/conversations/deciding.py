@@ -208,7 +208,7 @@ class Sending:
             options.files,
             room,
             retrieving.bytes_per_token(self._present),
-            {p: d for p, d in shows.in_full.items() if d and shows.digests.get(p)},
+            {path: shows.digests[path] for path, whole in shows.in_full.items() if whole},
             frozenset(chunk for each in told for chunk in each.found),
             must_search=bool(options.query or options.files),
         )

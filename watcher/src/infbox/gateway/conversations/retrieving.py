@@ -74,7 +74,8 @@ class Wanted(NamedTuple):
         files: that it is about besides.
         room: tokens for what is found.
         bytes_per_token: of the tree's files, about.
-        in_full: digests of files that the conversation shows as a whole, by path.
+        in_full: of files that the conversation shows as a whole, what changed since included, the
+            digests, by path.
         told: chunks that it was told.
         must_search: whether a question of hardly a word is searched for, too.
     """
