@@ -190,6 +190,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_gateway_responses_mb": -1},
         "watcher_gateway_responses_mb is -1.",
     ),
+    "less_than_nothing_found_for_a_question": (
+        [{}],
+        {"watcher_gateway_retrieve_tokens": -1},
+        "watcher_gateway_retrieve_tokens is -1.",
+    ),
     "a_disk_that_is_no_folder": ([{}], {"watcher_disks": ["var"]}, 'watcher_disks is ["var"].'),
     "an_exporter_without_a_scheme": (
         [{}],

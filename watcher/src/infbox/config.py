@@ -26,6 +26,7 @@ _REQUEST_QUEUE_TIMEOUT_SECONDS = 120
 _REQUEST_QUEUE_LIMIT = 200
 _CONVERSATIONS_MB = 512
 _RESPONSES_MB = 64
+_RETRIEVE_TOKENS = 4000
 _MAX_PORT = 65535
 # Keys that have another name now, by their sections; for one release.
 _RENAMED = {
@@ -121,6 +122,8 @@ class Gateway(NamedTuple):
         tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
         restricts_workspaces: whether a request must say which workspaces its user may use.
         audit: whether it is recorded who asked which workspace.
+        retrieve_tokens: of what is found for a question and put in front of it, at most; 0 to look
+            for nothing.
     """
 
     listen: Listen
@@ -135,6 +138,7 @@ class Gateway(NamedTuple):
     tools: bool = True
     restricts_workspaces: bool = False
     audit: bool = False
+    retrieve_tokens: int = _RETRIEVE_TOKENS
 
 
 class Status(NamedTuple):
@@ -530,6 +534,7 @@ def _gateway(section: _Section) -> Gateway:
         tools=section.take("tools", bool, True),
         restricts_workspaces=section.take("restricts_workspaces", bool, False),
         audit=section.take("audit", bool, False),
+        retrieve_tokens=section.at_least_0("retrieve_tokens", _RETRIEVE_TOKENS),
     )
     section.done()
     return gateway

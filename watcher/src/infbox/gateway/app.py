@@ -117,6 +117,7 @@ class Gateway:
         self._conversations = Conversations(
             config.state_dir / "conversations" / "conversations.db",
             config.gateway.conversations_mb * _MB,
+            config.state_dir,
         )
         self._responses = ResponseStore(config.gateway.responses_mb * _MB)
         self._questions = Questions(
@@ -170,6 +171,7 @@ class Gateway:
             window=config.engine.max_model_len,
             is_replica=balanced is not None,
             on_cut=self._questions.note_front,
+            on_drop=self._questions.drop_found,
         )
         return Upstream(self._engine, forwarder, queue, balanced)
 

@@ -99,6 +99,23 @@ def wants_fit(incoming: Incoming) -> bool | None:
     return given == ["fit"] if given else None
 
 
+def retrieve_of(incoming: Incoming) -> int | None:
+    """Return how many tokens a request's headers want of what is found for it; None where they do
+    not say.
+
+    Raises:
+        RefusalError: it cannot be told.
+    """
+    given = incoming.header(b"x-infbox-retrieve")
+    if not given:
+        return None
+    if len(given) > 1 or not re.fullmatch("[0-9]{1,6}", given[0]):
+        raise RefusalError(
+            BAD_REQUEST, "The header X-Infbox-Retrieve must be a number of tokens, or 0 for none."
+        )
+    return int(given[0])
+
+
 def workspace_of(incoming: Incoming) -> str:
     """Return the workspace that a request's headers name; empty where they name none.
 

@@ -307,6 +307,7 @@ class Worker:
             "sections": self.thread.sections,
             "garbage": self._garbage(),
             "candidate_generation": candidate.generation if candidate else None,
+            "text_index_error": self.texts.failure,
             "error": failure or self._waiting() or self._warmer.template_error,
             "unhealthy_since": None if since is None else clock.unix(since),
         }
@@ -337,6 +338,7 @@ class Worker:
         metrics.readable.labels(name).set(not report.failure)
         since = self.health()[1]
         metrics.unhealthy_since.labels(name).set(0 if since is None else clock.unix(since))
+        metrics.text_index_failing.labels(name).set(bool(self.texts.failure))
         metrics.index_bytes.labels(name).set(_size(self._source.index_file))
         metrics.garbage.labels(name).set(self._garbage())
         for section, count in self.thread.sections.items():

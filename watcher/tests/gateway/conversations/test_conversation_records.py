@@ -122,7 +122,7 @@ def test_what_must_not_be_shown_leaves_nothing_on_the_disk(
     told = store.tell(fine, 3, 3, Note("a_secret = 'told'\n" * 9, 9, (("secret.py", "d", ""),)))
     store.keep({b"three": Node(told.number, 1.0, continued=False)})
     assert b"a_secret" in on_disk(file)
-    conversations = Conversations(file, 10**9, lambda: 2.0)
+    conversations = Conversations(file, 10**9, file.parent, lambda: 2.0)
     present = pack(9, "a.py")
     conversations._tidy({"shop": present})
     assert store.has_pack("sha-1")
