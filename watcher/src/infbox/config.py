@@ -134,6 +134,7 @@ class Status(NamedTuple):
         disks: directories; the file systems that they lie on are shown.
         sign_in: whether people sign in, and so can sign out.
         planned_kv_tokens: tokens of KV that the engine should hold by its plan; 0 for no plan.
+        plan_note: what there is to say about the plan; empty for nothing.
     """
 
     preset: str = ""
@@ -143,6 +144,7 @@ class Status(NamedTuple):
     disks: tuple[Path, ...] = ()
     sign_in: bool = False
     planned_kv_tokens: int = 0
+    plan_note: str = ""
 
 
 class Workspace(NamedTuple):
@@ -521,6 +523,7 @@ def _status(section: _Section) -> Status:
         disks=section.paths("disks"),
         sign_in=section.take("sign_in", bool, False),
         planned_kv_tokens=section.at_least_0("planned_kv_tokens", 0),
+        plan_note=section.take("plan_note", str, ""),
     )
     section.done()
     return status

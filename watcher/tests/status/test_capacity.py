@@ -54,6 +54,12 @@ def test_a_smaller_cache_than_planned_is_explained_in_one_sentence() -> None:
     assert "docs/presets.md#plan-and-reality" in note
 
 
+def test_what_is_to_say_about_the_plan_comes_first() -> None:
+    notes = capacity(94_165, 80_000, "The plan was lowered.")["notes"]
+    assert [note[:21] for note in notes] == ["The plan was lowered.", "vLLM reports a KV cac"]
+    assert capacity(94_165, None, "The plan was lowered.")["notes"] == ["The plan was lowered."]
+
+
 @pytest.mark.parametrize(
     ("planned", "tokens"), [(94_165, 94_165), (94_165, 94_000), (94_165, None), (0, 5), (0, None)]
 )

@@ -37,14 +37,15 @@ def reported_tokens(exposed: Exposition) -> int | None:
     return min(filter(None, counts), default=None)
 
 
-def capacity(planned: int, reported: int | None) -> dict[str, Any]:
+def capacity(planned: int, reported: int | None, note: str = "") -> dict[str, Any]:
     """Return the planned and the reported KV cache, as the status has them.
 
     Args:
         planned: tokens; 0 where nothing was planned.
         reported: tokens; None where the engine has not reported any.
+        note: about the plan itself; empty for none.
     """
-    notes = []
+    notes = [note] if note else []
     if reported is not None and reported < planned * (1 - _TOLERANCE):
         notes.append(
             f"vLLM reports a KV cache of {reported:,} tokens, {1 - reported / planned:.0%} less"

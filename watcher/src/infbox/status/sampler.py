@@ -227,7 +227,11 @@ class Sampler:
             },
             "parts": parts,
             "engine": self._told("vllm"),
-            "kv": capacity(config.status.planned_kv_tokens, self._told("vllm").get("kv_tokens")),
+            "kv": capacity(
+                config.status.planned_kv_tokens,
+                self._told("vllm").get("kv_tokens"),
+                config.status.plan_note,
+            ),
             "workspaces": workspaces,
             "cache": {
                 "since": self._started,
