@@ -151,6 +151,8 @@ class Status(NamedTuple):
         dcgm: base address of DCGM's exporter; None where there is none.
         disks: directories; the file systems that they lie on are shown.
         sign_in: whether people sign in, and so can sign out.
+        planned_kv_tokens: tokens of KV that the engine should hold by its plan; 0 for no plan.
+        plan_note: what there is to say about the plan; empty for nothing.
     """
 
     preset: str = ""
@@ -159,6 +161,8 @@ class Status(NamedTuple):
     dcgm: str | None = None
     disks: tuple[Path, ...] = ()
     sign_in: bool = False
+    planned_kv_tokens: int = 0
+    plan_note: str = ""
 
 
 class Workspace(NamedTuple):
@@ -560,6 +564,8 @@ def _status(section: _Section) -> Status:
         dcgm=section.address("dcgm", "") or None,
         disks=section.paths("disks"),
         sign_in=section.take("sign_in", bool, False),
+        planned_kv_tokens=section.at_least_0("planned_kv_tokens", 0),
+        plan_note=section.take("plan_note", str, ""),
     )
     section.done()
     return status
