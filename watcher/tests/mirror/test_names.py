@@ -29,6 +29,7 @@ def laptop(repo: Path, tmp_path: Path) -> Iterator[Path]:
     git(repo, "config", "core.ignorecase", "true")
     git(repo, "config", "core.precomposeunicode", "true")  # which on Linux is for us alone
     (repo / "Readme.md").rename(repo / "README.MD")
+    (repo / "src/b.py").rename(repo / "src/B.PY")
     (repo / "src").rename(repo / "Src")
     (repo / TOGETHER).rename(repo / APART)
     fill(repo, {"Src/New.py": "5\n"})
@@ -61,11 +62,12 @@ def test_a_save_is_told_by_the_name_that_the_directory_has_and_copied_by_git_s(
     process = subprocess.Popen([*command, "--follow"])
     try:
         until(lambda: "src/New.py" in copied(target), 20)
-        fill(repo, {"README.MD": "saved\n", "Src/a.py": "saved too\n", APART: "again\n"})
-        changed = {"Readme.md": "saved\n", "src/a.py": "saved too\n", TOGETHER: "again\n"}
-        until(lambda: copied(target) == {**WANTED, **changed, "src/New.py": "5\n"}, 20)
-        (repo / "Src/b.py").unlink()
-        until(lambda: "src/b.py" not in copied(target), 20)
+        fill(repo, {"README.MD": "saved\n", "Src/B.PY": "saved too\n", APART: "again\n"})
+        changed = {"Readme.md": "saved\n", "src/b.py": "saved too\n", TOGETHER: "again\n"}
+        expected = {**WANTED, **changed, "src/New.py": "5\n"}
+        until(lambda: copied(target) == expected, 20)
+        (repo / "Src/a.py").unlink()
+        until(lambda: "src/a.py" not in copied(target), 20)
         assert process.poll() is None
     finally:
         process.terminate()
@@ -92,7 +94,8 @@ def test_a_file_that_is_renamed_in_case_alone_is_renamed_in_a_copy_that_folds(
         assert copy.put(path, b"1")
     for path in ("README.md", "Src/a.py", "Src/b.py"):
         copy.put(path, b"1")
-    copy.remove({"Readme.md", "src/a.py", "src/b.py"})
+    gone = copy.remove({"Readme.md", "src/a.py", "src/b.py"})
+    assert gone == 0, "there it would be the file that was just written"
     expected = {"README.md", "Src/a.py", "Src/b.py"}
     assert copied(tmp_path / "copy").keys() == expected
     again = Copy(tmp_path / "copy")
