@@ -270,6 +270,17 @@ def test_what_keeps_it_running_names_the_copy_and_nothing_of_the_tree(
     assert not (target / "tree").exists() or not copied(target), "nothing is copied yet"
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_units_of_systemd_are_not_written_where_there_is_none(
+    source: Path, tmp_path: Path, system: str
+) -> None:
+    command = [*program(system), "mirror", str(source), str(tmp_path / "copy")]
+    command += ["--carry", "rsync", "--host", "gpu1:/srv/shop"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--carry: writes units for systemd" in done.stderr
+
+
 def unquoted(unit: str) -> list[str]:
     """Return the words of a unit's command, as systemd reads them."""
     (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
