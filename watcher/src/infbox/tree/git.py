@@ -17,6 +17,7 @@ import errno
 import itertools
 import os
 import re
+import sys
 import time
 from array import array
 from pathlib import Path
@@ -144,7 +145,8 @@ class Tracked:
         # much.
         self._paths = b"".join(paths)
         self._starts = array("Q", itertools.accumulate(map(len, paths), initial=0))
-        self.links = frozenset(os.fsdecode(path) for path in re.findall(_LINK_MODE, listing))
+        links = re.findall(_LINK_MODE, listing)
+        self.links = frozenset(_split(b"".join(path + b"\0" for path in links)))
 
     def __contains__(self, path: str) -> bool:
         return self._first_from(name := os.fsencode(path) + b"\0") == name
@@ -673,8 +675,10 @@ def _normal(path: Path) -> str:
 
 
 def _split(answer: bytes) -> list[str]:
-    # All at once: to decode each by itself takes twice as long.
-    return os.fsdecode(answer).split("\0")[:-1]
+    # All at once: to decode each by itself takes twice as long. A name that is not UTF-8 cannot lie
+    # on a disk of Windows, where Python would refuse all of them for it.
+    text = answer.decode(errors="replace") if sys.platform == "win32" else os.fsdecode(answer)
+    return text.split("\0")[:-1]
 
 
 def _is_below(path: str, directories: Iterable[str]) -> bool:
