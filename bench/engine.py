@@ -4,7 +4,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +20,33 @@ START_SECONDS = 1200  # of a machine that does much else; about 40 s of one that
 _FILES = Path(__file__).parents[1] / "roles" / "model_store" / "files"
 _OUT = "/out/model"
 
+# Those of Qwen2.5-Coder-7B, and three of its 28 layers. What a token costs in the matrices and what
+# it costs to attend to those before it have the same share in each layer, so a longer prompt slows
+# these three as it slows the whole model; in the lab's small model attention takes nearly all.
+LAYERS_OF_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 3,
+    "layer_types": None,
+}
+
 # The random model's rotary embeddings have no end, so a longer window is a matter of saying so.
-_LENGTHEN = """\
+_RESHAPE = """\
 import json, sys
 from pathlib import Path
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
-file = Path("/out/model/config.json")
-config = json.loads(file.read_text())
-config["max_position_embeddings"] = int(sys.argv[1])
-file.write_text(json.dumps(config))
+place = "/out/model"
+changes = json.loads(sys.argv[1])
+torch.manual_seed(0)
+torch.set_default_dtype(torch.bfloat16)
+config = Qwen2Config(**{**Qwen2Config.from_pretrained(place).to_dict(), **changes})
+Qwen2ForCausalLM(config).save_pretrained(place)
+for file in Path(place).iterdir():
+    file.chmod(0o644)  # the engine is another user
 """
 
 
@@ -45,13 +63,16 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(name: str, window: int, words: Sequence[Any] = ()) -> Iterator[Served]:
+def running(
+    name: str, window: int, words: Sequence[Any] = (), shape: Mapping[str, Any] | None = None
+) -> Iterator[Served]:
     """Start the engine; it is removed with the block.
 
     Args:
         name: of its container.
         window: tokens of its window.
         words: more of its command line.
+        shape: what the model's configuration says otherwise than the lab's.
 
     Raises:
         LabError: there is no Docker Engine or no lab, or the engine does not start.
@@ -65,11 +86,12 @@ def running(name: str, window: int, words: Sequence[Any] = ()) -> Iterator[Serve
                    "--volume", f"{_FILES}:/run/files:ro", "--workdir", "/run/files",
                    "--entrypoint", "python3", image]  # fmt: skip
         run([*mounted, "-m", "infbox_model", "random", "--place", _OUT])
-        run([*mounted, "-c", _LENGTHEN, str(window)])
+        changes = {**(shape or {}), "max_position_embeddings": window}
+        run([*mounted, "-c", _RESHAPE, json.dumps(changes)])
         port = free_port()
         try:
             start(name, image, "vllm", [
-                "serve", "/model", "--host", "127.0.0.1", "--port", port, "--dtype", "float16",
+                "serve", "/model", "--host", "127.0.0.1", "--port", port, "--dtype", "bfloat16",
                 "--max-model-len", window, "--enforce-eager", "--served-model-name", "coder",
                 "--scheduling-policy", "priority", "--enable-prompt-tokens-details", *words,
             ], ["--volume", f"{folder}/model:/model:ro"])  # fmt: skip

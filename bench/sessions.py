@@ -8,8 +8,8 @@ the first time in a large workspace.
 
     python -m bench.sessions [--engine http://127.0.0.1:8000 --tokenizer tokenizer.json]
 
-Without an engine it starts the lab's on the CPU, which needs root, a Docker Engine,
-`python -m lab up`, and 4 GB of memory.
+Without an engine it starts the lab's on the CPU with random layers as wide as a 7B model's, which
+needs root, a Docker Engine, `python -m lab up`, and 8 GB of memory.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Turn:
         prompt: tokens of the prompt.
         computed: of them, those that were not in the cache.
         first: seconds to the first token.
+        engine: of them, seconds in the engine; 0 where it was asked directly.
         state: of the conversation, as the gateway says; empty where it was not asked.
         told: tokens of changes that were told in all.
         after_save: whether files were saved just before.
@@ -72,6 +73,7 @@ class Turn:
     prompt: int
     computed: int
     first: float
+    engine: float = 0.0
     state: str = ""
     told: int = 0
     after_save: bool = False
@@ -79,12 +81,13 @@ class Turn:
 
 @dataclass
 class Recorder:
-    """Stands between the gateway and the engine, and keeps the last question as it came."""
+    """Stands between the gateway and the engine; keeps the last question and its first token."""
 
     session: aiohttp.ClientSession
     engine: str
     url: str = ""
     last: dict[str, Any] = field(default_factory=dict)
+    first: float = 0.0  # seconds to its first token
 
     def app(self) -> web.Application:
         """Return the application to serve."""
@@ -94,16 +97,20 @@ class Recorder:
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        if request.path == _CHAT:
-            self.last = json.loads(body)
+        is_question = request.path == _CHAT
+        if is_question:
+            self.last, self.first = json.loads(body), 0.0
         kind = {"content-type": request.content_type} if body else {}
         url = f"{self.engine}{request.path_qs}"
+        began = time.perf_counter()
         async with self.session.request(request.method, url, data=body, headers=kind) as answer:
             passed = web.StreamResponse(status=answer.status)
             passed.content_type = answer.content_type
             with contextlib.suppress(ConnectionResetError):  # a warm-up that was superseded
                 await passed.prepare(request)
                 async for chunk in answer.content.iter_any():
+                    if is_question:
+                        self.first = self.first or time.perf_counter() - began
                     await passed.write(chunk)
                 await passed.write_eof()
             return passed
@@ -348,7 +355,7 @@ async def sessions(bench_: Bench, agent: Agent, options: argparse.Namespace) -> 
         if saved:
             version = (await status.warm(version))["version"]
         turn = await both.ask(both.gateway, f"{both.model}@bench", agent.messages)
-        through.append(Turn(**{**vars(turn), "after_save": saved}))
+        through.append(replace(turn, engine=recorder.first, after_save=saved))
         direct.append(await both.ask(both.direct, both.model, agent.messages))
         if len(through) % 10 == 0:
             sent = recorder.last
@@ -446,6 +453,7 @@ def report(result: dict[str, Any]) -> dict[str, Any]:
     told = through[-1].told
     saved = [place for place, turn in enumerate(through) if turn.after_save][-_LAST_TURNS:]
     first = statistics.median(through[place].first for place in saved)
+    outside = statistics.median(through[place].first - through[place].engine for place in saved)
     first_direct = statistics.median(direct[place].first for place in saved)
     mean = statistics.mean(turn.computed for turn in through[1:])
     mean_direct = statistics.mean(turn.computed for turn in direct[1:])
@@ -456,6 +464,7 @@ def report(result: dict[str, Any]) -> dict[str, Any]:
         "told_mean": told / (len(through) - 1),
         "computed_of_bar": mean / (COMPUTED_BAR * mean_direct + told / (len(through) - 1)),
         "first_token_after_saves": first,
+        "first_token_outside_engine": outside,
         "first_token_without": first_direct,
         "first_token_ratio": first / first_direct,
         "first_turn_computed": through[0].computed,
@@ -477,6 +486,7 @@ def show(figures: dict[str, Any]) -> None:
         f"  the last {_LAST_TURNS} turns after a save, median to the first token, in milliseconds"
     )
     print(f"  through infbox                 {figures['first_token_after_saves'] * 1000:8.0f}")
+    print(f"  of it outside the engine       {figures['first_token_outside_engine'] * 1000:8.0f}")
     print(f"  without                        {figures['first_token_without'] * 1000:8.0f}")
     ratio = figures["first_token_ratio"]
     print(f"  ratio                          {ratio:8.2f}   bar {FIRST_TOKEN_BAR}")
@@ -514,6 +524,7 @@ def main() -> None:
     parser.add_argument(
         "--words", metavar="N", type=int, default=20, help="sentences of a question"
     )
+    parser.add_argument("--small", action="store_true", help="the lab's model: quicker")
     parser.add_argument("--without-conversations", action="store_true", help="switch them off")
     parser.add_argument("--json", action="store_true", help="print JSON instead")
     options = parser.parse_args()
@@ -521,7 +532,8 @@ def main() -> None:
         parser.error("--engine and --tokenizer: give both, or neither")
     with contextlib.ExitStack() as stack:
         if not options.engine:
-            served = stack.enter_context(bench.engine.running(_ENGINE, _WINDOW, _TOOL_CALLS))
+            shape = None if options.small else bench.engine.LAYERS_OF_7B
+            served = stack.enter_context(bench.engine.running(_ENGINE, _WINDOW, _TOOL_CALLS, shape))
             options.engine, options.tokenizer = served
         figures = report(asyncio.run(measure(options)))
     if options.json:

@@ -61,4 +61,4 @@ def panel(axes: Axes, cells: Sequence[Cell]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
     axes.set_ylim(0, MOST_TIMES)
-    axes.grid(visible=True, which="major", color="#d5dae0", linewidth=0.6)
+    axes.grid(visible=True, which="major", color=svg.GRID, linewidth=0.6)

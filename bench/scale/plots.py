@@ -68,7 +68,7 @@ def frame(axes: Axes, title: str, *, is_log: bool, is_share: bool) -> None:
     axes.xaxis.set_major_formatter(plain)
     axes.set_xlabel("Hosts")
     axes.set_title(title, loc="left", fontsize=10.5)
-    axes.grid(visible=True, which="major", color="#d5dae0", linewidth=0.6)
+    axes.grid(visible=True, which="major", color=svg.GRID, linewidth=0.6)
     if is_log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(plain)

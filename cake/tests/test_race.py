@@ -9,16 +9,20 @@ from infbox_cake.race import (
     AT_ONCE_ALONE,
     LEAST_PATIENCE,
     LEAST_STEP,
+    ON_GPU,
     STALL_FACTOR,
     Average,
     Compute,
     Load,
     Over,
+    Prefill,
     Race,
     Wait,
     loads_at_once,
     run_to_stage,
 )
+
+from bench.cake_paper import simulation
 
 CHUNK = 256
 PREFILL = 1700.0  # tokens a second
@@ -28,32 +32,9 @@ VLLM_STEP = 2048  # tokens that vLLM computes at once where it is left alone
 def simulated(
     chunks: int, prefill: float, load: float, overhead: float = 0.0, *, comes: bool = True
 ) -> tuple[float, int]:
-    """Run a race to its end.
-
-    Args:
-        chunks: of the prompt, all of them on disk.
-        prefill: tokens computed a second.
-        load: chunks staged a second.
-        overhead: seconds that each step costs besides.
-        comes: whether what is expected of the disk does come.
-
-    Returns:
-        The seconds it took, and the tokens that were computed.
-    """
-    race, now, front = Race(CHUNK, 0, chunks, 0.0), 0.0, 0
-    while True:
-        race.staged(max(chunks - int(now * load), 0) if comes else chunks, False, now)
-        decision = race.next(front, prefill, load, now)
-        if isinstance(decision, Load):
-            return now, front
-        if isinstance(decision, Over):
-            rest = chunks * CHUNK - front
-            return now + rest / prefill + math.ceil(rest / VLLM_STEP) * overhead, chunks * CHUNK
-        if isinstance(decision, Wait):
-            now += 0.001
-        else:
-            front += decision.tokens
-            now += decision.tokens / prefill + overhead
+    """Run a race with constant speeds; return the seconds it took and the tokens computed."""
+    speeds = simulation.Speeds(1 / prefill, load, budget=VLLM_STEP, overhead=overhead)
+    return simulation.race(speeds, chunks, CHUNK, prefill, comes=comes)
 
 
 @pytest.mark.parametrize("chunks", [8, 23, 62])
@@ -188,6 +169,20 @@ def test_a_disk_that_is_twice_as_fast_as_computing_is_left_alone() -> None:
     assert isinstance(race.next(0, PREFILL, 1.9 * as_fast, now=0.0), Compute)
 
 
+def test_on_a_gpu_a_load_is_left_alone_and_left_out_only_where_less_than_a_tenth_is_saved() -> None:
+    as_fast = PREFILL / CHUNK
+
+    def first(ratio: float) -> object:
+        return Race(CHUNK, 0, 62, now=0.0, worth=ON_GPU).next(0, PREFILL, ratio * as_fast, now=0.0)
+
+    assert first(9.1) == Wait()
+    assert isinstance(first(8.9), Compute)
+    assert isinstance(first(0.12), Compute)
+    assert first(0.11) == Over()
+    assert loads_at_once(CHUNK, PREFILL, 8.9 * as_fast, ON_GPU) == AT_ONCE
+    assert loads_at_once(CHUNK, PREFILL, 9.1 * as_fast, ON_GPU) == AT_ONCE_ALONE
+
+
 def test_while_a_speed_is_not_known_short_steps_are_computed_and_nothing_waits() -> None:
     race = Race(CHUNK, 0, 62, now=0.0)
     assert race.next(0, PREFILL, None, now=0.0) == Compute(LEAST_STEP)
@@ -287,3 +282,18 @@ def test_a_disk_that_became_slow_is_found_out_as_soon_as_one_that_became_fast() 
     assert slower.value is not None
     assert faster.value is not None
     assert 100 / slower.value == pytest.approx(faster.value)
+
+
+def test_a_prompt_is_as_fast_as_its_part_of_a_step() -> None:
+    alone, beside = Prefill(), Prefill()
+    alone.step([512], 0.5)
+    beside.step([256, 256], 0.5)
+    assert alone.value == pytest.approx(1024)
+    assert beside.value == pytest.approx(512)
+
+
+def test_a_step_with_an_answer_or_a_short_one_tells_no_speed() -> None:
+    prefill = Prefill()
+    for tokens in ([512, 1], [LEAST_STEP - 1], []):
+        prefill.step(tokens, 0.5)
+    assert prefill.value is None

@@ -32,12 +32,12 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from infbox_cake import wire
 from infbox_cake.connector import InfboxConnector
 from infbox_cake.race import (
-    ALONE_STEP,
-    LEAST_STEP,
-    Average,
+    ON_CPU,
+    ON_GPU,
     Compute,
     Load,
     Over,
+    Prefill,
     Race,
     Wait,
     loads_at_once,
@@ -45,8 +45,6 @@ from infbox_cake.race import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from lmcache.v1.multiprocess.futures import MessagingFuture
     from vllm.config import VllmConfig
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks
@@ -112,8 +110,8 @@ class CakeConnector(InfboxConnector):
         self.prompts: dict[str, Prompt] = {}
         self.is_crowded = False
         """Whether answers are being written at present."""
-        self.prefill = Average()
-        """Tokens computed a second."""
+        self.prefill = Prefill()
+        self._worth = ON_CPU if vllm_config.device_config.device_type == "cpu" else ON_GPU
         self._load: float | None = None
         self._is_on = role == KVConnectorRole.SCHEDULER and self._may_race(vllm_config)
 
@@ -221,8 +219,8 @@ class CakeConnector(InfboxConnector):
             # Nothing to read from disk: what is in RAM LMCache's own way is the shortest for.
             return True
         self._load = seen.rate or self._load
-        at_once = loads_at_once(chunk, self.prefill.value, self._load)
-        prompt.race = Race(chunk, start, end, now, at_once)
+        at_once = loads_at_once(chunk, self.prefill.value, self._load, self._worth)
+        prompt.race = Race(chunk, start, end, now, at_once, worth=self._worth)
         prompt.local, prompt.end = local, end * chunk
         prompt.stored = prompt.end if 0 not in tiers[:end] else 0
         self._call(wire.STAGE, wire.Stage(request.request_id, start, end, at_once))
@@ -323,16 +321,11 @@ class CakeScheduler(AsyncScheduler):
         """Take what came of a step; see vLLM's own."""
         now = time.monotonic()
         for step, began in self._under_way:
-            if step is scheduler_output:
-                self._measure(step.num_scheduled_tokens.values(), now - max(began, self._ended))
+            if step is scheduler_output and isinstance(self.connector, CakeConnector):
+                tokens = step.num_scheduled_tokens.values()
+                self.connector.prefill.step(tokens, now - max(began, self._ended))
         self._ended = now
         return super().update_from_output(scheduler_output, model_runner_output)
-
-    def _measure(self, tokens: Collection[int], seconds: float) -> None:
-        """Take the speed of a step in which nothing but prompts was computed, in a race or not."""
-        if isinstance(self.connector, CakeConnector) and min(tokens, default=0) >= LEAST_STEP:
-            computed = sum(tokens)
-            self.connector.prefill.take(computed / seconds, computed / ALONE_STEP)
 
     def _turn(self, connector: CakeConnector) -> None:
         """Decide for each prompt in a race what it does in this step."""

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 LEAST_STEP = 128
 """Tokens: a step with fewer costs nearly as much as one with these."""
@@ -46,16 +50,31 @@ PATIENCE_SHARE = 0.2
 STEP_SHARE = 0.75
 """Of the way to the meeting that one step goes: what the speeds are is known better by then."""
 
-LOAD_ALONE = 2.0
-"""A load so many times as fast as computing is left alone: computing beside it would save a third
-at most, takes the engine from others for it, and on a CPU holds up the load."""
-
-LEAST_SAVING = 0.15
-"""Share of the time that computing takes: a load that is expected to save less is left out, since
-steps and a guess that was wrong cost as much."""
-
 LEAST_CHUNKS = 2
 """Chunks expected before all is computed; of fewer, the one waited for may come too late."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """When computing and loading at once is worth it.
+
+    Attributes:
+        load_alone: a load so many times as fast as computing is left alone.
+        least_saving: share of the time that computing takes; a load that is expected to save less
+            is left out, since steps and a guess that was wrong cost as much.
+    """
+
+    load_alone: float
+    least_saving: float
+
+
+ON_CPU = Worth(load_alone=2.0, least_saving=0.15)
+"""Computing beside a faster load would save a third at most, takes the engine from others for it,
+and holds up the load; and each step costs some 80 ms besides."""
+
+ON_GPU = Worth(load_alone=9.0, least_saving=0.1)
+"""A step costs a few milliseconds besides, and a load takes no computing: either way a tenth is
+worth it. Chosen by a simulation (docs/cake-paper.md), and not measured on a GPU."""
 
 
 class Average:
@@ -82,6 +101,23 @@ class Average:
         """
         before = value if self.value is None else self.value
         self.value = before * (value / before) ** (1 - (1 - self._weight) ** times)
+
+
+class Prefill(Average):
+    """How many tokens are computed a second, by the engine's steps."""
+
+    def step(self, tokens: Collection[int], seconds: float) -> None:
+        """Take the speed of a step in which nothing but prompts was computed, in a race or not.
+
+        Each prompt counts by what it got: beside others one is computed so much slower.
+
+        Args:
+            tokens: of each request in the step.
+            seconds: that the step took.
+        """
+        if min(tokens, default=0) >= LEAST_STEP:
+            for computed in tokens:
+                self.take(computed / seconds, computed / ALONE_STEP)
 
 
 @dataclass(frozen=True)
@@ -133,15 +169,18 @@ def run_to_stage(present: bytes, first: int) -> tuple[int, int]:
     return start, end
 
 
-def loads_at_once(chunk: int, prefill: float | None, load: float | None) -> int:
+def loads_at_once(
+    chunk: int, prefill: float | None, load: float | None, worth: Worth = ON_CPU
+) -> int:
     """Return how many chunks to load at a time.
 
     Args:
         chunk: tokens of a chunk.
         prefill: tokens computed a second; None while unknown.
         load: chunks loaded a second; None while unknown.
+        worth: when racing is.
     """
-    is_alone = prefill and load and load * chunk >= prefill * LOAD_ALONE
+    is_alone = prefill and load and load * chunk >= prefill * worth.load_alone
     return AT_ONCE_ALONE if is_alone else AT_ONCE
 
 
@@ -154,16 +193,25 @@ class Race:
         end: the chunk after the last that may be.
         now: seconds of a monotonic clock.
         at_once: chunks that are loaded at a time.
+        worth: when racing is.
     """
 
     def __init__(
-        self, chunk: int, start: int, end: int, now: float, at_once: int = AT_ONCE
+        self,
+        chunk: int,
+        start: int,
+        end: int,
+        now: float,
+        at_once: int = AT_ONCE,
+        *,
+        worth: Worth = ON_CPU,
     ) -> None:
         self._chunk = chunk
         self._start = start
         self._end = end
         self._moved_at = now
         self._at_once = at_once
+        self._worth = worth
         self.staged_from = end
         """The first of the chunks that are staged without a gap until the end."""
         self.is_failed = False
@@ -215,7 +263,7 @@ class Race:
             return Compute(min(LEAST_STEP if waited < LEAST_PATIENCE else ALONE_STEP, gap))
         loaded = load * self._chunk
         if self.staged_from == self._end and (
-            loaded / (loaded + prefill) < LEAST_SAVING
+            loaded / (loaded + prefill) < self._worth.least_saving
             or _coming(LEAST_CHUNKS, load, waited) > gap / prefill
         ):
             return Over()
@@ -227,7 +275,7 @@ class Race:
             if step >= gap and self.staged_from == self._end and not is_crowded:
                 return Over()
             return Compute(min(step, ALONE_STEP if is_crowded else gap, gap))
-        if loaded >= prefill * (1.0 if is_crowded else LOAD_ALONE):
+        if loaded >= prefill * (1.0 if is_crowded else self._worth.load_alone):
             return Wait()
         # Both move until they meet: the share of the gap that computing closes, as in the paper.
         computed = gap * prefill / (prefill + loaded)
