@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -173,6 +174,15 @@ def test_what_went_on_while_it_was_away_is_taken_over_at_the_next_start(
         until(lambda: copied(target).keys() == {".gitignore", "a.py"}, 20)
         assert copied(target)["a.py"] == "while away\n"
     assert Stamp.of((target / "tree/.gitignore").stat()) == before
+
+
+def test_it_ends_quietly_when_it_is_interrupted(source: Path, tmp_path: Path) -> None:
+    command = [*program("linux"), "mirror", str(source), str(tmp_path / "copy"), "--follow"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until((tmp_path / "copy/tree/a.py").exists, 20)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert (process.returncode, "Traceback" in said) == (0, False)
 
 
 def test_it_is_carried_on_and_again_when_that_failed(source: Path, tmp_path: Path) -> None:
