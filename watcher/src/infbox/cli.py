@@ -262,7 +262,9 @@ def _mirror(options: argparse.Namespace) -> None:
         on = partial(carriers.by_rsync, target / INSIDE, host) if host else None
         if options.follow:
             log.to_stderr()
-            follow(source, target, told, on)
+            with contextlib.suppress(KeyboardInterrupt):
+                follow(source, target, told, on)
+            return
         told(mirror(tree, target))
     try:
         if on:
