@@ -142,7 +142,11 @@ def test_records_are_lines_of_json_on_standard_output(tmp_path: Path) -> None:
     settings = {
         "state_dir": str(tmp_path / "state"),
         "engine": {"url": "http://127.0.0.1:9", "model": "coder", "max_model_len": 1000},
-        "gateway": {"listen": f"127.0.0.1:{port}", "audit": True, "request_queue_timeout_seconds": 0},
+        "gateway": {
+            "listen": f"127.0.0.1:{port}",
+            "audit": True,
+            "request_queue_timeout_seconds": 0,
+        },
     }
     (tmp_path / "watcher.yml").write_text(yaml.safe_dump(settings))
     command = [

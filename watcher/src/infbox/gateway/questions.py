@@ -186,7 +186,7 @@ class Questions:
         return turn, said
 
     def _add_salt(self, path: str, workspace: str, turn: Turn) -> None:
-        """Give a request the salt of its workspace's warm pack, unless the client has one of its own."""
+        """Salt a request as the warm pack of its workspace is, unless the client does."""
         salt = self._salts[workspace]
         if not salt or path not in fields.SALTED:
             return
