@@ -178,6 +178,8 @@ def test_what_went_on_while_it_was_away_is_taken_over_at_the_next_start(
 
 def test_it_ends_quietly_when_it_is_interrupted(source: Path, tmp_path: Path) -> None:
     command = [*program("linux"), "mirror", str(source), str(tmp_path / "copy"), "--follow"]
+    # What a shell starts in the background ignores interrupts, and so would all below it.
+    command = ["env", "--default-signal=INT", *command]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     until((tmp_path / "copy/tree/a.py").exists, 20)
     process.send_signal(signal.SIGINT)
