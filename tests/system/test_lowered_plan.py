@@ -26,7 +26,7 @@ TREE = "mkdir -p /srv/shop && echo 'def price(): return 1' > /srv/shop/prices.py
 
 def variables() -> dict[str, Any]:
     """What the host is deployed by: the demo's model, and blocks that its window does not fit."""
-    preset = copy.deepcopy(PRESET)
+    preset: dict[str, Any] = copy.deepcopy(PRESET)
     preset["engine"]["least_model_len"] = 4096
     preset["workspace_budget"] = 1500
     return {
@@ -34,7 +34,7 @@ def variables() -> dict[str, Any]:
         "infbox_preset": "demo",
         "infbox_more_presets": {"demo": preset},
         "infbox_monitoring": False,
-        "infbox_hold_seconds": 600,
+        "infbox_request_queue_timeout_seconds": 600,
         "vllm_extra_args": [f"--num-gpu-blocks-override={BLOCKS}"],
     }
 
