@@ -66,6 +66,7 @@ def test_claude_code_gets_its_variables() -> None:
     assert found["ANTHROPIC_MODEL"] == "coder@shop"
     assert found["ANTHROPIC_DEFAULT_HAIKU_MODEL"] == "coder"
     assert found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "40000"
+    assert found["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "40000"
     assert found["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "8192"
     assert found["NODE_EXTRA_CA_CERTS"] == "/srv/root.crt"
 

@@ -110,7 +110,9 @@ def _claude_code(access: Access) -> Configuration:
         "ANTHROPIC_DEFAULT_SONNET_MODEL": model,
         # It names sessions and the like by this one: without a pack that is done at once.
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": shlex.quote(access.plain),
+        # It compacts by the second one, which counts for a small window only beside the first.
         "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(access.window),
+        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(access.window),
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(access.output),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         **_node_authority(access),
