@@ -21,7 +21,7 @@ $(if $(JSON),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exit $$co
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile plan status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile plan status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -155,6 +155,9 @@ rotation: lab ## Test the rotation of all secrets on a lab host
 
 drill: lab ## Test the restore of a lost lab host from its backup
 	$(BIN)/pytest tests/backup/test_drill.py
+
+collection: lab ## Test the Ansible collection: build, install, deploy a lab host with it (a quarter of an hour)
+	$(BIN)/pytest -s tests/collection
 
 bundle: $(STAMP) ## Make an offline bundle for air-gapped hosts; ARGS="--limit HOST -e bundle=/DIRECTORY"
 	@$(BIN)/ansible-playbook playbooks/bundle.yml $(ARGS)

@@ -118,6 +118,7 @@ STAGES = (
         if file.parent.name not in SLOW_SCENARIOS
     ),
     Stage("sign-in", pytest("-m", "lab", "tests/caddy"), "roles", NO_LAB),
+    Stage("collection", pytest("-m", "lab and not long", "tests/collection"), "roles", NO_LAB),
     Stage("valkey-client", pytest("-m", "lab", "tests/valkey"), "roles", NO_LAB),
     Stage("cake", pytest("-m", "lab", "tests/cake"), "roles", NO_LAB),
     Stage("gpu-presets", pytest("-m", "lab and not long", "tests/engine"), "roles", NO_LAB),

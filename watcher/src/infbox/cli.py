@@ -378,8 +378,12 @@ def _apply_keys(options: argparse.Namespace) -> None:
 
 def _list_keys(options: argparse.Namespace) -> None:
     for user, limits in _keyring(options).users().items():
-        per_minute, at_once = (most or "any number of" for most in limits)
-        print(f"{user}: {per_minute} requests a minute, {at_once} at once")
+        per_minute = limits.requests_per_minute or "any number of"
+        at_once = limits.concurrent_requests or "any number of"
+        names = ", ".join(limits.workspaces) or "none"
+        until = f"; until {limits.expires}" if limits.expires else ""
+        says = f"{per_minute} requests a minute, {at_once} at once; workspaces: {names}{until}"
+        print(f"{user}: {says}")
 
 
 def _rotate_key(options: argparse.Namespace) -> None:

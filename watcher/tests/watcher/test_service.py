@@ -191,6 +191,20 @@ def test_the_last_save_is_one_that_is_published(
         assert running.status["version"] == version + 1
 
 
+def test_where_users_are_restricted_a_pack_is_warmed_under_the_salt_that_questions_have(
+    repo: Path,
+) -> None:
+    fill(repo, {"a.py": "a\n"})
+    with FakeEngine().running() as engine:
+        config = settings_for(repo.parent, engine.url, shop=(repo, 20_000))
+        config = config._replace(gateway=config.gateway._replace(restricts_workspaces=True))
+        with at_work(config) as url:
+            running = Running(repo, url)
+            until(lambda: running.status["warm"], 20)
+    salts = {seen.chat.get("cache_salt") for seen in engine.warm_ups}
+    assert salts == {config.cache_salts(config.workspaces[0])[0]} != {""}
+
+
 @pytest.mark.parametrize("where", [".gitignore", ".infboxignore", "saved with a secret"])
 def test_what_must_not_be_shown_any_more_is_erased_from_pack_state_and_cache(
     repo: Path, where: str

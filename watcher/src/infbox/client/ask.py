@@ -75,7 +75,7 @@ class Server:
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         else:
-            headers["X-Infbox-User"] = self.user
+            headers |= {"X-Infbox-User": self.user, "X-Infbox-Workspaces": "*"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers)  # noqa: S310
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from infbox.gateway.refusals import BAD_REQUEST, UNAUTHORIZED, RefusalError
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from infbox.gateway.bodies import Lease
     from infbox.gateway.connection import Incoming, Outgoing
     from infbox.gateway.upstream.replicas import Handover
+    from infbox.gateway.workspaces import SeenWorkspaces
     from infbox.status.history import FirstEvent
 
 _USER = re.compile("[a-z0-9][a-z0-9._-]{0,31}")  # so that no stranger makes labels of metrics
@@ -31,6 +32,7 @@ class Exchange:
         is_counted: whether it is counted as under way where it came from.
         handover: where it goes to a replica; None where it is answered here.
         own_workspace: that it names, where it is answered here.
+        workspaces: that the user may use; not known before the request is let in.
     """
 
     incoming: Incoming
@@ -42,6 +44,7 @@ class Exchange:
     is_counted: bool = False
     handover: Handover | None = None
     own_workspace: str = ""
+    workspaces: SeenWorkspaces = field(init=False)
 
     @property
     def workspace(self) -> str:

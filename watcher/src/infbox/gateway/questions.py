@@ -9,6 +9,7 @@ from infbox.gateway.apis import APIS
 from infbox.gateway.conversations import clients, options, system_messages, volatile
 from infbox.gateway.conversations.deciding import Asked
 from infbox.gateway.exchange import retrieve_of, wants_fit, workspace_of
+from infbox.gateway.refusals import NOT_FOUND, RefusalError
 from infbox.gateway.requests import Question
 from infbox.gateway.stored import following
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from infbox.gateway.stored.store import ResponseStore
     from infbox.gateway.upstream.engine import Engine
     from infbox.gateway.upstream.replicas import Handover
-    from infbox.gateway.workspaces import Workspaces
     from infbox.metrics import GatewayMetrics
     from infbox.packing.published import Pack
 
@@ -34,27 +34,25 @@ class Questions:
     Args:
         config: of the gateway.
         engine: whose model is asked for.
-        workspaces: that requests may name.
         conversations: that requests may be of.
         metrics: to count in.
         responses: that requests may go on from.
     """
 
-    def __init__(  # noqa: PLR0917  # each is a thing of its own
+    def __init__(  # each is a thing of its own
         self,
         config: Config,
         engine: Engine,
-        workspaces: Workspaces,
         conversations: Conversations,
         metrics: GatewayMetrics,
         responses: ResponseStore,
     ) -> None:
         self._engine = engine
         self._window = config.engine.max_model_len
+        self._salts = {each.name: config.cache_salts(each)[0] for each in config.workspaces}
         self._limit = config.gateway.max_body_bytes
         self._strips = config.gateway.strip_volatile
         self._retrieve = config.gateway.retrieve_tokens
-        self._workspaces = workspaces
         self._conversations = conversations
         self._metrics = metrics
         self._responses = responses
@@ -79,7 +77,8 @@ class Questions:
         body = await self._opened(exchange, [handover.body])
         asked = requests.named(body, workspace_of(handover.incoming), self._engine.model)
         if asked is not None:
-            self._workspaces.check(asked.workspace)
+            handover.incoming.note(workspace=asked.workspace)
+            exchange.workspaces.check(asked.workspace)
             handover.workspace = asked.workspace
 
     async def question(self, exchange: Exchange) -> Question:
@@ -93,6 +92,8 @@ class Questions:
         incoming = exchange.incoming
         incoming.check_announced_size()
         if incoming.path not in fields.FIELDS or incoming.method != "POST":
+            if not exchange.workspaces.is_all:
+                raise RefusalError(NOT_FOUND, "There is nothing at this path.")
             return Question()
         body = await self._opened(exchange, await incoming.body(exchange.lease))
         api, model = APIS.get(incoming.path), self._engine.model
@@ -100,18 +101,23 @@ class Questions:
             self._responses, incoming.path, body, exchange.user, self._limit
         )
         exchange.lease.resize(max(exchange.lease.size, body.input_bytes))
-        asked = requests.named(body, workspace_of(incoming), model) if api else None
-        if asked is not None:
-            self._workspaces.check(asked.workspace)
+        asked = requests.named(body, workspace_of(incoming), model)
+        if asked is not None:  # on paths that take no pack vLLM would say which there are
+            incoming.note(workspace=asked.workspace)
+            exchange.workspaces.check(asked.workspace)
         if api is None or asked is None or asked.model not in (None, model):
             # vLLM says best which models there are.
             return Question([body.data], limit=body.limit, recording=recording)
-        pack = self._workspaces.pack(asked.workspace)
+        pack = exchange.workspaces.pack(asked.workspace)
         if pack is None:
             self._metrics.without_pack.labels(asked.workspace).inc()
         size = exchange.lease.size
         fits, retrieve = wants_fit(incoming), retrieve_of(incoming)
         turn, said = await self._turn(exchange, asked, pack, retrieve)
+        salt = self._salts[asked.workspace]
+        if salt and incoming.path in fields.SALTED:  # the warm pack's, but for a client's own
+            for request in (turn.request, turn.spare or {}):
+                request.setdefault(fields.SALT, salt)
         told = api, asked, turn, self._window, fits if said.fits is None else said.fits
         question = await self._reader.run(size, requests.question, *told)
         question.recording = recording

@@ -490,6 +490,7 @@ class Work:
             looking = loop.create_task(placement.run())
             looking.add_done_callback(_tell_why)
             self._warming.append(looking)
+        salts = {each.name: self._config.cache_salts(each) for each in self._config.workspaces}
         warmers: dict[str, Warmer] = {}
         for name in sorted(self._sources, key=lambda name: name not in self._bases.values()):
             base = self._bases[name]
@@ -501,6 +502,7 @@ class Work:
                 is_here=partial(placement.is_here, base) if placement else None,
                 base=None if base == name else warmers[base],
                 chunks=self._chunks[name],
+                salts=salts[name],
             )
             warmers[name] = warmer
             self._workers[name] = Worker(
