@@ -331,6 +331,22 @@ def test_it_is_left_out_where_the_prompt_would_be_too_long_with_it(
     assert talk.prompt[: len(before)] == before, "it goes on as it went out"
 
 
+def test_without_it_a_request_keeps_the_salt_of_its_workspace(tmp_path: Path, stack: Stack) -> None:
+    config = settings_for(tmp_path, stack.engine.url, shop=(tmp_path, 1000))
+    restricted = config.gateway._replace(restricts_workspaces=True)
+    grant = {"X-Infbox-User": "ann", "X-Infbox-Workspaces": "shop"}
+    asked = {"model": "coder@shop", "messages": [{"role": "user", "content": QUESTION}]}
+    with serving(Gateway(config._replace(gateway=restricted)).app) as url:
+        own = Stack(stack.engine, url)
+        assert own.post(CHAT, grant, **asked).status == 200
+        stack.engine.window = len(str(stack.engine.prompts[-1])) - 100
+        assert own.post(CHAT, grant, **asked).status == 200
+    first, refused, last = (seen.chat for seen in stack.engine.seen)
+    assert first["cache_salt"] == refused["cache_salt"] == last["cache_salt"] != ""
+    assert BEGIN in str(refused)
+    assert BEGIN not in str(last)
+
+
 @pytest.mark.parametrize("window", [3000, 6000, 12_000, 100_000])
 def test_it_never_takes_more_than_its_share_of_the_window(
     tmp_path: Path, stack: Stack, shop: Workspace, window: int
