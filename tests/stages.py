@@ -103,6 +103,12 @@ STAGES = (
     Stage("mypy", ("mypy",), "lint"),
     Stage("mypy-watcher", ("mypy", "--config-file", "watcher/pyproject.toml", "watcher/src"),
           "lint"),
+    # What a laptop runs, by what Python has on its system.
+    *(Stage(f"mypy-{system}",
+            ("mypy", "--config-file", "watcher/pyproject.toml", "--platform", system,
+             "--cache-dir", f".mypy_cache/{system}", "watcher/src/infbox/mirror"),
+            "lint")
+      for system in ("darwin", "win32")),
     Stage("yamllint", ("yamllint", "--strict", "."), "lint"),
     Stage("shellcheck", ("shellcheck", "bootstrap.sh", ".ci/run"), "lint"),
     Stage("specs", ("python", "tools/check_specs.py"), "lint"),

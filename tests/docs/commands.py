@@ -48,7 +48,7 @@ RULES = (
     # What changes a host, a registry or this machine, or needs what is not at hand. What they name
     # is tried by the tests of what they are about.
     (CHANGES, r"(PIP_CERT=\S+ )?\./bootstrap\.sh|docker (restart|tag|push) |systemctl restart "),
-    (CHANGES, r"ansible inference |cp |hf download |ssh-keyscan |pip install |uv pip compile "),
+    (CHANGES, r"ansible inference |cp |hf download |ssh-keyscan |pipx? install |uv pip compile "),
     (CHANGES, r"/opt/infbox/backup/infbox-backup "),
 )  # fmt: skip
 

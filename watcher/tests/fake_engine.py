@@ -295,7 +295,7 @@ class FakeEngine:
         return JSONResponse({"prompt": decode(asked["tokens"])})
 
     async def _metrics(self, _request: Request) -> Response:
-        labels = f'block_size="{self.block}",cache_dtype="auto",engine="0"'
+        labels = f'block_size="{self.block}",cache_dtype="auto",engine="0",num_gpu_blocks="6000"'
         return PlainTextResponse(f"# HELP x y\nvllm:cache_config_info{{{labels}}} 1.0\n")
 
     async def _lmcache_status(self, _request: Request) -> Response:

@@ -79,6 +79,29 @@ def test_a_container_that_crashes_shows_its_log_long_before_the_timeout(host: Ho
     assert time.monotonic() - begin < 600, "it waited for the health check all the same"
 
 
+def test_known_causes_in_the_log_of_a_failing_container_are_kept_after_it_is_gone(
+    host: Host, tmp_path: Path
+) -> None:
+    """What the play's own rescue sees, whatever else the container wrote."""
+    role = {"name": "Deploy", "ansible.builtin.include_role": {"name": "stack"}}
+    show = {
+        "name": "Print what was found",
+        "ansible.builtin.debug": {"msg": "found {{ stack_matching_lines | to_json }}"},
+    }
+    tasks = [{"name": "Try", "block": [role], "rescue": [show]}]
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(json.dumps([{"hosts": "all", "become": True, "tasks": tasks}]))
+    crashing = {"port": 9102, "answer": "second", "config": "/etc/caddy/missing"}
+    render(host, {**FIRST, "two": crashing})
+    patterns = {"two": "no such (file|directory)|nothing like it", "one": "."}
+    status, said = run(playbook, stack_log_patterns=patterns)
+    assert status == 0, said
+    found = said.partition("found {")[2].partition("}")[0]
+    assert "open /etc/caddy/missing: no such file or directory" in found
+    assert '"one' not in found
+    assert answer(host, 9102) == "first"
+
+
 def test_a_mended_run_restarts_only_the_container_that_changed(host: Host) -> None:
     before = started(host)
     change_the_host(host, "second")
@@ -230,12 +253,17 @@ def test_a_first_release_that_fails_leaves_nothing_half_done(host: Host) -> None
 
 def deploy(host: Host, services: Services, *options: str, **variables: Any) -> Done:
     """Render services and run the role."""
-    images = json.loads(Path(os.environ["LAB_IMAGES"]).read_text())
-    render = (SCENARIO / "render.py").read_text()
-    host.check_output(
-        "python3 -c %s %s %s", render, images["caddy"]["reference"], json.dumps(services)
-    )
+    render(host, services)
     return run(CONVERGE, *options, **variables)
+
+
+def render(host: Host, services: Services) -> None:
+    """Render services into staging."""
+    images = json.loads(Path(os.environ["LAB_IMAGES"]).read_text())
+    program = (SCENARIO / "render.py").read_text()
+    host.check_output(
+        "python3 -c %s %s %s", program, images["caddy"]["reference"], json.dumps(services)
+    )
 
 
 def go_back(*options: str, **variables: Any) -> Done:

@@ -120,10 +120,10 @@ class Gateway(NamedTuple):
             and to mean nothing to a model, are taken out.
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
         tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
-        retrieve_tokens: of what is found for a question and put in front of it, at most; 0 to look
-            for nothing.
         restricts_workspaces: whether a request must say which workspaces its user may use.
         audit: whether it is recorded who asked which workspace.
+        retrieve_tokens: of what is found for a question and put in front of it, at most; 0 to look
+            for nothing.
     """
 
     listen: Listen
@@ -136,9 +136,9 @@ class Gateway(NamedTuple):
     strip_volatile: bool = True
     requires_user: bool = False
     tools: bool = True
-    retrieve_tokens: int = _RETRIEVE_TOKENS
     restricts_workspaces: bool = False
     audit: bool = False
+    retrieve_tokens: int = _RETRIEVE_TOKENS
 
 
 class Status(NamedTuple):
@@ -151,6 +151,8 @@ class Status(NamedTuple):
         dcgm: base address of DCGM's exporter; None where there is none.
         disks: directories; the file systems that they lie on are shown.
         sign_in: whether people sign in, and so can sign out.
+        planned_kv_tokens: tokens of KV that the engine should hold by its plan; 0 for no plan.
+        plan_note: what there is to say about the plan; empty for nothing.
     """
 
     preset: str = ""
@@ -159,6 +161,8 @@ class Status(NamedTuple):
     dcgm: str | None = None
     disks: tuple[Path, ...] = ()
     sign_in: bool = False
+    planned_kv_tokens: int = 0
+    plan_note: str = ""
 
 
 class Workspace(NamedTuple):
@@ -532,9 +536,9 @@ def _gateway(section: _Section) -> Gateway:
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
         tools=section.take("tools", bool, True),
-        retrieve_tokens=section.at_least_0("retrieve_tokens", _RETRIEVE_TOKENS),
         restricts_workspaces=section.take("restricts_workspaces", bool, False),
         audit=section.take("audit", bool, False),
+        retrieve_tokens=section.at_least_0("retrieve_tokens", _RETRIEVE_TOKENS),
     )
     section.done()
     return gateway
@@ -560,6 +564,8 @@ def _status(section: _Section) -> Status:
         dcgm=section.address("dcgm", "") or None,
         disks=section.paths("disks"),
         sign_in=section.take("sign_in", bool, False),
+        planned_kv_tokens=section.at_least_0("planned_kv_tokens", 0),
+        plan_note=section.take("plan_note", str, ""),
     )
     section.done()
     return status

@@ -114,10 +114,7 @@ class Questions:
         size = exchange.lease.size
         fits, retrieve = wants_fit(incoming), retrieve_of(incoming)
         turn, said = await self._turn(exchange, asked, pack, retrieve)
-        salt = self._salts[asked.workspace]
-        if salt and incoming.path in fields.SALTED:  # the warm pack's, but for a client's own
-            for request in (turn.request, turn.spare or {}):
-                request.setdefault(fields.SALT, salt)
+        self._add_salt(incoming.path, asked.workspace, turn)
         told = api, asked, turn, self._window, fits if said.fits is None else said.fits
         question = await self._reader.run(size, requests.question, *told)
         question.recording = recording
@@ -187,6 +184,15 @@ class Questions:
         if turn.spare is not None:
             turn.spare = await self._taken(incoming.path, turn.spare)
         return turn, said
+
+    def _add_salt(self, path: str, workspace: str, turn: Turn) -> None:
+        """Salt a request as the warm pack of its workspace is, unless the client does."""
+        salt = self._salts[workspace]
+        if not salt or path not in fields.SALTED:
+            return
+        for request in (turn.request, turn.spare):
+            if request is not None:
+                request.setdefault(fields.SALT, salt)
 
     def _count(self, workspace: str, client: str, turn: Turn) -> None:
         if turn.record is not None:

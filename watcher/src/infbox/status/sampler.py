@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from infbox.log import line
+from infbox.status.capacity import capacity
 from infbox.status.history import FirstTokens, Minutes
 from infbox.status.services import DOWN, ILL, SOURCES, WELL, Asker, Finding, Part
 
@@ -221,6 +222,11 @@ class Sampler:
             },
             "parts": parts,
             "engine": self._told("vllm"),
+            "kv": capacity(
+                config.status.planned_kv_tokens,
+                self._told("vllm").get("kv_tokens"),
+                config.status.plan_note,
+            ),
             "workspaces": workspaces,
             "cache": {
                 "since": self._started,
