@@ -258,7 +258,7 @@ def write_config(
         "state_dir": str(folder / "state"),
         "engine": {"tokenizer": str(options.tokenizer.resolve()), **engine},
         "watcher": {"listen": listen[0]},
-        "gateway": {"listen": listen[1], "retrieve_tokens": 0}  # without infbox nothing is found
+        "gateway": {"listen": listen[1]}
         | ({"conversations_mb": 0} if options.without_conversations else {}),
         "workspaces": [{"name": "bench", "path": str(folder / "tree"), "budget": budget}],
     }

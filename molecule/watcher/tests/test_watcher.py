@@ -81,6 +81,7 @@ def test_the_configuration_has_what_was_set(host: Host) -> None:
     assert settings["gateway"]["conversations_mb"] == 512
     assert settings["gateway"]["strip_volatile"] is True
     assert settings["gateway"]["tools"] is True
+    assert settings["gateway"]["retrieve"] is True
     assert settings["gateway"]["retrieve_tokens"] == 4000
     models = {item["name"]: item.get("model") for item in settings["workspaces"]}
     assert models["notes"] == pack(host, "notes")["model"] == "coder-small"

@@ -26,7 +26,6 @@ _REQUEST_QUEUE_TIMEOUT_SECONDS = 120
 _REQUEST_QUEUE_LIMIT = 200
 _CONVERSATIONS_MB = 512
 _RESPONSES_MB = 64
-_RETRIEVE_TOKENS = 4000
 _MAX_PORT = 65535
 # Keys that have another name now, by their sections; for one release.
 _RENAMED = {
@@ -122,8 +121,9 @@ class Gateway(NamedTuple):
         tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
         restricts_workspaces: whether a request must say which workspaces its user may use.
         audit: whether it is recorded who asked which workspace.
-        retrieve_tokens: of what is found for a question and put in front of it, at most; 0 to look
-            for nothing.
+        retrieve: whether anything may be looked for that a question is about.
+        retrieve_tokens: of what is found for a question that does not say how many, at most; 0 to
+            look for nothing then.
     """
 
     listen: Listen
@@ -138,7 +138,8 @@ class Gateway(NamedTuple):
     tools: bool = True
     restricts_workspaces: bool = False
     audit: bool = False
-    retrieve_tokens: int = _RETRIEVE_TOKENS
+    retrieve: bool = True
+    retrieve_tokens: int = 0
 
 
 class Status(NamedTuple):
@@ -538,7 +539,8 @@ def _gateway(section: _Section) -> Gateway:
         tools=section.take("tools", bool, True),
         restricts_workspaces=section.take("restricts_workspaces", bool, False),
         audit=section.take("audit", bool, False),
-        retrieve_tokens=section.at_least_0("retrieve_tokens", _RETRIEVE_TOKENS),
+        retrieve=section.take("retrieve", bool, True),
+        retrieve_tokens=section.at_least_0("retrieve_tokens", 0),
     )
     section.done()
     return gateway

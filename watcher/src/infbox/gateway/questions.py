@@ -52,7 +52,7 @@ class Questions:
         self._salts = {each.name: config.cache_salts(each)[0] for each in config.workspaces}
         self._limit = config.gateway.max_body_bytes
         self._strips = config.gateway.strip_volatile
-        self._retrieve = config.gateway.retrieve_tokens
+        self._retrieve = config.gateway.retrieve_tokens if config.gateway.retrieve else None
         self._conversations = conversations
         self._metrics = metrics
         self._responses = responses

@@ -259,14 +259,23 @@ def test_completions_get_their_pack_alone(stack: Stack, shop: Workspace) -> None
     assert stack.engine.prompts[-1] == f"{shop.pack.text}\n\n{QUESTION}"
 
 
-def test_an_operator_s_0_is_the_end_of_it(tmp_path: Path, stack: Stack) -> None:
+def test_an_operator_s_no_is_the_end_of_it(tmp_path: Path, stack: Stack) -> None:
     config = settings_for(tmp_path, stack.engine.url, shop=(tmp_path, 1000))
-    off = config._replace(gateway=config.gateway._replace(retrieve_tokens=0))
+    off = config._replace(gateway=config.gateway._replace(retrieve=False))
     with serving(Gateway(off).app) as url:
         talk = Talk(Stack(stack.engine, url))
         for options in ({}, {"retrieve": True}, {"retrieve": 4000, "files": ["file_5.py"]}):
             talk.ask(QUESTION, infbox=options)
             assert text_of(talk.prompt[-1]) == QUESTION
+
+
+def test_where_the_default_is_0_a_request_has_to_ask(tmp_path: Path, stack: Stack) -> None:
+    config = settings_for(tmp_path, stack.engine.url, shop=(tmp_path, 1000))
+    none = config._replace(gateway=config.gateway._replace(retrieve_tokens=0))
+    with serving(Gateway(none).app) as url:
+        for options, most in (({}, 0), ({"retrieve": True}, 4000), ({"retrieve": 500}, 500)):
+            answer = Talk(Stack(stack.engine, url)).ask(QUESTION, infbox=options)
+            assert most / 4 <= int(answer.headers["X-Infbox-Retrieved-Tokens"]) <= most
 
 
 def test_what_is_counted_is_what_is_sent(stack: Stack) -> None:
@@ -329,6 +338,22 @@ def test_it_is_left_out_where_the_prompt_would_be_too_long_with_it(
     stack.engine.window = 0
     talk.ask("And now?")
     assert talk.prompt[: len(before)] == before, "it goes on as it went out"
+
+
+def test_without_it_a_request_keeps_the_salt_of_its_workspace(tmp_path: Path, stack: Stack) -> None:
+    config = settings_for(tmp_path, stack.engine.url, shop=(tmp_path, 1000))
+    restricted = config.gateway._replace(restricts_workspaces=True)
+    grant = {"X-Infbox-User": "ann", "X-Infbox-Workspaces": "shop"}
+    asked = {"model": "coder@shop", "messages": [{"role": "user", "content": QUESTION}]}
+    with serving(Gateway(config._replace(gateway=restricted)).app) as url:
+        own = Stack(stack.engine, url)
+        assert own.post(CHAT, grant, **asked).status == 200
+        stack.engine.window = len(str(stack.engine.prompts[-1])) - 100
+        assert own.post(CHAT, grant, **asked).status == 200
+    first, refused, last = (seen.chat for seen in stack.engine.seen)
+    assert first["cache_salt"] == refused["cache_salt"] == last["cache_salt"] != ""
+    assert BEGIN in str(refused)
+    assert BEGIN not in str(last)
 
 
 @pytest.mark.parametrize("window", [3000, 6000, 12_000, 100_000])

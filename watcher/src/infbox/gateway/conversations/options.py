@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from infbox.gateway.conversations.retrieving import MAX_TOKENS
+from infbox.gateway.conversations.retrieving import MAX_TOKENS, TOKENS
 from infbox.gateway.fields import OPTIONS
 from infbox.gateway.refusals import BAD_REQUEST, RefusalError
 from infbox.retrieval.questions import MAX_CHARS, MAX_PLACES
@@ -33,13 +33,13 @@ class Options(NamedTuple):
     query: str = ""
 
 
-def taken(request: Request, retrieve: int, wanted: int | None = None) -> Options:
+def taken(request: Request, retrieve: int | None, wanted: int | None = None) -> Options:
     """Take the field out of a request, and return what it says.
 
     Args:
         request: the body.
-        retrieve: tokens for what is found where the client does not say; 0 where nothing is looked
-            for, whatever it says.
+        retrieve: tokens for what is found where the client does not say; None where nothing is
+            looked for, whatever it says.
         wanted: what the request's headers say in place of that; None where they do not.
 
     Raises:
@@ -53,7 +53,7 @@ def taken(request: Request, retrieve: int, wanted: int | None = None) -> Options
         raise _refusal(f"`{min(unknown)[:40]}` is unknown")
     return Options(
         _fits(value.get(_PACK)),
-        min(_tokens(value.get(_RETRIEVE), retrieve, wanted), MAX_TOKENS if retrieve else 0),
+        _tokens(value.get(_RETRIEVE), retrieve or 0, wanted) if retrieve is not None else 0,
         _files(value.get(_FILES)),
         _query(value.get(_QUERY)),
     )
@@ -69,12 +69,12 @@ def _fits(value: object) -> bool | None:
 
 def _tokens(value: object, default: int, wanted: int | None) -> int:
     if value is None:
-        return default if wanted is None else wanted
+        return default if wanted is None else min(wanted, MAX_TOKENS)
     if value is True:
-        return default
+        return default or TOKENS
     if not isinstance(value, int) or value < 0:  # false is 0
         raise _refusal("`retrieve` must be true, false, or a number of tokens")
-    return int(value)
+    return min(int(value), MAX_TOKENS)
 
 
 def _files(value: object) -> tuple[str, ...]:

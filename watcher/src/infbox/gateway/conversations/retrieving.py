@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 SECONDS = 0.25
 """That a question waits for what retrieval finds, at most."""
 
+TOKENS = 4000
+"""For a request that wants something and does not say how much, where nothing else is set."""
+
 MAX_TOKENS = 16_000
 """That a client may ask for."""
 
