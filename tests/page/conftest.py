@@ -8,6 +8,7 @@ from fake_host import FakeHost, told
 from playwright.sync_api import Browser, sync_playwright
 
 from lab import engine
+from tests.page.visit import SIZES, Visit
 
 CHROMIUM = "/usr/bin/chromium"
 
@@ -30,3 +31,12 @@ def host(tmp_path: Path) -> Iterator[FakeHost]:
     with FakeHost(tmp_path, names).running() as host:
         host.workspaces["infrastructure"] = told(last_save=None, save_to_warm_seconds=None)
         yield host
+
+
+@pytest.fixture
+def visit(browser: Browser, host: FakeHost) -> Iterator[Visit]:
+    """A desktop's visit, in light colours."""
+    with host.gateway() as gateway:
+        page = browser.new_page(viewport=SIZES["desktop"], color_scheme="light")
+        yield Visit(page, gateway.url)
+        page.close()

@@ -1,71 +1,16 @@
 """The status page in a real Chromium: how it looks, how it is used, what it shows of trouble."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from fake_host import FakeHost
 from infbox.config import Listen
-from playwright.sync_api import Browser, Page, ViewportSize, expect
+from playwright.sync_api import Browser, Page, expect
 
-from lab.settings import STATE
+from tests.page.visit import SIZES, Visit, look_at_every_size
 
 pytestmark = pytest.mark.lab
-
-PICTURES = STATE / "pages"
-SIZES: dict[str, ViewportSize] = {
-    "phone": {"width": 390, "height": 844},
-    "tablet": {"width": 820, "height": 1180},
-    "desktop": {"width": 1440, "height": 900},
-}
-SOON = 15_000  # milliseconds: two samples, and a try to connect again
-expect.set_options(timeout=SOON)
-RULES = {
-    "resultTypes": ["violations"],
-    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-}
-# What moved without anybody having done anything, as Chromium counts it: 0 is nothing.
-SHIFTS = """
-window.shifted = 0;
-new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) window.shifted += entry.value;
-}).observe({type: "layout-shift", buffered: true});
-"""
-
-
-class Visit:
-    """A page that is open, and what went wrong in it."""
-
-    def __init__(self, page: Page, url: str) -> None:
-        self.page = page
-        self.url = url
-        self.errors: list[str] = []
-        self.asked: list[str] = []
-        page.on("console", lambda said: self._note(said.type, said.text))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.add_init_script(SHIFTS)
-
-    def _note(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
-            self.errors.append(text)
-
-    def open(self) -> Page:
-        """Open it, and wait until it shows how things are."""
-        self.page.goto(self.url)
-        self.page.wait_for_selector("body[data-state=shown]")
-        return self.page
-
-
-@pytest.fixture
-def visit(browser: Browser, host: FakeHost) -> Iterator[Visit]:
-    """A desktop's visit, in light colours."""
-    with host.gateway() as gateway:
-        page = browser.new_page(viewport=SIZES["desktop"], color_scheme="light")
-        yield Visit(page, gateway.url)
-        page.close()
 
 
 def verdict(page: Page) -> Any:
@@ -95,23 +40,11 @@ def test_it_can_be_read_at_every_size_and_in_both_schemes(
         page.close()
 
 
-def look_at_every_size(page: Page, name: str) -> None:
-    """Take pictures, and have axe look for what cannot be read, reached or understood."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    for size, viewport in SIZES.items():
-        page.set_viewport_size(viewport)
-        page.screenshot(path=PICTURES / f"{size}-{name}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
-    for size in ("phone", "desktop"):  # what lies between them has the same colours and names
-        page.set_viewport_size(SIZES[size])
-        found = Axe().run(page, options=RULES)
-        assert found.violations_count == 0, found.generate_report()
-
-
 def test_nothing_comes_from_elsewhere(visit: Visit) -> None:
     visit.open()
     assert {url.removeprefix(visit.url) for url in visit.asked} == {
-        "/", "/status/page.css", "/status/page.js", "/status/icon.svg", "/status/events",
+        "/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/icon.svg",
+        "/status/events",
     }  # fmt: skip
 
 
@@ -128,7 +61,7 @@ def test_it_is_used_with_the_keyboard(host: FakeHost, visit: Visit) -> None:
     # The gateway asks the parts every other second: at first it may not know yet.
     expect(page.locator("#what-to-do")).to_be_visible()
     reached = []
-    for _ in range(3):
+    for _ in range(4):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
         outlined = page.evaluate(
@@ -136,7 +69,7 @@ def test_it_is_used_with_the_keyboard(host: FakeHost, visit: Visit) -> None:
             ".some(e => getComputedStyle(e).outlineStyle === 'solid')"
         )
         assert outlined, f"nobody sees that {reached[-1]} has the focus"
-    assert reached == ["what-to-do", "minute", "A"]
+    assert reached == ["to-ask", "what-to-do", "minute", "ask-key"]
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("ArrowLeft")
     expect(page.locator("#legend-when")).not_to_have_text("Last hour")

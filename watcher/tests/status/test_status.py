@@ -276,7 +276,9 @@ def test_who_looks_does_not_hold_up_the_end_of_the_gateway(gateway: GatewayStack
         assert len(list(islice(events(stream), 5))) < 5
 
 
-@pytest.mark.parametrize("path", ["/", "/status/page.css", "/status/page.js", "/status/icon.svg"])
+@pytest.mark.parametrize(
+    "path", ["/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/icon.svg"]
+)
 def test_the_page_takes_nothing_from_elsewhere(gateway: Stack, path: str) -> None:
     code, headers, body = gateway.ask("GET", path)
     assert code == 200

@@ -23,6 +23,7 @@ _FILES = {
     "/": ("index.html", "text/html"),
     "/status/page.css": ("page.css", "text/css"),
     "/status/page.js": ("page.js", "text/javascript"),
+    "/status/ask.js": ("ask.js", "text/javascript"),
     "/status/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _HEADERS = {

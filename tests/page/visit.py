@@ -1,0 +1,63 @@
+"""A visit of the status page, and pictures of it at every size."""
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, ViewportSize, expect
+
+from lab.settings import STATE
+
+PICTURES = STATE / "pages"
+SIZES: dict[str, ViewportSize] = {
+    "phone": {"width": 390, "height": 844},
+    "tablet": {"width": 820, "height": 1180},
+    "desktop": {"width": 1440, "height": 900},
+}
+SOON = 15_000  # milliseconds: two samples, and a try to connect again
+expect.set_options(timeout=SOON)
+RULES = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+}
+# What moved without anybody having done anything, as Chromium counts it: 0 is nothing.
+SHIFTS = """
+window.shifted = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.shifted += entry.value;
+}).observe({type: "layout-shift", buffered: true});
+"""
+
+
+class Visit:
+    """A page that is open, and what went wrong in it."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.errors: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda said: self._note(said.type, said.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.add_init_script(SHIFTS)
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.errors.append(text)
+
+    def open(self) -> Page:
+        """Open it, and wait until it shows how things are."""
+        self.page.goto(self.url)
+        self.page.wait_for_selector("body[data-state=shown]")
+        return self.page
+
+
+def look_at_every_size(page: Page, name: str) -> None:
+    """Take pictures, and have axe look for what cannot be read, reached or understood."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for size, viewport in SIZES.items():
+        page.set_viewport_size(viewport)
+        page.screenshot(path=PICTURES / f"{size}-{name}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+    for size in ("phone", "desktop"):  # what lies between them has the same colours and names
+        page.set_viewport_size(SIZES[size])
+        found = Axe().run(page, options=RULES)
+        assert found.violations_count == 0, found.generate_report()
