@@ -21,7 +21,7 @@ $(if $(JSON),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exit $$co
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap bundle profile plan status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile plan status models logs restart upgrade rollback rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -129,6 +129,9 @@ chaos: lab ## Test faults on a lab host under load, and print what clients notic
 interrupted: lab ## Test that killed runs of site.yml are completed by the next run (20 to 60 minutes)
 	$(BIN)/pytest -s tests/system/test_interrupted.py
 
+lowered-plan: lab ## Test that a plan with too little memory for vLLM is lowered, on a lab host (20 minutes)
+	$(BIN)/pytest -s tests/system/test_lowered_plan.py
+
 upgrade-test: lab ## Test the upgrade of a lab host from the last tag to this checkout
 	$(BIN)/pytest -s -rs tests/system/test_upgrade.py
 
@@ -155,6 +158,9 @@ rotation: lab ## Test the rotation of all secrets on a lab host
 
 drill: lab ## Test the restore of a lost lab host from its backup
 	$(BIN)/pytest tests/backup/test_drill.py
+
+collection: lab ## Test the Ansible collection: build, install, deploy a lab host with it (a quarter of an hour)
+	$(BIN)/pytest -s tests/collection
 
 bundle: $(STAMP) ## Make an offline bundle for air-gapped hosts; ARGS="--limit HOST -e bundle=/DIRECTORY"
 	@$(BIN)/ansible-playbook playbooks/bundle.yml $(ARGS)

@@ -9,6 +9,8 @@ watcher's first listing does, and one transaction of SQLite.
 """
 
 import argparse
+import asyncio
+import contextlib
 import json
 import sqlite3
 import statistics
@@ -20,15 +22,21 @@ from functools import partial
 from pathlib import Path
 
 from infbox.evaluation.history import Blob, History
-from infbox.packing.tokens import Estimate
+from infbox.gateway.conversations.retrieving import LATE, SECONDS, Found, Retrieval, Wanted
+from infbox.packing.tokens import BYTES_PER_TOKEN, Estimate
+from infbox.retrieval import texts as module
 from infbox.retrieval.search import choose
 from infbox.retrieval.texts import Texts
+from infbox.tree.records import Row
 from infbox.tree.rules import Rules
+from infbox.watching import index
+from infbox.watching.index import Index
 from rich.console import Console
 from rich.table import Table
 from xxhash import xxh3_128_hexdigest
 
 ROOT = Path(__file__).resolve().parent.parent
+NAME = "bench"
 ROOM = 8000
 QUESTIONS = 60
 SAVES = 60
@@ -91,26 +99,57 @@ def measure(repository: Path, most: int, root: Path) -> Iterator[Seen]:
     files = copies(repository, most)
     size = sum(blob.size for blob in files.values())
     floor = seconds(lambda: first_listing(files, root))
-    texts = Texts(root / "texts.db")
+    texts = Texts(_place(root))
     digests = {path: blob.digest for path, blob in files.items()}
     took = seconds(lambda: texts.bring_up(digests, files.get))
     yield Seen("first index, of judging and hashing the same files", took / floor, "times", "3")
     yield Seen("first index", size / took / 1e6, "MB/s", "")
     texts.forget_removed()
-    disk = sum(part.stat().st_size for part in root.glob("texts.db*"))
+    disk = sum(part.stat().st_size for part in _place(root).parent.iterdir())
     yield Seen("on disk, of the text", disk / size, "times", "1.5")
     paths = list(files)[:: max(len(files) // SAVES, 1)][:SAVES]
     saves = [seconds(partial(texts.put, path, files[path])) for path in paths]
     yield Seen("a save, median", statistics.median(saves) * 1e3, "ms", "")
     asked = questions(repository)
     times = sorted(
-        seconds(partial(choose, texts, each, _nothing, ROOM, Estimate())) for each in asked
+        seconds(partial(choose, texts, each, _nothing, ROOM, Estimate(), is_explained=False))
+        for each in asked
     )
     bar = "15" if most <= 20_000 else "60 at 200,000"  # noqa: PLR2004
     yield Seen(
         f"a question on {len(files):,} files, median", times[len(times) // 2] * 1e3, "ms", bar
     )
     yield Seen("the same, 90 of 100 within", times[int(len(times) * 0.9)] * 1e3, "ms", "")
+    texts.close()
+    yield from in_the_gateway(root, digests, asked, bar)
+
+
+def in_the_gateway(
+    root: Path, digests: dict[str, str], asked: list[str], bar: str
+) -> Iterator[Seen]:
+    """Measure what a question waits for in the gateway: the search, what may be shown, the note."""
+    with contextlib.closing(Index(index.place(root, NAME))) as known, known.transaction():
+        known.write({path: Row(0, 0, 0, digest, None) for path, digest in digests.items()})
+    retrieval = Retrieval(root, SECONDS)
+
+    async def ask() -> list[Found]:
+        wanted = Wanted(NAME, 0, "", (), ROOM, BYTES_PER_TOKEN, {}, frozenset())
+        return [await retrieval.find(wanted._replace(text=each)) for each in asked]
+
+    first, again = asyncio.run(ask()), asyncio.run(ask())
+    retrieval.close()
+    for name, seen in (("in the gateway, first asked", first), ("the same, asked again", again)):
+        times = sorted(each.seconds * 1e3 for each in seen)
+        yield Seen(f"{name}, median", times[len(times) // 2], "ms", bar)
+        yield Seen("the same, 90 of 100 within", times[int(len(times) * 0.9)], "ms", "")
+    late = sum(each.result == LATE for each in (*first, *again))
+    yield Seen(f"broken off after {SECONDS} s, of {2 * len(asked)}", late, "", "")
+
+
+def _place(root: Path) -> Path:
+    file = module.place(root, NAME)
+    file.parent.mkdir(exist_ok=True)
+    return file
 
 
 def main() -> None:

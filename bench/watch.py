@@ -42,9 +42,9 @@ _IDLE_SECONDS = 5.0
 
 # A save's way with nothing around it: event, read, hash, upsert, commit.
 _RAW = """
-import os, select, sqlite3, sys
-from pathlib import Path
-from infbox.watching.inotify import CLOSE_WRITE, Watch
+import os, sqlite3, sys
+from infbox.watching.events import CLOSE_WRITE
+from infbox.watching.inotify import Watch
 from xxhash import xxh3_128_hexdigest
 root, file = sys.argv[1:]
 database = sqlite3.connect(file, isolation_level=None)
@@ -55,12 +55,11 @@ watch = Watch()
 for folder, _, _ in os.walk(root + "/src"):
     watch.add(folder)
 print("ready", flush=True)
-poller = select.poll()
-poller.register(watch, select.POLLIN)
-while poller.poll():
+while True:
+    watch.wait(-1)
     for event in watch.events():
         if event.mask & CLOSE_WRITE:
-            place = f"{event.folder}/{event.name}"
+            place = f"{event.directory}/{event.name}"
             with open(place, "rb") as stream:
                 digest = xxh3_128_hexdigest(stream.read())
             path = os.fsencode(place[len(root) + 1:])

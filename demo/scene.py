@@ -42,8 +42,10 @@ def scene(source: Path, copy: Path) -> Scene:
         source: the tree that was named.
         copy: the copy of it that is kept warm.
     """
-    number = str(random.randint(31, 99))  # noqa: S311
+    numbers = [str(number) for number in range(31, 100)]
     if source.resolve() == SHOP:
+        texts = "".join(path.read_text() for path in copy.rglob("*.*") if path.is_file())
+        number = random.choice([text for text in numbers if text not in texts])  # noqa: S311
         return Scene(
             "For how long are the books of a cart reserved?",
             "For how many days can a book be returned? Answer in one sentence.",
@@ -52,6 +54,7 @@ def scene(source: Path, copy: Path) -> Scene:
             f"RETURN_DAYS = {number}  # a book may be returned within {number} days\n",
             number,
         )
+    number = random.choice(numbers)  # noqa: S311
     path = some_file(copy)
     comment = COMMENTS.get(Path(path).suffix, "#")
     return Scene(

@@ -123,10 +123,10 @@ class Rig:
             self.client.post(url).raise_for_status()
         self.client.post(f"http://127.0.0.1:{HTTP_PORT}/cache/clear", json={}).raise_for_status()
 
-    def store(self, ids: Sequence[int]) -> None:
+    def store(self, ids: Sequence[int], salt: str = "") -> None:
         """Have a prompt's KV on disk."""
         before = len(stored())
-        self.ask(self.engines[0], ids)
+        self.ask(self.engines[0], ids, salt)
         ends = time.monotonic() + 60
         while len(stored()) < before + len(ids) // CHUNK:
             if time.monotonic() > ends:

@@ -103,6 +103,12 @@ STAGES = (
     Stage("mypy", ("mypy",), "lint"),
     Stage("mypy-watcher", ("mypy", "--config-file", "watcher/pyproject.toml", "watcher/src"),
           "lint"),
+    # What a laptop runs, by what Python has on its system.
+    *(Stage(f"mypy-{system}",
+            ("mypy", "--config-file", "watcher/pyproject.toml", "--platform", system,
+             "--cache-dir", f".mypy_cache/{system}", "watcher/src/infbox/mirror"),
+            "lint")
+      for system in ("darwin", "win32")),
     Stage("yamllint", ("yamllint", "--strict", "."), "lint"),
     Stage("shellcheck", ("shellcheck", "bootstrap.sh", ".ci/run"), "lint"),
     Stage("specs", ("python", "tools/check_specs.py"), "lint"),
@@ -118,6 +124,7 @@ STAGES = (
         if file.parent.name not in SLOW_SCENARIOS
     ),
     Stage("sign-in", pytest("-m", "lab", "tests/caddy"), "roles", NO_LAB),
+    Stage("collection", pytest("-m", "lab and not long", "tests/collection"), "roles", NO_LAB),
     Stage("valkey-client", pytest("-m", "lab", "tests/valkey"), "roles", NO_LAB),
     Stage("cake", pytest("-m", "lab", "tests/cake"), "roles", NO_LAB),
     Stage("gpu-presets", pytest("-m", "lab and not long", "tests/engine"), "roles", NO_LAB),

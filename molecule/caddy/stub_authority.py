@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PORT = 8012
 USERS = {"sk-infbox-of-alice": "alice", "sk-infbox-of-bob": "bob"}
+MAY_USE = {"X-Infbox-Workspaces": "shop,web*"}
 HASTY = "sk-infbox-of-somebody-hasty"
 LOGIN = "Basic YWxpY2U6c2staW5mYm94LW9mLWFsaWNl"
 
@@ -23,7 +24,7 @@ class Authority(BaseHTTPRequestHandler):
         if self.path == "/login":
             self.say_who_looks(headers.get("authorization", ""))
         elif key in USERS:
-            self.say(200, {"X-Infbox-User": USERS[key], "X-Infbox-Concurrent": "7"})
+            self.say(200, {"X-Infbox-User": USERS[key], "X-Infbox-Concurrent": "7", **MAY_USE})
         elif key == HASTY:
             self.say(429, {"Retry-After": "9"}, "rate_limit_exceeded")
         else:
@@ -32,7 +33,7 @@ class Authority(BaseHTTPRequestHandler):
     def say_who_looks(self, login: str) -> None:
         """Answer a browser's login."""
         if login == LOGIN:
-            self.say(200, {"X-Infbox-User": "alice"})
+            self.say(200, {"X-Infbox-User": "alice", **MAY_USE})
         else:
             self.say(401, {"WWW-Authenticate": 'Basic realm="infbox"'}, "login")
 

@@ -108,5 +108,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         At each task, since a role that is included may bring filters, and all are forgotten then.
         """
         filter_loader.get("mandatory")
+        with contextlib.suppress(KeyError):  # where the collection is not found
+            filter_loader.get("infbox.infbox.unlike")
         test_loader.get("defined")
         self.templates.learn()

@@ -207,8 +207,19 @@ def _served(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         usage = engine.get("kv_usage") or 0
         asked = f"{engine['running']:.0f} running, {engine['waiting'] or 0:.0f} queued"
         yield "requests", f"{asked}, {usage:.0%} of the KV cache in use"
+    yield from _kv(told.get("kv") or {})
     for part in told["parts"]:
         yield "service", f"{part['name']:<24} {SERVICE_WORDS.get(part['state'], 'not checked yet')}"
+
+
+def _kv(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the KV cache beside its plan; nothing of a gateway that does not report it."""
+    words = {"tokens": "reported by vLLM", "planned_tokens": "planned"}
+    counts = [f"{told[key]:,} {word}" for key, word in words.items() if told.get(key)]
+    if counts:
+        yield "KV tokens", ", ".join(counts)
+    for note in told.get("notes", ()):
+        yield "note", note
 
 
 def _conversations(told: Mapping[str, Any]) -> Iterator[str]:

@@ -53,7 +53,8 @@ KNOWN: Mapping[str, Any] = {
         ("device", "max_model_len", "least_model_len", "cpu_kv_cache_gib", "enforce_eager",
          "tool_call_parser", "tool_calls", "reasoning_parser", "start_period",
          "tensor_parallel_size", "pipeline_parallel_size", "nodes", "expert_parallel",
-         "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "moe_backend")
+         "gpu_memory_utilization", "reserve_gib", "max_num_batched_tokens", "max_num_seqs",
+         "moe_backend")
     ) | {"dtype": ("float16", "bfloat16")},
     "lmcache": {"l1_size_gb": None, "l2_size_gb": None, "cake": None},
     "workspace_budget": None,

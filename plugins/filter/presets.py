@@ -12,6 +12,7 @@ from typing import Any
 # Ansible loads filters by path, outside of any package.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from plugins.planner.lowering import in_force, lowered_note, lowered_presets, lowering
 from plugins.planner.presets import forms, merged, not_planned, plan_preset, smaller_caches
 
 AUTO = "auto"
@@ -27,6 +28,8 @@ def choose_preset(
     host: Mapping[str, Any] | None,
     *,
     group: Mapping[str, Any] | None = None,
+    lowered: Mapping[str, Any] | None = None,
+    lowered_file: str = "",
 ) -> dict[str, Any]:
     """Choose the preset of a host and say whether the host can bear it.
 
@@ -45,16 +48,44 @@ def choose_preset(
             looked.
         group: the hosts that hold one model together with this one: name, hosts (all names) and
             gbit, of the network between them, 0 where nobody knows; None for a host of its own.
+        lowered: record of an earlier run whose engine had too little memory; it counts only if it
+            is for this preset, its model, engine and versions, and these GPUs. None for none.
+        lowered_file: where the host keeps it.
 
     Returns:
         name ("" where there is none to choose), plan as `plan_preset` has it ({} without a name),
         refusals: why it cannot be, each with its mend; notes: what a person should know although
-        the run goes on; and changes: what of the preset holds otherwise on this host.
+        the run goes on; changes: what of the preset holds otherwise on this host; and lowered: a
+        note that the plan was lowered, empty where it was not.
     """
+    record = {} if card_mistake(gpus) else in_force(lowered, presets, gpus)
+    chosen = choose(lowered_presets(presets, record), wanted, gpus, host, group or {})
+    if not record or record["preset"] != chosen["name"]:
+        return {**chosen, "lowered": ""}
+    name = chosen["name"]
+    engine = lowered_presets(presets, record)[name]["engine"]
+    caps = {"engine": {what: engine[what] for what in record["engine"]}}
+    note = lowered_note(record, chosen["plan"], lowered_file)
+    return {
+        **chosen,
+        "changes": merged(caps, chosen["changes"]),
+        "notes": [*chosen["notes"], note],
+        "lowered": note,
+    }
+
+
+def choose(
+    presets: Mapping[str, Preset],
+    wanted: str,
+    gpus: Gpus,
+    host: Mapping[str, Any] | None,
+    group: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Choose the preset of a host, as `choose_preset` does, of presets as they are."""
     mistake = card_mistake(gpus)
     if mistake:
         return choice("", {}, [mistake])
-    tried = {name: try_forms(name, preset, gpus, group or {}) for name, preset in presets.items()}
+    tried = {name: try_forms(name, preset, gpus, group) for name, preset in presets.items()}
     plans = {name: plan for name, (plan, _) in tried.items()}
     changed = {name: merged(presets[name], changes) for name, (_, changes) in tried.items()}
     if wanted == AUTO:
@@ -520,6 +551,7 @@ class FilterModule:
         return {
             "choose_preset": choose_preset,
             "disk_needs": disk_needs,
+            "lowering": lowering,
             "preset_rows": preset_rows,
             "preset_refusals": preset_refusals,
         }

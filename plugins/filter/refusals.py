@@ -18,17 +18,22 @@ def setting_refusals(
     known: Sequence[str],
     required: Iterable[str],
     effective: Mapping[str, Any],
+    renamed: Mapping[str, str],
 ) -> list[str]:
     """Refuse settings that there are not, and required ones that are not there.
 
     Args:
-        given: the `infbox_*` names that are set for a host.
+        given: the `infbox_*` names that are set for a host, and old names of other variables.
         known: those that a user may set.
         required: those of them that a host cannot do without.
         effective: what holds, by name without `infbox_`.
+        renamed: old names to the names that replaced them.
     """
     refusals = []
     for name in sorted(set(given) - set(known)):
+        if name in renamed:
+            refusals.append(f"{name} is now named {renamed[name]}. Rename it in your inventory.")
+            continue
         near = difflib.get_close_matches(name, known, n=1)
         mend = f"Did you mean {near[0]}?" if near else f"Remove it; there are {', '.join(known)}."
         refusals.append(f"{name} is not a setting. {mend}")

@@ -19,6 +19,10 @@ ALIKE = {
     "window": ("the model's window", "Set engine.max_model_len by infbox_preset_overrides"),
     "caddy": ("Caddy's image", "Give them the same infbox_images and infbox_registry_prefix"),
     "users": ("the users", "Give them the same infbox_users"),
+    "access": (
+        "the workspaces that users may use",
+        "Give them the same infbox_users, infbox_teams and infbox_workspaces_private",
+    ),
     "bases": (
         "what workspaces lie over",
         "Give a workspace of infbox_workspaces the same base on all of them",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import json
 import os
 import platform
 import pwd
@@ -47,6 +48,10 @@ options:
         names of C(groups); empty for none.
     type: dict
     default: {}
+  lowered_file:
+    description: File that records a lowered plan; it need not exist.
+    type: str
+    default: ''
   model_path:
     description: Folder that should hold a model; empty for none.
     type: str
@@ -82,6 +87,8 @@ XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]{1,32})\): ([0-9]{1,6})(?![0-9]
 # The most of a command's output that is read: the reader of nvidia-smi's refuses more than 4 MiB.
 MOST_BYTES = 5 * 1024 * 1024
 PATIENCE = 60.0  # seconds
+# A record of a lowered plan has some hundred bytes.
+MOST_RECORD_BYTES = 65536
 
 TCP_LISTEN = "0A"
 SYSTEMD = 1  # its process
@@ -303,6 +310,16 @@ def model(path: str) -> dict[str, Any]:
     }
 
 
+def record(path: str) -> dict[str, Any]:
+    """Return the object of JSON that a file holds, or an empty one where it holds none."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            told = json.loads(file.read(MOST_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def most_needed_bytes(needs: Iterable[dict[str, Any]], cards: int) -> float:
     """Return the most bytes that may be needed on a host with so many cards.
 
@@ -507,6 +524,7 @@ def main() -> None:
             "disk_needs": {"type": "list", "elements": "dict", "default": []},
             "paths": {"type": "list", "elements": "str", "default": []},
             "reader": {"type": "dict", "default": {}},
+            "lowered_file": {"type": "str", "default": ""},
             "model_path": {"type": "str", "default": ""},
             "ports": {"type": "list", "elements": "int", "default": []},
             "users": {"type": "list", "elements": "dict", "default": []},
@@ -527,6 +545,7 @@ def main() -> None:
         "nvidia_smi": run(["nvidia-smi", "-q", "-x"]) or "",
         "paths": {path: look_at(path, asked["reader"]) for path in asked["paths"]},
         "model": model(asked["model_path"]) if asked["model_path"] else {},
+        "lowered": record(asked["lowered_file"]) if asked["lowered_file"] else {},
         "listeners": listeners(root, asked["ports"], asked["project"], run),
         "users": users(asked["users"]),
         "units": units(root, asked["project"]),

@@ -60,6 +60,7 @@ class Engine:
         least_model_len: tokens below which a model is of no use.
         batch: what a step computes at most; None for the engine's own limits.
         enforce_eager: whether there are no CUDA graphs.
+        reserve_bytes: memory on each GPU that is kept from KV, beside what computing takes.
         l1_bytes: main memory for LMCache.
         l2_bytes: disk for LMCache.
         image_bytes: disk for images.
@@ -76,6 +77,7 @@ class Engine:
     least_model_len: int = 8192
     batch: Batch | None = None
     enforce_eager: bool = False
+    reserve_bytes: int = 0
     l1_bytes: int = 0
     l2_bytes: int = 0
     image_bytes: int = 5_000_000_000
@@ -201,7 +203,7 @@ def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
         kv_bytes_per_token=growing_bytes_per_token(model),
         weights_bytes=weights_bytes,
         tensor_parallel_size=shape.tensor,
-        kv_pool_bytes=engine.cpu_kv_cache_bytes,
+        kv_pool_bytes=max(engine.cpu_kv_cache_bytes - engine.reserve_bytes, 0),
         memory_bytes=weights_per_card(weights_bytes, shape)
         + engine.cpu_kv_cache_bytes
         + engine.l1_bytes
@@ -220,7 +222,7 @@ def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
     if refusals := shape_refusals(model, shape):
         return replace(start, reasons=tuple(refusals))
     where = f" of each of {engine.nodes} hosts" if engine.nodes > 1 else ""
-    words = f"{gib(engine.cpu_kv_cache_bytes)} of main memory{where} for KV"
+    words = f"{gib(engine.cpu_kv_cache_bytes)} of main memory{where} for KV{kept_words(engine)}"
     return with_context(start, model, engine, words)
 
 
@@ -250,7 +252,7 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
     weights = weights_per_card(start.weights_bytes, shape)
     reserve = reserve_per_card(model, shape, batch, eager=engine.enforce_eager)
     usable = int(card.cuda_bytes * engine.gpu_memory_utilization)
-    pool = usable - weights - reserve
+    pool = usable - weights - reserve - engine.reserve_bytes
     layout = kv_layout(model, shape, in_flight(batch, shape))
     planned = replace(
         start,
@@ -269,7 +271,7 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of the {gib(card.cuda_bytes)} that"
         f" CUDA has of {card.memory_mib} MiB)"
     )
-    words = f"{share} - weights {gib(weights)} - computing {gib(reserve)}"
+    words = f"{share} - weights {gib(weights)} - computing {gib(reserve)}{kept_words(engine)}"
     where = f"on each of {shape.cards} x {card.name}" if shape.cards > 1 else f"on {card.name}"
     if engine.nodes > 1:
         where += f" ({shape.cards // engine.nodes} in each of {engine.nodes} hosts)"
@@ -287,6 +289,11 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
         )
         return replace(planned, reasons=(reason,))
     return with_context(planned, model, engine, f"{where}, {words} = {gib(pool)} for KV")
+
+
+def kept_words(engine: Engine) -> str:
+    """Return what is kept from KV in words; nothing where nothing is."""
+    return f" - reserve_gib {gib(engine.reserve_bytes)}" if engine.reserve_bytes else ""
 
 
 def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Plan:
@@ -461,7 +468,9 @@ def model_notes(model: Model) -> tuple[str, ...]:
 
 def engine_refusals(engine: Engine) -> Iterator[str]:
     """Yield what is absurd in a preset's engine."""
-    for name in ("tensor_parallel_size", "max_model_len", "l1_bytes", "l2_bytes"):
+    for name in (
+        "tensor_parallel_size", "max_model_len", "l1_bytes", "l2_bytes", "reserve_bytes",
+    ):  # fmt: skip
         if getattr(engine, name) < 0:
             yield f"{name} is {getattr(engine, name)}. Give a number that is not negative."
     for name in ("pipeline_parallel_size", "nodes", "least_model_len"):

@@ -142,6 +142,7 @@ def preset_engine(preset: Preset, batch: Batch | None = None) -> Engine:
         least_model_len=whole(given, "least_model_len", 8192),
         batch=step,
         enforce_eager=bool(given.get("enforce_eager", False)),
+        reserve_bytes=int(real(given, "reserve_gib", 0) * GIB),
         l1_bytes=int(real(lmcache, "l1_size_gb", 0) * GB),
         l2_bytes=int(real(lmcache, "l2_size_gb", 0) * GB),
         image_bytes=CPU_IMAGE_BYTES if device == "cpu" else GPU_IMAGE_BYTES,

@@ -36,7 +36,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a_hooks_url": ({"caddy_hooks": "http://a:1"}, 'caddy_hooks is "http://a:1".'),
     "no_upstream": ({"caddy_upstreams": []}, "List at least one ADDRESS:PORT"),
-    "an_authority_url": ({"caddy_authority": "http://a:1"}, "Give one ADDRESS:PORT"),
+    "an_authority_url": ({"caddy_key_service": "http://a:1"}, "Give one ADDRESS:PORT"),
     "one_replica": ({"caddy_replicas": ["a:8444"]}, "two at least or none"),
     "a_replica_twice": ({"caddy_replicas": ["a:8444", "a:8444"]}, "List each host once"),
     "a_replica_url": (

@@ -6,6 +6,8 @@ INFBOX_TEST_CADDY=PROGRAM runs them with another Caddy than the lab's.
 """
 
 import contextlib
+import http.client
+import itertools
 import json
 import os
 import re
@@ -26,7 +28,7 @@ import httpx2
 import pytest
 import yaml
 from fake_engine import FakeEngine
-from gateway_stack import publish
+from gateway_stack import BODIES, USER, publish
 from infbox.auth.keys import Keyring, Limits
 from infbox.replicas.placement import route
 from serving import free_port
@@ -40,6 +42,11 @@ PROGRAMS = Path(sys.executable).parent
 OTHER_CADDY = os.environ.get("INFBOX_TEST_CADDY", "")
 WORKSPACES = [f"tree{number}" for number in range(30)]  # so many that each host has some
 CHAT = "/v1/chat/completions"
+QUESTIONS: dict[str, dict[str, Any]] = {
+    **BODIES,
+    "/v1/messages/count_tokens": {"messages": [USER]},
+    "/v1/embeddings": {"input": "Why?"},
+}
 MOST = 4
 PORTS = ("http", "https", "replicas", "balancer", "gateway")
 
@@ -131,10 +138,12 @@ class Fleet:
     Attributes:
         hosts: all of them.
         key: of the user alice.
+        other_key: of the user bob, who may use the first of the workspaces.
     """
 
     hosts: list[Host]
     key: str
+    other_key: str
 
     def host(self, name: str) -> Host:
         return next(host for host in self.hosts if host.name == name)
@@ -142,7 +151,7 @@ class Fleet:
     def ask(
         self, workspace: str = "", at: int = 0, headers: dict[str, str] | None = None, **more: Any
     ) -> httpx2.Response:
-        """Ask one of them as a client does."""
+        """Ask one of them as a client of alice does."""
         model = f"coder@{workspace}" if workspace else "coder"
         body = {"model": model, "messages": [{"role": "user", "content": "Why?"}], **more}
         bearer = {"Authorization": f"Bearer {self.key}", **(headers or {})}
@@ -190,7 +199,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             hosts.append(
                 Host(name, ports, folder / name, stack.enter_context(FakeEngine().running()))
             )
-        key = make_keys(folder)
+        key, other_key = make_keys(folder)
         authority = Process(PROGRAMS / "infbox-keys", "--digests", folder / "users.json",
                             "serve", "--listen", f"127.0.0.1:{keys}")  # fmt: skip
         authority.start()
@@ -202,7 +211,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             host.start()
         for host in hosts:
             host.wait()
-        yield Fleet(hosts, key)
+        yield Fleet(hosts, key, other_key)
 
 
 @pytest.fixture
@@ -218,17 +227,24 @@ def fleet(running: Fleet) -> Fleet:
     return running
 
 
-def make_keys(folder: Path) -> str:
+def make_keys(folder: Path) -> tuple[str, str]:
     (folder / "keys").mkdir()
-    Keyring(folder / "keys", folder / "users.json").apply({"alice": Limits()})
-    return (folder / "keys/alice").read_text().strip()
+    users = {"alice": Limits(), "bob": Limits(workspaces=(WORKSPACES[0],))}
+    Keyring(folder / "keys", folder / "users.json").apply(users)
+    alice, bob = ((folder / "keys" / user).read_text().strip() for user in users)
+    return alice, bob
 
 
 def gateway(host: Host) -> Process:
     settings = {
         "state_dir": str(host.folder / "state"),
         "engine": {"url": host.engine.url, "model": "coder", "max_model_len": 100_000},
-        "gateway": {"listen": f"127.0.0.1:{host.ports['gateway']}", "hold_seconds": 20},
+        "gateway": {
+            "listen": f"127.0.0.1:{host.ports['gateway']}",
+            "request_queue_timeout_seconds": 20,
+            "requires_user": True,
+            "restricts_workspaces": True,
+        },
         "workspaces": [{"name": n, "path": "/srv", "budget": 1000} for n in WORKSPACES],
         "replicas": {"balancer": f"http://127.0.0.1:{host.ports['balancer']}", "host": host.name},
     }
@@ -247,13 +263,14 @@ def render(host: Host, hosts: list[Host], keys: int) -> None:
         "caddy_image": "caddy", "caddy_staging_dir": str(host.folder / "staging"),
         "caddy_data_dir": str(host.folder / "data"), "caddy_site_addresses": ["localhost"],
         "caddy_http_port": host.ports["http"], "caddy_https_port": host.ports["https"],
-        "caddy_authority": f"127.0.0.1:{keys}",
+        "caddy_key_service": f"127.0.0.1:{keys}",
         "caddy_upstreams": [f"127.0.0.1:{host.ports['gateway']}"],
         "caddy_replicas": [f"127.0.0.1:{other.ports['replicas']}" for other in hosts],
         "caddy_replicas_port": host.ports["replicas"],
         "caddy_replicas_listen": f"127.0.0.1:{host.ports['balancer']}",
         "caddy_replicas_upstream": f"127.0.0.1:{host.ports['gateway']}",
         "caddy_replicas_requests": MOST,
+        "caddy_page_upstream": f"127.0.0.1:{host.ports['gateway']}",
         "ansible_python_interpreter": sys.executable,
     }  # fmt: skip
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "roles": ["caddy"]}
@@ -396,6 +413,84 @@ def test_a_client_can_choose_neither_the_host_nor_the_user(fleet: Fleet) -> None
         answer = fleet.ask(workspace, headers={**forged, "X-Infbox-Route": chosen})
         assert answer.headers["x-infbox-host"] == home
     assert "root" not in str(fleet.metric("infbox_gateway_requests"))
+
+
+# What a client could send to be taken for somebody who may use more, or for nobody at all.
+FORGED = [
+    {},
+    {"X-Infbox-Workspaces": "*"},
+    {"x-infbox-workspaces": "*", "X-Infbox-User": "alice"},
+    {"Connection": "close, X-Infbox-Workspaces"},
+    {"Connection": "close, X-Infbox-User, X-Infbox-Workspaces", "X-Infbox-Workspaces": "*"},
+    {"X-Infbox-Routed": "1", "X-Infbox-Workspaces": "*"},
+]
+
+
+def test_what_a_user_may_not_use_is_not_there_at_any_host(fleet: Fleet) -> None:
+    own, other, absent = WORKSPACES[0], WORKSPACES[1], "none" * 3
+    for host in fleet.hosts:
+        host.engine.seen.clear()
+    for forged, (at, host) in itertools.product(FORGED, enumerate(fleet.hosts)):
+        headers = {**forged, "Authorization": f"Bearer {fleet.other_key}"}
+        assert fleet.ask(own, at, headers).status_code == 200
+        for path, by_name in itertools.product(QUESTIONS, (True, False)):
+            texts = []
+            for name in (other, absent):
+                answer = httpx2.post(
+                    host.url + path,
+                    json={"model": f"coder@{name}" if by_name else "coder", **QUESTIONS[path]},
+                    headers=headers if by_name else {**headers, "X-Infbox-Workspace": name},
+                    verify=False,
+                    timeout=60,
+                )
+                assert answer.status_code == 404, (path, forged, answer.text)
+                texts.append(answer.text.replace(name, ""))
+            assert texts[0] == texts[1]
+            assert not any(name in texts[0] for name in WORKSPACES[1:])
+    sent = [seen.body.decode() for host in fleet.hosts for seen in host.engine.seen]
+    assert other not in "".join(sent)
+
+
+def test_lists_and_packs_are_those_of_the_user_at_any_host(fleet: Fleet) -> None:
+    own, other = WORKSPACES[:2]
+    encoded = "".join(f"%{ord(character):02x}" for character in other)
+    paths = {
+        "/v1/models": True,
+        "/v1/workspaces": True,
+        f"/v1/models/coder@{own}": True,
+        f"/v1/models/coder%40{own}": True,
+        f"/v1/workspaces/{own}/status": True,
+        f"/v1/workspaces/{own}/pack": True,
+        "/status": True,
+        f"/v1/models/coder@{other}": False,
+        f"/v1/models/coder%40{other}": False,
+        f"/v1/models/coder%40{encoded}": False,
+        f"/v1/workspaces/{other}/status": False,
+        f"/v1/workspaces/{other}/pack": False,
+        f"/v1/workspaces/{encoded}/pack": False,
+        f"/v1/workspaces/{other.upper()}/pack": False,
+        f"/v1/workspaces/{own}/../{other}/pack": False,
+        f"/v1/workspaces/{own}%2f..%2f{other}/pack": False,
+    }
+    for forged, host, path in itertools.product(FORGED, fleet.hosts, paths):
+        headers = {**forged, "Authorization": f"Bearer {fleet.other_key}"}
+        status, text = fetched(host, path, headers)
+        assert status == (200 if paths[path] else 404), (path, forged, status, text)
+        assert not any(f"has {name}" in text for name in WORKSPACES[1:]), path
+        hidden = [name for name in WORKSPACES[1:] if name not in path]
+        assert not any(name in text for name in hidden), (path, forged, text)
+
+
+def fetched(host: Host, target: str, headers: dict[str, str]) -> tuple[int, str]:
+    """Fetch a target that is sent as it is written."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    port = host.ports["https"]
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", target, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
 
 
 def test_a_question_is_counted_once_by_its_user(fleet: Fleet) -> None:

@@ -97,6 +97,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         issuer = stack.enter_context(provider())
         know(issuer, "alice", preferred_username="alice", groups=["coders"])
         know(issuer, "bob", preferred_username="bob", groups=[])
+        know(issuer, "sue", preferred_username="sue", groups=["coders", "store"])
         signin = Process(PROGRAMS / "infbox-signin", "run", "--config",
                          configured(folder, ports, url, consoles, issuer),
                          "--secret", folder / "secret")  # fmt: skip
@@ -126,6 +127,7 @@ def configured(folder: Path, ports: dict[str, int], url: str, consoles: str, iss
     settings = {
         "listen": f"127.0.0.1:{ports['signin']}", "origin": url, "consoles": {"/grafana": consoles},
         "issuer": issuer, "client_id": "infbox", "groups": ["coders"],
+        "group_workspaces": {"store": ["shop", "shop-*"]},
     }  # fmt: skip
     (folder / "sign-in.yml").write_text(yaml.safe_dump(settings))
     return folder / "sign-in.yml"
@@ -139,7 +141,7 @@ def rendered(folder: Path, ports: dict[str, int], **more: str) -> Path:
         "caddy_data_dir": str(folder / "data"), "caddy_site_addresses": ["localhost"],
         "caddy_http_port": ports["http"], "caddy_https_port": ports["https"],
         "caddy_consoles_port": ports["consoles"], "caddy_upstreams": [page],
-        "caddy_authority": f"127.0.0.1:{ports['keys']}", "caddy_page_upstream": page,
+        "caddy_key_service": f"127.0.0.1:{ports['keys']}", "caddy_page_upstream": page,
         "caddy_sign_in": f"127.0.0.1:{ports['signin']}", "caddy_ask_upstream": page,
         "caddy_consoles": [{"path": "/grafana", "upstream": console, "sign_in": True},
                            {"path": "/prometheus", "upstream": console}],
@@ -206,6 +208,21 @@ def test_one_sign_in_opens_the_page_and_grafana_and_tells_neither_of_it(site: Si
         assert answer.json()["headers"]["cookie"].strip() == "grafana_session=theirs"
 
 
+def test_who_may_not_see_all_workspaces_sees_the_page_and_not_grafana(site: Site) -> None:
+    forged = {"X-Infbox-Workspaces": "*"}
+    with site.browser() as browser:
+        site.sign_in(browser, f"{site.url}/status", "sue")
+        page = browser.get(f"{site.url}/status", headers=forged)
+        graphs = browser.get(f"{site.consoles}/grafana/d/host", headers=forged)
+    assert page.json()["headers"]["x-infbox-workspaces"] == "shop,shop-*"
+    assert (graphs.status_code, graphs.headers["content-type"][:10]) == (403, "text/plain")
+    assert "you may not see all of them" in graphs.text
+    with site.browser() as browser:
+        site.sign_in(browser, f"{site.url}/status", "alice")
+        page = browser.get(f"{site.url}/status", headers={"X-Infbox-Workspaces": "shop"})
+    assert page.json()["headers"]["x-infbox-workspaces"] == "*"
+
+
 def test_grafana_sends_to_the_sign_in_and_gets_one_back_to_its_page(site: Site) -> None:
     with site.browser() as browser:
         there = f"{site.consoles}/grafana/d/host?from=now-6h&to=now"
@@ -253,7 +270,12 @@ def test_who_is_signed_in_asks_on_the_page_and_no_other_page_does(site: Site) ->
     there = f"{site.url}/status/ask"
     own = {"Origin": site.url, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
     other = own | {"Origin": site.consoles, "Sec-Fetch-Site": "same-site"}
-    forged = {"X-Infbox-User": "root", "X-Infbox-Concurrent": "99", "Connection": "x-infbox-user"}
+    forged = {
+        "X-Infbox-User": "root",
+        "X-Infbox-Concurrent": "99",
+        "X-Infbox-Workspaces": "none",
+        "Connection": "x-infbox-user",
+    }
     with site.browser() as browser:
         assert browser.post(there, headers=own, content=b"{}").status_code == 401
         site.sign_in(browser, f"{site.url}/", "alice")
@@ -261,6 +283,7 @@ def test_who_is_signed_in_asks_on_the_page_and_no_other_page_does(site: Site) ->
         assert (asked["method"], asked["target"]) == ("POST", "/v1/chat/completions")
         assert asked["headers"]["x-infbox-user"] == "alice@page"
         assert asked["headers"]["x-infbox-concurrent"] == "2"
+        assert asked["headers"]["x-infbox-workspaces"] == "*"
         assert "cookie" not in asked["headers"]
         assert asked["size"] == 2
         for headers in (other, other | {"Content-Type": "text/plain"}, {}):

@@ -43,11 +43,12 @@ RULES = (
     # Of the deployed host's API, from outside.
     (API, r"curl .*https://|export KEY=|infbox ask |ssh (SERVER|HOST) (sudo )?cat "),
     # On the deployed host: what only looks.
-    (HOST, r"curl -s http://127|(journalctl|docker (ps|logs|inspect)|systemctl status) "),
+    (HOST, r"curl -s (-H 'X-Infbox-Workspaces: \*' )?http://127"),
+    (HOST, r"(journalctl|docker (ps|logs|inspect)|systemctl status) "),
     # What changes a host, a registry or this machine, or needs what is not at hand. What they name
     # is tried by the tests of what they are about.
     (CHANGES, r"(PIP_CERT=\S+ )?\./bootstrap\.sh|docker (restart|tag|push) |systemctl restart "),
-    (CHANGES, r"ansible inference |cp |hf download |ssh-keyscan |pip install |uv pip compile "),
+    (CHANGES, r"ansible inference |cp |hf download |ssh-keyscan |pipx? install |uv pip compile "),
     (CHANGES, r"/opt/infbox/backup/infbox-backup "),
 )  # fmt: skip
 

@@ -29,6 +29,8 @@ def test_it_can_be_read_at_every_size_and_in_both_schemes(
         look_at_every_size(page, f"{scheme}-well")
         host.workspaces["shop"] |= {"warm": False, "error": "only 0 of 5633 tokens are cached"}
         expect(page.locator("#workspaces .error")).to_be_visible()
+        host.engine.kv_tokens = "80000"
+        expect(page.locator("#notes")).to_contain_text("15% less than the 94,165")
         host.down("vllm")
         host.down("watcher")
         host.lmcache["is_healthy"] = False
@@ -89,6 +91,16 @@ def test_a_part_that_goes_down_is_shown_with_what_to_do_and_comes_back(
     expect(page.locator("#storage")).to_contain_text("disk")
     host.up("lmcache")
     verdict(page).to_have_text("All services are healthy")
+
+
+def test_the_kv_cache_is_shown_beside_its_plan(host: FakeHost, visit: Visit) -> None:
+    page = visit.open()
+    expect(page.locator("#kv-tokens")).to_have_text("of 96.8K tokens, 94.2K planned")
+    expect(page.locator("#notes li")).to_have_count(0)
+    host.engine.kv_tokens = "80000"
+    expect(page.locator("#notes li")).to_have_count(1)
+    host.engine.kv_tokens = "96800"
+    expect(page.locator("#notes li")).to_have_count(0)
 
 
 def test_what_is_old_says_how_old_it_is(host: FakeHost, visit: Visit) -> None:

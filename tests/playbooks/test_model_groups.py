@@ -114,9 +114,10 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("group")
     facts = {"eth1": {"device": "eth1", "speed": 25000, "ipv4": {"address": "192.0.2.1"}},
              "ib0": {"device": "ib0", "ipv4": {"address": "192.0.2.2"}}}  # fmt: skip
-    shown = ["stack_services", "stack_gate", "stack_peers", "stack_host_units", "_infbox_serves",
+    shown = ["stack_services", "stack_health_checks", "stack_peer_hosts", "stack_host_units",
+             "_infbox_serves",
              "preflight_workspaces", "preflight_required_settings", "lmcache_node_address",
-             "lmcache_part",
+             "lmcache_shard",
              "preflight_group", "backup_settings", "_infbox_host_services"]  # fmt: skip
     play = [{
         "hosts": "inference", "gather_facts": False,
@@ -175,8 +176,8 @@ def test_the_first_host_answers_and_the_other_one_computes(rendered: dict[str, A
     assert head["stack_services"] == ["lmcache", "vllm", "caddy"]
     assert worker["stack_services"] == ["lmcache", "vllm"]
     assert head["_infbox_serves"] and not worker["_infbox_serves"]
-    assert head["stack_gate"] and not worker["stack_gate"]
-    assert (head["stack_peers"], worker["stack_peers"]) == (["gpu2"], ["gpu1"])
+    assert head["stack_health_checks"] and not worker["stack_health_checks"]
+    assert (head["stack_peer_hosts"], worker["stack_peer_hosts"]) == (["gpu2"], ["gpu1"])
     assert worker["stack_host_units"] == {} and worker["_infbox_host_services"] == ["autoheal"]
     # What it needs none of is neither asked for nor looked at.
     assert worker["preflight_required_settings"] == worker["preflight_workspaces"] == []
@@ -208,8 +209,8 @@ def test_each_host_keeps_the_kv_of_its_own_part(rendered: dict[str, Any]) -> Non
         assert extra["lmcache.mp.server_urls"] == ["tcp://127.0.0.1:5555", "tcp://192.0.2.2:5555"]
         assert "lmcache.mp.host" not in extra
         assert extra["lmcache.mp.heartbeat_interval"] == 2.0
-    assert rendered["gpu1"]["lmcache_part"] == "0-of-2"
-    assert rendered["gpu2"]["lmcache_part"] == "1-of-2"
+    assert rendered["gpu1"]["lmcache_shard"] == "0-of-2"
+    assert rendered["gpu2"]["lmcache_shard"] == "1-of-2"
     assert rendered["gpu1"]["lmcache_node_address"] == ""
     assert rendered["gpu2"]["lmcache_node_address"] == "192.0.2.2"
 
@@ -240,6 +241,6 @@ def test_a_host_beside_them_knows_nothing_of_it(rendered: dict[str, Any]) -> Non
     extra = connector(alone)
     assert extra["lmcache.mp.host"] == "tcp://127.0.0.1"
     assert alone["stack_services"] == ["lmcache", "vllm", "caddy"]
-    assert alone["stack_peers"] == []
-    assert alone["lmcache_part"] == ""
+    assert alone["stack_peer_hosts"] == []
+    assert alone["lmcache_shard"] == ""
     assert alone["preflight_group"] == {}

@@ -57,7 +57,7 @@ def find(hub: Any, tmp_path: Path) -> Find:
                 "ansible_python_interpreter": sys.executable,
                 # A task that is delegated has the other host's.
                 "model_store_commits_file": str(tmp_path / "{{ item | default('') }}.json"),
-                "model_store_peers": ["one", "two"],
+                "model_store_peer_hosts": ["one", "two"],
                 "model_store_repository": MODEL,
                 "model_store_revision": "",
                 "model_store_from": "hub",

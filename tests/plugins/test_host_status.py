@@ -43,6 +43,28 @@ def test_a_host_that_is_well_says_what_it_serves(host: FakeHost) -> None:
     assert "GPU          0 NVIDIA H100 80GB HBM3" in text
 
 
+def test_the_kv_cache_is_shown_beside_its_plan_and_one_that_is_smaller_is_explained(
+    host: FakeHost,
+) -> None:
+    def text() -> str:
+        found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE, names=NAMES)
+        assert found["well"]
+        return str(plugin.status_text(found, "one"))
+
+    assert "KV tokens    96,800 reported by vLLM, 94,165 planned\nservice" in text()
+    host.engine.kv_tokens = "80000"
+    shown = text()
+    assert "KV tokens    80,000 reported by vLLM, 94,165 planned\nnote" in shown
+    assert "80,000 tokens, 15% less than the 94,165 that were planned" in shown
+
+
+def test_a_gateway_that_reports_no_kv_cache_has_none_shown(host: FakeHost) -> None:
+    told = answer(host)
+    del told["kv"]
+    text = plugin.status_text(plugin.host_status(told, LINKS, RUNNING, ACTIVE, names=NAMES), "one")
+    assert "KV tokens" not in text
+
+
 DRIVER = (
     '{"branch": "580", "modules": "prebuilt", "source": "distribution", "version": "580.178.04"}'
 )

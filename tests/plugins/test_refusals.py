@@ -25,7 +25,11 @@ class TestSettings:
 
     def refuse(self, *given: str, **effective: Any) -> list[str]:
         found: list[str] = refusals.setting_refusals(
-            given, self.KNOWN, ["infbox_workspaces"], {"workspaces": [{}], **effective}
+            given,
+            self.KNOWN,
+            ["infbox_workspaces"],
+            {"workspaces": [{}], **effective},
+            {"infbox_cards": "infbox_gpus"},
         )
         return found
 
@@ -35,6 +39,11 @@ class TestSettings:
     def test_a_slip_is_refused_with_the_nearest_name(self) -> None:
         assert self.refuse("infbox_workspace") == [
             "infbox_workspace is not a setting. Did you mean infbox_workspaces?"
+        ]
+
+    def test_an_old_name_is_refused_with_the_new_one(self) -> None:
+        assert self.refuse("infbox_cards") == [
+            "infbox_cards is now named infbox_gpus. Rename it in your inventory."
         ]
 
     def test_one_like_no_other_is_refused_with_all_names(self) -> None:

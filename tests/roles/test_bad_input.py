@@ -24,6 +24,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "preflight",
         {
             "preflight_known_settings": ["infbox_preset", "infbox_workspaces"],
+            "preflight_renamed_settings": {"stack_gate": "stack_health_checks"},
+            "stack_gate": [],
             "preflight_required_settings": ["infbox_workspaces"],
             "preflight_preset": "cpus",
             "preflight_workspaces": [{"name": "gone", "path": "/no/such/tree"}],
@@ -67,6 +69,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 WORDS = [
     ("preflight, all at once", "localhost is left as it is, since this cannot work:"),
     ("preflight, all at once", "- infbox_presett is not a setting. Did you mean infbox_preset?"),
+    ("preflight, all at once", "- stack_gate is now named stack_health_checks. Rename it"),
     ("preflight, all at once", "- infbox_workspaces is not set."),
     ("preflight, all at once", "- There is no preset cpus. Set infbox_preset to one of: cpu,"),
     ("preflight, all at once", "- The path of workspace gone is not there: /no/such/tree."),
@@ -154,7 +157,12 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_PIPELINING": "1"},
+        env={
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+            "ANSIBLE_PIPELINING": "1",
+        },
     )
     assert done.returncode == 0, done.stdout + done.stderr
     # The one change of each case is the note that this test keeps of it.

@@ -53,7 +53,7 @@ def host(preset: str = "cpu", gpus: int = 0, **settings: Any) -> dict[str, Any]:
         "preflight_preset_name": preset,
         "preflight_plan": {"max_model_len": 16384, "tensor_parallel_size": max(gpus, 1)},
         "preflight_gpus": [{**A100, "count": gpus}] if gpus else [],
-        "preflight_cards": {"driver_version": "580.1", "gpus": []} if gpus else None,
+        "preflight_gpu_addresses": {"driver_version": "580.1", "gpus": []} if gpus else None,
         "preflight_memory_bytes": 64e9,
         "model_store_path": "/var/lib/infbox/models/some",
         "model_store_source": "hub",

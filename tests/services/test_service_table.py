@@ -17,7 +17,8 @@ ROLES = ("backup", "bundle", "caddy", "images", "lmcache", "monitoring", "prefli
 VARIABLES = (
     "_monitoring_texts", "backup_paths", "backup_restore_units", "bundle_images", "bundle_packages",
     "caddy_consoles", "images_list", "monitoring_probes", "monitoring_targets", "preflight_ports",
-    "preflight_users", "stack_gate", "stack_host_units", "stack_services", "uninstall_data_folders",
+    "preflight_users", "stack_health_checks", "stack_host_units", "stack_services",
+    "uninstall_data_directories",
     "uninstall_files", "uninstall_images", "uninstall_packages", "uninstall_users",
 )  # fmt: skip
 PORT = re.compile(r"\bport: (\d+)")
@@ -169,7 +170,7 @@ def test_a_unit_with_a_row_is_in_every_list(told: dict[str, dict[str, Any]]) -> 
     uninstall = host_told["uninstall"]
     assert "infbox-extra" in uninstall["uninstall_users"]
     assert "/etc/extra.conf" in uninstall["uninstall_files"]
-    assert "/etc/infbox/extra" in uninstall["uninstall_data_folders"]
+    assert "/etc/infbox/extra" in uninstall["uninstall_data_directories"]
     assert "extra-tools" in uninstall["uninstall_packages"]
     assert "extra-tools" in host_told["bundle"]["bundle_packages"]
 
@@ -219,9 +220,22 @@ def test_infbox_names_are_settings_or_what_a_run_is_told() -> None:
     settings = yaml.safe_load((GROUP_VARS / "settings.yml").read_text())
     known = {f"infbox_{name}" for name in settings["_infbox_settings"]}
     known |= set(settings["_infbox_run_options"])
-    made = set(re.findall(r"(?m)^\s*(infbox_\w+):", text))
+    made = set(re.findall(r"(?m)^\s*(infbox_\w+):", text)) - set(
+        settings["_infbox_renamed_settings"]
+    )
     assert made == {"infbox_host_info"}, "a module, and no variable"
     read = set(re.findall(r"(?<![\w/.-])(infbox_\w+)(?= \| default)", text))
     # Of playbooks without preflight: nobody would refuse them.
     read -= {name for name in read if re.match("infbox_(restore|backup_check|status_output)", name)}
     assert read - known == set()
+
+
+def test_a_renamed_variable_has_its_new_name_and_no_longer_the_old_one() -> None:
+    settings = yaml.safe_load((GROUP_VARS / "settings.yml").read_text())
+    names = {f"infbox_{name}" for name in settings["_infbox_settings"]}
+    for file in (ROOT / "roles").glob("*/meta/argument_specs.yml"):
+        specs = yaml.safe_load(file.read_text())["argument_specs"]
+        names |= {name for entry in specs.values() for name in entry.get("options", {})}
+    renamed = settings["_infbox_renamed_settings"]
+    assert set(renamed.values()) <= names
+    assert not set(renamed) & names

@@ -19,8 +19,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "no_time": ({"stack_health_timeout": 0}, "stack_health_timeout is 0"),
     "no_restart": ({"stack_autoheal_restarts": 0}, "stack_autoheal_restarts is 0"),
     "no_window": ({"stack_autoheal_window": 0}, "or set stack_autoheal to false"),
-    "a_request_twice": ({"stack_gate": [GATE, GATE]}, "names a request twice: answers, answers"),
-    "a_request_without_url": ({"stack_gate": [{"name": "x"}]}, "missing required arguments: url"),
+    "a_request_twice": (
+        {"stack_health_checks": [GATE, GATE]},
+        "names a request twice: answers, answers",
+    ),
+    "a_request_without_url": (
+        {"stack_health_checks": [{"name": "x"}]},
+        "missing required arguments: url",
+    ),
 }
 
 

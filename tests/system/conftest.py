@@ -128,7 +128,7 @@ def site() -> Generator[Site]:
             "infbox_workspaces": workspaces,
             "infbox_backup": backup,
             # However long an engine takes to start on a busy machine.
-            "infbox_hold_seconds": 600,
+            "infbox_request_queue_timeout_seconds": 600,
         }
         folder = inventory(host, variables)
         # Of a run that was cut off; its password is not known any more.

@@ -155,6 +155,21 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_user_limits": {"team": {"concurrent_requests": -1}}},
         'watcher_user_limits has {"concurrent_requests": -1} for team.',
     ),
+    "a_last_day_that_is_none": (
+        [{}],
+        {"watcher_user_expiries": {"team": "soon"}},
+        'watcher_user_expiries is {"team": "soon"}',
+    ),
+    "workspaces_for_nobody": (
+        [{}],
+        {"watcher_user_workspaces": {"bob": ["shop"]}},
+        "watcher_user_workspaces names bob, and watcher_users has only team.",
+    ),
+    "a_workspace_that_is_two": (
+        [{}],
+        {"watcher_user_workspaces": {"team": ["shop,web"]}},
+        'has "shop,web". Give lists of names',
+    ),
     "traces_with_a_path": (
         [{}],
         {"watcher_traces_url": "http://collector:4318/v1/traces"},
@@ -162,8 +177,8 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     ),
     "held_for_less_than_no_time": (
         [{}],
-        {"watcher_gateway_hold_seconds": -1},
-        "watcher_gateway_hold_seconds is -1.",
+        {"watcher_gateway_request_queue_timeout_seconds": -1},
+        "watcher_gateway_request_queue_timeout_seconds is -1.",
     ),
     "less_than_no_space_for_conversations": (
         [{}],
@@ -174,6 +189,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         [{}],
         {"watcher_gateway_responses_mb": -1},
         "watcher_gateway_responses_mb is -1.",
+    ),
+    "less_than_nothing_found_for_a_question": (
+        [{}],
+        {"watcher_gateway_retrieve_tokens": -1},
+        "watcher_gateway_retrieve_tokens is -1.",
     ),
     "a_disk_that_is_no_folder": ([{}], {"watcher_disks": ["var"]}, 'watcher_disks is ["var"].'),
     "an_exporter_without_a_scheme": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,7 +15,11 @@ from fake_apis import CHAT, MESSAGES, RESPONSES
 from gateway_stack import Answer, Stack, publish
 from infbox.packing import tokens
 from infbox.packing.pack import Kind, Pack, introduction
+from infbox.retrieval import texts
+from infbox.retrieval.texts import Texts
 from infbox.tree.files import Content
+from infbox.tree.records import Row
+from infbox.watching import index
 
 
 def content(text: str) -> Content:
@@ -30,9 +35,11 @@ class Workspace:
         folder: of the test.
         files: what they are now.
         shown: what packs have ever shown.
+        first: how many files the first pack shows.
     """
 
     folder: Path
+    first: int = 8
     files: dict[str, str] = field(default_factory=dict)
     generation: int = 0
     version: int = 0
@@ -44,7 +51,7 @@ class Workspace:
         for number in range(8):
             lines = (f"def function_{number}_{n}(): return {n}\n" for n in range(75))
             self.files[f"file_{number}.py"] = "".join(lines)
-        self.begin()
+        self.begin(*sorted(self.files)[: self.first])
 
     def begin(self, *paths: str) -> None:
         """Begin a generation with these files, or all."""
@@ -78,8 +85,31 @@ class Workspace:
         """Have a file be one that must not be shown."""
         del self.files[path]
         self.pack.remove(path)
-        self.withdrawn[path] = self.version + 1
+        if path in self.shown:
+            self.withdrawn[path] = self.version + 1
         self.publish()
+
+    def list_files(self) -> None:
+        """Write the watcher's index."""
+        rows = {
+            path: Row(len(text), 0, 0, content(text).digest, None, number, 0.0)
+            for number, (path, text) in enumerate(self.files.items(), start=1)
+        }
+        known = index.Index(index.place(self.state, "shop"))
+        with contextlib.closing(known), known.transaction():
+            known.write(rows, known.paths() - rows.keys())
+
+    def index_texts(self) -> None:
+        """Bring the text index up to the files, and the watcher's index first."""
+        self.list_files()
+        contents = {path: content(text) for path, text in self.files.items()}
+        digests = {path: each.digest for path, each in contents.items()}
+        with contextlib.closing(Texts(texts.place(self.state, "shop"))) as found:
+            found.bring_up(digests, contents.get)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
 
     def publish(self) -> None:
         self.version += 1

@@ -127,6 +127,7 @@ class FakeEngine:
     longest: int = 0
     seen: list[Seen] = field(default_factory=list)
     prompts: list[Sequence[object]] = field(default_factory=list)
+    salts: dict[int, str] = field(default_factory=dict)  # of prompts that have one
     under_way: int = 0
     most_under_way: int = 0
     cancelled: int = 0
@@ -231,7 +232,8 @@ class FakeEngine:
             message = f"This model's maximum context length is {self.window} tokens."
             return JSONResponse(fake_apis.refused(path, message), 400)
         if seen.chat.get("stream"):
-            return StreamingResponse(self._events(path, prompt), media_type="text/event-stream")
+            events = self._events(path, prompt, self._salt())
+            return StreamingResponse(events, media_type="text/event-stream")
         return await self._whole_answer(request, prompt)
 
     def _prompt(self, path: str, body: dict[str, Any]) -> str | None:
@@ -293,7 +295,7 @@ class FakeEngine:
         return JSONResponse({"prompt": decode(asked["tokens"])})
 
     async def _metrics(self, _request: Request) -> Response:
-        labels = f'block_size="{self.block}",cache_dtype="auto",engine="0"'
+        labels = f'block_size="{self.block}",cache_dtype="auto",engine="0",num_gpu_blocks="6000"'
         return PlainTextResponse(f"# HELP x y\nvllm:cache_config_info{{{labels}}} 1.0\n")
 
     async def _lmcache_status(self, _request: Request) -> Response:
@@ -342,6 +344,7 @@ class FakeEngine:
 
     async def _whole_answer(self, request: Request, prompt: Sequence[object]) -> Response:
         ends = time.monotonic() + self.delay  # first of all: a test sets another once it is counted
+        salt = self._salt()
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
@@ -354,21 +357,29 @@ class FakeEngine:
             self.under_way -= 1
         if self.breaks_whole:
             return Response(b"{", headers={"content-length": "100"})
-        usage = self._usage(request.url.path, prompt)
+        usage = self._usage(request.url.path, prompt, salt)
         told: dict[str, Any] = {"model": self.model, "choices": [], "usage": usage, "user": None}
         if request.url.path == fake_apis.RESPONSES:
             told |= fake_apis.response(self.seen[-1].chat)
         return JSONResponse(told)
 
-    def _usage(self, path: str, prompt: Sequence[object]) -> dict[str, Any]:
-        cached = max((_common_length(prompt, old) for old in self.prompts), default=0)
+    def _salt(self) -> str:
+        """The salt of the request that came last."""
+        salt = self.seen[-1].chat.get("cache_salt") if self.seen else None
+        return salt if isinstance(salt, str) else ""
+
+    def _usage(self, path: str, prompt: Sequence[object], salt: str) -> dict[str, Any]:
+        alike = [old for old in self.prompts if self.salts.get(id(old), "") == salt]
+        cached = max((_common_length(prompt, old) for old in alike), default=0)
         if self.block > 1:  # whole blocks, and the last token is always computed
             cached = min(cached, len(prompt) - 1) // self.block * self.block
         self.prompts.append(prompt)
+        if salt:
+            self.salts[id(prompt)] = salt
         found = 0 if self.forgets else cached
         return fake_apis.usage(path, len(prompt), found, details=self.tells_cached_tokens)
 
-    async def _events(self, path: str, prompt: str) -> AsyncIterator[bytes]:
+    async def _events(self, path: str, prompt: str, salt: str) -> AsyncIterator[bytes]:
         self.under_way += 1
         try:
             if self.breaks_first:
@@ -382,7 +393,7 @@ class FakeEngine:
                         yield self.breaks_within
                         await asyncio.sleep(0.05)
                     raise RuntimeError("the test asked for it")
-            yield fake_apis.last_events(path, self._usage(path, prompt))
+            yield fake_apis.last_events(path, self._usage(path, prompt, salt))
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

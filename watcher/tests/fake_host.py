@@ -57,6 +57,7 @@ class CountingEngine(FakeEngine):
     """An engine whose counters the test sets: tokens from its own cache, LMCache, computed."""
 
     tokens: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    kv_tokens: str = "96800"
 
     async def _metrics(self, _request: Request) -> Response:
         sources = ("local_cache_hit", "external_kv_transfer", "local_compute")
@@ -69,8 +70,13 @@ class CountingEngine(FakeEngine):
             'vllm:num_requests_running{engine="0"} 2.0\n',
             'vllm:num_requests_waiting{engine="0"} 0.0\n',
             'vllm:kv_cache_usage_perc{engine="0"} 0.37\n',
+            f"vllm:cache_config_info{{{self._cache_labels()}}} 1.0\n",
         ]
         return PlainTextResponse("".join(lines))
+
+    def _cache_labels(self) -> str:
+        numbers = f'block_size="16",kv_cache_size_tokens="{self.kv_tokens}",num_gpu_blocks="6000"'
+        return f'cache_dtype="auto",engine="0",{numbers}'
 
 
 def told(**changes: Any) -> dict[str, Any]:
@@ -177,6 +183,7 @@ class FakeHost:
                 caddy=self.url("caddy"),
                 dcgm=self.url("dcgm"),
                 disks=(self._folder,),
+                planned_kv_tokens=94_165,
             ),
         )
 

@@ -1,5 +1,7 @@
 """A file system that can be made to hang: what another folder holds, read only, by way of FUSE.
 
+Told to fold, it finds a file by any case and composition of its name, as macOS does.
+
 It is a process of its own. Stopped by SIGSTOP it answers nothing, as a network file system whose
 server is away; with SIGCONT it goes on. Run as a program it mounts and serves until it is killed.
 """
@@ -14,6 +16,7 @@ import signal
 import stat
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
@@ -47,11 +50,14 @@ class HangingFileSystem:
 
 
 @contextlib.contextmanager
-def hanging_file_system(source: Path, place: Path) -> Iterator[HangingFileSystem | None]:
+def hanging_file_system(
+    source: Path, place: Path, *, folds: bool = False
+) -> Iterator[HangingFileSystem | None]:
     """Mount one until the block is left; give None where that may not be done here."""
     place.mkdir()
     process = subprocess.Popen(
-        [sys.executable, __file__, str(source), str(place)], stdout=subprocess.PIPE
+        [sys.executable, __file__, str(source), str(place), *["--fold"] * folds],
+        stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
     try:
@@ -65,8 +71,9 @@ def hanging_file_system(source: Path, place: Path) -> Iterator[HangingFileSystem
 
 
 class _Server:
-    def __init__(self, source: str, device: int) -> None:
+    def __init__(self, source: str, device: int, folds: bool) -> None:
         self._device = device
+        self._folds = folds
         self._paths = {1: source}
         self._numbers = {source: 1}
 
@@ -90,7 +97,7 @@ class _Server:
                 *(7, 31, 1 << 16, 0, 16, 12, 1 << 16, 1, 0, 0, 0), *[0] * 7
             )
         if opcode == _LOOKUP:
-            below = f"{path}/{os.fsdecode(body.rstrip(bytes(1)))}"
+            below = f"{path}/{self._found(path, os.fsdecode(body.rstrip(bytes(1))))}"
             attributes = _attributes(os.lstat(below))
             number = self._numbers.setdefault(below, len(self._numbers) + 1)
             self._paths[number] = below
@@ -113,6 +120,19 @@ class _Server:
         if opcode in _EMPTY:
             return b""
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    def _found(self, directory: str, name: str) -> str:
+        """Return the name that a directory has for the one that is looked up."""
+        if not self._folds:
+            return name
+        names = (
+            path.name for path in Path(directory).iterdir() if _folded(path.name) == _folded(name)
+        )
+        return next(names, name)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _attributes(status: os.stat_result) -> bytes:
@@ -140,14 +160,14 @@ def _entries(path: str, offset: int, size: int) -> bytes:
 
 
 def _main() -> None:
-    source, place = sys.argv[1:]
+    source, place, *more = sys.argv[1:]
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other"
     mount = ctypes.CDLL(None, use_errno=True).mount
     if mount(b"hanging", place.encode(), b"fuse", 0, options.encode()):
         raise SystemExit(os.strerror(ctypes.get_errno()))
     print("mounted", flush=True)
-    _Server(source, device).serve()
+    _Server(source, device, folds=bool(more)).serve()
 
 
 if __name__ == "__main__":

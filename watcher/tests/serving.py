@@ -71,7 +71,7 @@ def settings_for(tmp_path: Path, engine: str, **workspaces: tuple[Path, int]) ->
         state_dir=tmp_path / "state",
         engine=config.Engine(engine, "coder", None, 100_000),
         watcher=config.Watcher(ANY, 256 * 1024),
-        gateway=config.Gateway(ANY, 100_000, hold_seconds=0),
+        gateway=config.Gateway(ANY, 100_000, request_queue_timeout_seconds=0, retrieve_tokens=4000),
         workspaces=tuple(
             config.Workspace(name, folder, budget) for name, (folder, budget) in workspaces.items()
         ),

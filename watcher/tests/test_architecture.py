@@ -15,6 +15,7 @@ MOST_FILES = 15
 
 ORDER = (
     {"errors", "log"},
+    {"grants"},
     {"config"},
     {"metrics"},
     {"runtime"},

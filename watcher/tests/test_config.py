@@ -93,6 +93,10 @@ WRONG = [
     ({"colour": 1}, "colour: unknown"),
     ({"watcher": {"listen": "8011"}}, "watcher.listen: must be HOST:PORT"),
     ({"gateway": {"listen": "127.0.0.1:99999"}}, "gateway.listen: must be HOST:PORT"),
+    (
+        {"gateway": {"hold_seconds": 5}},
+        "gateway.hold_seconds: is now named request_queue_timeout_s",
+    ),
     ({"gateway": {"listen": "127.0.0.1:http"}}, "gateway.listen: must be HOST:PORT"),
     ({"workspaces": {}}, "workspaces: must be a list"),
     ({"workspaces": ["shop"]}, r"workspaces\[0\]: must be a mapping"),

@@ -226,6 +226,7 @@ def test_a_key_may_come_in_any_way_and_tells_who_asks(site: Site, form: str) -> 
     seen = site.ask("GET", "/v1/models", {name: value}).content["headers"]
     assert not {"authorization", "x-api-key", "api-key"} & seen.keys()
     assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("bob", "7")
+    assert seen["x-infbox-workspaces"] == "shop,web*"
 
 
 def test_the_authority_is_asked_about_the_path_and_not_for_the_cookies_and_the_body(
@@ -281,10 +282,11 @@ def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
     secret = alice["Authorization"].split()[1]
     claims = {
         "X-Api-Key": secret, "Cookie": "session=1", "X-Infbox-User": "root",
-        "X-Infbox-Concurrent": "1000",
+        "X-Infbox-Concurrent": "1000", "X-Infbox-Workspaces": "*",
     }  # fmt: skip
     seen = site.ask("GET", "/v1/models", {**alice, **claims}).content["headers"]
     assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("alice", "7")
+    assert seen["x-infbox-workspaces"] == "shop,web*"
     assert not {"authorization", "x-api-key", "cookie"} & seen.keys()
     assert secret not in json.dumps(seen)
 
@@ -293,8 +295,10 @@ def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
 def test_a_client_cannot_have_taken_off_what_caddy_says_of_it(
     site: Site, alice: dict[str, str], case: Callable[[str], str]
 ) -> None:
-    listed = {"Connection": f"close, {case('x-infbox-user, x-infbox-concurrent')}"}
+    ours = case("x-infbox-user, x-infbox-concurrent, x-infbox-workspaces")
+    listed = {"Connection": f"close, {ours}"}
     seen = site.ask("GET", "/v1/models", {**alice, **listed}).content["headers"]
+    assert seen["x-infbox-workspaces"] == "shop,web*"
     assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("alice", "7")
     assert "connection" not in seen or "infbox" not in seen["connection"].lower()
 
@@ -348,7 +352,7 @@ def test_the_status_page_asks_a_browser_to_log_in(site: Site, path: str) -> None
     answer = site.ask("GET", path, {"Authorization": LOGIN, "Cookie": "session=1"})
     assert (answer.content["port"], answer.content["target"]) == (8010, path)
     seen = answer.content["headers"]
-    assert seen["x-infbox-user"] == "alice"
+    assert (seen["x-infbox-user"], seen["x-infbox-workspaces"]) == ("alice", "shop,web*")
     assert not {"authorization", "cookie"} & seen.keys()
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from testinfra.host import Host
 
-from tests.rerun import told
+from tests.rerun import ROOT, told
 
 BAD: dict[str, Any] = {
     "preflight_presets": {"cpu": {"gpus": 0, "host_memory_gb": 1e5, "disk_gb": 1e5}},
@@ -107,6 +108,59 @@ def test_one_bad_host_stops_the_run_for_all(tmp_path: Path) -> None:
     assert "twin is left as it is" in said
     assert "infbox-preflight is left as it is" not in said
     assert "this host goes on" not in said
+
+
+PRESETS = yaml.safe_load((ROOT / "group_vars/all/presets.yml").read_text())["_infbox_presets"]
+LOWERED = "/etc/infbox-test/lowered.json"
+# As vLLM 0.32 writes it.
+LINE = (
+    "ValueError: To serve at least one request with the model's max seq len (16384), (0.19 GiB KV"
+    " cache is needed, which is larger than the available KV cache memory (0.12 GiB). Based on the"
+    " available memory, the estimated maximum model length is 10240. Try increasing"
+)
+
+
+def test_a_plan_is_lowered_by_the_engine_s_log_and_stays_so_until_it_is_for_another_one(
+    host: Host, tmp_path: Path
+) -> None:
+    host.check_output("mkdir --parents /etc/infbox-test")
+    given = {
+        "preflight_presets": {"cpu": PRESETS["cpu"]},
+        "preflight_lowered_file": LOWERED,
+        "preflight_engine_log": ["anything", LINE],
+    }
+    show = {
+        "name": "Print the plan",
+        "ansible.builtin.debug": {
+            "msg": "window {{ preflight_plan.max_model_len }} {{ preflight_preset_changes }}"
+            " note {{ preflight_lowered_note }} end"
+        },
+    }
+    lower = {
+        "name": "Lower",
+        "ansible.builtin.include_role": {"name": "preflight", "tasks_from": "lower"},
+    }
+    play = {"hosts": "all", "gather_facts": False, "roles": ["preflight"]}
+
+    status, said = run(tmp_path, [{**play, "tasks": [show, lower, show]}], **given)
+    assert status == 0, said
+    assert "window 16384" in said
+    assert "window 9920" in said
+    kept = json.loads(host.file(LOWERED).content_string)
+    assert kept["engine"]["max_model_len"] == 9920
+    assert host.file(LOWERED).mode == 0o644
+
+    status, said = run(tmp_path, [{**play, "tasks": [show, lower, show]}], **given)
+    assert "window 16384" not in said
+    assert "changed=0" in said
+    assert f"remove {LOWERED} on the host and run site.yml" in said
+
+    other = {**PRESETS["cpu"], "tuple": {"vllm": "0.33.0", "lmcache": "0.5.6", "cuda": ""}}
+    given = {**given, "preflight_presets": {"cpu": other}}
+    status, said = run(tmp_path, [{**play, "tasks": [show]}], **given)
+    assert "window 16384" in said
+    assert "note end" in said
+    host.check_output("rm --recursive /etc/infbox-test")
 
 
 def test_nothing_was_written(host: Host) -> None:

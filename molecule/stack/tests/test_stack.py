@@ -79,6 +79,29 @@ def test_a_container_that_crashes_shows_its_log_long_before_the_timeout(host: Ho
     assert time.monotonic() - begin < 600, "it waited for the health check all the same"
 
 
+def test_known_causes_in_the_log_of_a_failing_container_are_kept_after_it_is_gone(
+    host: Host, tmp_path: Path
+) -> None:
+    """What the play's own rescue sees, whatever else the container wrote."""
+    role = {"name": "Deploy", "ansible.builtin.include_role": {"name": "stack"}}
+    show = {
+        "name": "Print what was found",
+        "ansible.builtin.debug": {"msg": "found {{ stack_matching_lines | to_json }}"},
+    }
+    tasks = [{"name": "Try", "block": [role], "rescue": [show]}]
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(json.dumps([{"hosts": "all", "become": True, "tasks": tasks}]))
+    crashing = {"port": 9102, "answer": "second", "config": "/etc/caddy/missing"}
+    render(host, {**FIRST, "two": crashing})
+    patterns = {"two": "no such (file|directory)|nothing like it", "one": "."}
+    status, said = run(playbook, stack_log_patterns=patterns)
+    assert status == 0, said
+    found = said.partition("found {")[2].partition("}")[0]
+    assert "open /etc/caddy/missing: no such file or directory" in found
+    assert '"one' not in found
+    assert answer(host, 9102) == "first"
+
+
 def test_a_mended_run_restarts_only_the_container_that_changed(host: Host) -> None:
     before = started(host)
     change_the_host(host, "second")
@@ -101,7 +124,7 @@ def test_an_old_release_that_a_container_still_mounts_is_kept(host: Host) -> Non
 def test_a_release_whose_image_is_gone_is_refused(host: Host) -> None:
     fragment = "/etc/infbox/releases/1/compose/two.yml"
     host.check_output(f"sed -i.kept 's/image: .*/image: gone:1/' {fragment}")
-    status, said = go_back(stack_back_to=1)
+    status, said = go_back(stack_rollback_to=1)
     host.check_output(f"mv {fragment}.kept {fragment}")
     assert status != 0
     assert "Release 1 cannot be restored, since these images or files are gone: gone:1." in said
@@ -119,7 +142,7 @@ def test_check_mode_lists_the_releases_and_changes_nothing(host: Host) -> None:
 
 def test_the_current_release_and_one_that_never_was_are_refused(host: Host) -> None:
     for number, words in ((2, "Release 2 is the current one"), (9, "There is no release 9 that")):
-        status, said = go_back(stack_back_to=number)
+        status, said = go_back(stack_rollback_to=number)
         assert status != 0
         assert words in said
         assert "There are 1 to roll back to." in said
@@ -128,7 +151,7 @@ def test_the_current_release_and_one_that_never_was_are_refused(host: Host) -> N
 
 def test_a_release_that_fails_on_its_way_back_leaves_what_was(host: Host) -> None:
     gate = [{"name": "nobody answers", "url": "http://127.0.0.1:9109/"}]
-    status, said = go_back(stack_gate=gate)
+    status, said = go_back(stack_health_checks=gate)
     assert status != 0
     assert "Release 3 failed: health check nobody answers" in said
     assert "Release 2 serves again." in said
@@ -162,7 +185,7 @@ def test_an_interrupted_run_is_noticed_and_resolved(host: Host) -> None:
         "ln -sfn /etc/infbox/releases/4 /etc/infbox/live"
     )
     services = {"two": {"port": 9102, "answer": "third"}}
-    status, said = deploy(host, services, stack_services=["two"], stack_gate=[])
+    status, said = deploy(host, services, stack_services=["two"], stack_health_checks=[])
     assert status == 0, said
     assert "release 4 is live, yet the one that passed its health checks last is 3" in said
     assert answer(host, 9102) == "third"
@@ -197,7 +220,7 @@ def test_a_service_that_hangs_is_restarted_by_the_host(host: Host) -> None:
 def test_without_autoheal_nothing_of_it_is_left(host: Host) -> None:
     services = {"two": {"port": 9102, "answer": "third"}}
     status, said = deploy(
-        host, services, stack_services=["two"], stack_gate=[], stack_autoheal=False
+        host, services, stack_services=["two"], stack_health_checks=[], stack_autoheal=False
     )
     assert status == 0, said
     assert host.run("systemctl cat infbox-autoheal").rc != 0
@@ -219,7 +242,10 @@ def test_a_first_release_that_fails_leaves_nothing_half_done(host: Host) -> None
 
     gate = [{"name": "two answers", "url": "http://127.0.0.1:9102/"}]
     status, said = deploy(
-        host, {"two": {"port": 9102, "answer": "mended"}}, stack_services=["two"], stack_gate=gate
+        host,
+        {"two": {"port": 9102, "answer": "mended"}},
+        stack_services=["two"],
+        stack_health_checks=gate,
     )
     assert status == 0, said
     assert answer(host, 9102) == "mended"
@@ -227,12 +253,17 @@ def test_a_first_release_that_fails_leaves_nothing_half_done(host: Host) -> None
 
 def deploy(host: Host, services: Services, *options: str, **variables: Any) -> Done:
     """Render services and run the role."""
-    images = json.loads(Path(os.environ["LAB_IMAGES"]).read_text())
-    render = (SCENARIO / "render.py").read_text()
-    host.check_output(
-        "python3 -c %s %s %s", render, images["caddy"]["reference"], json.dumps(services)
-    )
+    render(host, services)
     return run(CONVERGE, *options, **variables)
+
+
+def render(host: Host, services: Services) -> None:
+    """Render services into staging."""
+    images = json.loads(Path(os.environ["LAB_IMAGES"]).read_text())
+    program = (SCENARIO / "render.py").read_text()
+    host.check_output(
+        "python3 -c %s %s %s", program, images["caddy"]["reference"], json.dumps(services)
+    )
 
 
 def go_back(*options: str, **variables: Any) -> Done:

@@ -53,7 +53,7 @@ def test_without_confirmation_it_only_says_what_it_would_do(host: Host) -> None:
 
 
 def test_folders_that_are_not_ours_are_refused(host: Host) -> None:
-    status, said = converge(uninstall_data="remove", uninstall_data_folders=["/var"])
+    status, said = converge(uninstall_data="remove", uninstall_data_directories=["/var"])
     assert status != 0
     assert "Name directories of infbox by their whole path" in said
     assert host.file("/var/lib/infbox").exists

@@ -122,6 +122,18 @@ def test_rules_for_one_of_several_hosts_are_loaded_and_taken_away(host: Host) ->
         assert not host.file(f"/etc/{file}").exists
 
 
+def test_rules_that_the_kernel_refuses_are_not_written(host: Host) -> None:
+    run("guard")
+    rules = host.file("/etc/infbox/node-guard.nft")
+    before = rules.content_string
+    try:
+        status, seen = play(SCENARIO / "guard.yml", which="guard", vllm_nodes=["192.0.2.11/99"])
+        assert status != 0 and "failed to validate" in seen, seen
+        assert rules.content_string == before
+    finally:
+        run("unguard")
+
+
 def run(tasks: str) -> None:
     """Run some of the role's tasks against the host."""
     status, seen = play(SCENARIO / "guard.yml", which=tasks)

@@ -77,10 +77,12 @@ def test_the_configuration_has_what_was_set(host: Host) -> None:
     assert settings["engine"]["lmcache"] == "http://127.0.0.1:8020"
     assert settings["engine"]["tokenizer"] == "/home/dev/model/tokenizer.json"
     assert settings["watcher"]["poll_seconds"] == 7
-    assert settings["gateway"]["hold_seconds"] == 5
+    assert settings["gateway"]["request_queue_timeout_seconds"] == 5
     assert settings["gateway"]["conversations_mb"] == 512
     assert settings["gateway"]["strip_volatile"] is True
     assert settings["gateway"]["tools"] is True
+    assert settings["gateway"]["retrieve"] is True
+    assert settings["gateway"]["retrieve_tokens"] == 4000
     models = {item["name"]: item.get("model") for item in settings["workspaces"]}
     assert models["notes"] == pack(host, "notes")["model"] == "coder-small"
     assert models["shop"] is None

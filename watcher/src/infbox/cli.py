@@ -104,8 +104,31 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     _add_tokenizer(use)
     use.set_defaults(command=_evaluate)
 
+    _add_client(commands)
     _add_run(commands, "watch what a configuration names, until stopped", _run_watcher)
     return exit_status("infbox-watch", parser.parse_args(arguments))
+
+
+def _add_client(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    client = commands.add_parser(
+        "client",
+        help="print the configuration of a coding agent or an editor",
+        description="Print the configuration of a coding agent or an editor. The window is asked"
+        " of the server, by the key in INFBOX_API_KEY or --key-file; --window needs no key.",
+    )
+    client.add_argument("name", metavar="NAME", help="such as claude-code; list prints all")
+    client.add_argument("--server", metavar="URL", default="https://SERVER",
+                        help="such as https://gpu1.example.org")  # fmt: skip
+    client.add_argument("--workspace", metavar="NAME", default="", help="else the only one")
+    client.add_argument("--window", metavar="TOKENS", type=_positive,
+                        help="beside the pack; else the server is asked")  # fmt: skip
+    client.add_argument("--model", metavar="NAME", default="coder",
+                        help="for --window: without the workspace (%(default)s)")  # fmt: skip
+    client.add_argument("--ca", metavar="FILE", type=Path, help="the server's root.crt")
+    client.add_argument("--key-file", metavar="FILE", type=Path, help="the API key")
+    client.add_argument("--show-key", action="store_true",
+                        help="print the key itself in place of the variable")  # fmt: skip
+    client.set_defaults(command=_client)
 
 
 def gateway(arguments: Sequence[str] | None = None) -> int:
@@ -239,7 +262,9 @@ def _mirror(options: argparse.Namespace) -> None:
         on = partial(carriers.by_rsync, target / INSIDE, host) if host else None
         if options.follow:
             log.to_stderr()
-            follow(source, target, told, on)
+            with contextlib.suppress(KeyboardInterrupt):
+                follow(source, target, told, on)
+            return
         told(mirror(tree, target))
     try:
         if on:
@@ -299,6 +324,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     numbers = options.commits, options.budget, options.retrieve
     result = evaluate(options.repository, *numbers, tokenizer, tell=tell)
     print(json.dumps(result) if options.json else table(result))
+
+
+def _client(options: argparse.Namespace) -> None:
+    from infbox.client.access import access_for
+    from infbox.client.configurations import CLIENTS, configuration, instructions
+
+    if options.name == "list":
+        print("\n".join(sorted(CLIENTS)))
+        return
+    made = configuration(options.name, access_for(options))
+    print(instructions(made), file=sys.stderr, flush=True)
+    print(made.text, end="")
 
 
 def _run_watcher(options: argparse.Namespace) -> None:
@@ -378,8 +415,12 @@ def _apply_keys(options: argparse.Namespace) -> None:
 
 def _list_keys(options: argparse.Namespace) -> None:
     for user, limits in _keyring(options).users().items():
-        per_minute, at_once = (most or "any number of" for most in limits)
-        print(f"{user}: {per_minute} requests a minute, {at_once} at once")
+        per_minute = limits.requests_per_minute or "any number of"
+        at_once = limits.concurrent_requests or "any number of"
+        names = ", ".join(limits.workspaces) or "none"
+        until = f"; until {limits.expires}" if limits.expires else ""
+        says = f"{per_minute} requests a minute, {at_once} at once; workspaces: {names}{until}"
+        print(f"{user}: {says}")
 
 
 def _rotate_key(options: argparse.Namespace) -> None:

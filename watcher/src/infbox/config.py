@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from infbox import grants
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 MAX_FILE_BYTES = 256 * 1024
 """Of a file that may be shown, where nothing else is set."""
@@ -19,11 +22,16 @@ MAX_FILE_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUIRED: Any = object()
 _MAX_BODY_BYTES = 32 * 1024 * 1024
-_HOLD_SECONDS = 120
-_HOLD_REQUESTS = 200
+_REQUEST_QUEUE_TIMEOUT_SECONDS = 120
+_REQUEST_QUEUE_LIMIT = 200
 _CONVERSATIONS_MB = 512
 _RESPONSES_MB = 64
 _MAX_PORT = 65535
+# Keys that have another name now, by their sections; for one release.
+_RENAMED = {
+    "gateway.hold_seconds": "request_queue_timeout_seconds",
+    "gateway.hold_requests": "request_queue_limit",
+}
 _SCOPES = ["openid", "profile", "email"]
 # TLS says who answers; on loopback nobody else can.
 _SAFE_URL = re.compile(
@@ -44,6 +52,7 @@ _REF = re.compile(
 )
 _EVERY_SECONDS = 60
 _LEAST_EVERY = 5
+_SALT_DIGITS = 32  # of a name of LMCache's files, which may have 255 characters
 _DEPTH = 100
 _KEEP_FREE_MB = 2048
 
@@ -98,8 +107,9 @@ class Gateway(NamedTuple):
     Attributes:
         listen: for the API.
         max_body_bytes: of a request; a larger one is answered 413.
-        hold_seconds: that a request waits for an engine which is away; 0 to refuse it at once.
-        hold_requests: how many wait at most.
+        request_queue_timeout_seconds: that a request is queued while the engine does not respond;
+            0 to refuse it at once.
+        request_queue_limit: requests that are queued at most.
         traces: base address of a collector that takes OpenTelemetry's traces over HTTP; None to
             make none.
         conversations_mb: disk space for what is known of conversations and the packs that they
@@ -109,18 +119,27 @@ class Gateway(NamedTuple):
             and to mean nothing to a model, are taken out.
         requires_user: whether a request must have a user, whom Caddy names once a key was seen.
         tools: whether agents may look at the workspaces' files by the tools at ``/mcp``.
+        restricts_workspaces: whether a request must say which workspaces its user may use.
+        audit: whether it is recorded who asked which workspace.
+        retrieve: whether anything may be looked for that a question is about.
+        retrieve_tokens: of what is found for a question that does not say how many, at most; 0 to
+            look for nothing then.
     """
 
     listen: Listen
     max_body_bytes: int
-    hold_seconds: int = _HOLD_SECONDS
-    hold_requests: int = _HOLD_REQUESTS
+    request_queue_timeout_seconds: int = _REQUEST_QUEUE_TIMEOUT_SECONDS
+    request_queue_limit: int = _REQUEST_QUEUE_LIMIT
     traces: str | None = None
     conversations_mb: int = _CONVERSATIONS_MB
     responses_mb: int = _RESPONSES_MB
     strip_volatile: bool = True
     requires_user: bool = False
     tools: bool = True
+    restricts_workspaces: bool = False
+    audit: bool = False
+    retrieve: bool = True
+    retrieve_tokens: int = 0
 
 
 class Status(NamedTuple):
@@ -134,6 +153,8 @@ class Status(NamedTuple):
         disks: directories; the file systems that they lie on are shown.
         sign_in: whether people sign in, and so can sign out.
         sign_in_asks: whether people who are signed in may ask on the page without a key.
+        planned_kv_tokens: tokens of KV that the engine should hold by its plan; 0 for no plan.
+        plan_note: what there is to say about the plan; empty for nothing.
     """
 
     preset: str = ""
@@ -143,6 +164,8 @@ class Status(NamedTuple):
     disks: tuple[Path, ...] = ()
     sign_in: bool = False
     sign_in_asks: bool = False
+    planned_kv_tokens: int = 0
+    plan_note: str = ""
 
 
 class Workspace(NamedTuple):
@@ -189,6 +212,8 @@ class SignIn(NamedTuple):
         groups: whose members are let in.
         session_seconds: that a session lasts at most.
         idle_seconds: after which a session that is not used has ended.
+        workspaces: patterns of the workspaces that is shown who is in none of the groups below.
+        group_workspaces: of members of a group, by its name.
     """
 
     listen: Listen
@@ -201,6 +226,8 @@ class SignIn(NamedTuple):
     groups: frozenset[str]
     session_seconds: int
     idle_seconds: int
+    workspaces: tuple[str, ...] = grants.ALL
+    group_workspaces: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class Remote(NamedTuple):
@@ -250,6 +277,18 @@ class Config(NamedTuple):
     workspaces: tuple[Workspace, ...]
     status: Status = Status()
     replicas: Replicas | None = None
+
+    def cache_salts(self, workspace: Workspace) -> tuple[str, str]:
+        """Return the salt under which the engine keeps a workspace's KV, and the one under which it
+        may have kept it before; the empty one is none.
+
+        Where anybody may not use all workspaces, each has a salt of its own, so that no cached
+        token and no time tells of another. Overlays have that of their base, whose KV they begin
+        with. No client can say it: those of users are made by the gateway, of their names.
+        """
+        root = workspace.base or workspace.name
+        own = sha256(f"workspace\0{root}".encode()).hexdigest()[:_SALT_DIGITS]
+        return (own, "") if self.gateway.restricts_workspaces else ("", own)
 
 
 def load(file: Path) -> Config:
@@ -421,6 +460,9 @@ class _Section:
         return _Section(self.take(key, dict, default), self.name(key))
 
     def done(self) -> None:
+        for old, new in _RENAMED.items():
+            if any(self.name(str(key)) == old for key in self._content):
+                raise InputError(f"{old}: is now named {new}: rename it")
         if self._content:
             unknown = ", ".join(sorted(self.name(str(key)) for key in self._content))
             raise InputError(f"{unknown}: unknown: remove it, or fix the spelling")
@@ -487,14 +529,20 @@ def _gateway(section: _Section) -> Gateway:
     gateway = Gateway(
         listen=section.listen("127.0.0.1:8010"),
         max_body_bytes=section.positive("max_body_bytes", _MAX_BODY_BYTES),
-        hold_seconds=section.at_least_0("hold_seconds", _HOLD_SECONDS),
-        hold_requests=section.positive("hold_requests", _HOLD_REQUESTS),
+        request_queue_timeout_seconds=section.at_least_0(
+            "request_queue_timeout_seconds", _REQUEST_QUEUE_TIMEOUT_SECONDS
+        ),
+        request_queue_limit=section.positive("request_queue_limit", _REQUEST_QUEUE_LIMIT),
         traces=section.address("traces", "") or None,
         conversations_mb=section.at_least_0("conversations_mb", _CONVERSATIONS_MB),
         responses_mb=section.at_least_0("responses_mb", _RESPONSES_MB),
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
         tools=section.take("tools", bool, True),
+        restricts_workspaces=section.take("restricts_workspaces", bool, False),
+        audit=section.take("audit", bool, False),
+        retrieve=section.take("retrieve", bool, True),
+        retrieve_tokens=section.at_least_0("retrieve_tokens", 0),
     )
     section.done()
     return gateway
@@ -521,6 +569,8 @@ def _status(section: _Section) -> Status:
         disks=section.paths("disks"),
         sign_in=section.take("sign_in", bool, False),
         sign_in_asks=section.take("sign_in_asks", bool, False),
+        planned_kv_tokens=section.at_least_0("planned_kv_tokens", 0),
+        plan_note=section.take("plan_note", str, ""),
     )
     section.done()
     return status
@@ -539,6 +589,11 @@ def _sign_in(section: _Section) -> SignIn:
         groups=frozenset(section.texts("groups")),
         session_seconds=section.positive("session_hours", 12) * 3600,
         idle_seconds=section.positive("idle_minutes", 60) * 60,
+        workspaces=grants.checked(section.take("workspaces", list, ["*"]), "the others"),
+        group_workspaces={
+            str(group): grants.checked(patterns, f"group_workspaces.{group}")
+            for group, patterns in section.take("group_workspaces", dict, {}).items()
+        },
     )
     section.done()
     return settings

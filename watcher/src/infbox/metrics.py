@@ -52,6 +52,9 @@ class WatcherMetrics:
             "workspace_unhealthy_since_timestamp_seconds",
             "Since when the tree is not followed or packed; 0 while it is.",
         )
+        self.text_index_failing = gauge(
+            "text_index_failing", "1 while the text index cannot be kept up to the tree."
+        )
         self.index_bytes = gauge("index_bytes", "Size of the index on disk, its log included.")
         self.tokens = Gauge(
             "infbox_pack_tokens",
@@ -145,6 +148,25 @@ class GatewayMetrics:
             _LABELS,
             registry=self.registry,
         )
+        self.retrievals = Counter(
+            "infbox_gateway_retrievals",
+            "Searches for what a question is about, by what came of them.",
+            ("workspace", "result"),
+            registry=self.registry,
+        )
+        self.retrieved = Counter(
+            "infbox_gateway_retrieved_tokens",
+            "Tokens that were found for questions and put in front of them.",
+            _LABELS,
+            registry=self.registry,
+        )
+        self.retrieval_seconds = Histogram(
+            "infbox_gateway_retrieval_seconds",
+            "Time that a question waited for what was found for it.",
+            _LABELS,
+            buckets=_FAST,
+            registry=self.registry,
+        )
         self.tool_calls = Counter(
             "infbox_gateway_tool_calls",
             "Calls of tools at /mcp, by tool, user and result.",
@@ -174,6 +196,20 @@ class GatewayMetrics:
         self.turns.labels(workspace, client, state, beginning or "none").inc()
         if told_tokens:
             self.told.labels(workspace).inc(told_tokens)
+
+    def count_retrieval(self, workspace: str, result: str, seconds: float, tokens: int) -> None:
+        """Count a search for what a question is about.
+
+        Args:
+            workspace: that was searched.
+            result: what came of it.
+            seconds: that it took.
+            tokens: that were put in front of the question.
+        """
+        self.retrievals.labels(workspace, result).inc()
+        self.retrieval_seconds.labels(workspace).observe(seconds)
+        if tokens:
+            self.retrieved.labels(workspace).inc(tokens)
 
     def count(self, usage: Usage | None, workspace: str, user: str) -> None:
         """Count the tokens of a request.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.auth import keys
+from infbox.auth import key_service, keys
 from infbox.auth.key_service import KeyService
 from infbox.auth.keys import Keyring, Limits
 from infbox.errors import InputError
@@ -37,7 +39,7 @@ class Ring:
         self.digests = folder / "served/users.json"
         self.ring = Keyring(self.folder, self.digests)
 
-    def apply(self, *users: str, is_dry: bool = False, **limits: int) -> keys.Change:
+    def apply(self, *users: str, is_dry: bool = False, **limits: Any) -> keys.Change:
         return self.ring.apply(dict.fromkeys(users, Limits(**limits)), is_dry=is_dry)
 
     def key(self, user: str) -> str:
@@ -66,17 +68,20 @@ def url(ring: Ring) -> Iterator[str]:
         yield url
 
 
-def ask(url: str, *headers: tuple[str, str]) -> tuple[int, dict[str, str], Any]:
+def ask(
+    url: str, *headers: tuple[str, str], path: str = "/authorize"
+) -> tuple[int, dict[str, str], Any]:
     """Ask whether a request with these headers may go on."""
     with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)) as client:
-        client.putrequest("GET", "/authorize")
+        client.putrequest("GET", path)
         for name, value in headers:
             client.putheader(name, value)
         client.endheaders()
         answer = client.getresponse()
         body = answer.read()
     fields = {name.lower(): value for name, value in answer.getheaders()}
-    return answer.status, fields, json.loads(body) if body else None
+    is_json = fields.get("content-type", "").startswith("application/json")
+    return answer.status, fields, json.loads(body) if is_json and body else None
 
 
 def bearer(key: str) -> tuple[str, str]:
@@ -157,9 +162,22 @@ def test_a_dry_run_tells_and_does_nothing(ring: Ring) -> None:
         ("[]", "must be a mapping"),
         ('{"Alice": {}}', "'Alice': no name of a user"),
         ('{"../alice": {}}', "'../alice': no name of a user"),
-        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute and concurrent_requests"),
+        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute, concurrent_requests, w"),
+        ('{"alice": {"expires": "soon"}}', "alice: expires: must be a day as 2027-01-31, not"),
+        ('{"alice": {"expires": "2027-02-30"}}', "alice: expires: 2027-02-30 is no day"),
+        ('{"alice": {"expires": 20270131}}', "alice: expires: must be a day as 2027-01-31"),
         ('{"alice": {"requests_per_minute": -1}}', "alice: requests_per_minute: must be a whole"),
         ('{"alice": {"concurrent_requests": true}}', "alice: concurrent_requests: must be a whole"),
+        (
+            '{"alice": {"workspaces": "shop"}}',
+            "alice: workspaces must be a list of names, in which",
+        ),
+        (
+            '{"alice": {"workspaces": ["a,b"]}}',
+            "alice: workspaces must be a list of names, in which",
+        ),
+        ('{"alice": {"workspaces": ["*-*-*-*-*"]}}', "alice: workspaces must be a list of names"),
+        (json.dumps({"alice": {"workspaces": ["a"] * 201}}), "use * to name several"),
     ],
 )
 def test_what_is_no_list_of_users_is_refused_by_name(ring: Ring, given: str, told: str) -> None:
@@ -195,6 +213,52 @@ def test_a_key_tells_who_asks_either_way(ring: Ring, url: str) -> None:
         status, fields, _ = ask(url, *headers)
         assert status == 200
         assert (fields["x-infbox-user"], fields["x-infbox-concurrent"]) == ("alice", "3")
+        assert fields["x-infbox-workspaces"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("workspaces", "told"), [((), "-"), (("shop",), "shop"), (("a*", "b"), "a*,b"), (("*",), "*")]
+)
+@pytest.mark.parametrize("path", ["/authorize", "/login"])
+def test_a_key_tells_which_workspaces_its_user_may_use(
+    ring: Ring, url: str, workspaces: tuple[str, ...], told: str, path: str
+) -> None:
+    ring.apply("alice", workspaces=workspaces)
+    _, fields, _ = ask(url, bearer(ring.key("alice")), path=path)
+    assert fields["x-infbox-workspaces"] == told
+
+
+@pytest.mark.parametrize("changed", ['"workspaces": ["*"]', '"workspaces": "*"', '"other": []'])
+def test_a_file_that_does_not_say_which_workspaces_lets_nobody_in(
+    ring: Ring, url: str, changed: str
+) -> None:
+    ring.apply("alice", workspaces=("shop",))
+    served = ring.digests.read_text()
+    assert '"workspaces": [' in served
+    ring.digests.write_text(re.sub(r'"workspaces": \[[^\]]*\]', changed, served))
+    status, fields, _ = ask(url, bearer(ring.key("alice")))
+    assert (status == 200) == (changed == '"workspaces": ["*"]')
+    assert "x-infbox-workspaces" not in fields or status == 200
+
+
+@pytest.mark.parametrize(("days", "is_good"), [(-1, False), (0, True), (1, True)])
+def test_a_key_is_good_to_the_end_of_its_last_day(
+    ring: Ring, url: str, monkeypatch: pytest.MonkeyPatch, days: int, is_good: bool
+) -> None:
+    today = date(2027, 1, 31)
+    monkeypatch.setattr(key_service, "_today", lambda: today)
+    last = (today + timedelta(days=days)).isoformat()
+    ring.apply("alice", expires=last)
+    status, fields, content = ask(url, bearer(ring.key("alice")))
+    assert (status == 200) == ("x-infbox-user" in fields) == is_good
+    login = base64.b64encode(f"alice:{ring.key('alice')}".encode()).decode()
+    for header in (bearer(ring.key("alice")), ("Authorization", f"Basic {login}")):
+        assert (ask(url, header, path="/login")[0] == 200) == is_good
+    if not is_good:
+        assert status == 401
+        assert f"expired on {last}" in content["error"]["message"]
+        assert 'result="expired",user="alice"} 1.0' in get_text(f"{url}/metrics")
+    assert f"; until {last}" in ring.run("list").stdout
 
 
 def test_what_is_almost_a_key_is_none(ring: Ring, url: str) -> None:

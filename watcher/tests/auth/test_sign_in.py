@@ -16,7 +16,7 @@ import pytest
 
 from infbox import config
 from infbox.auth.oidc import Provider
-from infbox.auth.sessions import Sessions
+from infbox.auth.sessions import Person, Sessions
 from infbox.auth.sign_in import SESSION_COOKIE, WAY_COOKIE, SignInApp
 from provider import Browser, Liar, Page, changed, know, provider
 from serving import ANY, free_port, get_text, serving
@@ -98,6 +98,28 @@ def through(liar: Liar, subject: str = "alice") -> Page:
     site = Site(liar.issuer)
     with serving(site.sign_in.app()) as site.url:
         return site.browser().sign_in(subject)
+
+
+@pytest.mark.parametrize(
+    ("others", "of_groups", "told"),
+    [
+        (("*",), {}, "*"),
+        ((), {}, "-"),
+        ((), {"coders": ("shop", "web-*")}, "shop,web-*"),
+        (("*",), {"coders": ("shop",)}, "shop"),
+        (("*",), {"coders": (), "strangers": ("*",)}, "-"),
+        ((), {"coders": ("shop",), "others": ("web", "shop")}, "shop,web"),
+        ((), {"coders": ("shop",), "others": ("*",)}, "*"),
+    ],
+)
+def test_who_signs_in_is_shown_the_workspaces_of_the_groups(
+    issuer: str, others: tuple[str, ...], of_groups: dict[str, tuple[str, ...]], told: str
+) -> None:
+    site = Site(issuer, workspaces=others, group_workspaces=of_groups)
+    with serving(site.sign_in.app()) as site.url:
+        browser = site.browser()
+        browser.sign_in("alice", to="/status")
+        assert browser.check("/status").headers["x-infbox-workspaces"] == told
 
 
 def test_a_member_of_a_group_signs_in_and_gets_the_page_that_was_asked_for(site: Site) -> None:
@@ -429,6 +451,7 @@ def test_who_is_signed_in_may_ask_on_the_page_by_a_name_that_no_user_has(
         seen = browser.get("/check-question", OWN)
     assert (seen.status, seen.headers["x-infbox-user"]) == (200, label)
     assert seen.headers["x-infbox-concurrent"] == "2"
+    assert seen.headers["x-infbox-workspaces"] == "*"
 
 
 @pytest.mark.parametrize(
@@ -485,10 +508,11 @@ def test_what_happened_is_counted(site: Site) -> None:
 
 def test_the_session_unused_longest_makes_room() -> None:
     sessions = Sessions(10, 10, most=2, clock=Clock())
-    first, second = sessions.begin("a"), sessions.begin("b")
-    assert sessions.user(first) == "a"
-    third = sessions.begin("c")
-    assert [sessions.user(token) for token in (first, second, third)] == ["a", None, "c"]
+    a, b, c = Person("a"), Person("b"), Person("c")
+    first, second = sessions.begin(a), sessions.begin(b)
+    assert sessions.person(first) == a
+    third = sessions.begin(c)
+    assert [sessions.person(token) for token in (first, second, third)] == [a, None, c]
     assert len(sessions) == 2
 
 

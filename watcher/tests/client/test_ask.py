@@ -41,12 +41,14 @@ class Server:
 
     def __init__(self, events: str, *models: str) -> None:
         self.models, self.events = models, events
+        self.window: int | None = None
         self.seen: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
 
     async def list(self, request: Request) -> Response:
         self.seen.append(dict(request.headers))
-        return JSONResponse({"data": [{"id": name} for name in self.models]})
+        more = {} if self.window is None else {"max_model_len": self.window}
+        return JSONResponse({"data": [{"id": name, **more} for name in self.models]})
 
     async def chat(self, request: Request) -> Response:
         self.seen.append(dict(request.headers))

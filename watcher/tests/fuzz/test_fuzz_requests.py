@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from infbox.gateway import bodies, fields
 from infbox.gateway.apis import APIS
 from infbox.gateway.bodies import Body, opened
-from infbox.gateway.conversations import forms, records, volatile
+from infbox.gateway.conversations import forms, options, records, volatile
 from infbox.gateway.conversations.deciding import Asked, Sending, Turn
+from infbox.gateway.conversations.notes import Note
+from infbox.gateway.conversations.retrieving import Found
 from infbox.gateway.refusals import RefusalError
 from infbox.gateway.requests import named, question
 from infbox.packing.published import About, Pack
@@ -249,13 +251,16 @@ _LIKELY = st.fixed_dictionaries(
         "system": st.lists(st.fixed_dictionaries({"text": _TEXTS})) | _JSON,
         "prompt": _TEXTS | st.lists(_TEXTS) | _JSON,
         "previous_response_id": _JSON,
-        "infbox": st.just({"pack": "fit"}) | _JSON,
+        "infbox": st.just({"pack": "fit"})
+        | st.dictionaries(st.sampled_from(["retrieve", "files", "query"]), _JSON)
+        | _JSON,
         "max_tokens": _JSON | st.integers(0, 10**9),
         "stream": _JSON,
         "tools": _JSON,
         "metadata": _JSON,
     },
 )
+NOTE = Note("found = 1\n", 3, found=(("a.py", "d1", 1, 1),))
 _CHANGED = {"model", "messages", "input", "instructions", "system", "prompt", "request_id"}
 
 
@@ -272,13 +277,28 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> records.Records:
 
 def turn(store: records.Records, path: str, request: dict[str, Any], present: Pack) -> Turn:
     """How a request goes out."""
+    said = options.taken(request, 4000)
     request = volatile.without(path, request)
     found = forms.dialogue(path, request)
     if found is None:
         return Turn(present, request)
-    asked = Asked(path, request, 1, "shop", "ann", "coder")
+    asked = Asked(path, request, 1, "shop", "ann", "coder", options=said)
     packs = {each.sha256: each for each in (PACK, LATER)}
-    return Sending(store, asked, found, present=present, pack_of=packs.get, now=1.0).decide()
+
+    def sending() -> Sending:
+        return Sending(
+            store,
+            asked,
+            found,
+            present=present,
+            pack_of=packs.get,
+            may_show=lambda _: True,
+            now=1.0,
+        )
+
+    wanted = sending().wanted()
+    retrieval = wanted and Found(NOTE, wanted.place, "found", 0.0)
+    return sending().decide(retrieval)
 
 
 def test_any_request_becomes_another_or_is_refused(store: records.Records) -> None:
@@ -290,7 +310,7 @@ def test_any_request_becomes_another_or_is_refused(store: records.Records) -> No
             assert asked is not None
             assert (asked.workspace, asked.model) == ("shop", "coder")
             lowered, request = body.lowered, body.taken()
-            turn(store, path, request, PACK)
+            turn(store, path, dict(request), PACK)
             asks = question(APIS[path], asked, turn(store, path, request, LATER), WINDOW)
         except RefusalError:
             return

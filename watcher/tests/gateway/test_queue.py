@@ -41,7 +41,9 @@ def gateway(tmp_path: Path, place: Listen, seconds: int = 10, most: int = 5) -> 
     """A gateway whose engine is not there yet."""
     publish(tmp_path)
     config = settings_for(tmp_path, f"http://{place}", shop=(tmp_path, 1000))
-    holding = config.gateway._replace(hold_seconds=seconds, hold_requests=most)
+    holding = config.gateway._replace(
+        request_queue_timeout_seconds=seconds, request_queue_limit=most
+    )
     with serving(Gateway(config._replace(gateway=holding)).app) as url:
         yield Stack(FakeEngine(), url)
 

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ from infbox.tree.files import Tree
 from infbox.tree.records import Stamp
 from infbox.watching.follower import Follower
 from serving import until
+from stub_system import SYSTEMS
 from trees import fill, git
 
+STUB_SYSTEM = Path(__file__).parents[1] / "stub_system.py"
 SECRET = 'key = "AKIA' + 'Q3EGRXWTJ5LXZJ4A"\n'
 
 
@@ -32,6 +35,17 @@ def source(repo: Path) -> Path:
     fill(repo, {"ignored.py": "x\n", "leak.py": SECRET})
     git(repo, "add", "a.py", "leak.py", ".gitignore")
     return repo
+
+
+def program(system: str) -> list[str]:
+    """Return the command of infbox-watch, on Linux or as on another system."""
+    if system == "linux":
+        return [sys.executable, "-m", "infbox.cli"]
+    return [sys.executable, str(STUB_SYSTEM), system]
+
+
+on_each_system = pytest.mark.parametrize("system", ["linux", *SYSTEMS])
+"""By inotify, and by watchdog as it is used on macOS and Windows."""
 
 
 def copied(target: Path) -> dict[str, str]:
@@ -113,8 +127,10 @@ def test_a_folder_with_something_else_in_it_is_refused(
 
 
 @contextlib.contextmanager
-def going_on(source: Path, target: Path, *more: str, path: str = "") -> Iterator[None]:
-    command = [sys.executable, "-m", "infbox.cli", "mirror", str(source), str(target), "--follow"]
+def going_on(
+    source: Path, target: Path, *more: str, path: str = "", system: str = "linux"
+) -> Iterator[None]:
+    command = [*program(system), "mirror", str(source), str(target), "--follow"]
     environment = {**os.environ, "PATH": path or os.environ["PATH"]}
     process = subprocess.Popen([*command, *more], env=environment)
     try:
@@ -125,13 +141,15 @@ def going_on(source: Path, target: Path, *more: str, path: str = "") -> Iterator
         process.wait()
 
 
-def test_it_goes_on_as_files_are_saved(source: Path, tmp_path: Path) -> None:
+@on_each_system
+def test_it_goes_on_as_files_are_saved(source: Path, tmp_path: Path, system: str) -> None:
     target = tmp_path / "copy"
-    with going_on(source, target):
+    with going_on(source, target, system=system):
         until((target / "tree/a.py").exists, 20)
         fill(source, {"a.py": "saved\n", "new/c.py": "new\n"})
-        until(lambda: copied(target).get("new/c.py") == "new\n", 20)
-        assert copied(target)["a.py"] == "saved\n"
+        until(
+            lambda: copied(target).items() >= {"a.py": "saved\n", "new/c.py": "new\n"}.items(), 20
+        )
         fill(source, {"a.py": SECRET})
         until(lambda: "a.py" not in copied(target), 20)
         fill(source, {".gitignore": "ignored.py\nnew\n"})
@@ -141,20 +159,32 @@ def test_it_goes_on_as_files_are_saved(source: Path, tmp_path: Path) -> None:
     assert not any(b"AKIA" in path.read_bytes() for path in target.rglob("*") if path.is_file())
 
 
+@on_each_system
 def test_what_went_on_while_it_was_away_is_taken_over_at_the_next_start(
-    source: Path, tmp_path: Path
+    source: Path, tmp_path: Path, system: str
 ) -> None:
     target = tmp_path / "copy"
-    with going_on(source, target):
+    with going_on(source, target, system=system):
         until((target / "tree/sub/b.py").exists, 20)
     before = Stamp.of((target / "tree/.gitignore").stat())
     fill(source, {"a.py": "while away\n"})
     fill(target / "tree", {"stray.py": "a copy holds nothing else\n"})
     (source / "sub/b.py").unlink()
-    with going_on(source, target):
+    with going_on(source, target, system=system):
         until(lambda: copied(target).keys() == {".gitignore", "a.py"}, 20)
         assert copied(target)["a.py"] == "while away\n"
     assert Stamp.of((target / "tree/.gitignore").stat()) == before
+
+
+def test_it_ends_quietly_when_it_is_interrupted(source: Path, tmp_path: Path) -> None:
+    command = [*program("linux"), "mirror", str(source), str(tmp_path / "copy"), "--follow"]
+    # What a shell starts in the background ignores interrupts, and so would all below it.
+    command = ["env", "--default-signal=INT", *command]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until((tmp_path / "copy/tree/a.py").exists, 20)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert (process.returncode, "Traceback" in said) == (0, False)
 
 
 def test_it_is_carried_on_and_again_when_that_failed(source: Path, tmp_path: Path) -> None:
@@ -169,7 +199,8 @@ def test_it_is_carried_on_and_again_when_that_failed(source: Path, tmp_path: Pat
         until(lambda: copied(there).get("a.py") == "saved\n", 20)
     assert copied(there) == copied(tmp_path / "copy")
     *_, where, host = (there / "arguments").read_text().split()
-    assert (where, host) == (f"{tmp_path}/copy/tree/", "gpu1:/srv/shop/")
+    assert (where, host) == ("./", "gpu1:/srv/shop/")
+    assert (there / "directory").read_text() == f"{tmp_path}/copy/tree\n"
     assert "--delete" in (there / "arguments").read_text().split()
 
 
@@ -198,6 +229,7 @@ STUB_RSYNC = """\
 #!/bin/sh
 [ -e {there} ] || {{ mkdir {there}; echo the host is away >&2; exit 255; }}
 echo "$@" > {there}/arguments
+pwd > {there}/directory
 for last; do from=$before; before=$last; done
 mkdir -p {there}/tree && cp -r "$from." {there}/tree
 """
@@ -248,6 +280,17 @@ def test_what_keeps_it_running_names_the_copy_and_nothing_of_the_tree(
         assert host in file.read_text()
         assert f"{source}/" not in file.read_text()
     assert not (target / "tree").exists() or not copied(target), "nothing is copied yet"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_units_of_systemd_are_not_written_where_there_is_none(
+    source: Path, tmp_path: Path, system: str
+) -> None:
+    command = [*program(system), "mirror", str(source), str(tmp_path / "copy")]
+    command += ["--carry", "rsync", "--host", "gpu1:/srv/shop"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--carry: writes units for systemd" in done.stderr
 
 
 def unquoted(unit: str) -> list[str]:

@@ -56,7 +56,7 @@ def host(
     publish(folder, f"{name}: {TEXT}", sections=[])
     with FakeEngine(**engine).running(engine_at) as upstream:
         config = settings_for(folder, upstream.url, shop=(folder, 1000), bare=(folder, 1000))
-        gateway = config.gateway._replace(hold_seconds=seconds)
+        gateway = config.gateway._replace(request_queue_timeout_seconds=seconds)
         config = config._replace(gateway=gateway, replicas=Replicas(balancer, name))
         overlay = config.workspaces[0]._replace(name="shop-anna", base="shop")
         config = config._replace(workspaces=(*config.workspaces, overlay))

@@ -160,3 +160,19 @@ def test_after_any_edits_it_is_as_if_made_anew(edits: list[tuple[str, str | None
     assert texts.digests() == files
     for word in ("a", "b", "ab", "def", "class", "1", "é"):
         assert sorted(found(texts, word)) == sorted(found(anew, word))
+
+
+def test_a_word_that_comes_later_is_found_then() -> None:
+    texts = filled({"a.py": "def first(): pass\n"})
+    assert found(texts, "second") == []
+    texts.put("b.py", File("def second(): pass\n"))
+    assert found(texts, "second") == ["b.py"]
+
+
+def test_what_is_asked_too_late_is_broken_off() -> None:
+    texts = filled({f"{n}.py": "def first(): pass\n" * 50 for n in range(200)})
+    texts.end_at(0.0)
+    with pytest.raises(sqlite3.OperationalError):
+        found(texts, "first")
+    texts.end_at(float("inf"))
+    assert found(texts, "first")

@@ -20,11 +20,13 @@ class Told:
 
     async def follow(self, is_over: Callable[[], bool]) -> AsyncIterator[dict[str, Any]]:
         while not is_over():
-            yield {}
+            yield {"workspaces": []}
             await asyncio.sleep(0.01)
 
 
 def test_events_end_so_that_whoever_looks_on_is_let_in_anew() -> None:
-    page = Page(cast("Any", Told()), longest=0.2)
+    page = Page(cast("Any", Told()), lambda _: (), longest=0.2)
     with serving(Starlette(routes=page.routes())) as url:
-        assert get_text(f"{url}/status/events").count("data: {}") > 3  # and it came to an end
+        assert (
+            get_text(f"{url}/status/events").count('data: {"workspaces":[]}') > 3
+        )  # and it came to an end

@@ -59,8 +59,10 @@ async def warming(
     url: str,
     pace: Pace = FAST,
     lmcache: str = "",
+    *,
     is_here: Callable[[], bool] | None = None,
     chunks: CachedChunks | None = None,
+    salts: tuple[str, ...] = ("",),
 ) -> AsyncIterator[Warmer]:
     async with aiohttp.ClientSession() as session:
         cache = LMCache(session, lmcache, longest=0.3) if lmcache else None
@@ -72,6 +74,7 @@ async def warming(
             cache,
             is_here=is_here,
             chunks=chunks,
+            salts=salts,
         )
         task = asyncio.create_task(warmer.run())
         try:
@@ -754,6 +757,47 @@ def of_files(*texts: str) -> Pack:
         sections=[(end, len(encode(text[:end]))) for end in ends],
         told=[frozenset({name}) for name in "abc"[: len(texts)]],
     )
+
+
+def test_a_pack_is_warmed_and_brought_back_under_its_workspaces_salt() -> None:
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, lmcache=engine.url, salts=("own", "")) as warmer:
+            warmer.offer(PACK)
+            await come(lambda: warmer.warmth.version == 1)
+            asked = {"model": "coder", "prompt": engine.warm_ups[-1].chat["prompt"]}
+            for salt, finds in (("own", True), ("another", False), (None, False)):
+                given = asked if salt is None else {**asked, "cache_salt": salt}
+                usage = await warmer._engine.complete(given)
+                assert bool(usage.cached_tokens) == finds, salt
+
+    engine = run(scenario)
+    assert {seen.chat.get("cache_salt") for seen in engine.warm_ups[:-3]} == {"own"}
+    (brought,) = [s.chat for s in engine.seen if s.target == "/cache/prefetches"]
+    assert brought["cache_salt"] == "own"
+
+
+def test_what_was_erased_is_dropped_under_both_salts(tmp_path: Path) -> None:
+    chunks = CachedChunks(tmp_path / "chunks.db")
+
+    async def scenario(engine: FakeEngine) -> None:
+        given = {"lmcache": engine.url, "chunks": chunks, "salts": ("own", "")}
+        async with warming(engine.url, **given) as warmer:
+            warmer.offer(of_files("a " * 1500, "b " * 1500))
+            await come(lambda: warmer.warmth.version == 1)
+            chunks.drop(["b"])
+            warmer.offer(replace(of_files("a " * 1500), generation=2, version=2))
+            await come(lambda: {"l1", "fs_native", "resp"} <= engine.dropped.keys())
+
+    engine = run(scenario)
+    keys = [
+        (key["chunk_hash_hex"], key["cache_salt"])
+        for seen in engine.seen
+        if seen.target == "/cache/objects"
+        for key in seen.chat["keys"]
+    ]
+    assert {salt for _, salt in keys} == {"own", ""}
+    assert {name for name, salt in keys if salt} == {name for name, salt in keys if not salt}
+    chunks.close()
 
 
 @pytest.mark.parametrize("fails_first", [False, True])

@@ -24,10 +24,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tokenizers import Tokenizer, models
 
+from conversing import Talk, text_of
 from fake_engine import FakeEngine
 from forge import forge
+from gateway_stack import Stack
 from infbox.config import Remote, Replicas, check_paths
 from infbox.errors import InputError
+from infbox.gateway.app import Gateway
+from infbox.gateway.conversations import retrieving
 from infbox.remotes.checkout import Checkout
 from infbox.retrieval.kept import FAILURES, KeptTexts
 from infbox.watcher.link import Link
@@ -130,6 +134,36 @@ def test_what_another_host_answers_for_is_packed_and_not_warmed(repo: Path) -> N
             assert running.status["elsewhere"] is False
 
 
+def test_what_is_found_for_a_question_follows_saves_and_what_is_ignored(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieving, "SECONDS", 30.0)
+    lines = "".join(f"line_{n} = {n}\n" for n in range(200))
+    fill(repo, {"a.py": "first = 1\n", "large.py": f"def far_away():\n    return 7\n{lines}"})
+    with FakeEngine().running() as engine, watching(repo, engine.url, budget=600) as running:
+        config = settings_for(repo.parent, engine.url, shop=(repo, 600))
+        with serving(Gateway(config).app) as url:
+            talk = Talk(Stack(engine, url))
+            until(lambda: "large.py" in running.texts())
+            talk.ask("What does far_away return?")
+            assert "return 7" not in running.pack["text"]
+            assert "return 7" in text_of(talk.prompt[-1])
+            fill(repo, {".gitignore": "large.py\n"})
+            until(lambda: "large.py" not in running.indexed())
+            talk.ask("And what does far_away return now?")
+            assert "return 7" not in str(talk.prompt)
+
+
+def test_a_text_index_that_cannot_be_kept_is_told(repo: Path) -> None:
+    fill(repo, {"a.py": "first = 1\n"})
+    (repo.parent / "state/index/shop.text.db").mkdir(parents=True)
+    with watching(repo) as running:
+        until(lambda: running.status["text_index_error"])
+        assert not running.status["error"]
+        failing = 'infbox_text_index_failing{workspace="shop"} 1.0'
+        until(lambda: failing in get_text(f"{running.url}/metrics"))
+
+
 def test_the_text_index_follows_saves_and_what_is_ignored(repo: Path) -> None:
     fill(repo, {"a.py": "first = 1\n"})
     with watching(repo) as running:
@@ -155,6 +189,20 @@ def test_the_last_save_is_one_that_is_published(
         assert (status["version"], status["last_save"]) == (version, None), "indexed, not published"
         until(lambda: (running.status["last_save"] or 0.0) >= began)
         assert running.status["version"] == version + 1
+
+
+def test_where_users_are_restricted_a_pack_is_warmed_under_the_salt_that_questions_have(
+    repo: Path,
+) -> None:
+    fill(repo, {"a.py": "a\n"})
+    with FakeEngine().running() as engine:
+        config = settings_for(repo.parent, engine.url, shop=(repo, 20_000))
+        config = config._replace(gateway=config.gateway._replace(restricts_workspaces=True))
+        with at_work(config) as url:
+            running = Running(repo, url)
+            until(lambda: running.status["warm"], 20)
+    salts = {seen.chat.get("cache_salt") for seen in engine.warm_ups}
+    assert salts == {config.cache_salts(config.workspaces[0])[0]} != {""}
 
 
 @pytest.mark.parametrize("where", [".gitignore", ".infboxignore", "saved with a secret"])

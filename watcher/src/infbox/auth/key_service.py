@@ -10,6 +10,7 @@ import base64
 import contextlib
 import logging
 from collections import deque
+from datetime import date, datetime, timezone
 from hmac import compare_digest
 from math import ceil
 from time import monotonic
@@ -20,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from infbox import grants
 from infbox.auth import keys
 from infbox.errors import InputError
 from infbox.log import line
@@ -98,6 +100,11 @@ class KeyService:
             self._requests.labels("", "unknown").inc()
             headers = {"www-authenticate": "Bearer"}
             return _refusal(request, _UNAUTHORIZED, "Incorrect or missing API key.", headers)
+        if user.limits.is_over(_today()):
+            self._requests.labels(user.name, "expired").inc()
+            message = f"The API key of {user.name} expired on {user.limits.expires} (UTC)."
+            headers = {"www-authenticate": "Bearer"}
+            return _refusal(request, _UNAUTHORIZED, message, headers)
         if wait := self._wait(user):
             self._requests.labels(user.name, "limited").inc()
             message = (
@@ -107,7 +114,7 @@ class KeyService:
             return _refusal(request, _TOO_MANY, message, {"retry-after": str(wait)})
         self._requests.labels(user.name, "passed").inc()
         most = str(user.limits.concurrent_requests)
-        return Response(headers={"x-infbox-user": user.name, "x-infbox-concurrent": most})
+        return Response(headers={**_told_of(user), "x-infbox-concurrent": most})
 
     async def _log_in(self, request: Request) -> Response:
         """Answer 200 with the name of who wants to see the status page, or have a browser ask.
@@ -117,11 +124,13 @@ class KeyService:
         """
         name, key = _login(request)
         user = self._user(key or _key(request))
-        if user is None or (key and not compare_digest(name.encode(), user.name.encode())):
+        is_over = user is not None and user.limits.is_over(_today())
+        is_other = key and user and not compare_digest(name.encode(), user.name.encode())
+        if user is None or is_over or is_other:
             self._requests.labels("", "unknown").inc()
             message = "Log in with a user's name, and with its key as the password.\n"
             return PlainTextResponse(message, _UNAUTHORIZED, {"www-authenticate": _ASK_TO_LOG_IN})
-        return Response(headers={"x-infbox-user": user.name})
+        return Response(headers=_told_of(user))
 
     async def _show_metrics(self, _request: Request) -> Response:
         page = generate_latest(self._registry)
@@ -161,6 +170,15 @@ class KeyService:
             return 0
         # With a limit that was lowered there are more than it allows.
         return max(ceil(began[-most] + _WINDOW_SECONDS - now), 1)
+
+
+def _today() -> date:
+    return datetime.now(timezone.utc).date()
+
+
+def _told_of(user: User) -> dict[str, str]:
+    """Return the headers that say who asks, and which workspaces the user may use."""
+    return {"x-infbox-user": user.name, grants.HEADER: grants.to_header(user.limits.workspaces)}
 
 
 def _key(request: Request) -> str:

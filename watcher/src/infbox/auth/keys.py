@@ -12,9 +12,11 @@ import os
 import re
 import secrets
 import stat
+from datetime import date
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from infbox import grants
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ KEY = re.compile(r"[A-Za-z0-9_-]{32,200}")
 
 USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
+_NO_NUMBERS = ("workspaces", "expires")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _OWNER_ONLY = 0o600
 _GROUP_READS = 0o640
 
@@ -36,10 +40,23 @@ class Limits(NamedTuple):
     Attributes:
         requests_per_minute: that begin; 0 for any number.
         concurrent_requests: under way at once; 0 for any number.
+        workspaces: patterns of their names, as ``grants`` has them.
+        expires: the last day, in UTC, on which the key is good, as YYYY-MM-DD; empty for no last
+            one.
     """
 
     requests_per_minute: int = 0
     concurrent_requests: int = 0
+    workspaces: tuple[str, ...] = grants.ALL
+    expires: str = ""
+
+    def is_over(self, today: date) -> bool:
+        """Return whether the last day is past.
+
+        Args:
+            today: in UTC.
+        """
+        return bool(self.expires) and today > date.fromisoformat(self.expires)
 
 
 NO_LIMITS = Limits()
@@ -193,9 +210,7 @@ def read(file: Path) -> dict[str, User]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
-            entry["sha256"]: User(
-                name, Limits(entry["requests_per_minute"], entry["concurrent_requests"])
-            )
+            entry["sha256"]: User(name, _limits(name, {key: entry[key] for key in Limits._fields}))
             for name, entry in content["users"].items()
         }
     except FileNotFoundError:
@@ -215,7 +230,7 @@ def limits_from(content: object) -> dict[str, Limits]:
     """Return users and what each may use.
 
     Args:
-        content: a mapping of users to mappings, either of the limits' names to numbers, or empty.
+        content: a mapping of users to mappings of what is limited; what is left out is not.
 
     Raises:
         InputError: it is something else.
@@ -231,11 +246,20 @@ def _limits(user: str, given: Any) -> Limits:
             f"{user!r}: no name of a user: use lower-case letters, digits, '.', '_' and '-'"
         )
     if not isinstance(given, dict) or not given.keys() <= set(Limits._fields):
-        raise InputError(f"{user}: limits are {' and '.join(Limits._fields)}, not {given!r}")
-    for name, value in given.items():
+        raise InputError(f"{user}: limits are {', '.join(Limits._fields)}, not {given!r}")
+    numbers = {name: value for name, value in given.items() if name not in _NO_NUMBERS}
+    for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise InputError(f"{user}: {name}: must be a whole number, not {value!r}")
-    return Limits(**given)
+    expires = given.get("expires", "")
+    if not isinstance(expires, str) or (expires and not _DAY.fullmatch(expires)):
+        raise InputError(f"{user}: expires: must be a day as 2027-01-31, not {expires!r}")
+    try:
+        date.fromisoformat(expires or "2000-01-01")
+    except ValueError:
+        raise InputError(f"{user}: expires: {expires} is no day: fix it") from None
+    workspaces = grants.checked(given.get("workspaces", grants.ALL), user)
+    return Limits(**numbers, workspaces=workspaces, expires=expires)
 
 
 def _new_key() -> str:

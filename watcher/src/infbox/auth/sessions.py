@@ -6,7 +6,9 @@ import secrets
 import time
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from infbox import grants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,9 +17,21 @@ _TOKEN_BYTES = 32
 _MOST = 10_000
 
 
+class Person(NamedTuple):
+    """Who is signed in.
+
+    Attributes:
+        name: of the person.
+        workspaces: patterns of the workspaces that the person may see, as ``grants`` has them.
+    """
+
+    name: str
+    workspaces: tuple[str, ...] = grants.ALL
+
+
 @dataclass
 class _Session:
-    user: str
+    person: Person
     began: float
     seen: float
 
@@ -51,29 +65,29 @@ class Sessions:
         self._forget()
         return len(self._sessions)
 
-    def begin(self, user: str) -> str:
+    def begin(self, person: Person) -> str:
         """Begin a session. Return the token that stands for it, 256 random bits."""
         self._forget()
         while len(self._sessions) >= self._most:
             del self._sessions[next(iter(self._sessions))]
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         now = self._clock()
-        self._sessions[_digest(token)] = _Session(user, now, now)
+        self._sessions[_digest(token)] = _Session(person, now, now)
         return token
 
-    def user(self, token: str) -> str | None:
+    def person(self, token: str) -> Person | None:
         """Return whose session this is, and note that it is used; None where it is none."""
         session = self._sessions.pop(_digest(token), None)
         if session is None or self._is_over(session):
             return None
         session.seen = self._clock()
         self._sessions[_digest(token)] = session
-        return session.user
+        return session.person
 
-    def end(self, token: str) -> str | None:
+    def end(self, token: str) -> Person | None:
         """End a session. Return whose it was; None where it was none."""
         session = self._sessions.pop(_digest(token), None)
-        return None if session is None or self._is_over(session) else session.user
+        return None if session is None or self._is_over(session) else session.person
 
     def _is_over(self, session: _Session) -> bool:
         now = self._clock()

@@ -28,8 +28,9 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from infbox import grants
 from infbox.auth.oidc import AwayError, Provider, RefusedError
-from infbox.auth.sessions import Sessions
+from infbox.auth.sessions import Person, Sessions
 from infbox.log import line
 from infbox.runtime.serve import lasting, server
 
@@ -150,9 +151,10 @@ class SignInApp:
 
     async def _check(self, request: Request) -> Response:
         """Answer 200 with who asks, or send a browser to sign in; 401 to what is no page."""
-        user = self._sessions.user(request.cookies.get(SESSION_COOKIE, ""))
-        if user is not None:
-            return Response(headers={"x-infbox-user": user})
+        person = self._sessions.person(request.cookies.get(SESSION_COOKIE, ""))
+        if person is not None:
+            grant = grants.to_header(person.workspaces)
+            return Response(headers={"x-infbox-user": person.name, grants.HEADER: grant})
         if not _is_navigation(request):
             error = {"error": "Sign in, or send an API key."}
             return JSONResponse(error, _UNAUTHORIZED, _NOT_KEPT)
@@ -168,11 +170,15 @@ class SignInApp:
         origins, sites = (request.headers.getlist(name) for name in ("origin", "sec-fetch-site"))
         if origins != [self._settings.origin] or sites != ["same-origin"]:
             return _no_question("Only the status page itself may ask here.", _FORBIDDEN)
-        user = self._sessions.user(request.cookies.get(SESSION_COOKIE, ""))
-        if user is None:
+        person = self._sessions.person(request.cookies.get(SESSION_COOKIE, ""))
+        if person is None:
             return _no_question("Sign in, or send an API key to /v1.", _UNAUTHORIZED)
-        most = str(_QUESTIONS_AT_ONCE)
-        return Response(headers={"x-infbox-user": _label(user), "x-infbox-concurrent": most})
+        headers = {
+            "x-infbox-user": _label(person.name),
+            "x-infbox-concurrent": str(_QUESTIONS_AT_ONCE),
+            grants.HEADER: grants.to_header(person.workspaces),
+        }
+        return Response(headers=headers)
 
     async def _send(self, request: Request) -> Response:
         """Send a browser to the provider."""
@@ -212,23 +218,24 @@ class SignInApp:
         self._sessions.end(request.cookies.get(SESSION_COOKIE, ""))
         self._note("signed_in", user=user)
         answer = RedirectResponse(self._address(way.target) or "/", _SEE_OTHER, _NOT_KEPT)
-        _set_cookie(answer, SESSION_COOKIE, self._sessions.begin(user))
+        person = Person(user, self._workspaces(claims))
+        _set_cookie(answer, SESSION_COOKIE, self._sessions.begin(person))
         return answer
 
     async def _offer_sign_out(self, request: Request) -> Response:
-        user = self._sessions.user(request.cookies.get(SESSION_COOKIE, ""))
-        if user is None:
+        person = self._sessions.person(request.cookies.get(SESSION_COOKIE, ""))
+        if person is None:
             return _page("You are not signed in", f"<p>{_link('Sign in')}</p>")
         form = '<form method="post" action="/sign-out"><button>Sign out</button></form>'
-        return _page("Sign out?", f"<p>You are signed in as {html.escape(user)}.</p>{form}")
+        return _page("Sign out?", f"<p>You are signed in as {html.escape(person.name)}.</p>{form}")
 
     async def _sign_out(self, request: Request) -> Response:
         """End the session here, so that its cookie is good for nothing, whoever has it."""
         if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return _page("Not from here", "<p>Another site asked to sign you out.</p>", _FORBIDDEN)
-        user = self._sessions.end(request.cookies.get(SESSION_COOKIE, ""))
-        if user is not None:
-            _logger.info(line("signed-out", user=user))
+        person = self._sessions.end(request.cookies.get(SESSION_COOKIE, ""))
+        if person is not None:
+            _logger.info(line("signed-out", user=person.name))
         answer = _page("You are signed out", await self._after_sign_out())
         _set_cookie(answer, SESSION_COOKIE, "", max_age=0)
         return answer
@@ -273,9 +280,21 @@ class SignInApp:
         claim = self._settings.groups_claim
         if claim == "email" and claims.get("email_verified") is not True:
             return False
-        value = claims.get(claim)
+        return not self._settings.groups.isdisjoint(self._groups(claims))
+
+    def _workspaces(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the workspaces that somebody's groups give, or those of whoever has none that
+        gives any."""
+        given = self._settings.group_workspaces
+        found = [given[group] for group in sorted(self._groups(claims) & given.keys())]
+        if not found:
+            return self._settings.workspaces
+        return tuple(dict.fromkeys(pattern for patterns in found for pattern in patterns))
+
+    def _groups(self, claims: Mapping[str, Any]) -> set[str]:
+        value = claims.get(self._settings.groups_claim)
         groups = value if isinstance(value, list) else [value]
-        return any(isinstance(group, str) and group in self._settings.groups for group in groups)
+        return {group for group in groups if isinstance(group, str)}
 
     def _note(self, result: str, **fields: object) -> None:
         self._results.labels(result).inc()

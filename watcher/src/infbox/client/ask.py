@@ -75,7 +75,7 @@ class Server:
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         else:
-            headers["X-Infbox-User"] = self.user
+            headers |= {"X-Infbox-User": self.user, "X-Infbox-Workspaces": "*"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers)  # noqa: S310
         try:
@@ -213,10 +213,8 @@ def find_server(arguments: argparse.Namespace) -> Server:
     Raises:
         InputError: the address is none, no key was given for it, or it would travel in the open.
     """
-    url = (arguments.server or GATEWAY).rstrip("/").removesuffix("/v1")
+    url = checked_url(arguments.server or GATEWAY)
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-        raise InputError(f"--server is {url!r}: give an address such as https://SERVER")
     user = _USER.sub("", os.environ.get("SUDO_USER") or os.environ.get("USER") or "") or "root"
     if parts.scheme == "http":
         if not _is_loopback(url):
@@ -227,6 +225,23 @@ def find_server(arguments: argparse.Namespace) -> Server:
         if not arguments.key_file and not (arguments.server and os.environ.get(KEY_VARIABLE)):
             return Server(url, "", user)
     return Server(url, _key(arguments.key_file), user, arguments.ca)
+
+
+def checked_url(given: str) -> str:
+    """Return the address of a server, without ``/v1``.
+
+    Raises:
+        InputError: it is none.
+    """
+    url = given.rstrip("/").removesuffix("/v1")
+    is_right = re.fullmatch(r"https?://[\w.:\[\]-]+(/[\w./-]*)?", url, re.ASCII)
+    try:
+        name = urllib.parse.urlsplit(url).hostname
+    except ValueError:
+        name = None
+    if not is_right or not name:
+        raise InputError(f"--server is {url!r}: give an address such as https://SERVER")
+    return url
 
 
 def _key(file: Path | None) -> str:
@@ -252,15 +267,25 @@ def _key(file: Path | None) -> str:
 
 def model_names(server: Server) -> list[str]:
     """Return the names of models that a server takes, workspaces included."""
+    return list(windows(server))
+
+
+def windows(server: Server) -> dict[str, int]:
+    """Return the models that a server takes, workspaces included, with the window of each.
+
+    Returns:
+        name to tokens of conversation and answer, beside the pack; 0 where the server does not
+        tell.
+    """
     with server.open("/v1/models") as answer:
         content = answer.read(_LIST_BYTES)
     try:
-        names = [model["id"] for model in json.loads(content)["data"]]
-    except (ValueError, LookupError, TypeError):
+        models = {model["id"]: model.get("max_model_len") for model in json.loads(content)["data"]}
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(
             f"{server.url} gives no list of models: is that the address of infbox?"
         ) from None
-    return [name for name in names if isinstance(name, str)]
+    return {name: _count(window) for name, window in models.items() if isinstance(name, str)}
 
 
 def choose_model(names: Sequence[str], workspace: str = "") -> str:

@@ -16,9 +16,11 @@ import os
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import Mount
 
-from infbox.gateway import apis
+from infbox.auth.audit import Audit
+from infbox.gateway import apis, fields
 from infbox.gateway.connection import Incoming
 from infbox.gateway.conversations.service import Conversations
 from infbox.gateway.conversations.summary import Summary
@@ -51,11 +53,28 @@ if TYPE_CHECKING:
 
     from infbox.config import Config
     from infbox.gateway.traces import Tracer
+    from infbox.gateway.workspaces import SeenWorkspaces
 
 _CLIENT_IDLE_SECONDS = 180  # longer than Caddy keeps its connections to us
 _GRACE_SECONDS = 60
 _PRIVATE_UMASK = 0o027
 _MB = 1_000_000
+
+# What nobody's key is asked for, or everybody sees alike.
+_NOT_RECORDED = frozenset(
+    {
+        *("/health", "/ready", "/metrics"),
+        *("/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/icon.svg"),
+    }
+)
+_RECORDED = frozenset(
+    {
+        *("/v1/models", "/v1/models/{name}", "/v1/workspaces"),
+        *("/v1/workspaces/{name}/status", "/v1/workspaces/{name}/pack"),
+        *("/v1/responses/{name}", "/v1/responses/{name}/cancel"),
+        *("/mcp", "/mcp/{workspace}", "/status", "/status/events"),
+    }
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -85,31 +104,38 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self._config = config
         names = [workspace.name for workspace in config.workspaces]
-        self._workspaces = Workspaces(config.state_dir, names)
+        self._bases = {w.name: w.base for w in config.workspaces if w.base}
+        self._workspaces = Workspaces(
+            config.state_dir,
+            names,
+            self._bases,
+            is_restricted=config.gateway.restricts_workspaces,
+        )
         self._metrics = GatewayMetrics()
         self._summary = Summary()
         self._engine = Engine(config.engine.url, config.engine.model)
         self._conversations = Conversations(
             config.state_dir / "conversations" / "conversations.db",
             config.gateway.conversations_mb * _MB,
+            config.state_dir,
         )
         self._responses = ResponseStore(config.gateway.responses_mb * _MB)
         self._questions = Questions(
             config,
             self._engine,
-            self._workspaces,
             self._conversations,
             self._metrics,
             self._responses,
         )
-        self._sampler = Sampler(config, self._workspaces.files, self._summary.of)
+        self._sampler = Sampler(config, self._workspaces.unrestricted, self._summary.of)
         self._tracer = _tracer(config.gateway.traces)
-        self.page = Page(self._sampler)
+        self.page = Page(self._sampler, self._seen_by)
         self._upstream = self._made_upstream()
         self.forwarder = Forwarder(
             config.gateway,
             self._questions,
             self._upstream,
+            self._workspaces,
             metrics=self._metrics,
             summary=self._summary,
             first_tokens=self._sampler.first_tokens,
@@ -117,6 +143,7 @@ class Gateway:
         self.app = Starlette(
             routes=self._routes(),
             exception_handlers={RefusalError: _refuse},
+            middleware=self._middleware(),
             lifespan=self._lifespan,
         )
 
@@ -124,8 +151,7 @@ class Gateway:
         config = self._config
         balanced = None
         if config.replicas:
-            bases = {w.name: w.base for w in config.workspaces if w.base}
-            balanced = Balanced(config.replicas, self._metrics, bases)
+            balanced = Balanced(config.replicas, self._metrics, self._bases)
 
         async def takes_requests() -> bool:
             if balanced is None:
@@ -133,7 +159,9 @@ class Gateway:
             return await balanced.takes_requests(self._engine.session)
 
         queue = RequestQueue(
-            config.gateway.hold_seconds, config.gateway.hold_requests, takes_requests
+            config.gateway.request_queue_timeout_seconds,
+            config.gateway.request_queue_limit,
+            takes_requests,
         )
         self._metrics.queued.set_function(lambda: queue.count)
         forwarder = EngineForwarder(
@@ -143,20 +171,27 @@ class Gateway:
             window=config.engine.max_model_len,
             is_replica=balanced is not None,
             on_cut=self._questions.note_front,
+            on_drop=self._questions.drop_found,
         )
         return Upstream(self._engine, forwarder, queue, balanced)
+
+    def _middleware(self) -> list[Middleware]:
+        if not self._config.gateway.audit:
+            return []
+        names = [workspace.name for workspace in self._config.workspaces]
+        return [Middleware(Audit, names, {*_RECORDED, *fields.FIELDS}, _NOT_RECORDED)]
 
     def _routes(self) -> list[BaseRoute]:
         config, engine, upstream = self._config, self._engine, self._upstream
         marks = upstream.balanced.marks if upstream.balanced else []
         window, watcher = config.engine.max_model_len, f"http://{config.watcher.listen}"
-        told, check = self._summary.of, self._check_user
+        told, admit = self._summary.of, self._admit
         rest = self._tracer.around(self.forwarder) if self._tracer else self.forwarder
         return [
             *Health(engine, self._metrics, marks).routes(),
-            *Models(engine, upstream.queue, self._workspaces, window, check).routes(),
-            *WorkspacePages(engine, self._workspaces, watcher, told, check).routes(),
-            *StoredResponses(self._responses, check).routes(),
+            *Models(engine, upstream.queue, window, admit).routes(),
+            *WorkspacePages(engine, watcher, told, admit).routes(),
+            *StoredResponses(self._responses, admit).routes(),
             *self._tool_routes(),
             *self.page.routes(),
             Mount("/", app=rest),
@@ -165,17 +200,25 @@ class Gateway:
     def _tool_routes(self) -> list[BaseRoute]:
         if not self._config.gateway.tools:
             return []
-        state_dir = self._config.state_dir
-        return ToolRoutes(state_dir, self._workspaces, self._metrics, self._check_user).routes()
+        return ToolRoutes(self._config.state_dir, self._metrics, self._admit).routes()
 
-    def _check_user(self, request: Request) -> None:
+    def _admit(self, request: Request) -> SeenWorkspaces:
+        """Return the workspaces that a request's user may use.
+
+        Raises:
+            RefusalError: it must have a user and has none, or does not say which workspaces.
+        """
         user = user_of(Incoming(request.scope, request.receive, 0))
         check_user(user, is_required=self._config.gateway.requires_user)
+        return self._seen_by(request)
+
+    def _seen_by(self, request: Request) -> SeenWorkspaces:
+        return self._workspaces.seen_by(Incoming(request.scope, request.receive, 0))
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         tracing = self._tracer.running() if self._tracer else contextlib.nullcontext()
-        keeping = self._conversations.running(self._workspaces.packs)
+        keeping = self._conversations.running(self._workspaces.all_packs)
         async with tracing, self._engine.running(), self._sampler.running(), keeping:
             gc.freeze()  # what is there now stays; looking through it takes 5 ms each time
             yield

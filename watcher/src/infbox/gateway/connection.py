@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from infbox.auth import audit
 from infbox.gateway.refusals import TIMED_OUT, RefusalError
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ class Incoming:
         """
         values = [value.strip().decode("latin-1") for key, value in self.headers if key == name]
         return list(dict.fromkeys(values))
+
+    def note(self, **facts: object) -> None:
+        """Note what the record of this request is to say; arguments as for ``audit.note``."""
+        audit.note(self._scope, **facts)
 
     @property
     def has_body(self) -> bool:

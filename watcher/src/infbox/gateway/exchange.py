@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from infbox.gateway.refusals import BAD_REQUEST, UNAUTHORIZED, RefusalError
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from infbox.gateway.bodies import Lease
     from infbox.gateway.connection import Incoming, Outgoing
     from infbox.gateway.upstream.replicas import Handover
+    from infbox.gateway.workspaces import SeenWorkspaces
     from infbox.status.history import FirstEvent
 
 # So that no stranger makes labels of metrics. `@page` ends the name of somebody who is signed in.
@@ -32,6 +33,7 @@ class Exchange:
         is_counted: whether it is counted as under way where it came from.
         handover: where it goes to a replica; None where it is answered here.
         own_workspace: that it names, where it is answered here.
+        workspaces: that the user may use; not known before the request is let in.
     """
 
     incoming: Incoming
@@ -43,6 +45,7 @@ class Exchange:
     is_counted: bool = False
     handover: Handover | None = None
     own_workspace: str = ""
+    workspaces: SeenWorkspaces = field(init=False)
 
     @property
     def workspace(self) -> str:
@@ -95,6 +98,23 @@ def wants_fit(incoming: Incoming) -> bool | None:
     if given not in ([], ["fit"], ["whole"]):
         raise RefusalError(BAD_REQUEST, "The header X-Infbox-Pack must be `fit` or `whole`.")
     return given == ["fit"] if given else None
+
+
+def retrieve_of(incoming: Incoming) -> int | None:
+    """Return how many tokens a request's headers want of what is found for it; None where they do
+    not say.
+
+    Raises:
+        RefusalError: it cannot be told.
+    """
+    given = incoming.header(b"x-infbox-retrieve")
+    if not given:
+        return None
+    if len(given) > 1 or not re.fullmatch("[0-9]{1,6}", given[0]):
+        raise RefusalError(
+            BAD_REQUEST, "The header X-Infbox-Retrieve must be a number of tokens, or 0 for none."
+        )
+    return int(given[0])
 
 
 def workspace_of(incoming: Incoming) -> str:

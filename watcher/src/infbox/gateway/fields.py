@@ -73,7 +73,8 @@ DROPPED = frozenset(
 )
 """What vLLM knows and nobody has to say: taken out, as what it does not know."""
 
-_SALTED = FIELDS.keys() - {"/v1/messages/count_tokens"}
+SALTED = FIELDS.keys() - {"/v1/messages/count_tokens"}
+"""Paths whose requests may have a salt."""
 
 REFUSED: dict[str, str] = {
     "background": "the engine computes an answer only while its client waits for it",
@@ -189,7 +190,7 @@ def is_kept(path: str, name: str, value: object) -> bool:
         name: of the field.
         value: of the field, where it is one of ``LOOKED_AT``.
     """
-    return name in FIELDS[path] or (name == SALT and path in _SALTED and not is_neutral(value))
+    return name in FIELDS[path] or (name == SALT and path in SALTED and not is_neutral(value))
 
 
 class Guard:

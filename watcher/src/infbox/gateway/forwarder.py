@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from infbox.gateway.upstream.engine import Engine, EngineForwarder
     from infbox.gateway.upstream.queue import RequestQueue
     from infbox.gateway.upstream.replicas import Balanced
+    from infbox.gateway.workspaces import Workspaces
     from infbox.metrics import GatewayMetrics
     from infbox.status.history import FirstTokens
 
@@ -64,6 +65,7 @@ class Forwarder:
         settings: of the gateway.
         questions: makes of a request what goes to vLLM.
         upstream: who answers.
+        workspaces: of which a request is shown those of its user.
         metrics: to count in.
         summary: notes how conversations fare.
         first_tokens: notes how long answers take to begin.
@@ -74,6 +76,7 @@ class Forwarder:
         settings: Settings,
         questions: Questions,
         upstream: Upstream,
+        workspaces: Workspaces,
         *,
         metrics: GatewayMetrics,
         summary: Summary,
@@ -83,6 +86,7 @@ class Forwarder:
         self._requires_user = settings.requires_user
         self._questions = questions
         self._upstream = upstream
+        self._workspaces = workspaces
         self._metrics = metrics
         self._summary = summary
         self._first_tokens = first_tokens
@@ -98,6 +102,7 @@ class Forwarder:
         if not exchange.is_elsewhere:
             labels = exchange.workspace, exchange.user, exchange.outgoing.status or "none"
             self._metrics.requests.labels(*labels).inc()
+        exchange.incoming.note(is_elsewhere=exchange.is_elsewhere)
 
     async def _answer_it(self, exchange: Exchange) -> None:
         """Answer a request, or leave it with the client."""
@@ -145,6 +150,7 @@ class Forwarder:
             ClientGoneError, TooLargeError: the body did not come whole.
         """
         check_user(exchange.user, is_required=self._requires_user)
+        exchange.workspaces = self._workspaces.seen_by(exchange.incoming)
         under_way = self._limit.one_more(exchange.user, most_at_once(exchange.incoming))
         with contextlib.nullcontext() if exchange.is_counted else under_way:
             if self._upstream.balanced is not None and exchange.handover is not None:
@@ -158,6 +164,7 @@ class Forwarder:
                 exchange.outgoing.tap = question.recording.take
             usage = await self._upstream.forwarder.answer(exchange, question)
         self._metrics.count(usage, exchange.workspace, exchange.user)
+        exchange.incoming.note(usage=usage)
         if question.turn is not None:
             self._summary.note(exchange.workspace, question.turn, usage)
         self._first_tokens.note(time.monotonic(), exchange.events.seconds, usage)

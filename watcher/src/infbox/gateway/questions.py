@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infbox.gateway import bodies, fields, requests
 from infbox.gateway.apis import APIS
-from infbox.gateway.conversations import clients, system_messages, volatile
+from infbox.gateway.conversations import clients, options, system_messages, volatile
 from infbox.gateway.conversations.deciding import Asked
-from infbox.gateway.exchange import wants_fit, workspace_of
+from infbox.gateway.exchange import retrieve_of, wants_fit, workspace_of
+from infbox.gateway.refusals import NOT_FOUND, RefusalError
 from infbox.gateway.requests import Question
 from infbox.gateway.stored import following
 
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from infbox.config import Config
     from infbox.gateway.bodies import Body
     from infbox.gateway.conversations.deciding import Turn
+    from infbox.gateway.conversations.options import Options
     from infbox.gateway.conversations.service import Conversations
     from infbox.gateway.exchange import Exchange
     from infbox.gateway.requests import Named
     from infbox.gateway.stored.store import ResponseStore
     from infbox.gateway.upstream.engine import Engine
     from infbox.gateway.upstream.replicas import Handover
-    from infbox.gateway.workspaces import Workspaces
     from infbox.metrics import GatewayMetrics
     from infbox.packing.published import Pack
 
@@ -33,26 +34,25 @@ class Questions:
     Args:
         config: of the gateway.
         engine: whose model is asked for.
-        workspaces: that requests may name.
         conversations: that requests may be of.
         metrics: to count in.
         responses: that requests may go on from.
     """
 
-    def __init__(  # noqa: PLR0917  # each is a thing of its own
+    def __init__(  # each is a thing of its own
         self,
         config: Config,
         engine: Engine,
-        workspaces: Workspaces,
         conversations: Conversations,
         metrics: GatewayMetrics,
         responses: ResponseStore,
     ) -> None:
         self._engine = engine
         self._window = config.engine.max_model_len
+        self._salts = {each.name: config.cache_salts(each)[0] for each in config.workspaces}
         self._limit = config.gateway.max_body_bytes
         self._strips = config.gateway.strip_volatile
-        self._workspaces = workspaces
+        self._retrieve = config.gateway.retrieve_tokens if config.gateway.retrieve else None
         self._conversations = conversations
         self._metrics = metrics
         self._responses = responses
@@ -77,7 +77,8 @@ class Questions:
         body = await self._opened(exchange, [handover.body])
         asked = requests.named(body, workspace_of(handover.incoming), self._engine.model)
         if asked is not None:
-            self._workspaces.check(asked.workspace)
+            handover.incoming.note(workspace=asked.workspace)
+            exchange.workspaces.check(asked.workspace)
             handover.workspace = asked.workspace
 
     async def question(self, exchange: Exchange) -> Question:
@@ -91,6 +92,8 @@ class Questions:
         incoming = exchange.incoming
         incoming.check_announced_size()
         if incoming.path not in fields.FIELDS or incoming.method != "POST":
+            if not exchange.workspaces.is_all:
+                raise RefusalError(NOT_FOUND, "There is nothing at this path.")
             return Question()
         body = await self._opened(exchange, await incoming.body(exchange.lease))
         api, model = APIS.get(incoming.path), self._engine.model
@@ -98,18 +101,21 @@ class Questions:
             self._responses, incoming.path, body, exchange.user, self._limit
         )
         exchange.lease.resize(max(exchange.lease.size, body.input_bytes))
-        asked = requests.named(body, workspace_of(incoming), model) if api else None
-        if asked is not None:
-            self._workspaces.check(asked.workspace)
+        asked = requests.named(body, workspace_of(incoming), model)
+        if asked is not None:  # on paths that take no pack vLLM would say which there are
+            incoming.note(workspace=asked.workspace)
+            exchange.workspaces.check(asked.workspace)
         if api is None or asked is None or asked.model not in (None, model):
             # vLLM says best which models there are.
             return Question([body.data], limit=body.limit, recording=recording)
-        pack = self._workspaces.pack(asked.workspace)
+        pack = exchange.workspaces.pack(asked.workspace)
         if pack is None:
             self._metrics.without_pack.labels(asked.workspace).inc()
         size = exchange.lease.size
-        turn = await self._turn(exchange, asked, pack)
-        told = api, asked, turn, self._window, wants_fit(incoming)
+        fits, retrieve = wants_fit(incoming), retrieve_of(incoming)
+        turn, said = await self._turn(exchange, asked, pack, retrieve)
+        self._add_salt(incoming.path, asked.workspace, turn)
+        told = api, asked, turn, self._window, fits if said.fits is None else said.fits
         question = await self._reader.run(size, requests.question, *told)
         question.recording = recording
         exchange.lease.resize(question.size)
@@ -121,6 +127,12 @@ class Questions:
         is_less = question.bare is not None and question.room is None
         if question.turn and question.front and is_less:
             self._conversations.note_front(question.turn, question.front.tokens)
+
+    def drop_found(self, question: Question) -> None:
+        """Note that a request goes out without what was found for its conversation's questions."""
+        if question.turn:
+            self._conversations.drop_found(question.turn)
+            self._metrics.retrievals.labels(question.workspace, "dropped").inc()
 
     async def _opened(self, exchange: Exchange, chunks: list[bytes]) -> Body:
         """Return a body with what is for clients.
@@ -138,24 +150,63 @@ class Questions:
         told = incoming.path, chunks, exchange.user, self._window
         return await self._reader.run(exchange.lease.size, bodies.opened, *told)
 
-    async def _turn(self, exchange: Exchange, named: Named, pack: Pack | None) -> Turn:
-        """Return how a request goes out, by the conversation that it is of."""
+    async def _turn(
+        self, exchange: Exchange, named: Named, pack: Pack | None, retrieve: int | None
+    ) -> tuple[Turn, Options]:
+        """Return how a request goes out, by the conversation that it is of, and what the client
+        says to us.
+
+        Raises:
+            RefusalError: that cannot be understood.
+        """
         incoming, size = exchange.incoming, exchange.lease.size
         client = clients.family("".join(incoming.header(b"user-agent")))
         request = await self._reader.run(size, named.body.taken)
+        said = options.taken(request, self._retrieve, retrieve)
         if self._strips:
             request = volatile.without(incoming.path, request)
         request = system_messages.of_developers(incoming.path, request)
-        user, model = exchange.user, named.model or self._engine.model
         asked = Asked(
-            incoming.path, request, size, named.workspace, user, model, client, self._window
+            incoming.path,
+            request,
+            size,
+            named.workspace,
+            exchange.user,
+            named.model or self._engine.model,
+            client,
+            self._window,
+            said,
+            requests.answer_tokens(request, self._window),
         )
         turn = await self._conversations.turn(asked, pack)
+        self._count(named.workspace, client, turn)
+        turn.request = await self._taken(incoming.path, turn.request)
+        if turn.spare is not None:
+            turn.spare = await self._taken(incoming.path, turn.spare)
+        return turn, said
+
+    def _add_salt(self, path: str, workspace: str, turn: Turn) -> None:
+        """Salt a request as the warm pack of its workspace is, unless the client does."""
+        salt = self._salts[workspace]
+        if not salt or path not in fields.SALTED:
+            return
+        for request in (turn.request, turn.spare):
+            if request is not None:
+                request.setdefault(fields.SALT, salt)
+
+    def _count(self, workspace: str, client: str, turn: Turn) -> None:
         if turn.record is not None:
             told = turn.state, turn.beginning, turn.note_tokens
-            self._metrics.count_turn(named.workspace, client, *told)
-        if system_messages.are_there(incoming.path, turn.request) and not (
-            await self._later_system.is_taken(self._engine.session)
-        ):
-            turn.request = system_messages.in_questions(incoming.path, turn.request)
-        return turn
+            self._metrics.count_turn(workspace, client, *told)
+        if turn.retrieval is not None:
+            tokens = turn.retrieved.tokens if turn.retrieved else 0
+            came = turn.retrieval.result, turn.retrieval.seconds, tokens
+            self._metrics.count_retrieval(workspace, *came)
+
+    async def _taken(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Return a request with its system messages where the engine's template takes them."""
+        if not system_messages.are_there(path, request):
+            return request
+        if await self._later_system.is_taken(self._engine.session):
+            return request
+        return system_messages.in_questions(path, request)

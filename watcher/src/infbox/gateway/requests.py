@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from infbox.gateway.bodies import ANSWER_LIMITS, LARGE_BYTES
-from infbox.gateway.fields import OPTIONS
 from infbox.gateway.refusals import BAD_REQUEST, RefusalError
 from infbox.packing.prompt import PromptError
 
@@ -59,6 +58,8 @@ class Question:
         room: tokens of the pack that are left if the whole turns out to be too long; None where the
             client was asked already.
         recording: notes the answer, where it is to be stored.
+        spare: the parts without what was found for questions, should they be too long with it; None
+            where there is nothing of that.
     """
 
     parts: list[bytes] | None = None
@@ -70,6 +71,7 @@ class Question:
     limit: int | None = None
     room: int | None = None
     recording: Recording | None = None
+    spare: list[bytes] | None = None
 
     @property
     def pieces(self) -> list[bytes | memoryview] | None:
@@ -86,7 +88,7 @@ class Question:
     @property
     def size(self) -> int:
         """Bytes of the body that are this request's alone, the pack being shared."""
-        return sum(map(len, self.parts or [])) + len(self.bare or b"")
+        return sum(map(len, [*(self.parts or []), *(self.spare or []), self.bare or b""]))
 
     @property
     def marks(self) -> Headers:
@@ -104,6 +106,13 @@ class Question:
         numbers = [(name, str(number).encode()) for name, number in marks.items()]
         return [*numbers, *limits, *(self.turn.marks if self.turn else [])]
 
+    def drop_found(self) -> bool:
+        """Leave out what was found for questions; say whether there was any."""
+        if self.spare is None:
+            return False
+        self.parts, self.spare = self.spare, None
+        return True
+
     def cut(self) -> bool:
         """Put less of the pack in front, if the client takes that; say whether there was any."""
         if self.bare is None or not self.pack or not self.front or not self.front.tokens:
@@ -115,7 +124,7 @@ class Question:
 
     def forget(self) -> None:
         """Give up the body, so that an answer which is read slowly holds no memory."""
-        self.parts, self.bare = None, None
+        self.parts, self.spare, self.bare = None, None, None
 
 
 def named(body: Body, header: str, model: str) -> Named | None:
@@ -150,41 +159,45 @@ def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool | None 
         asked: what it asks for.
         turn: how it goes out; its request is taken from it.
         window: of the model, in tokens.
-        fits: whether the client takes a part of the pack where it does not say so in the body;
-            None where it does not say: it gets the whole, and a part where vLLM refuses that.
+        fits: whether the client takes a part of the pack; None where it does not say: it gets the
+            whole, and a part where vLLM refuses that.
 
     Raises:
         RefusalError: no pack can be put into it.
     """
-    request, pack = turn.request, turn.pack
-    turn.request = {}
-    may_cut = _may_cut(request, fits) if OPTIONS in request else fits
-    request = {key: value for key, value in request.items() if key != OPTIONS}
-    if asked.model is not None:
-        request["model"] = asked.model
-    limit = _lower(request, asked.body.lowered, window, None if may_cut else pack)
+    request, plain, pack = turn.request, turn.spare, turn.pack
+    turn.request, turn.spare = {}, None
+    changed: dict[str, Any] = {} if asked.model is None else {"model": asked.model}
+    limit = _limit(asked.body.lowered, window, None if fits else pack)
+    if limit is not None:
+        changed |= dict.fromkeys(asked.body.lowered, limit)
+    request |= changed
     try:
         if pack is None:
             parts = [msgspec.json.encode(request)]
             return Question(parts, asked.workspace, turn=turn, limit=limit)
         parts = _parts(api, request)
+        is_large = sum(map(len, parts)) > LARGE_BYTES  # and would be in memory twice
+        spare = None if plain is None or is_large else _parts(api, plain | changed)
     except PromptError as error:
         raise RefusalError(BAD_REQUEST, str(error)) from error
     except RecursionError as error:
         raise RefusalError(BAD_REQUEST, "The body is nested too deeply.") from error
-    is_large = sum(map(len, parts)) > LARGE_BYTES  # and would be in memory twice
-    if may_cut is False or (may_cut is None and is_large):
-        return Question(parts, asked.workspace, pack, pack.whole, turn=turn, limit=limit)
+    question = Question(
+        parts, asked.workspace, pack, pack.whole, turn=turn, limit=limit, spare=spare
+    )
+    if fits is False or (fits is None and is_large):
+        return question
     own = sum(map(len, parts)) // _BYTES_PER_TOKEN
-    room = window - own - _answer_tokens(request, window)
-    bare = msgspec.json.encode(request)
-    if may_cut:
-        front = _front(pack, turn.front, room)
-        return Question(parts, asked.workspace, pack, front, bare, turn, limit)
-    if turn.front is not None:  # the whole was too long before
-        front = pack.within(turn.front)
-        return Question(parts, asked.workspace, pack, front, bare, turn, limit)
-    return Question(parts, asked.workspace, pack, pack.whole, bare, turn, limit, max(room, 0))
+    room = window - own - answer_tokens(request, window)
+    question.bare = msgspec.json.encode(request if plain is None else plain | changed)
+    if fits:
+        question.front = _front(pack, turn.front, room)
+    elif turn.front is not None:  # the whole was too long before
+        question.front = pack.within(turn.front)
+    else:
+        question.room = max(room, 0)
+    return question
 
 
 def _parts(api: Api, request: dict[str, Any]) -> list[bytes]:
@@ -192,16 +205,10 @@ def _parts(api: Api, request: dict[str, Any]) -> list[bytes]:
     return msgspec.json.encode(api.with_pack(_PLACEHOLDER, request)).split(_PLACEHOLDER.encode())
 
 
-def _lower(
-    request: dict[str, Any], names: tuple[str, ...], window: int, pack: Pack | None
-) -> int | None:
-    """Lower limits of the answer to what there can be beside a pack, and return that; None where
-    none is more than the window."""
-    if not names:
-        return None
-    limit = max(window - (pack.tokens if pack else 0), 1)
-    request.update(dict.fromkeys(names, limit))
-    return limit
+def _limit(names: tuple[str, ...], window: int, pack: Pack | None) -> int | None:
+    """Return the limit of an answer that there can be beside a pack; None where none was asked for
+    that is more than the window."""
+    return max(window - (pack.tokens if pack else 0), 1) if names else None
 
 
 def _front(pack: Pack, before: int | None, room: int) -> Front:
@@ -213,26 +220,13 @@ def _front(pack: Pack, before: int | None, room: int) -> Front:
     return pack.within(before if before <= room else min(before // 2, room))
 
 
-def _may_cut(request: dict[str, Any], fits: bool | None) -> bool | None:
-    """Say whether the client takes a part of the pack; what its headers say where this does not.
+def answer_tokens(request: dict[str, Any], window: int) -> int:
+    """Return how many tokens to leave for the answer.
 
-    Raises:
-        RefusalError: what it says to us cannot be understood.
+    Args:
+        request: that it answers.
+        window: of the model, in tokens.
     """
-    options = request[OPTIONS]
-    if options == {"pack": "fit"}:
-        return True
-    if options == {"pack": "whole"}:
-        return False
-    if options == {}:
-        return fits
-    raise RefusalError(
-        BAD_REQUEST, f'`{OPTIONS}` must be {{"pack": "fit"}} or {{"pack": "whole"}}.'
-    )
-
-
-def _answer_tokens(request: dict[str, Any], window: int) -> int:
-    """Return how many tokens to leave for the answer."""
     limits = (request.get(name) for name in ANSWER_LIMITS)
     asked = next((limit for limit in limits if isinstance(limit, int)), _ANSWER_TOKENS)
     return asked if asked < window else _ANSWER_TOKENS

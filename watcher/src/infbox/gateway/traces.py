@@ -30,6 +30,7 @@ _PATH = "/v1/traces"  # OTLP's own
 _EXPORT_SECONDS = 2
 _CONTEXT = (b"traceparent", b"tracestate")
 _OURS = "x-infbox-"
+_PATHS = "x-infbox-retrieved"
 _SERVER_ERROR = 500
 
 
@@ -90,7 +91,7 @@ def _noting(span: Span, send: Send) -> Send:
             if message["status"] >= _SERVER_ERROR:
                 span.set_status(StatusCode.ERROR)
             for name, value in _text(message["headers"]).items():
-                if name.startswith(_OURS):
+                if name.startswith(_OURS) and name != _PATHS:
                     key = name.removeprefix(_OURS).replace("-", "_")
                     span.set_attribute(f"infbox.{key}", value)
         elif not is_begun and message.get("body"):

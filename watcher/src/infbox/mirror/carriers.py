@@ -22,7 +22,7 @@ WAYS = ("rsync", "lsyncd", "mutagen")
 
 # No name of a host begins with a hyphen, which a program would take for an option.
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9_][A-Za-z0-9._-]*:/[^\s'\"\\]+")
-_MODES = "D755,F644"
+_MODES = "Du=rwx,Dgo=rx,Fu=rw,Fgo=r"  # in words that macOS's own rsync knows too
 _SSH = "ssh -o BatchMode=yes -o ConnectTimeout=10"
 _SECONDS = 60
 
@@ -56,10 +56,16 @@ def by_rsync(directory: Path, host: str) -> None:
         CarryError: rsync is not there, or says so.
     """
     command = ["rsync", "-a", "--delete", f"--chmod={_MODES}", f"--timeout={_SECONDS}",
-               "-e", _SSH, "--", f"{directory}/", f"{host}/"]  # fmt: skip
+               "-e", _SSH, "--", "./", f"{host}/"]  # fmt: skip
     try:
+        # From within: rsync would take the letter of a drive for a host.
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError as error:
         raise CarryError(f"rsync: {error.strerror}: install it") from error
@@ -81,8 +87,10 @@ def written(way: str, source: Path, target: Path, host: str) -> list[str]:
         The commands that switch it on.
 
     Raises:
-        InputError: the files cannot be written.
+        InputError: the files cannot be written, or this system has no use for them.
     """
+    if sys.platform != "linux":
+        raise InputError("--carry: writes units for systemd: on this system start mirror --follow")
     name = "infbox-mirror-" + (re.sub(r"[^A-Za-z0-9_-]", "-", target.name) or "copy")
     tree = target / "tree"
     follow = [sys.executable, "-m", "infbox.cli", "mirror", str(source), str(target), "--follow"]

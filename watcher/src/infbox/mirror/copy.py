@@ -19,11 +19,12 @@ from infbox.errors import InputError
 from infbox.log import line
 from infbox.mirror.carriers import CarryError
 from infbox.tree.files import Tree
+from infbox.tree.spelling import composed, folded
 from infbox.watching.follower import Follower
 from infbox.watching.index import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
 MARK = ".infbox-mirror"
@@ -229,6 +230,8 @@ class Copy:
     def __init__(self, target: Path) -> None:
         self.directory = target / INSIDE
         self._new = target / _NEW
+        self._folds = _folds(target)
+        self._spelled = {folded(path): path for path in self._found()} if self._folds else {}
 
     def put(self, path: str, data: bytes) -> bool:
         """Write a file as a whole if it holds anything else; say whether it did.
@@ -236,26 +239,44 @@ class Copy:
         Raises:
             OSError: it cannot be written.
         """
+        if self._folds:
+            before = self._spelled.get(folded(path), path)
+            if composed(before) != composed(path):
+                self.remove({before})  # or it would go on to have that name
+            self._spelled[folded(path)] = path
         return _put(self.directory / path, data, self._new)
 
-    def keep_only(self, paths: Container[str]) -> int:
+    def keep_only(self, paths: Collection[str]) -> int:
         """Remove all others; return how many there were."""
-        found = (
-            path for path in self.directory.rglob("*") if not path.is_dir() or path.is_symlink()
-        )
-        return self.remove(
-            {path for file in found if (path := os.path.relpath(file, self.directory)) not in paths}
-        )
+        if not self._folds:
+            return self.remove({path for path in self._found() if path not in paths})
+        kept = {folded(path) for path in paths}
+        return self.remove({path for path in self._found() if folded(path) not in kept})
 
     def remove(self, paths: Collection[str]) -> int:
         """Remove files, and directories that are empty then; return how many files there were."""
+        if self._folds:  # what is written by another name by now stays
+            paths = [path for path in paths if self._spelled.get(folded(path), path) == path]
         for path in paths:
+            self._spelled.pop(folded(path), None)
+            file = self.directory / path
             # A directory or a file may be there, or on the way, in its place.
-            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                (self.directory / path).unlink()
+            if not file.is_dir() or file.is_symlink():
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    file.unlink()
         if paths:
             _remove_empty(self.directory)
         return len(paths)
+
+    def _found(self) -> Iterator[str]:
+        for path in self.directory.rglob("*"):
+            if not path.is_dir() or path.is_symlink():
+                yield path.relative_to(self.directory).as_posix()
+
+
+def _folds(target: Path) -> bool:
+    """Say whether names that differ only in case are one file's here."""
+    return (target / MARK.upper()).exists()
 
 
 def _put(file: Path, data: bytes, beside: Path) -> bool:

@@ -69,7 +69,7 @@ class Chosen:
     Attributes:
         place: of it.
         text: its lines.
-        reason: for people.
+        reason: for people; may be empty.
     """
 
     place: Place
@@ -86,6 +86,8 @@ def choose(
     *,
     files: Iterable[str] = (),
     heat: Callable[[str], float] = lambda _: 0.0,
+    was_shown: Callable[[Place], bool] = lambda _: False,
+    is_explained: bool = True,
 ) -> list[Chosen]:
     """Choose the chunks that are shown with a question.
 
@@ -97,6 +99,9 @@ def choose(
         tokenizer: counts tokens.
         files: paths that the question is about besides, such as those open in an editor.
         heat: says how often and how lately a file was edited, by its path.
+        was_shown: says whether a chunk stands before the question already.
+        is_explained: whether to say of each chunk which words it has, which takes nearly half of
+            the time.
 
     Returns:
         Chunks, those that are worth most first; none where there is no room.
@@ -117,21 +122,28 @@ def choose(
                 break
             if place.id in taken or place.size > (left - spare) * _MOST_CHARS_PER_TOKEN:
                 continue
-            if in_full(place.path):
+            if in_full(place.path) or was_shown(place):
                 continue
             text = texts.text(place)
             cost = tokenizer.count(_section(place, place, text))
             if text.strip() and cost <= left - spare:
-                taken[place.id] = Chosen(place, text, reason or _shared(asked, place, text))
+                if is_explained and not reason:
+                    reason = _shared(asked, place, text)  # noqa: PLW2901
+                taken[place.id] = Chosen(place, text, reason)
                 left -= cost
     return list(taken.values())
 
 
-def rendered(chosen: Sequence[Chosen]) -> str:
-    """Return chosen chunks as the text that is shown; neighbours in a file as one section."""
+def rendered(chosen: Sequence[Chosen], heading: str = HEADING) -> str:
+    """Return chosen chunks as the text that is shown; neighbours in a file as one section.
+
+    Args:
+        chosen: the chunks.
+        heading: that they stand under, with an empty line behind it.
+    """
     if not chosen:
         return ""
-    parts = [HEADING]
+    parts = [heading]
     for run in _runs(chosen):
         first, last = run[0].place, run[-1].place
         parts.append(_section(first, last, "".join(part.text for part in run)))

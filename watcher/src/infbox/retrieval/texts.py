@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,6 +42,7 @@ LEAST_WORDS = 2
 _BATCH = 500  # files in one transaction
 _ASKED_AT_ONCE = 500
 _REMEMBERED_COUNTS = 20_000
+_STEPS = 2_000  # of SQLite's machine, a fraction of a millisecond, between looks at the clock
 
 _VERSION = 200 + cutting.VERSION
 _SCHEMA = """
@@ -118,7 +119,7 @@ class Texts:
         is_read_only: bool = False,
     ) -> None:
         self._cut = cut
-        self._count = lru_cache(_REMEMBERED_COUNTS)(self._read_count)
+        self._counts: dict[str, int] = {}
         if file and is_read_only:
             self._db = sqlite3.connect(
                 f"{file.as_uri()}?mode=ro", uri=True, check_same_thread=False, isolation_level=None
@@ -162,6 +163,14 @@ class Texts:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+    def end_at(self, ends: float) -> None:
+        """Have what is asked be broken off once it is late; it then raises an error of SQLite's.
+
+        Args:
+            ends: of the monotonic clock, in seconds.
+        """
+        self._db.set_progress_handler(lambda: time.monotonic() >= ends, _STEPS)
 
     @property
     def judged_by(self) -> str:
@@ -379,6 +388,18 @@ class Texts:
             if number and (total <= MAX_MATCHES or len(kept) < LEAST_WORDS):
                 kept.append(word)
         return kept
+
+    def _count(self, word: str) -> int:
+        """Return how many chunks have a word, or had some time ago: it orders words by rarity. None
+        is not remembered, since the word may come."""
+        found = self._counts.get(word)
+        if found is None:
+            found = self._read_count(word)
+            if len(self._counts) >= _REMEMBERED_COUNTS:
+                self._counts.clear()
+            if found:
+                self._counts[word] = found
+        return found
 
     def _read_count(self, word: str) -> int:
         """Return how many chunks have a word; where several share a stem, how many have that."""

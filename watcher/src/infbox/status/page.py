@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from infbox.status.sampler import MOST_VIEWERS
+from infbox.status.sampler import MOST_VIEWERS, shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
     from starlette.requests import Request
 
@@ -48,11 +48,18 @@ class Page:
 
     Args:
         sampler: knows the status.
+        seen_by: returns the names of the workspaces that a request is shown.
         longest: seconds that one answer of events goes on; a browser then asks for the next.
     """
 
-    def __init__(self, sampler: Sampler, longest: float = _LONGEST_SECONDS) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        seen_by: Callable[[Request], Container[str]],
+        longest: float = _LONGEST_SECONDS,
+    ) -> None:
         self._sampler = sampler
+        self._seen_by = seen_by
         self._longest = longest
         self.is_ending: Callable[[], bool] = lambda: False
         """Whether the gateway is about to end, and with it all that follow."""
@@ -68,22 +75,25 @@ class Page:
             Route("/status/events", self._follow, methods=["GET"]),
         ]
 
-    async def _show(self, _request: Request) -> Response:
-        return JSONResponse(await self._sampler.fresh(), headers=_NOT_KEPT)
+    async def _show(self, request: Request) -> Response:
+        names = self._seen_by(request)
+        return JSONResponse(shown(await self._sampler.fresh(), names), headers=_NOT_KEPT)
 
-    async def _follow(self, _request: Request) -> Response:
+    async def _follow(self, request: Request) -> Response:
+        names = self._seen_by(request)
         if not self._sampler.has_room():
             message = f"{MOST_VIEWERS} browsers follow the events already. Poll /status instead."
             return JSONResponse({"error": message}, _BUSY, {"retry-after": "10"})
-        return StreamingResponse(self._events(), media_type="text/event-stream", headers=_NOT_KEPT)
+        events = self._events(names)
+        return StreamingResponse(events, media_type="text/event-stream", headers=_NOT_KEPT)
 
-    async def _events(self) -> AsyncIterator[bytes]:
+    async def _events(self, names: Container[str]) -> AsyncIterator[bytes]:
         yield b"retry: %d\n\n" % _RECONNECT_MS
         ends = time.monotonic() + self._longest
         async for status in self._sampler.follow(
             lambda: self.is_ending() or time.monotonic() >= ends
         ):
-            yield _event(status)
+            yield _event(shown(status, names))
 
 
 def _event(status: dict[str, Any]) -> bytes:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from infbox.log import line
+from infbox.status.capacity import capacity
 from infbox.status.history import FirstTokens, Minutes
 from infbox.status.services import DOWN, ILL, SOURCES, WELL, Asker, Finding, Part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
     from pathlib import Path
 
     from infbox.config import Config, Workspace
@@ -213,12 +214,7 @@ class Sampler:
             "host": socket.gethostname(),
             "sign_in": config.status.sign_in,
             "sign_in_asks": config.status.sign_in_asks,
-            "well": all(part["state"] not in (ILL, DOWN) for part in parts)
-            and all(
-                workspace["state"] in ("warm", "warming", "elsewhere")
-                and workspace["unhealthy_since"] is None
-                for workspace in workspaces
-            ),
+            "well": _is_well(parts, workspaces),
             "served": {
                 "model": config.engine.model,
                 "preset": config.status.preset or None,
@@ -227,6 +223,11 @@ class Sampler:
             },
             "parts": parts,
             "engine": self._told("vllm"),
+            "kv": capacity(
+                config.status.planned_kv_tokens,
+                self._told("vllm").get("kv_tokens"),
+                config.status.plan_note,
+            ),
             "workspaces": workspaces,
             "cache": {
                 "since": self._started,
@@ -281,6 +282,27 @@ class Sampler:
             return "warm"
         waits = now - self._warm_at[name] < _COLD_SECONDS
         return "warming" if waits and not told.get("error") else "cold"
+
+
+def shown(status: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    """Return a status as somebody sees it who may use these workspaces: the others do not exist.
+
+    Args:
+        status: as the sampler has it.
+        names: of the workspaces.
+    """
+    workspaces = [each for each in status["workspaces"] if each["name"] in names]
+    if len(workspaces) == len(status["workspaces"]):
+        return status
+    return {**status, "workspaces": workspaces, "well": _is_well(status["parts"], workspaces)}
+
+
+def _is_well(parts: list[dict[str, Any]], workspaces: list[dict[str, Any]]) -> bool:
+    return all(part["state"] not in (ILL, DOWN) for part in parts) and all(
+        workspace["state"] in ("warm", "warming", "elsewhere")
+        and workspace["unhealthy_since"] is None
+        for workspace in workspaces
+    )
 
 
 def _parts(config: Config) -> dict[str, Part]:

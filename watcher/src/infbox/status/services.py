@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 
+from infbox.status import capacity
 from infbox.status.exposition import Exposition
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _ENGINE = (
     "vllm:num_requests_running",
     "vllm:num_requests_waiting",
     "vllm:kv_cache_usage_perc",
+    capacity.METRIC,
 )
 _WATCHER = ("infbox_pack_recomputed_tokens_total", "infbox_save_to_warm_seconds_count")
 _GPU = {
@@ -160,11 +162,16 @@ class Asker:
         if health.status != _OK:
             return _unwell(health)
         told = _exposed(metrics, _ENGINE)
-        running, waiting, usage = (told.total(name) for name in _ENGINE[1:])
+        running, waiting, usage = (told.total(name) for name in _ENGINE[1:4])
         sources = [told.total(TOKENS, source=source) for source in SOURCES]
         return Finding(
             WELL,
-            {"running": running, "waiting": waiting, "kv_usage": usage},
+            {
+                "running": running,
+                "waiting": waiting,
+                "kv_usage": usage,
+                "kv_tokens": capacity.reported_tokens(told),
+            },
             {"tokens": tuple(count or 0.0 for count in sources)} if any_known(sources) else {},
         )
 

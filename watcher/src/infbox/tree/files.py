@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import stat
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_128_hexdigest
@@ -14,13 +16,13 @@ from infbox.config import MAX_FILE_BYTES
 from infbox.errors import InputError
 from infbox.runtime import clock
 from infbox.runtime.clock import EVER, Moment
+from infbox.tree import spelling
 from infbox.tree.git import Git
 from infbox.tree.records import Directory, Stamp
 from infbox.tree.rules import IGNORE_FILE, Rules, as_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from pathlib import Path
 
     from infbox.tree.git import Facts
     from infbox.tree.records import Row
@@ -29,8 +31,12 @@ MAX_IGNORE_BYTES = 64 * 1024
 """Of the tree's own ignore file."""
 
 _IGNORE_FILE = ".gitignore"
-# A pipe is opened without waiting for somebody at its other end, and a link is not followed.
-_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+# A pipe is opened without waiting for somebody at its other end, and a link is not followed. Python
+# adds that no process that is started gets it.
+if sys.platform == "win32":
+    _OPEN_FLAGS = os.O_RDONLY | os.O_BINARY
+else:
+    _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _ASKED_AT_ONCE = 250  # directories about which git is asked in one go
 _ATTEMPTS = 3  # to read a file that changes meanwhile
@@ -112,7 +118,7 @@ class Tree:
 
     @property
     def _start(self) -> str:
-        return f"{self.root}/" if self.root.name else "/"
+        return self.root.as_posix().rstrip("/") + "/"
 
     def refresh(self) -> None:
         """Look again at what decides about the whole tree: the repository and the ignore file.
@@ -161,8 +167,18 @@ class Tree:
         return f"{version} {ignores}"
 
     def place(self, path: str) -> str:
-        """Return the absolute path of a relative one; the root is the empty string."""
-        return self._start + path if path else str(self.root)
+        """Return the absolute path of a relative one, with ``/`` on every system; the root is the
+        empty string."""
+        return self._start + path if path else self.root.as_posix()
+
+    def spelled(self, path: str) -> str:
+        """Return the name that a path has in this tree, of what a directory lists or an event
+        tells.
+
+        Raises:
+            GitError: git could not answer.
+        """
+        return self.git.spelled(path) if spelling.MAY_FOLD else path
 
     def scan(self, below: str = "", entering: Callable[[str], None] | None = None) -> set[str]:
         """Return the files that may enter a prompt, judged by everything but their content.
@@ -251,7 +267,7 @@ class Tree:
         try:
             before = os.fstat(descriptor)
             # The file really lies where its path says, no directory being a link.
-            if not stat.S_ISREG(before.st_mode) or _path_of(descriptor) != place:
+            if not stat.S_ISREG(before.st_mode) or not _lies_at(descriptor, place):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
             refused = self.rules.by_size(before.st_size)
             data = b"" if refused else _read_up_to(descriptor, self.max_bytes + 1, before.st_size)
@@ -595,10 +611,10 @@ def _listing(tree: Tree, directory: str) -> _Listing:
             if name == ".git":
                 mark = entry
             elif entry.is_file(follow_symlinks=False):
-                files.append(prefix + name)
+                files.append(tree.spelled(prefix + name))
                 has_ignores |= name == _IGNORE_FILE
             elif entry.is_dir(follow_symlinks=False):
-                directories.append(prefix + name)
+                directories.append(tree.spelled(prefix + name))
     row, changed_ns = directory_row(status), max(status.st_ctime_ns, status.st_mtime_ns)
     return _Listing(row, changed_ns, files, directories, mark, has_ignores)
 
@@ -640,8 +656,24 @@ def _read_up_to(descriptor: int, most: int, expected: int) -> bytes:
     return data
 
 
-def _path_of(descriptor: int) -> str:
-    return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # on each save's way
+def _lies_at(descriptor: int, place: str) -> bool:
+    """Say whether an open file lies where this path says, without a link on the way."""
+    if sys.platform == "linux":
+        return os.readlink(f"/proc/self/fd/{descriptor}") == place  # noqa: PTH115  # on each save's way
+    return _leads_to(descriptor, place)
+
+
+def _leads_to(descriptor: int, place: str) -> bool:
+    """Say the same on any system: the path leads through no link, and what lies there is the file
+    that is open, however the two were swapped meanwhile."""
+    real = os.path.realpath(place)
+    if spelling.folded(Path(real).as_posix()) != spelling.folded(place):
+        return False
+    again = os.open(real, _OPEN_FLAGS)
+    try:
+        return os.path.sameopenfile(descriptor, again)
+    finally:
+        os.close(again)
 
 
 def _nothing(_directory: str) -> None:

@@ -17,14 +17,14 @@ import errno
 import itertools
 import os
 import re
-import select
+import sys
 import time
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.errors import GitError, InputError
-from infbox.tree import processes
+from infbox.tree import processes, spelling
 
 if TYPE_CHECKING:
     import tempfile
@@ -145,7 +145,8 @@ class Tracked:
         # much.
         self._paths = b"".join(paths)
         self._starts = array("Q", itertools.accumulate(map(len, paths), initial=0))
-        self.links = frozenset(os.fsdecode(path) for path in re.findall(_LINK_MODE, listing))
+        links = re.findall(_LINK_MODE, listing)
+        self.links = frozenset(_split(b"".join(path + b"\0" for path in links)))
 
     def __contains__(self, path: str) -> bool:
         return self._first_from(name := os.fsencode(path) + b"\0") == name
@@ -259,6 +260,7 @@ class Git:
         self._empty: tempfile.TemporaryDirectory[str] | None = None
         self._checker: _Checker | None = None
         self._tracked: Tracked | None = None
+        self._spelling: spelling.Spelling | None = None
         self._inner: dict[str, Git] = {}
         self.is_repository = facts.is_repository if facts else _in_repository(root)
         if facts:
@@ -315,11 +317,11 @@ class Git:
         sources += self._configuration()
         for directory in (self._root, *self._root.parents):
             mark = directory / ".git"
-            sources.append(str(mark))
+            sources.append(mark.as_posix())
             if directory != self._root:
-                sources.append(str(directory / ".gitignore"))
+                sources.append((directory / ".gitignore").as_posix())
             if not self.is_repository and mark.is_dir():  # being made
-                sources += [str(mark / part) for part in ("HEAD", "objects", "refs")]
+                sources += [(mark / part).as_posix() for part in ("HEAD", "objects", "refs")]
             if self.is_repository and mark.exists():
                 break
         inner = {path: git.facts() for path, git in self._inner.items()}
@@ -343,7 +345,30 @@ class Git:
 
     @tracked.setter
     def tracked(self, tracked: Tracked) -> None:
-        self._tracked = tracked
+        self._tracked, self._spelling = tracked, None
+
+    def spelled(self, path: str) -> str:
+        """Return git's name of what a directory lists, where the file system has several for it.
+
+        Raises:
+            GitError: git could not answer.
+        """
+        if not spelling.MAY_FOLD:
+            return path
+        git, own = self.owner(path)
+        if git._spelling is None:
+            git._spelling = git._own_spelling()
+        return path[: len(path) - len(own)] + git._spelling.of(own)
+
+    def _own_spelling(self) -> spelling.Spelling:
+        folds_case, composes = (
+            self._run("config", "--type=bool", "--get", name, also=(1,)) == b"true\n"
+            for name in ("core.ignorecase", "core.precomposeunicode")
+        )
+        return spelling.Spelling(self.tracked.all(), folds_case=folds_case, composes=composes)
+
+    def _all_spelled(self, paths: set[str]) -> set[str]:
+        return {self.spelled(path) for path in paths} if spelling.MAY_FOLD else paths
 
     def read_tracked(self) -> Tracked:
         """Read the index of the repository.
@@ -359,7 +384,9 @@ class Git:
         Raises:
             GitError: git could not answer.
         """
-        return set(_split(self._run(*_OTHERS))) if self.is_repository else self.files()
+        if not self.is_repository:
+            return self.files()
+        return self._all_spelled(set(_split(self._run(*_OTHERS))))
 
     def owner(self, path: str) -> tuple[Git, str]:
         """Return who decides about a path, and the path as that one names it."""
@@ -388,7 +415,7 @@ class Git:
             elif below := [path for path in asked if _is_below(path, [directory])]:
                 rest = [os.path.relpath(path, directory) for path in below]
                 found |= {f"{directory}/{path}" for path in git.files(rest)}
-        return found
+        return self._all_spelled(found)
 
     def ignored(self, paths: Iterable[str]) -> set[str]:
         """Return which of these paths an ignore rule hits; whether they are tracked plays no part.
@@ -480,7 +507,7 @@ class Git:
         found = self._run("rev-parse", *asked).split(b"\n")[:-1]
         if len(found) != len(_GIT_FILES):  # a name on the way has a line break in it
             found = [self._run("rev-parse", "--git-path", name)[:-1] for name in _GIT_FILES]
-        return [os.path.join(self._root, os.fsdecode(path)) for path in found]  # noqa: PTH118
+        return [(self._root / os.fsdecode(path)).as_posix() for path in found]
 
     def _configuration(self) -> list[str]:
         """Return the files that git reads its configuration from, and the one of a person's own
@@ -490,14 +517,14 @@ class Git:
         own = os.fsdecode(
             self._run("config", "-z", "--type=path", "--get", "core.excludesFile", also=(1,))
         ).rstrip("\0")
-        home = Path(os.environ.get("HOME", "/"))
+        home = Path(os.environ.get("HOME") or os.environ.get("USERPROFILE", "/"))
         base = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "git"
         chosen = os.environ.get("GIT_CONFIG_GLOBAL")
         read |= {chosen} if chosen else {str(home / ".gitconfig"), str(base / "config")}
         read |= {own or str(base / "ignore"), "/etc/gitconfig"}
-        paths = {os.path.normpath(self._root / path) for path in read - {str(_SYSTEM_CONFIG)}}
+        paths = {_normal(self._root / path) for path in read} - {_normal(_SYSTEM_CONFIG)}
         # The empty repository of ours goes with us; who took that for a change would never rest.
-        ours = f"{self._empty.name}/" if self._empty else "/dev/"
+        ours = f"{_normal(Path(self._empty.name))}/" if self._empty else "/dev/"
         return sorted(path for path in paths if not path.startswith(("/dev/", ours)))
 
     def _run(self, *arguments: str, given: bytes = b"", also: Sequence[int] = ()) -> bytes:
@@ -574,12 +601,10 @@ class _Checker:
         Raises:
             GitError: nothing comes in time.
         """
-        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
-        poll = select.poll()
-        poll.register(self._process.stdout, select.POLLIN)
-        if not poll.poll(_CHECK_SECONDS * 1000):
+        answer = processes.read(self._process, 1 << 16, _CHECK_SECONDS)
+        if answer is None:
             raise _no_answer(self._directory, _CHECK_SECONDS)
-        return os.read(self._process.stdout.fileno(), 1 << 16)
+        return answer
 
 
 def tracked_paths(directory: Path) -> list[str]:
@@ -645,9 +670,15 @@ def _surroundings() -> tuple[str, ...]:
     return tuple(os.environ.get(name, "") for name in _TELLING)
 
 
+def _normal(path: Path) -> str:
+    return Path(os.path.normpath(path)).as_posix()
+
+
 def _split(answer: bytes) -> list[str]:
-    # All at once: to decode each by itself takes twice as long.
-    return os.fsdecode(answer).split("\0")[:-1]
+    # All at once: to decode each by itself takes twice as long. A name that is not UTF-8 cannot lie
+    # on a disk of Windows, where Python would refuse all of them for it.
+    text = answer.decode(errors="replace") if sys.platform == "win32" else os.fsdecode(answer)
+    return text.split("\0")[:-1]
 
 
 def _is_below(path: str, directories: Iterable[str]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -62,11 +64,11 @@ def end(process: subprocess.Popen[bytes], *, grace_seconds: float = 0.0) -> None
     import subprocess  # noqa: PLC0415  # as above
 
     if grace_seconds and process.poll() is None:
-        _signal(process, signal.SIGTERM)
+        _end_all(process, is_asked=True)
         with suppress(subprocess.TimeoutExpired):
             process.wait(grace_seconds)
     if grace_seconds or process.returncode is None:
-        _signal(process, signal.SIGKILL)
+        _end_all(process, is_asked=False)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream:
             stream.close()
@@ -74,6 +76,51 @@ def end(process: subprocess.Popen[bytes], *, grace_seconds: float = 0.0) -> None
         process.wait(END_SECONDS)
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+def read(process: subprocess.Popen[bytes], most: int, seconds: float) -> bytes | None:
+    """Return what a process prints next.
+
+    Args:
+        process: as made by ``started``.
+        most: bytes.
+        seconds: that it has for it.
+
+    Returns:
+        Nothing where it has ended; None where nothing came in time. On Windows it is killed then.
+    """
+    assert process.stdout is not None  # noqa: S101  # it is a pipe
+    if sys.platform == "win32":
+        return _read_or_kill(process, most, seconds)
+    import select  # noqa: PLC0415  # of which Windows has no such part
+
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)
+    return os.read(process.stdout.fileno(), most) if poll.poll(seconds * 1000) else None
+
+
+def _read_or_kill(process: subprocess.Popen[bytes], most: int, seconds: float) -> bytes | None:
+    """Do so where a pipe cannot be waited for: who kills the process ends the wait."""
+    assert process.stdout is not None  # noqa: S101  # as above
+    is_late = threading.Event()
+
+    def kill() -> None:
+        is_late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        answer = os.read(process.stdout.fileno(), most)
+    finally:
+        timer.cancel()
+    return None if is_late.is_set() and not answer else answer
+
+
+def _end_all(process: subprocess.Popen[bytes], *, is_asked: bool) -> None:
+    """End a process and what it started; on Windows it alone, which is not asked before."""
+    if sys.platform == "win32":
+        with suppress(OSError):
+            process.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM if is_asked else signal.SIGKILL)

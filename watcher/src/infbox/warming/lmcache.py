@@ -69,12 +69,13 @@ class LMCache:
         self._longest = longest
         self._first_pause = first_pause
 
-    async def prefetch(self, model_path: str, tokens: Sequence[int]) -> Prefetched:
+    async def prefetch(self, model_path: str, tokens: Sequence[int], salt: str = "") -> Prefetched:
         """Have the KV of a prompt brought from disk to memory, and wait for it.
 
         Args:
             model_path: what vLLM was started with.
             tokens: ids of the prompt; whole chunks of it are stored.
+            salt: under which they are; empty for none.
 
         Returns:
             How it ended; nothing is raised, since the engine can always compute.
@@ -86,7 +87,7 @@ class LMCache:
                 "model_name": model_path,
                 "world_size": world_size or 1,
                 "token_ids": list(tokens),
-                "cache_salt": "",
+                "cache_salt": salt,
             }
             begun = await self._ask("POST", "/cache/prefetches", body)
             if not begun.get("request_id"):
@@ -99,12 +100,15 @@ class LMCache:
             return Prefetched("loaded", found, wanted, len(tokens) // chunk * chunk)
         return Prefetched("partly" if found else "nothing", found, wanted)
 
-    async def drop(self, model_path: str, names: Sequence[bytes]) -> str:
+    async def drop(
+        self, model_path: str, names: Sequence[bytes], salts: Sequence[str] = ("",)
+    ) -> str:
         """Drop pieces of KV from memory and from each disk tier.
 
         Args:
             model_path: what vLLM was started with.
             names: hashes of the chunks.
+            salts: under which they may be kept; the empty one is none.
 
         Returns:
             Why it was not done; empty where it was.
@@ -118,8 +122,10 @@ class LMCache:
                     "chunk_hash_hex": name.hex(),
                     "model_name": model_path,
                     "kv_rank": _kv_rank(world_size, rank),
+                    "cache_salt": salt,
                 }
                 for name in names
+                for salt in salts
                 for rank in range(world_size)
             ]
             tiers: list[dict[str, Any]] = [{"tier": "l1", "force": True}]

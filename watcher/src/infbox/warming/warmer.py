@@ -150,6 +150,8 @@ class Warmer:
         is_here: says whether questions about it come to this engine; else it is not warmed.
         base: what warms the pack that this one begins with; None where it begins with no other's.
         chunks: where it is noted what LMCache keeps, and what of it is to be dropped.
+        salts: under which the engine keeps the workspace's KV, and may have kept it before; the
+            empty one is none.
     """
 
     def __init__(
@@ -163,8 +165,10 @@ class Warmer:
         is_here: Callable[[], bool] | None = None,
         base: Warmer | None = None,
         chunks: CachedChunks | None = None,
+        salts: tuple[str, ...] = ("",),
     ) -> None:
         self._name = name
+        self._salts = salts
         self._chunks = chunks
         self._noted: str | None = None
         self._drop_failure = ""
@@ -399,7 +403,7 @@ class Warmer:
             return
         try:
             path = await self._engine.path_of(self._target.publication.model)
-            failure = await self._lmcache.drop(path, names)
+            failure = await self._lmcache.drop(path, names, self._salts)
         except (EngineAwayError, EngineRefusedError) as error:
             failure = str(error)
         if not failure:
@@ -539,7 +543,7 @@ class Warmer:
             return
         try:
             path = await self._engine.path_of(publication.model)
-            done = await self._lmcache.prefetch(path, ids)
+            done = await self._lmcache.prefetch(path, ids, self._salts[0])
         except EngineRefusedError as error:
             done = Prefetched("refused", reason=str(error))
         self._checks.prefetched = True
@@ -595,6 +599,8 @@ class Warmer:
             _SupersededError: something more urgent came before there was one.
         """
         body = prompt.warm_up(ids, job.publication.model, PRIORITY)
+        if self._salts[0]:
+            body["cache_salt"] = self._salts[0]
         request = asyncio.create_task(self._engine.complete(body))
         superseded = asyncio.create_task(self._superseded.wait())
         try:

@@ -307,6 +307,7 @@ class Worker:
             "sections": self.thread.sections,
             "garbage": self._garbage(),
             "candidate_generation": candidate.generation if candidate else None,
+            "text_index_error": self.texts.failure,
             "error": failure or self._waiting() or self._warmer.template_error,
             "unhealthy_since": None if since is None else clock.unix(since),
         }
@@ -337,6 +338,7 @@ class Worker:
         metrics.readable.labels(name).set(not report.failure)
         since = self.health()[1]
         metrics.unhealthy_since.labels(name).set(0 if since is None else clock.unix(since))
+        metrics.text_index_failing.labels(name).set(bool(self.texts.failure))
         metrics.index_bytes.labels(name).set(_size(self._source.index_file))
         metrics.garbage.labels(name).set(self._garbage())
         for section, count in self.thread.sections.items():
@@ -488,6 +490,7 @@ class Work:
             looking = loop.create_task(placement.run())
             looking.add_done_callback(_tell_why)
             self._warming.append(looking)
+        salts = {each.name: self._config.cache_salts(each) for each in self._config.workspaces}
         warmers: dict[str, Warmer] = {}
         for name in sorted(self._sources, key=lambda name: name not in self._bases.values()):
             base = self._bases[name]
@@ -499,6 +502,7 @@ class Work:
                 is_here=partial(placement.is_here, base) if placement else None,
                 base=None if base == name else warmers[base],
                 chunks=self._chunks[name],
+                salts=salts[name],
             )
             warmers[name] = warmer
             self._workers[name] = Worker(

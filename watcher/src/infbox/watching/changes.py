@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
 from infbox.runtime.background import Debounce
+
+# On Windows a signal, as of Ctrl+C, is not taken before a wait ends.
+_LONGEST_WAIT_SECONDS = 0.5 if sys.platform == "win32" else None
 
 
 class Changes:
@@ -42,5 +46,5 @@ class Changes:
                 if self._debounce.take(now):
                     saved_at, self._saved_at = self._saved_at, None
                     return (saved_at,)
-                self._condition.wait(None if due is None else due - now)
+                self._condition.wait(_LONGEST_WAIT_SECONDS if due is None else due - now)
         return None

@@ -127,7 +127,7 @@ class Comparison:
             return
         prefix = f"{directory}/" if directory else ""
         for child in children:
-            path = prefix + child.name
+            path = self._tree.spelled(prefix + child.name)
             if child.name != ".git" and not self._is_known(path, child):
                 self._queues.fresh[path] = None
                 if child.name == ".gitignore":  # known ones are among what decides

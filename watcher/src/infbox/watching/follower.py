@@ -6,8 +6,6 @@ It waits for nothing else: what takes long is done in small steps between events
 from __future__ import annotations
 
 import logging
-import os
-import select
 import sqlite3
 import threading
 import time
@@ -20,14 +18,15 @@ from infbox.runtime.background import LOST_SECONDS, Turns
 from infbox.tree import mounts
 from infbox.tree.files import Tree
 from infbox.tree.git import Facts
-from infbox.watching import edit_frequency, index, inotify
+from infbox.watching import edit_frequency, events, index, system
 from infbox.watching.changes import Changes
-from infbox.watching.inotify import Watch
 from infbox.watching.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from infbox.watching.events import Watch
 
 RECONCILE_SECONDS = 300.0
 """Between whole looks at each tree: the net under what events do not tell."""
@@ -107,16 +106,16 @@ class Follower(threading.Thread):
         self.unwatched_directories = self.polled_directories = self.unreadable_paths = 0
         self.sentinel_seen = 0.0
         """When a write to the sentinel directory was heard of last, of the monotonic clock."""
-        self._given = self._root = root
+        self._given, self._root = root, root.as_posix()
         self._max_file_bytes = max_file_bytes
         self._control_tokens = control_tokens
         self._poll_seconds = poll_seconds
         self.index_file = index.place(state_dir, name)
         self._sentinel = sentinel(state_dir, name)
+        self._sentinel_place = self._sentinel.as_posix()
         self._sentinel.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._index = index.opened(self.index_file)
         self._tree = self._open_tree(stored=True)
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._is_stopping = self._must_check_index = False
         self._is_watchless = False
         self._sentinel_was = 0
@@ -171,27 +170,19 @@ class Follower(threading.Thread):
             self._watch.close()
 
     def _follow(self) -> None:
-        with open(mounts.MOUNTINFO, "rb", buffering=0) as mountinfo:  # noqa: PTH123  # no buffer
-            poller = select.poll()
-            poller.register(self._wake_fd, select.POLLIN)
-            # The kernel tells a change of mounts as an error that is no error.
-            poller.register(mountinfo, select.POLLPRI | select.POLLERR)
-            poller.register(self._watch, select.POLLIN)
+        self._turned_at = time.monotonic()
+        self._begin()
+        while not self._is_stopping:
+            patience = self._patience()
+            self._turned_at = None
+            is_remounted = self._watch.wait(patience)
             self._turned_at = time.monotonic()
-            self._begin()
-            while not self._is_stopping:
-                patience = self._patience()
-                self._turned_at = None
-                ready = {fd for fd, _ in poller.poll(patience)}
-                self._turned_at = time.monotonic()
-                if self._wake_fd in ready:
-                    os.eventfd_read(self._wake_fd)
-                try:
-                    if mountinfo.fileno() in ready and self._mounts_changed():
-                        self._restart()
-                    self._turn()
-                except Exception as error:  # one tree's slip takes nothing from the others
-                    self._fail(error)
+            try:
+                if is_remounted and self._mounts_changed():
+                    self._restart()
+                self._turn()
+            except Exception as error:  # one tree's slip takes nothing from the others
+                self._fail(error)
 
     def _patience(self) -> float:
         """Return how long to wait for an event, in milliseconds."""
@@ -243,11 +234,11 @@ class Follower(threading.Thread):
     def _take_events(self, now: float) -> None:
         lost = reset = False
         for event in self._watch.events():
-            if event.directory == str(self._sentinel):
+            if event.directory == self._sentinel_place:
                 self.sentinel_seen = now
                 continue
             self.events += 1
-            if event.mask & inotify.OVERFLOW:
+            if event.mask & events.OVERFLOW:
                 lost = True
             elif self._reconciler:
                 reset |= self._reconciler.take(event, now)
@@ -288,7 +279,7 @@ class Follower(threading.Thread):
         worked = time.thread_time() - self._worked_before if self._is_poll else 0.0
         self._poll_at = now + max(self._poll_seconds, _POLL_SHARE * worked)
         if not self._is_poll:
-            self._reconcile_at = now + RECONCILE_SECONDS
+            self._reconcile_at = now + min(RECONCILE_SECONDS, self._watch.net_seconds)
         if self.failure:
             _logger.info(line("readable-again", workspace=self.workspace))
             self.failure, self.failing_since = "", None
@@ -361,9 +352,10 @@ class Follower(threading.Thread):
     def _begin(self) -> None:
         """Begin to follow, or try to."""
         try:
-            self._root = self._tree.root
+            self._root = self._tree.place("")
             self._mounts = self._read_mounts()
-            spots = mounts.blind_spots(str(self._root), self._read_mounts(everything=True))
+            spots = mounts.blind_spots(self._root, self._watch.mounts())
+            self._watch.begin(self._root)
             self._reconciler = Reconciler(
                 name=self.workspace,
                 tree=self._tree,
@@ -400,7 +392,7 @@ class Follower(threading.Thread):
         self._turns.give(self._wake)
         self._retry_at = time.monotonic() + self._pause(error)
         try:
-            self._watch.drop(str(self._root))
+            self._watch.drop(self._root)
             if isinstance(error, sqlite3.Error):
                 self._repair_index(error)
             else:
@@ -433,7 +425,7 @@ class Follower(threading.Thread):
 
     def _restart(self) -> None:
         """Look at everything anew, since the root or what is mounted in it is another."""
-        self._watch.drop(str(self._root))
+        self._watch.drop(self._root)
         self._work = self._reconciler = None
         self._tree.close()
         self._tree = self._open_tree(stored=True)
@@ -449,12 +441,12 @@ class Follower(threading.Thread):
         return Tree(self._given, self._max_file_bytes, facts, self._control_tokens)
 
     def _new_watch(self) -> Watch:
-        return Watch()
+        return system.watch()
 
     def _watch_sentinel(self) -> None:
         self._sentinel_was = self._sentinel_stamp()
         try:
-            self._watch.add(str(self._sentinel))
+            self._watch.add(self._sentinel_place)
         except OSError:
             self._is_watchless = True
 
@@ -464,16 +456,14 @@ class Follower(threading.Thread):
         except OSError:
             return 0
 
-    def _read_mounts(self, everything: bool = False) -> list[mounts.Mount]:
-        with open(mounts.MOUNTINFO, "rb") as file:  # noqa: PTH123  # as above
-            found = mounts.read(file.read())
-        return found if everything else mounts.inner(str(self._root), found)
+    def _read_mounts(self) -> list[mounts.Mount]:
+        return mounts.inner(self._root, self._watch.mounts())
 
     def _mounts_changed(self) -> bool:
         return self._read_mounts() != self._mounts
 
     def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
+        self._watch.wake()
 
 
 def sentinel(state_dir: Path, name: str) -> Path:

@@ -80,7 +80,7 @@ class Index:
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         # SQLite's own files beside the database take its mode.
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640))
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o640))
         self.file = file
         self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         try:

@@ -11,25 +11,34 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import os
+import select
+import sys
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from infbox.tree import mounts
+from infbox.watching.events import (
+    ATTRIB,
+    CLOSE_WRITE,
+    CREATE,
+    DELETE,
+    IGNORED,
+    MOVE_SELF,
+    MOVED_FROM,
+    MOVED_TO,
+    OVERFLOW,
+    Event,
+    Nested,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# From linux/inotify.h.
-ATTRIB = 0x4
-CLOSE_WRITE = 0x8
-MOVED_FROM = 0x40
-MOVED_TO = 0x80
-CREATE = 0x100
-DELETE = 0x200
-MOVE_SELF = 0x800
-UNMOUNT = 0x2000
-OVERFLOW = 0x4000
-IGNORED = 0x8000
-IS_DIRECTORY = 0x4000_0000
+assert sys.platform == "linux"  # noqa: S101  # elsewhere nobody imports this, nor can it be checked
+
+# From linux/inotify.h, beside what is told.
 _ONLY_DIRECTORIES, _NO_LINKS, _NOT_UNLINKED = 0x100_0000, 0x200_0000, 0x400_0000
 
 _MASK = (
@@ -41,22 +50,8 @@ _BUFFER = 64 * 1024
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
-class Event(NamedTuple):
-    """What happened.
-
-    Attributes:
-        directory: as it was given to ``Watch.add``; empty for an overflow.
-        name: of the entry in it; empty where the directory itself is meant.
-        mask: bits of this module.
-    """
-
-    directory: str
-    name: str
-    mask: int
-
-
-class Watch:
-    """The watched directories of one thread.
+class Watch(Nested):
+    """The watched directories of one thread; see ``events.Watch``.
 
     A directory may be known by two names, as with bind mounts: each is told.
 
@@ -64,31 +59,51 @@ class Watch:
         OSError: the system gives no further inotify instance.
     """
 
+    net_seconds = math.inf
+    """The kernel tells of all, or that it could not."""
+
     def __init__(self) -> None:
+        super().__init__()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._fd < 0:
             raise _error()
         self._directories: dict[int, list[str]] = {}
-        self._watches: dict[str, int] = {}
-        self._below: dict[str, set[str]] = {}
-        """By directory, those right in it that are watched, or have one below them that is: to look
-        through all takes too long where ten thousand go one by one."""
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._mountinfo = open(mounts.MOUNTINFO, "rb", buffering=0)  # noqa: PTH123, SIM115  # no buffer
+        self._poller = select.poll()
+        self._poller.register(self._wake_fd, select.POLLIN)
+        # The kernel tells a change of mounts as an error that is no error.
+        self._poller.register(self._mountinfo, select.POLLPRI | select.POLLERR)
+        self._poller.register(self._fd, select.POLLIN)
 
-    def __contains__(self, directory: str) -> bool:
-        return directory in self._watches
+    def begin(self, root: str) -> None:
+        """Do nothing: each directory is watched by itself, wherever it lies."""
 
-    def __len__(self) -> int:
-        return len(self._watches)
+    def reaches(self, directory: str) -> bool:  # noqa: ARG002  # of the interface
+        """Say that of any directory something can be told."""
+        return True
 
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable when there are events."""
-        fd: int = self._fd
-        return fd
+    def wait(self, milliseconds: float) -> bool:
+        """Wait; see ``events.Watch``."""
+        ready = {fd for fd, _ in self._poller.poll(milliseconds)}
+        if self._wake_fd in ready:
+            os.eventfd_read(self._wake_fd)
+        return self._mountinfo.fileno() in ready
+
+    def wake(self) -> None:
+        """End the wait."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def mounts(self) -> list[mounts.Mount]:
+        """Return what is mounted."""
+        with open(mounts.MOUNTINFO, "rb") as file:  # noqa: PTH123  # often, and pathlib takes longer
+            return mounts.read(file.read())
 
     def close(self) -> None:
-        """Watch no more."""
+        """Watch no more. What wakes stays: whoever was asked for something may still do so."""
         os.close(self._fd)
+        self._mountinfo.close()
 
     def add(self, directory: str) -> bool:
         """Watch one absolute directory; say whether it is watched now. One that is gone is not.
@@ -105,16 +120,13 @@ class Watch:
         names = self._directories.setdefault(watch, [])
         if directory not in names:
             names.append(directory)
-        if directory not in self._watches:
-            self._note(directory)
-        self._watches[directory] = watch
+        self._put(directory, watch)
         return True
 
     def drop(self, directory: str) -> None:
         """Stop watching a directory and all below it."""
         for path in self._at_or_below(directory):
-            watch = self._watches.pop(path, None)
-            self._unnote(path)
+            watch = self._take(path)
             if watch is None:
                 continue
             names = self._directories.get(watch, [])
@@ -124,11 +136,7 @@ class Watch:
                 self._libc.inotify_rm_watch(self._fd, watch)
 
     def events(self) -> Iterator[Event]:
-        """Yield what the kernel has to tell, without waiting.
-
-        Watches that a directory's move has made wrong should be dropped before the next event is
-        taken: what comes from below such a directory no longer bears its path.
-        """
+        """Yield what the kernel has to tell, without waiting; see ``events.Watch``."""
         try:
             data = os.read(self._fd, _BUFFER)
         except BlockingIOError:
@@ -150,43 +158,7 @@ class Watch:
         """Take the word that a watch is gone."""
         for directory in self._directories.pop(watch, ()):
             if self._watches.get(directory) == watch:
-                del self._watches[directory]
-                self._unnote(directory)
-
-    def _note(self, directory: str) -> None:
-        """Note a directory as one below all that it lies in."""
-        while directory != "/":
-            above = _above(directory)
-            below = self._below.setdefault(above, set())
-            if directory in below:
-                return
-            below.add(directory)
-            directory = above
-
-    def _unnote(self, directory: str) -> None:
-        """Undo that, as far as nothing else is watched there."""
-        while (
-            directory != "/" and directory not in self._watches and not self._below.get(directory)
-        ):
-            self._below.pop(directory, None)
-            above = _above(directory)
-            self._below.get(above, set()).discard(directory)
-            directory = above
-        if not self._below.get("/"):
-            self._below.pop("/", None)
-
-    def _at_or_below(self, directory: str) -> list[str]:
-        """Return a directory and those noted below it, each after what lies in it."""
-        found, left = [], [directory]
-        while left:
-            one = left.pop()
-            found.append(one)
-            left += self._below.get(one, ())
-        return found[::-1]
-
-
-def _above(directory: str) -> str:
-    return directory.rpartition("/")[0] or "/"
+                self._take(directory)
 
 
 def _error() -> OSError:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from infbox.tree.files import Content, Tree
+    from infbox.watching.events import Watch
     from infbox.watching.index import Index
-    from infbox.watching.inotify import Watch
     from infbox.watching.queues import Queues
 
 STATS_AT_ONCE = 250
@@ -42,7 +42,7 @@ class TreeReader:
         index: what is known of them.
         watching: where directories are watched; nobody else adds to it or drops from it.
         queues: for what is to be looked at again.
-        blind: directories, absolute, whose changes inotify may not tell.
+        blind: directories, absolute, whose changes events may not tell.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TreeReader:
         self.edits = 0
         """How many times a file's content changed, came or went."""
         self.blind_directories: set[str] = set()
-        """Entered directories whose changes inotify may not tell."""
+        """Entered directories whose changes events may not tell."""
         self.unwatched: set[str] = set()
         """Entered directories that could not be watched."""
         self.unreadable: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Bringing a workspace's index up to its tree: by what inotify tells, and by looking.
+"""Bringing a workspace's index up to its tree: by what events tell, and by looking.
 
 For one thread. Long work is a generator, ``work``: each step of it is short, so that a save is
 taken in between two steps.
@@ -19,7 +19,7 @@ from infbox.runtime.clock import EVER, Moment
 from infbox.tree.files import Walk, belonging
 from infbox.tree.git import tracked_paths
 from infbox.tree.rules import IGNORE_FILE
-from infbox.watching import inotify
+from infbox.watching import events
 from infbox.watching.comparison import Comparison
 from infbox.watching.queues import Queues
 from infbox.watching.reader import TreeReader
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from infbox.tree.files import Tree
     from infbox.tree.git import Git, Tracked
+    from infbox.watching.events import Event, Watch
     from infbox.watching.index import Index
-    from infbox.watching.inotify import Event, Watch
 
 
 class Reconciler:
@@ -44,7 +44,7 @@ class Reconciler:
         index: what is known of them.
         watching: where directories are watched; this reconciler alone adds to it and drops from it.
         wake: called, from any thread, when a background task is done.
-        blind: directories, absolute, whose changes inotify may not tell.
+        blind: directories, absolute, whose changes events may not tell.
         seed: returns the heats of a tree that is indexed for the first time.
     """
 
@@ -102,21 +102,22 @@ class Reconciler:
         """
         directory, name, mask = event
         root = self._tree.place("")
-        if mask & (inotify.MOVE_SELF | inotify.UNMOUNT | inotify.IGNORED) and not name:
+        if mask & (events.MOVE_SELF | events.UNMOUNT | events.IGNORED) and not name:
             return directory == root
-        place = f"{directory}/{name}" if directory != "/" else f"/{name}"
+        place = f"{directory.rstrip('/')}/{name}"
         if place in self._sources.indexes:
             self._index_debounce.ask(now)
         elif place in self._sources.files and not (
-            mask & inotify.ATTRIB and mask & inotify.IS_DIRECTORY
+            mask & events.ATTRIB and mask & events.IS_DIRECTORY
         ):
             self._git_is_stale = True
             self._scan_debounce.ask(now)
         if directory == root:
-            self._take_below(name, name, "", mask, now)
-        elif directory.startswith(f"{root}/") or root == "/":
-            inside = directory[len(root.rstrip("/")) + 1 :]
-            self._take_below(f"{inside}/{name}", name, inside, mask, now)
+            self._take_below(self._tree.spelled(name), name, "", mask, now)
+        elif directory.startswith(above := root.rstrip("/") + "/"):
+            inside = directory[len(above) :]
+            path = self._tree.spelled(f"{inside}/{name}")
+            self._take_below(path, name, inside, mask, now)
         return False
 
     def _take_below(self, path: str, name: str, directory: str, mask: int, now: float) -> None:
@@ -128,13 +129,13 @@ class Reconciler:
             self._rules_are_stale |= path == IGNORE_FILE
             self._tree.git.forget()
             self._scan_debounce.ask(now)
-        if mask & inotify.IS_DIRECTORY and mask & inotify.MOVED_FROM:
+        if mask & events.IS_DIRECTORY and mask & events.MOVED_FROM:
             # At once: what comes from below it after this no longer bears this path.
             self._watch.drop(self._tree.place(path))
         if self._may_be_unfinished(path, mask):
             self.queues.postpone(path, now, is_new=True)
         else:
-            self.queues.put(path, is_gone=bool(mask & (inotify.DELETE | inotify.MOVED_FROM)))
+            self.queues.put(path, is_gone=bool(mask & (events.DELETE | events.MOVED_FROM)))
         if self._touched is not None:
             self._touched.add(path)
 
@@ -148,10 +149,10 @@ class Reconciler:
     def _may_be_unfinished(self, path: str, mask: int) -> bool:
         """Say whether a file was only made, or its permissions changed. The close of a new file
         will be told; but not if it was written before it had a name."""
-        if mask & inotify.IS_DIRECTORY:
+        if mask & events.IS_DIRECTORY:
             return False
-        return bool(mask & inotify.ATTRIB) or (
-            bool(mask & inotify.CREATE) and not self._is_linked(path)
+        return bool(mask & events.ATTRIB) or (
+            bool(mask & events.CREATE) and not self._is_linked(path)
         )
 
     def _is_linked(self, path: str) -> bool:
@@ -224,6 +225,8 @@ class Reconciler:
         reader = self.reader
         directories = reader.blind_directories | reader.unwatched
         directories |= {path for path in reader.unreadable if self._index.directory(path)}
+        if not directories and not reader.unreadable:
+            return iter(())  # only what decides is not told of
         return self._comparison.run(directories)
 
     @property

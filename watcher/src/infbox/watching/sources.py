@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from infbox.runtime.clock import Moment
     from infbox.tree.files import Tree
+    from infbox.watching.events import Watch
     from infbox.watching.index import Index
-    from infbox.watching.inotify import Watch
 
 _UNTRUSTED = -1
 
@@ -152,6 +152,8 @@ class Sources:
     def _watch_one(self, directory: str) -> bool:
         """Watch a directory outside the tree; say whether that can be done. One that is not there
         cannot have anything in it either."""
+        if not self._watch.reaches(directory):
+            return False
         try:
             self._watch.add(directory)
         except OSError as error:

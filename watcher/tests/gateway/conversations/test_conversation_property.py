@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversing import Talk, Workspace, text_of
+from conversing import Talk, Workspace
 from fake_apis import CHAT, MESSAGES, RESPONSES
 from fake_engine import FakeEngine
 from gateway_stack import Stack
 from infbox.gateway.app import Gateway
-from infbox.gateway.conversations import forms
+from infbox.gateway.conversations import forms, retrieving
 from serving import serving, settings_for
 
 _TALK = st.sampled_from([0, 0, 0, 1])
@@ -39,11 +39,15 @@ _STEPS = st.one_of(
     st.tuples(st.just("rewrite"), _FILE, st.integers(1, 60)),
     st.tuples(st.sampled_from(["remove", "rename"]), _FILE, _HOW),
     st.tuples(st.just("ignore"), _FILE, _NO),
+    st.tuples(st.just("texts"), _NO, _NO),
+    st.tuples(st.just("about"), _TALK, _FILE),
+    st.tuples(st.just("about"), _TALK, _FILE),
     st.tuples(st.just("generation"), st.integers(1, 8), _NO),
     st.tuples(st.sampled_from(["edit", "rollback", "again"]), _TALK, _HOW),
     st.tuples(st.sampled_from(["restart", "forget"]), _NO, _NO),
 )
 
+_ENDS = ("</source-tree-excerpts>\n\n", "</source-tree-changes>\n\n")
 _WHY = re.compile(r"conversation-moved .*reason=|conversation-changed .*first=unknown")
 
 
@@ -51,7 +55,7 @@ class World:
     """Two conversations about a workspace, and all that was ever sent of them."""
 
     def __init__(self, folder: Path, path: str, log: pytest.LogCaptureFixture) -> None:
-        self.shop = Workspace(folder)
+        self.shop = Workspace(folder, first=4)
         self.folder = folder
         self.log = log
         self.engine = FakeEngine()
@@ -62,7 +66,8 @@ class World:
         ]
         self.sent: list[list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]] = [[], []]
         self.histories: list[list[list[dict[str, Any]]]] = [[], []]
-        self.was_erased: set[str] = set()
+        self.hidden: set[str] = set()
+        self.ignored: set[str] = set()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -82,6 +87,8 @@ class World:
         self.number += 1
         if kind == "ask":
             self.ask(which, f"Question {self.number}? " * how)
+        elif kind == "about":
+            self.ask(which, f"What does function_{how}_1 return, and rewritten_{how}?")
         elif kind == "tools":
             self.call_tools(which, how)
         elif kind == "restart":
@@ -90,22 +97,26 @@ class World:
             self.forget()
         elif kind in ("edit", "rollback", "again"):
             self.go_back(kind, which, how)
+        elif kind == "texts":
+            self.shop.index_texts()
         else:
             self.change(kind, which, how)
+            self.shop.list_files()  # which the text index follows later
 
     def change(self, kind: str, which: int, how: int) -> None:
         path = f"file_{which}.py"
         is_there = path in self.shop.files
         if kind == "save" and is_there:
             self.shop.add_line(path, f"added_{self.number} = {how}")
-        elif kind == "rewrite" and path not in self.shop.withdrawn:
+        elif kind == "rewrite" and path not in self.ignored:
             self.shop.save(path, f"rewritten_{self.number} = 0\n" * how)
         elif kind == "remove" and self.is_shown(path):
             self.shop.remove(path)
         elif kind == "rename" and self.is_shown(path):
             self.shop.rename(path, f"moved_{self.number}.py")
         elif kind == "ignore" and is_there and len(self.shop.files) > 2:
-            self.was_erased.add(self.shop.files[path])
+            self.hidden.update(line for line in self.shop.files[path].splitlines() if line)
+            self.ignored.add(path)
             self.shop.ignore(path)
             self.shop.begin()
         elif kind == "generation":
@@ -172,8 +183,8 @@ class World:
     def check(
         self, which: int, messages: list[dict[str, Any]], prompt: list[dict[str, Any]]
     ) -> None:
-        for erased in self.was_erased:
-            assert erased not in text_of(prompt[0])
+        lines = {line for message in prompt for line in _lines(message["content"])}
+        assert not lines & self.hidden, "what must not be shown is shown"
         assert [text_of_end(m) for m in prompt[1:]] == [text_of_end(m) for m in messages]
         if all(forms.is_of_people(message) for message in messages):
             assert prompt[0]["content"].startswith(self.shop.pack.text), (
@@ -196,9 +207,16 @@ class World:
 def text_of_end(message: dict[str, Any]) -> object:
     """A message's content without what is told in front of it."""
     content = message["content"]
-    return (
-        content.rpartition("</source-tree-changes>\n\n")[2] if isinstance(content, str) else content
-    )
+    if isinstance(content, str):
+        for end in _ENDS:
+            content = content.rpartition(end)[2]
+    return content
+
+
+def _lines(content: object) -> list[str]:
+    """The lines of a message's content, less what a change puts before them."""
+    lines = str(content).replace("\\n", "\n").splitlines()
+    return [*lines, *(line[1:] for line in lines if line[:1] in "+- ")]
 
 
 def common_length(one: list[Any], other: list[Any]) -> int:
@@ -216,10 +234,13 @@ def test_what_was_sent_is_sent_the_same_way_again(
     caplog: pytest.LogCaptureFixture,
     path: str,
     steps: list[tuple[str, int, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(retrieving, "SECONDS", 30.0)
     caplog.set_level(logging.INFO)
     world = World(tmp_path_factory.mktemp("world"), path, caplog)
     with world.running():
+        world.shop.index_texts()
         world.step("ask", 0, 400)
         for step in steps:
             world.step(*step)

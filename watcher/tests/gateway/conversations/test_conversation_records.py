@@ -17,6 +17,7 @@ from infbox.gateway.conversations.service import Conversations
 from infbox.packing.published import About, Pack
 
 NOTE = Note("what_changed = 1\n" * 50, 20, (("a.py", "d1", "d1"),), (("b.py", "d2"),))
+FOUND = Note("what_was_found = 1\n" * 50, 20, found=(("c.py", "d3", 1, 9),))
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_what_must_not_be_shown_leaves_nothing_on_the_disk(
     told = store.tell(fine, 3, 3, Note("a_secret = 'told'\n" * 9, 9, (("secret.py", "d", ""),)))
     store.keep({b"three": Node(told.number, 1.0, continued=False)})
     assert b"a_secret" in on_disk(file)
-    conversations = Conversations(file, 10**9, lambda: 2.0)
+    conversations = Conversations(file, 10**9, file.parent, lambda: 2.0)
     present = pack(9, "a.py")
     conversations._tidy({"shop": present})
     assert store.has_pack("sha-1")
@@ -165,3 +166,47 @@ def test_a_file_of_another_version_is_begun_anew(file: Path) -> None:
     opened = records.opened(file)
     assert opened.longest([b"x"]) == (0, None)
     opened.close()
+
+
+def test_a_file_of_the_version_before_goes_on(file: Path) -> None:
+    store = records.opened(file)
+    begin(store, pack(1))
+    store.close()
+    with sqlite3.connect(file) as database:
+        database.executescript("DROP TABLE found; PRAGMA user_version = 1;")
+    opened = records.opened(file)
+    length, node = opened.longest([b"k"])
+    assert length == 1
+    assert node is not None
+    record = opened.record(node.record, 1)
+    assert record is not None
+    assert opened.tell(record, 1, 1, FOUND).notes == ((1, 1, FOUND),)
+    opened.close()
+
+
+def test_what_was_found_is_left_out_and_what_changed_stays(store: Records) -> None:
+    record = begin(store, pack(1))
+    for place, note in enumerate((NOTE, FOUND, NOTE), start=1):
+        record = store.tell(record, place, 1, note)
+    store.keep({b"last": Node(record.number, 1.0, continued=False)})
+    without = store.without_found(record)
+    _, node = store.longest([b"last"])
+    assert node is not None
+    assert node.record == without.number
+    assert store.record(without.number, 9) == without
+    assert [note for _, _, note in without.notes] == [NOTE, NOTE]
+    assert store.record(record.number, 9) == record, "of which others may have gone on"
+
+
+def test_what_was_found_in_a_file_that_must_not_be_shown_is_forgotten(
+    store: Records, file: Path
+) -> None:
+    record = begin(store, pack(1))
+    told = store.tell(record, 1, 1, FOUND)
+    store.keep({b"found": Node(told.number, 1.0, continued=False)})
+    assert store.forget_found(lambda _, paths: paths) == 0
+    assert store.forget_found(lambda _, __: ["other.py"]) == 1
+    assert store.longest([b"found"]) == (0, None)
+    assert store.longest([b"k"])[0] == 1
+    assert b"what_was_found" not in on_disk(file)
+    assert store.forget_found(lambda _, __: []) == 0, "it is not looked for again"

@@ -7,11 +7,14 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
-from infbox.gateway.conversations import chain, forms, moving
+from infbox.gateway.conversations import chain, forms, moving, retrieving
 from infbox.gateway.conversations.moving import Standing
 from infbox.gateway.conversations.notes import MOST_TOKENS, Own, known, note
+from infbox.gateway.conversations.options import Options
 from infbox.gateway.conversations.records import Node
+from infbox.gateway.conversations.retrieving import Wanted
 from infbox.packing.tokens import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
@@ -21,13 +24,15 @@ if TYPE_CHECKING:
     from infbox.gateway.conversations.forms import Dialogue
     from infbox.gateway.conversations.notes import Note
     from infbox.gateway.conversations.records import Record, Records
-    from infbox.packing.published import Pack
+    from infbox.gateway.conversations.retrieving import Found
+    from infbox.packing.published import About, Pack
 
 NEW, KEPT, MOVED = "new", "kept", "moved"
 SAME, SYSTEM, TOOLS, EDITED = "same", "system", "tools", "messages"
 UNKNOWN = "unknown"
 
 _LEAST_BYTES_PER_TOKEN = 3  # so that no note is what makes a prompt too long
+_MOST_NAMED_CHARS = 1000  # of a header that names what was found
 
 _Told = tuple[int, int, "Note"]
 """Place of a message, number of the text that it was told from, the note."""
@@ -45,6 +50,8 @@ class Asked(NamedTuple):
         model: that vLLM is asked for.
         client: the family of the program that asks.
         window: of the model, in tokens.
+        options: what the client says to the gateway.
+        answer: tokens to leave for the answer.
     """
 
     path: str
@@ -55,6 +62,8 @@ class Asked(NamedTuple):
     model: str
     client: str = ""
     window: int = 1 << 30
+    options: Options = Options()
+    answer: int = 0
 
 
 @dataclass
@@ -74,6 +83,10 @@ class Turn:
         beginning: what came again of what was sent before: ``SAME``, what was the first to differ,
             or ``UNKNOWN``; empty where nothing was sent before.
         record: by which it is sent; None where that is not written down.
+        retrieved: what was found for this request, and is told by it; None where nothing is.
+        retrieval: what came of the search; None where there was none.
+        spare: the request without anything that was ever found, should it be too long; None where
+            that is the same.
     """
 
     pack: Pack | None
@@ -87,6 +100,9 @@ class Turn:
     note_tokens: int = 0
     beginning: str = ""
     record: Record | None = field(default=None, repr=False)
+    retrieved: Note | None = None
+    retrieval: Found | None = None
+    spare: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def root(self) -> int | None:
@@ -105,7 +121,10 @@ class Turn:
             b"x-infbox-conversation-since": since,
             b"x-infbox-told-files": str(self.told),
             b"x-infbox-told-tokens": str(self.told_tokens),
+            b"x-infbox-retrieved-tokens": str(self.retrieved.tokens if self.retrieved else 0),
         }
+        if self.retrieved:
+            marks[b"x-infbox-retrieved"] = _named(self.retrieved)
         return [(name, value.encode()) for name, value in marks.items()]
 
 
@@ -137,6 +156,7 @@ class Sending:
         found: the conversation in it.
         present: the workspace's pack.
         pack_of: returns a kept pack by its sha256; None where it is no longer kept.
+        may_show: says whether all of these files of the workspace may be shown at present.
         now: unix time, in seconds.
 
     Raises:
@@ -151,6 +171,7 @@ class Sending:
         *,
         present: Pack,
         pack_of: Callable[[str], Pack | None],
+        may_show: Callable[[set[str]], bool],
         now: float,
     ) -> None:
         self._store = store
@@ -158,18 +179,60 @@ class Sending:
         self._found = found
         self._present = present
         self._pack_of = pack_of
+        self._may_show = may_show
         self._now = now
         self._seed = "\0".join((asked.user, asked.workspace, asked.model))
         self._before = self._known()
         self._notes: list[_Told] = []
         self._turn = Turn(present, asked.request, NEW)
 
-    def decide(self) -> Turn:
+    def wanted(self) -> Wanted | None:
+        """Return what to look for in the text index; None for nothing. Decides nothing yet.
+
+        Raises:
+            sqlite3.Error: what is known cannot be read.
+        """
+        record = self._planned()
+        place, pack, options = self._place_of_found(record), self._turn.pack, self._asked.options
+        if place is None or pack is None:
+            return None
+        room = self._room(pack, record)
+        if room < retrieving.LEAST_TOKENS:
+            return None
+        told = [each for _, _, each in self._notes]
+        shows = known(self._sections(pack, record), told)
+        return Wanted(
+            self._asked.workspace,
+            place,
+            options.query or forms.question_of(self._found.turns[place]),
+            options.files,
+            room,
+            retrieving.bytes_per_token(self._present),
+            {path: shows.digests[path] for path, whole in shows.in_full.items() if whole},
+            frozenset(chunk for each in told for chunk in each.found),
+            must_search=bool(options.query or options.files),
+        )
+
+    def decide(self, retrieval: Found | None = None) -> Turn:
         """Decide how it goes out, and write it down.
+
+        Args:
+            retrieval: what came of looking for what was ``wanted`` a moment ago; None where nothing
+                was.
 
         Raises:
             sqlite3.Error: what is known cannot be read or written.
         """
+        record = self._planned()
+        if retrieval is not None:
+            self._tell(retrieval, record)
+        self._turn.since = record.began if record else self._now
+        if self._asked.path != forms.COUNT:
+            self._turn.record = self._write(record)
+        return self._finished()
+
+    def _planned(self) -> Record | None:
+        """Return the record by which it goes on; None where it begins anew."""
         record = self._record() if self._is_known_part_of_it() else None
         if record is not None and not self._found.has_begun:
             record = None  # the client took all answers out of it
@@ -180,10 +243,37 @@ class Sending:
                 self._turn.state, self._notes, record = MOVED, [], None
         elif self._found.has_begun:
             self._turn.beginning = UNKNOWN
-        self._turn.since = record.began if record else self._now
-        if self._asked.path != forms.COUNT:
-            self._turn.record = self._write(record)
-        return self._finished()
+        return record
+
+    def _place_of_found(self, record: Record | None) -> int | None:
+        """Return the place for what is found: where all is computed anyway, that is any message."""
+        if record is not None and record.front == 0:
+            return None
+        return forms.place_for_note(self._found.turns, self._before.length if record else 0)
+
+    def _room(self, pack: Pack, record: Record | None) -> int:
+        """Return how many tokens there are for what is found."""
+        asked = self._asked
+        front = pack.tokens if record is None or record.front is None else record.front
+        told = sum(each.tokens for _, _, each in self._notes)
+        found = sum(each.tokens for _, _, each in self._notes if each.found)
+        own = (asked.size + self._before.size) // _LEAST_BYTES_PER_TOKEN
+        left = asked.window - front - own - told - asked.answer
+        most = min(
+            asked.options.retrieve * retrieving.MAX_NOTES,
+            int((asked.window - front) * retrieving.MAX_SHARE),
+        )
+        return min(asked.options.retrieve, most - found, int(left * retrieving.LEFT_SHARE))
+
+    def _tell(self, retrieval: Found, record: Record | None) -> None:
+        """Tell what was found, unless another request has gone out meanwhile that did not."""
+        self._turn.retrieval, note = retrieval, retrieval.note
+        if note is None or self._place_of_found(record) != retrieval.place:
+            return
+        if self._may_show(note.paths):
+            place = retrieval.place + self._before.offset
+            self._notes.append((place, self._present.version, note))
+            self._turn.retrieved = note
 
     def _known(self) -> _Known:
         """Return what is known of the request's beginning."""
@@ -227,8 +317,8 @@ class Sending:
         if kept is None:
             turn.reason = "lost"
             return False
-        turn.reason = "erased" if _must_not_be_used(kept, record, self._present) else ""
-        place = self._place_for_note()
+        turn.reason = "erased" if self._must_not_be_used(kept, record) else ""
+        place = forms.place_for_note(self._found.turns, self._before.length)
         told = None
         if not turn.reason and place is not None and kept.sha256 != self._present.sha256:
             told = self._told(record, kept)
@@ -242,27 +332,26 @@ class Sending:
             self._notes.append((place + self._before.offset, self._present.version, told))
         return True
 
-    def _place_for_note(self) -> int | None:
-        """Return the place of the last message that was not sent yet and takes a note; None for
-        none.
+    def _must_not_be_used(self, kept: Pack, record: Record) -> bool:
+        """Say whether what a conversation was sent shows something that must not be shown."""
+        if is_erased(kept, self._present) or any(
+            shows_withdrawn(told.paths, version, self._present) for _, version, told in record.notes
+        ):
+            return True
+        found = {path for _, _, told in record.notes for path, *_ in told.found}
+        return bool(found) and not self._may_show(found)
 
-        None too while it is a tool's result that is answered: nothing is put into a loop of tools.
-        """
-        turns = self._found.turns
-        for place in range(len(turns) - 1, self._before.length - 1, -1):
-            if forms.takes_note(turns[place]):
-                return place
-            if not forms.is_of_people(turns[place]):
-                return None
-        return None
+    def _sections(self, kept: Pack, record: Record | None) -> Sequence[About]:
+        """Return the sections of a pack that stand in front of the conversation."""
+        if record is None or record.front is None:
+            return kept.about
+        return kept.about[: sum(tokens <= record.front for _, tokens in kept.ends)]
 
     def _told(self, record: Record, kept: Pack) -> Note | None:
         """Return what is to be told now; None for nothing."""
         if record.front == 0:
             return None
-        sections = kept.about
-        if record.front is not None:
-            sections = sections[: sum(tokens <= record.front for _, tokens in kept.ends)]
+        sections = self._sections(kept, record)
         told = [each for _, _, each in record.notes]
         own = (self._asked.size + self._before.size) // _LEAST_BYTES_PER_TOKEN
         own += sum(each.tokens for each in told)
@@ -271,7 +360,7 @@ class Sending:
         return note(known(sections, told), told, self._present, own_text, most)
 
     def _why_to_move(self, record: Record, kept: Pack, told: Note | None) -> str:
-        sum_told = sum(each.tokens for _, _, each in record.notes)
+        sum_told = sum(each.tokens for _, _, each in record.notes if not each.found)
         sum_told += told.tokens if told else 0
         node = self._before.node
         standing = Standing(
@@ -319,12 +408,33 @@ class Sending:
         return nodes
 
     def _finished(self) -> Turn:
-        turn, offset = self._turn, self._before.offset
-        here = {place - offset: each.text for place, _, each in self._notes if place >= offset}
-        turn.request = forms.with_notes(turn.request, self._found, here)
-        turn.told = len({path for _, _, each in self._notes for path in each.paths})
-        turn.told_tokens = sum(each.tokens for _, _, each in self._notes)
+        turn, asked = self._turn, self._turn.request
+        changes = [told for told in self._notes if not told[2].found]
+        turn.request = self._with(self._notes, asked)
+        turn.spare = self._with(changes, asked) if len(changes) < len(self._notes) else None
+        turn.told = len({path for _, _, each in changes for path in each.paths})
+        turn.told_tokens = sum(each.tokens for _, _, each in changes)
         return turn
+
+    def _with(self, notes: Sequence[_Told], request: dict[str, Any]) -> dict[str, Any]:
+        """Return a request with notes; what changed comes before what was found."""
+        here: dict[int, str] = {}
+        for place, _, each in notes:
+            at = place - self._before.offset
+            if at >= 0:
+                here[at] = f"{here[at]}\n{each.text}" if at in here else each.text
+        return forms.with_notes(request, self._found, here)
+
+
+def _named(note: Note) -> str:
+    """Return what a note shows of files, as a header has it."""
+    named = ""
+    for path, _, start, end in note.found:
+        one = f"{quote(path)}:{start}-{end}"
+        if len(named) + len(one) > _MOST_NAMED_CHARS:
+            return f"{named}, ..."
+        named = f"{named}, {one}" if named else one
+    return named
 
 
 def _response_id(turn: Turn) -> str:
@@ -352,13 +462,6 @@ def _first_differing(found: Dialogue, before: _Known) -> str:
 def _goes_elsewhere(before: _Known) -> bool:
     """Say whether a conversation had gone on otherwise from where it goes on now."""
     return before.node is not None and before.node.continued and before.length < len(before.keys)
-
-
-def _must_not_be_used(kept: Pack, record: Record, present: Pack) -> bool:
-    """Say whether what a conversation was sent shows something that must not be shown."""
-    return is_erased(kept, present) or any(
-        shows_withdrawn(told.paths, version, present) for _, version, told in record.notes
-    )
 
 
 def is_erased(pack: Pack, present: Pack) -> bool:

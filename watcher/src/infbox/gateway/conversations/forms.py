@@ -19,6 +19,11 @@ RESPONSES = "/v1/responses"
 TEXTS = frozenset({"text", "input_text", "output_text"})
 """Types of content parts that are text."""
 
+_OF_CLIENTS = ("system-reminder", "environment_context", "user_instructions")
+"""Elements that clients put into a user's message, which are no words of the user's."""
+
+_MOST_CHARS = 200_000  # of a message that is looked at for its question
+
 _SYSTEM = ("system", "developer")
 _ROLES_OF_PEOPLE = ("user", *_SYSTEM)
 _TOOL_RESULT = "tool_result"
@@ -86,6 +91,44 @@ def takes_note(item: Item) -> bool:
     content = item.get("content")
     is_message = item.get("role") == "user" and item.get("type") in (None, "message")
     return is_message and _is_content(content) and not _has_tool_result(item)
+
+
+def place_for_note(turns: Sequence[Item], sent: int = 0) -> int | None:
+    """Return the place of the last message that takes a note; None for none.
+
+    None too while it is a tool's result that is answered: nothing is put into a loop of tools.
+
+    Args:
+        turns: the messages.
+        sent: how many of them were sent before, and stay as they are.
+    """
+    for place in range(len(turns) - 1, sent - 1, -1):
+        if takes_note(turns[place]):
+            return place
+        if not is_of_people(turns[place]):
+            return None
+    return None
+
+
+def question_of(item: Item) -> str:
+    """Return what a user's message asks, without what clients put beside it."""
+    content = item.get("content")
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if part.get("type") in TEXTS]
+        content = "\n".join(text for text in texts if isinstance(text, str))
+    text = content[-_MOST_CHARS:] if isinstance(content, str) else ""
+    for name in _OF_CLIENTS:
+        text = _without(text, f"<{name}>", f"</{name}>")
+    return text.strip()
+
+
+def _without(text: str, begin: str, end: str) -> str:
+    """Return a text without what stands between these two; in the time that one look takes."""
+    kept, at = [], 0
+    while (start := text.find(begin, at)) >= 0 and (stop := text.find(end, start)) >= 0:
+        kept.append(text[at:start])
+        at = stop + len(end)
+    return "".join([*kept, text[at:]])
 
 
 def with_notes(request: Request, found: Dialogue, notes: Mapping[int, str]) -> Request:

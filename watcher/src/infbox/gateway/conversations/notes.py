@@ -49,9 +49,13 @@ _SHORT_SHARE = 0.7  # of a whole text: what differs is told in its place if it i
 _TELLING = 6  # characters of a line that is not found anywhere by chance
 
 
+Chunk = tuple[str, str, int, int]
+"""A part of a file: its path and digest, the first and the last line."""
+
+
 @dataclass(frozen=True)
 class Note:
-    """What is told at one user message.
+    """What is told at one user message: what changed, or what was found for the question.
 
     Attributes:
         text: of it.
@@ -59,17 +63,21 @@ class Note:
         shown: files whose present state can be read from the conversation with it: path, digest,
             and the digest of what it shows as a whole; empty where that is only what changed.
         named: files that it only names: path and digest.
+        found: what it shows of files, where it was found for the question; empty where it tells
+            what changed.
     """
 
     text: str
     tokens: int
     shown: tuple[tuple[str, str, str], ...] = ()
     named: tuple[tuple[str, str], ...] = ()
+    found: tuple[Chunk, ...] = ()
 
     @property
     def paths(self) -> set[str]:
         """The files that it is about."""
-        return {path for path, *_ in (*self.shown, *self.named)}
+        changed = (path for path, *_ in (*self.shown, *self.named))
+        return {*changed, *(path for path, *_ in self.found)}
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ def known(about: Iterable[About], notes: Iterable[Note]) -> Known:
 
     Args:
         about: the sections of its pack that stand in front of it.
-        notes: that it was told.
+        notes: that it was told. Of a file that nothing else shows, what was found is what is known:
+            when it changes, that is told. Of any other it says nothing about the rest of the file.
     """
     digests: dict[str, str] = {}
     in_full: dict[str, str] = {}
@@ -125,6 +134,8 @@ def known(about: Iterable[About], notes: Iterable[Note]) -> Known:
         for path, digest, whole in told.shown:
             digests[path] = digest
             in_full[path] = whole or in_full.get(path, "")
+        for path, digest, *_ in told.found:
+            digests.setdefault(path, digest)
     return Known(digests, in_full)
 
 

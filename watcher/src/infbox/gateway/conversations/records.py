@@ -21,11 +21,19 @@ from infbox.packing.published import About, Pack
 from infbox.runtime.database import transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
+# Which files a record's note shows, where they were found for a question.
+_FOUND = """
+CREATE TABLE found (
+    record INTEGER NOT NULL, workspace TEXT NOT NULL, path TEXT NOT NULL,
+    PRIMARY KEY (workspace, path, record)
+) WITHOUT ROWID;
+CREATE INDEX found_record ON found (record);
+"""
 _SCHEMA = """
 CREATE TABLE packs (
     sha256 TEXT PRIMARY KEY, workspace TEXT NOT NULL, about TEXT NOT NULL, encoded BLOB NOT NULL
@@ -117,13 +125,12 @@ class Records:
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("PRAGMA secure_delete = ON")  # it is source text that is deleted
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, SCHEMA_VERSION):
+        if found not in (0, 1, SCHEMA_VERSION):
             self._db.close()
             raise sqlite3.DatabaseError(f"version {found} is another one")
-        if found == 0:
-            self._db.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
+        if found != SCHEMA_VERSION:
+            new = _FOUND if found else _SCHEMA + _FOUND
+            self._db.executescript(f"BEGIN; {new} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Close the database."""
@@ -186,8 +193,34 @@ class Records:
             (place, version, _as_json(note), record.number),
         ).lastrowid
         assert number is not None  # noqa: S101  # it was just given
+        self._db.executemany(
+            "INSERT OR IGNORE INTO found SELECT id, workspace, ? FROM records WHERE id = ?",
+            [(path, number) for path, *_ in note.found],
+        )
         notes = (*record.notes, (place, version, note))
         return Record(number, record.root, record.pack, record.began, record.front, notes)
+
+    def without_found(self, record: Record) -> Record:
+        """Make the record that a record is without what was found for questions, in its place.
+
+        Args:
+            record: before; what was sent by it goes on by the new one.
+        """
+        with self.transaction():
+            number = self._db.execute(
+                "INSERT INTO records (pack, workspace, began, front, place, version)"
+                " SELECT pack, workspace, began, front, -1, version FROM records WHERE id = ?",
+                (record.root,),
+            ).lastrowid
+            assert number is not None  # noqa: S101  # it was just given
+            made = Record(number, number, record.pack, record.began, record.front)
+            for place, version, note in record.notes:
+                if not note.found:
+                    made = self.tell(made, place, version, note)
+            self._db.execute(
+                "UPDATE nodes SET record = ? WHERE record = ?", (made.number, record.number)
+            )
+            return made
 
     def set_front(self, record: Record, tokens: int) -> None:
         """Note how much of the pack is in front, for all that share the record's beginning."""
@@ -285,6 +318,38 @@ class Records:
             self._shrink()
         return len(packs) + len(notes)
 
+    def forget_found(self, allowed: Callable[[str, Iterable[str]], Iterable[str]]) -> int:
+        """Forget what was found for questions of files that must not be shown any more, with all
+        that refers to it.
+
+        Args:
+            allowed: returns those of a workspace's files that may be shown.
+
+        Returns:
+            How many notes were forgotten.
+        """
+        paths: dict[str, list[str]] = {}
+        for workspace, path in self._db.execute("SELECT DISTINCT workspace, path FROM found"):
+            paths.setdefault(workspace, []).append(path)
+        gone = [
+            (workspace, path)
+            for workspace, each in paths.items()
+            for path in sorted({*each}.difference(allowed(workspace, each)))
+        ]
+        if not gone:
+            return 0
+        count = 0
+        with self.transaction():
+            for one in gone:
+                count += self._db.execute(
+                    "DELETE FROM records WHERE id IN"
+                    " (SELECT record FROM found WHERE workspace = ? AND path = ?)",
+                    one,
+                ).rowcount
+            self._sweep()
+        self._shrink()
+        return count
+
     def evict(self, before: float, most_bytes: int) -> None:
         """Forget what was last used before a time, and more, the oldest first, where all takes more
         bytes than it may."""
@@ -341,6 +406,7 @@ class Records:
             pass
         self._db.execute("DELETE FROM nodes WHERE record NOT IN (SELECT id FROM records)")
         self._db.execute("DELETE FROM packs WHERE sha256 NOT IN (SELECT pack FROM records)")
+        self._db.execute("DELETE FROM found WHERE record NOT IN (SELECT id FROM records)")
 
     def _shrink(self) -> None:
         """Give back what was freed, and leave nothing of it in the log."""
@@ -368,16 +434,18 @@ def opened(file: Path) -> Records:
 
 
 def _as_json(note: Note) -> str:
-    return json.dumps([note.text, note.tokens, note.shown, note.named], ensure_ascii=False)
+    told = [note.text, note.tokens, note.shown, note.named, note.found]
+    return json.dumps(told, ensure_ascii=False)
 
 
 def _note(told: str) -> Note:
-    text, tokens, shown, named = json.loads(told)
+    text, tokens, shown, named, *more = json.loads(told)
     return Note(
         text,
         tokens,
         tuple((path, digest, whole) for path, digest, whole in shown),
         tuple((path, digest) for path, digest in named),
+        tuple((path, digest, start, end) for each in more for path, digest, start, end in each),
     )
 
 

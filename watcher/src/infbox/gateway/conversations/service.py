@@ -15,9 +15,9 @@ import time
 import zlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from infbox.gateway.conversations import forms, moving, records
+from infbox.gateway.conversations import forms, moving, records, retrieving
 from infbox.gateway.conversations.deciding import (
     KEPT,
     MOVED,
@@ -28,15 +28,17 @@ from infbox.gateway.conversations.deciding import (
     shows_withdrawn,
 )
 from infbox.gateway.conversations.records import Records
+from infbox.gateway.conversations.retrieving import Retrieval
 from infbox.log import line
+from infbox.watching import index
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
     from infbox.gateway.conversations.deciding import Asked
     from infbox.gateway.conversations.forms import Dialogue
-    from infbox.gateway.conversations.records import Record
+    from infbox.gateway.conversations.retrieving import Found, Wanted
     from infbox.packing.published import Pack
 
     _Packs = Callable[[], Mapping[str, Pack | None]]
@@ -56,13 +58,23 @@ class Conversations:
     Args:
         file: of the database.
         most_bytes: of that; 0 keeps none.
+        state_dir: of the watcher, whose indexes are asked.
         clock: returns unix time, in seconds.
     """
 
-    def __init__(self, file: Path, most_bytes: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        file: Path,
+        most_bytes: int,
+        state_dir: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._file = file
         self._most_bytes = most_bytes
+        self._state_dir = state_dir
         self._clock = clock
+        self._indexes: dict[str, index.Reader] = {}
+        self._retrieval: Retrieval | None = None
         self._records: Records | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._packs: OrderedDict[str, Pack] = OrderedDict()
@@ -82,6 +94,7 @@ class Conversations:
             yield
             return
         self._worker = ThreadPoolExecutor(1, "conversations")
+        self._retrieval = Retrieval(self._state_dir, retrieving.SECONDS)
         task = asyncio.create_task(self._keep_house(present))
         try:
             yield
@@ -90,8 +103,11 @@ class Conversations:
             await asyncio.gather(task, return_exceptions=True)
             worker, self._worker = self._worker, None
             await asyncio.to_thread(worker.shutdown)
+            await asyncio.to_thread(self._retrieval.close)
             if self._records:
                 self._records.close()
+            for known in self._indexes.values():
+                known.close()
 
     async def turn(self, asked: Asked, present: Pack | None) -> Turn:
         """Return how a request goes out; one that is of no conversation with the present pack.
@@ -106,8 +122,9 @@ class Conversations:
         found = forms.dialogue(asked.path, asked.request)
         if found is None or not (found.turns or found.previous):
             return plain
-        loop = asyncio.get_running_loop()
-        turn = await loop.run_in_executor(self._worker, self._guarded, asked, found, present)
+        retrieval = await self._found(asked, found, present)
+        decided = self._decided, asked, found, present, retrieval
+        turn: Turn | None = await self._run(*decided)
         if turn is None:
             return plain
         if turn.record is None:
@@ -118,6 +135,24 @@ class Conversations:
             _logger.info(_told_of("conversation-changed", asked, first=turn.beginning))
         return turn
 
+    async def _found(self, asked: Asked, found: Dialogue, present: Pack) -> Found | None:
+        """Return what retrieval finds for a request; None where nothing is to be looked for."""
+        is_asked = asked.options.retrieve and forms.place_for_note(found.turns) is not None
+        if not is_asked or self._retrieval is None:
+            return None
+        wanted: Wanted | None = await self._run(self._wanted, asked, found, present)
+        return None if wanted is None else await self._retrieval.find(wanted)
+
+    async def _run(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """Return what a function returns in the thread; None where it cannot be done."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._guarded, function, *arguments)
+
+    def drop_found(self, turn: Turn) -> None:
+        """Note that a request goes out without anything that was found for its conversation."""
+        turn.spare = turn.retrieved = None
+        self._later(self._drop_found, turn)
+
     def note_front(self, turn: Turn, tokens: int) -> None:
         """Note how much of the pack was put in front of a conversation that takes less than all of
         it."""
@@ -126,7 +161,7 @@ class Conversations:
         if turn.state == KEPT and turn.front is not None:
             _logger.info(line("conversation-cut", before=turn.front, now=tokens))
         turn.front = tokens
-        self._later(self._set_front, turn.record, tokens)
+        self._later(self._set_front, turn, tokens)
 
     def _later(self, function: Callable[..., None], *arguments: object) -> None:
         """Have something done in the thread, once what is waited for is done. For any thread."""
@@ -135,12 +170,13 @@ class Conversations:
             with contextlib.suppress(RuntimeError):  # it has just ended
                 worker.submit(function, *arguments)
 
-    def _guarded(self, asked: Asked, found: Dialogue, present: Pack) -> Turn | None:
-        """Decide, or return None where that cannot be done. In the thread."""
+    def _guarded(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """Return what a function of the records returns, or None where that cannot be done. In the
+        thread."""
         try:
             if self._records is None:
                 self._records = records.opened(self._file)
-            turn = self._decided(self._records, asked, found, present)
+            done = function(self._records, *arguments)
         except RecursionError:
             return None  # the body is nested too deeply, which is said elsewhere
         except _FAILURES as error:
@@ -149,7 +185,7 @@ class Conversations:
         if self.failure:
             _logger.info(line("conversations-kept-again"))
             self.failure = ""
-        return turn
+        return done
 
     def _fail(self, error: Exception) -> None:
         """Note that conversations cannot be kept at present; a damaged file is begun anew."""
@@ -161,21 +197,46 @@ class Conversations:
             self._records.close()
             self._records = None
 
-    def _decided(self, store: Records, asked: Asked, found: Dialogue, present: Pack) -> Turn:
+    def _wanted(
+        self, store: Records, asked: Asked, found: Dialogue, present: Pack
+    ) -> Wanted | None:
+        return self._sending(store, asked, found, present).wanted()
+
+    def _decided(
+        self,
+        store: Records,
+        asked: Asked,
+        found: Dialogue,
+        present: Pack,
+        retrieval: Found | None,
+    ) -> Turn:
         """Decide how a request goes out; its pack is written once it has gone out. In the
         thread."""
-        sending = Sending(
+        turn = self._sending(store, asked, found, present).decide(retrieval)
+        if turn.record and not store.has_pack(turn.record.pack):
+            self._later(self._keep_pack, present, asked.workspace)
+        return turn
+
+    def _sending(self, store: Records, asked: Asked, found: Dialogue, present: Pack) -> Sending:
+        return Sending(
             store,
             asked,
             found,
             present=present,
             pack_of=lambda digest: self._pack(store, digest, present),
+            may_show=lambda paths: self._may_show(asked.workspace, paths),
             now=self._clock(),
         )
-        turn = sending.decide()
-        if turn.record and not store.has_pack(turn.record.pack):
-            self._later(self._keep_pack, present, asked.workspace)
-        return turn
+
+    def _may_show(self, workspace: str, paths: set[str]) -> bool:
+        """Say whether all of these files may be shown; not where that cannot be known. In the
+        thread."""
+        if workspace not in self._indexes:
+            self._indexes[workspace] = index.Reader(index.place(self._state_dir, workspace))
+        try:
+            return paths <= self._indexes[workspace].digests(paths).keys()
+        except sqlite3.Error:
+            return False
 
     def _pack(self, store: Records, digest: str, present: Pack) -> Pack | None:
         """Return a pack; None where it is no longer kept."""
@@ -200,10 +261,17 @@ class Conversations:
         except _FAILURES as error:
             self._fail(error)
 
-    def _set_front(self, record: Record, tokens: int) -> None:
+    def _set_front(self, turn: Turn, tokens: int) -> None:
         try:
-            if self._records:
-                self._records.set_front(record, tokens)
+            if self._records and turn.record:
+                self._records.set_front(turn.record, tokens)
+        except _FAILURES as error:
+            self._fail(error)
+
+    def _drop_found(self, turn: Turn) -> None:
+        try:
+            if self._records and turn.record:
+                turn.record = self._records.without_found(turn.record)
         except _FAILURES as error:
             self._fail(error)
 
@@ -223,10 +291,22 @@ class Conversations:
             with contextlib.closing(Records(self._file)) as store:
                 if erased != self._erased or is_set_back:
                     self._forget(store, present)
+                if count := store.forget_found(self._allowed):
+                    _logger.info(line("conversations-erased", retrieved_notes=count))
                 self._erased, self._versions = erased, versions
                 store.evict(self._clock() - moving.MOST_SECONDS, self._most_bytes)
         except _FAILURES as error:
             _logger.warning(line("conversations-not-tidied", reason=error))
+
+    def _allowed(self, workspace: str, paths: Iterable[str]) -> Iterable[str]:
+        """Return those of a workspace's files that may be shown; none where that cannot be
+        known."""
+        known = index.Reader(index.place(self._state_dir, workspace))
+        with contextlib.closing(known):
+            try:
+                return known.digests(paths)
+            except sqlite3.Error:
+                return ()
 
     def _forget(self, store: Records, present: Mapping[str, Pack | None]) -> None:
         def unusable(workspace: str, pack: Pack) -> bool:

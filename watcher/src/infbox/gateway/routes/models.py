@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from infbox.gateway.upstream.engine import Engine
     from infbox.gateway.upstream.queue import RequestQueue
-    from infbox.gateway.workspaces import Workspaces
+    from infbox.gateway.workspaces import SeenWorkspaces
 
 _OK = 200
 
@@ -31,24 +31,21 @@ class Models:
     Args:
         engine: whose they are.
         queue: where requests wait while it is away.
-        workspaces: that are listed besides.
         window: of the model, in tokens, where the engine does not say.
-        check_user: refuses a request that must have a user and has none.
+        admit: returns the workspaces that a request's user may use, or refuses it.
     """
 
     def __init__(
         self,
         engine: Engine,
         queue: RequestQueue,
-        workspaces: Workspaces,
         window: int,
-        check_user: Callable[[Request], None],
+        admit: Callable[[Request], SeenWorkspaces],
     ) -> None:
         self._engine = engine
         self._queue = queue
-        self._workspaces = workspaces
         self._window = window
-        self._check_user = check_user
+        self._admit = admit
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
@@ -56,20 +53,20 @@ class Models:
 
     async def _list(self, request: Request) -> Response:
         """Return vLLM's list, with those ``@`` names that it does not list itself."""
-        self._check_user(request)
+        workspaces = self._admit(request)
         models = await self._engine_models(request)
         if isinstance(models, Response):
             return models
-        return JSONResponse({**models, "data": self._with_workspaces(models["data"])})
+        return JSONResponse({**models, "data": self._with_workspaces(models["data"], workspaces)})
 
     async def _show(self, request: Request) -> Response:
         """Return the entry of the list that has this name: vLLM has no such path."""
-        self._check_user(request)
+        workspaces = self._admit(request)
         models = await self._engine_models(request)
         if isinstance(models, Response):
             return models
         name = request.path_params["name"]
-        entries = self._with_workspaces(models["data"])
+        entries = self._with_workspaces(models["data"], workspaces)
         found = next((entry for entry in entries if entry.get("id") == name), None)
         if found is None:
             raise RefusalError(
@@ -98,14 +95,31 @@ class Models:
             return Response(body, status, media_type=kind)
         return models
 
-    def _with_workspaces(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return models with a name for each workspace, and the window that its pack leaves."""
+    def _with_workspaces(
+        self, entries: list[dict[str, Any]], workspaces: SeenWorkspaces
+    ) -> list[dict[str, Any]]:
+        """Return models with a name for each workspace, and the window that its pack leaves.
+
+        vLLM lists the names of all workspaces: those of others are left out.
+        """
         model = self._engine.model
         own = next((each for each in entries if each.get("id") == model), {"object": "model"})
-        listed = {entry.get("id"): entry for entry in entries}
-        for name, pack in self._workspaces.packs().items():
+        listed = {
+            entry.get("id"): entry
+            for entry in entries
+            if workspaces.is_all or _workspace(entry, model) in (None, *workspaces)
+        }
+        for name, pack in workspaces.packs().items():
             of_it = f"{model}@{name}"
             entry = listed.get(of_it, own)
             left = entry.get("max_model_len", self._window) - (pack.tokens if pack else 0)
             listed[of_it] = {**entry, "id": of_it, "max_model_len": max(left, 1)}
         return list(listed.values())
+
+
+def _workspace(entry: dict[str, Any], model: str) -> str | None:
+    """Return the workspace that an entry is of; None where it is of none."""
+    name = entry.get("id")
+    if not isinstance(name, str) or not name.startswith(f"{model}@"):
+        return None
+    return name.removeprefix(f"{model}@")

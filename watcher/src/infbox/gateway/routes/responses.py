@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from infbox.gateway.stored.store import ResponseStore
+    from infbox.gateway.workspaces import SeenWorkspaces
 
 _PATH = "/v1/responses/{name}"
 _NOT_KEPT = {"cache-control": "no-store"}
@@ -28,12 +29,12 @@ class StoredResponses:
 
     Args:
         store: of responses.
-        check_user: refuses a request that must have a user and has none.
+        admit: returns the workspaces that a request's user may use, or refuses it.
     """
 
-    def __init__(self, store: ResponseStore, check_user: Callable[[Request], None]) -> None:
+    def __init__(self, store: ResponseStore, admit: Callable[[Request], SeenWorkspaces]) -> None:
         self._store = store
-        self._check_user = check_user
+        self._admit = admit
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
@@ -68,6 +69,6 @@ class StoredResponses:
         )
 
     def _asked(self, request: Request) -> tuple[str, str]:
-        self._check_user(request)
+        self._admit(request)
         user = user_of(Incoming(request.scope, request.receive, 0))
         return user, request.path_params["name"]

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from infbox.auth import audit
 from infbox.gateway.connection import Incoming
 from infbox.gateway.exchange import user_of, workspace_of
 from infbox.gateway.refusals import BAD_REQUEST, RefusalError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import Receive, Scope, Send
 
-    from infbox.gateway.workspaces import Workspaces
+    from infbox.gateway.workspaces import SeenWorkspaces
     from infbox.metrics import GatewayMetrics
 
 MAX_BODY_BYTES = 64 * 1024
@@ -53,22 +54,19 @@ class ToolRoutes:
 
     Args:
         state_dir: of the watcher.
-        workspaces: whose files may be looked at.
         metrics: to count in.
-        check_user: refuses a request that must have a user and has none.
+        admit: returns the workspaces that a request's user may use, or refuses it.
     """
 
     def __init__(
         self,
         state_dir: Path,
-        workspaces: Workspaces,
         metrics: GatewayMetrics,
-        check_user: Callable[[Request], None],
+        admit: Callable[[Request], SeenWorkspaces],
     ) -> None:
         self._state_dir = state_dir
-        self._workspaces = workspaces
         self._metrics = metrics
-        self._check_user = check_user
+        self._admit = admit
         self._slots = anyio.Semaphore(MAX_AT_ONCE)
         self._manager: Callable[[str], Any] | None = None
 
@@ -83,12 +81,12 @@ class ToolRoutes:
             RefusalError: it names no workspace, or one that there is not, or has no user.
         """
         request = Request(scope, receive, send)
-        self._check_user(request)
+        workspaces = self._admit(request)
         if request.method != "POST":
             # As the protocol has it for a server that sends nothing by itself and has no sessions.
             await _only_post()(scope, receive, send)
             return
-        workspace = self._named(request)
+        workspace = _named(request, workspaces)
         scope[_WORKSPACE] = workspace
         if self._manager is None:
             self._manager = await anyio.to_thread.run_sync(self._imported)
@@ -96,30 +94,6 @@ class ToolRoutes:
         manager = self._manager(workspace)
         async with manager.run():
             await manager.handle_request(scope, receive, send)
-
-    def _named(self, request: Request) -> str:
-        """Return the workspace that a request names, by its path or a header.
-
-        Raises:
-            RefusalError: it names none, several, or one that there is not.
-        """
-        by_header = workspace_of(Incoming(request.scope, request.receive, 0))
-        by_path: str = request.path_params.get("workspace", "")
-        if by_header and by_path and by_header != by_path:
-            raise RefusalError(
-                BAD_REQUEST,
-                "The path and X-Infbox-Workspace name different workspaces. Leave one out.",
-            )
-        name = by_path or by_header
-        if not name and len(only := list(self._workspaces)) == 1:
-            name = only[0]
-        if not name:
-            raise RefusalError(
-                BAD_REQUEST,
-                f"Name a workspace: /mcp/NAME. There are: {', '.join(self._workspaces) or 'none'}.",
-            )
-        self._workspaces.check(name)
-        return name
 
     def _imported(self) -> Callable[[str], Any]:
         """Import the SDK, and return what makes a manager for a request about a workspace."""
@@ -193,6 +167,32 @@ class ToolRoutes:
             )
         finally:
             self._slots.release()
+
+
+def _named(request: Request, workspaces: SeenWorkspaces) -> str:
+    """Return the workspace that a request names, by its path or a header.
+
+    Raises:
+        RefusalError: it names none, several, or one that there is not for its user.
+    """
+    by_header = workspace_of(Incoming(request.scope, request.receive, 0))
+    by_path: str = request.path_params.get("workspace", "")
+    if by_header and by_path and by_header != by_path:
+        raise RefusalError(
+            BAD_REQUEST,
+            "The path and X-Infbox-Workspace name different workspaces. Leave one out.",
+        )
+    name = by_path or by_header
+    if not name and len(only := list(workspaces)) == 1:
+        name = only[0]
+    if not name:
+        raise RefusalError(
+            BAD_REQUEST,
+            f"Name a workspace: /mcp/NAME. There are: {', '.join(workspaces) or 'none'}.",
+        )
+    audit.note(request.scope, workspace=name)
+    workspaces.check(name)
+    return name
 
 
 def _described(tool: catalog.Tool) -> Any:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from infbox.gateway.upstream.engine import Engine
-    from infbox.gateway.workspaces import Workspaces
+    from infbox.gateway.workspaces import SeenWorkspaces
+    from infbox.packing.published import Pack
 
 _PATH = "/v1/workspaces"
 
@@ -31,25 +32,22 @@ class WorkspacePages:
 
     Args:
         engine: of whose model the packs are; its session asks the watcher too.
-        workspaces: to show.
         watcher: base address of the watcher's pages.
         conversations: says how those of a workspace fared.
-        check_user: refuses a request that must have a user and has none.
+        admit: returns the workspaces that a request's user may use, or refuses it.
     """
 
     def __init__(
         self,
         engine: Engine,
-        workspaces: Workspaces,
         watcher: str,
         conversations: Callable[[str], dict[str, Any]],
-        check_user: Callable[[Request], None],
+        admit: Callable[[Request], SeenWorkspaces],
     ) -> None:
         self._engine = engine
-        self._workspaces = workspaces
         self._watcher = watcher
         self._conversations = conversations
-        self._check_user = check_user
+        self._admit = admit
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
@@ -60,40 +58,36 @@ class WorkspacePages:
         ]
 
     async def _list(self, request: Request) -> JSONResponse:
-        self._check_user(request)
-        described = [self._describe(name) for name in self._workspaces]
+        workspaces = self._admit(request)
+        described = [self._describe(name, pack) for name, pack in workspaces.packs().items()]
         return JSONResponse({"object": "list", "data": described})
 
     async def _status(self, request: Request) -> JSONResponse:
         """Return the pack in use, and what the watcher says of it; null where that is away."""
-        name = self._named(request)
+        name, pack = self._named(request)
         status: dict[str, Any] = {}
         url, session = f"{self._watcher}/status", self._engine.session
         with contextlib.suppress(*client.AWAY, ValueError):
             async with session.get(url, timeout=SHORT) as answer:
                 status = (responses.parsed(await answer.read()) or {}).get("workspaces", {})
-        return JSONResponse({**self._describe(name), "watcher": status.get(name)})
+        return JSONResponse({**self._describe(name, pack), "watcher": status.get(name)})
 
     async def _pack(self, request: Request) -> Response:
-        name = self._named(request)
-        pack = self._workspaces.pack(name)
+        name, pack = self._named(request)
         if pack is None:
             raise RefusalError(NOT_FOUND, f"The workspace `{name}` has no pack yet.")
         return download.response(pack, request.headers)
 
-    def _named(self, request: Request) -> str:
-        """Return the workspace that a path names.
+    def _named(self, request: Request) -> tuple[str, Pack | None]:
+        """Return the workspace that a path names, and its pack.
 
         Raises:
-            RefusalError: there is none of that name, or the request has no user.
+            RefusalError: there is none of that name for its user, or the request has no user.
         """
-        self._check_user(request)
         name: str = request.path_params["name"]
-        self._workspaces.check(name)
-        return name
+        return name, self._admit(request).pack(name)
 
-    def _describe(self, name: str) -> dict[str, Any]:
-        pack = self._workspaces.pack(name)
+    def _describe(self, name: str, pack: Pack | None) -> dict[str, Any]:
         return {
             "name": name,
             "model": f"{self._engine.model}@{name}",

@@ -99,6 +99,7 @@ class EngineForwarder:
         window: int,
         is_replica: bool,
         on_cut: Callable[[Question], None],
+        on_drop: Callable[[Question], None],
     ) -> None:
         self._engine = engine
         self._queue = queue
@@ -106,6 +107,7 @@ class EngineForwarder:
         self._window = window
         self._is_replica = is_replica
         self._on_cut = on_cut
+        self._on_drop = on_drop
 
     async def answer(self, exchange: Exchange, question: Question) -> Usage | None:
         """Send a question to vLLM and hand its answer on; return what it cost.
@@ -127,6 +129,9 @@ class EngineForwarder:
                         exchange.lease.resize(0)
                         api = APIS.get(incoming.path, apis.OTHER)
                         return await responses.hand_on(answer, question.marks, api, outgoing)
+                if question.drop_found():
+                    self._on_drop(question)
+                    continue
                 if not question.cut():
                     raise self._does_not_fit(question, apis.too_long(incoming.path, too_long))
                 self._on_cut(question)

@@ -115,6 +115,14 @@ function showServed() {
   write(byId("running"), whole(engine.running));
   write(byId("queued"), whole(engine.waiting));
   write(byId("kv"), share(engine.kv_usage));
+  write(byId("kv-tokens"), capacity(status.kv));
+  keep(byId("notes"), status.kv.notes, () => element("li", { class: "notice" }), write);
+}
+
+/** The size of the KV cache beside the planned one, as far as they are known. */
+function capacity({ tokens, planned_tokens: planned }) {
+  if (known(tokens)) return `of ${short.format(tokens)} tokens${known(planned) ? `, ${short.format(planned)} planned` : ""}`;
+  return known(planned) ? `${short.format(planned)} tokens planned` : "";
 }
 
 function verdict() {
