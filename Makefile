@@ -21,7 +21,7 @@ $(if $(JSON),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exit $$co
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile plan status models logs restart upgrade rollback rotate-secrets uninstall
+.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile plan status models logs restart upgrade rollback keys rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -170,6 +170,15 @@ restart: $(STAMP) ## Restart all services; ARGS="-e service=vllm" for one
 
 upgrade: $(STAMP) ## Upgrade the hosts to this checkout, the first one alone; ARGS=--check shows the changes
 	@$(BIN)/ansible-playbook playbooks/upgrade.yml $(ARGS)
+
+# One action on one key: what is given first of these.
+KEY_ACTION := $(strip $(foreach action,ADD ROTATE DISABLE REMOVE REVOKE,$(if $($(action)),$(action))))
+
+keys: $(STAMP) ## List users' keys; ADD=USER LABEL=NAME EXPIRES=2027-01-31 makes one, ROTATE=USER/LABEL, DISABLE= and REMOVE= likewise, REVOKE=USER ends all; ARGS=--check shows what would change
+	$(if $(word 2,$(KEY_ACTION)),$(error Give one of $(KEY_ACTION), not all: each run does one thing))
+	@$(BIN)/ansible-playbook playbooks/keys.yml \
+	$(if $(KEY_ACTION),-e action=$(shell echo $(KEY_ACTION) | tr A-Z a-z) -e 'user=$($(KEY_ACTION))') \
+	$(if $(LABEL),-e 'label=$(LABEL)') $(if $(EXPIRES),-e 'expires=$(EXPIRES)') $(ARGS)
 
 rotate-secrets: $(STAMP) ## Rotate secrets; ARGS="-e secret=users", or kv, backup, monitoring
 	@$(BIN)/ansible-playbook playbooks/rotate_secrets.yml $(ARGS)

@@ -159,14 +159,39 @@ def keys(arguments: Sequence[str] | None = None) -> int:
     shown = commands.add_parser("list", help="say who has a key, and what each may use")
     shown.set_defaults(command=_list_keys)
 
+    _add_key_changes(commands)
+    return exit_status("infbox-keys", parser.parse_args(arguments))
+
+
+def _add_key_changes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    last = "its last day, in UTC, as 2027-01-31"
+
+    add = commands.add_parser("add", help="give a user one more key, with a label")
+    add.add_argument("key", metavar="USER/LABEL")
+    add.add_argument("--expires", metavar="DAY", default="", help=last)
+    add.set_defaults(command=_add_key)
+
     rotate = commands.add_parser("rotate", help="give a user another key; the one before ends")
-    rotate.add_argument("user", metavar="USER")
+    rotate.add_argument("key", metavar="USER[/LABEL]", help="without a label the default key")
+    how = rotate.add_mutually_exclusive_group()
+    how.add_argument("--expires", metavar="DAY", default="", help=last)
+    how.add_argument("--all", action="store_true", help="rotate all keys of the user")
     rotate.set_defaults(command=_rotate_key)
 
-    revoke = commands.add_parser("revoke", help="end a user's key")
+    disable = commands.add_parser("disable", help="end a key; its label stays in the list")
+    disable.add_argument("key", metavar="USER/LABEL")
+    disable.set_defaults(command=_disable_key)
+
+    remove = commands.add_parser("remove", help="end a key and forget its label")
+    remove.add_argument("key", metavar="USER/LABEL")
+    remove.set_defaults(command=_remove_key)
+
+    revoke = commands.add_parser("revoke", help="end all keys of a user")
     revoke.add_argument("user", metavar="USER")
     revoke.set_defaults(command=_revoke_key)
-    return exit_status("infbox-keys", parser.parse_args(arguments))
+
+    for command in (add, rotate, disable, remove, revoke):
+        command.add_argument("--dry-run", action="store_true", help="only say what would change")
 
 
 def signin(arguments: Sequence[str] | None = None) -> int:
@@ -414,26 +439,83 @@ def _apply_keys(options: argparse.Namespace) -> None:
 
 
 def _list_keys(options: argparse.Namespace) -> None:
-    for user, limits in _keyring(options).users().items():
+    from infbox.auth.keys import known_users
+
+    for user, known in known_users(options.digests).items():
+        limits = known.limits
         per_minute = limits.requests_per_minute or "any number of"
         at_once = limits.concurrent_requests or "any number of"
         names = ", ".join(limits.workspaces) or "none"
         until = f"; until {limits.expires}" if limits.expires else ""
         says = f"{per_minute} requests a minute, {at_once} at once; workspaces: {names}{until}"
         print(f"{user}: {says}")
+        for label, key in known.keys.items():
+            made = f", made {key.made}" if key.made else ""
+            until = f", until {key.expires}" if key.expires else ""
+            print(f"  {label}{made}{until}{', disabled' if key.disabled else ''}")
+
+
+def _add_key(options: argparse.Namespace) -> None:
+    user, label = _labelled(options)
+    is_dry = options.dry_run
+    file = _keyring(options).add(user, label, options.expires, is_dry=is_dry)
+    if is_dry:
+        print(f"{user}/{label} would get a key, in {file}.")
+        return
+    print(f"{user}/{label} has a key, in {file}. No command prints it.")
 
 
 def _rotate_key(options: argparse.Namespace) -> None:
-    file = _keyring(options).rotate(options.user)
-    print(f"{options.user} has another key, in {file}. The one before has ended.")
+    from infbox.auth.labels import parsed
+
+    (user, label), ring, is_dry = parsed(options.key), _keyring(options), options.dry_run
+    if not options.all:
+        files = [ring.rotate(user, label, options.expires, is_dry=is_dry)]
+    elif "/" in options.key:
+        raise InputError(f"{options.key}: --all takes a user: leave out the label")
+    else:
+        files = ring.rotate_all(user, is_dry=is_dry)
+    for file in files:
+        if is_dry:
+            print(f"{options.key} would get another key, in {file}.")
+        else:
+            print(f"{options.key} has another key, in {file}. The one before has ended.")
+
+
+def _disable_key(options: argparse.Namespace) -> None:
+    user, label = _labelled(options)
+    _keyring(options).disable(user, label, is_dry=options.dry_run)
+    print(f"The key {user}/{label} {'would be' if options.dry_run else 'is'} disabled.")
+
+
+def _remove_key(options: argparse.Namespace) -> None:
+    user, label = _labelled(options)
+    _keyring(options).remove(user, label, is_dry=options.dry_run)
+    print(f"The key {user}/{label} {'would be' if options.dry_run else 'is'} removed.")
 
 
 def _revoke_key(options: argparse.Namespace) -> None:
-    _keyring(options).revoke(options.user)
+    _keyring(options).revoke(options.user, is_dry=options.dry_run)
+    if options.dry_run:
+        print(f"All keys of {options.user} would end.")
+        return
     print(
-        f"The key of {options.user} has ended. Take the name off infbox_users as well, "
+        f"All keys of {options.user} have ended. Take the name off infbox_users as well, "
         "or the next run of site.yml makes a new one."
     )
+
+
+def _labelled(options: argparse.Namespace) -> tuple[str, str]:
+    """Return user and label of what was given.
+
+    Raises:
+        InputError: it has no label.
+    """
+    from infbox.auth.labels import parsed
+
+    if "/" not in options.key:
+        raise InputError(f"{options.key}: give a user and a label, as {options.key}/laptop")
+    return parsed(options.key)
 
 
 def _keyring(options: argparse.Namespace) -> Keyring:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import http.client
 import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -22,39 +16,9 @@ from hypothesis import strategies as st
 
 from infbox.auth import key_service, keys
 from infbox.auth.key_service import KeyService
-from infbox.auth.keys import Keyring, Limits
 from infbox.errors import InputError
+from key_ring import Ring, ask, bearer, mode
 from serving import get_text, serving
-
-PROGRAM = Path(sys.executable).with_name("infbox-keys")
-
-
-class Ring:
-    """A folder of keys and what serves of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "api-keys"
-        self.folder.mkdir(mode=0o700)
-        (folder / "served").mkdir(mode=0o750)
-        self.digests = folder / "served/users.json"
-        self.ring = Keyring(self.folder, self.digests)
-
-    def apply(self, *users: str, is_dry: bool = False, **limits: Any) -> keys.Change:
-        return self.ring.apply(dict.fromkeys(users, Limits(**limits)), is_dry=is_dry)
-
-    def key(self, user: str) -> str:
-        return (self.folder / user).read_text().strip()
-
-    def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        places = ["--digests", self.digests, "--folder", self.folder]
-        return subprocess.run(
-            [PROGRAM, *places, *arguments],
-            input=given,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
 
 
 @pytest.fixture
@@ -66,30 +30,6 @@ def ring(tmp_path: Path) -> Ring:
 def url(ring: Ring) -> Iterator[str]:
     with serving(KeyService(ring.digests).app()) as url:
         yield url
-
-
-def ask(
-    url: str, *headers: tuple[str, str], path: str = "/authorize"
-) -> tuple[int, dict[str, str], Any]:
-    """Ask whether a request with these headers may go on."""
-    with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)) as client:
-        client.putrequest("GET", path)
-        for name, value in headers:
-            client.putheader(name, value)
-        client.endheaders()
-        answer = client.getresponse()
-        body = answer.read()
-    fields = {name.lower(): value for name, value in answer.getheaders()}
-    is_json = fields.get("content-type", "").startswith("application/json")
-    return answer.status, fields, json.loads(body) if is_json and body else None
-
-
-def bearer(key: str) -> tuple[str, str]:
-    return "Authorization", f"Bearer {key}"
-
-
-def mode(path: Path) -> int:
-    return path.stat().st_mode & 0o777
 
 
 def test_each_user_gets_a_long_key_that_only_its_owner_reads(ring: Ring) -> None:
@@ -311,10 +251,12 @@ def test_a_user_may_begin_no_more_requests_a_minute_than_the_limit(ring: Ring, u
     assert [ask(url, alice)[0] for _ in range(5)] == [200, 200, 200, 429, 429]
     status, fields, content = ask(url, alice)
     assert (status, content["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert content["error"]["infbox"] == {"limit": "requests_per_minute"}
     assert 1 <= int(fields["retry-after"]) <= 61
     assert ask(url, bob)[0] == 200, "one user's haste is nothing to another"
     _, _, content = ask(url, alice, ("X-Forwarded-Uri", "/v1/messages"))
     assert content["error"]["type"] == "rate_limit_error"
+    assert content["error"]["infbox"] == {"limit": "requests_per_minute"}
     metrics = get_text(f"{url}/metrics")
     assert 'infbox_keys_requests_total{result="limited",user="alice"} 4.0' in metrics
     assert 'infbox_keys_requests_total{result="passed",user="bob"} 1.0' in metrics

@@ -45,6 +45,7 @@ def test_one_more_than_a_user_may_have_is_refused(stack: Stack, path: str) -> No
         kind = {CHAT: "RateLimitError", MESSAGES: "rate_limit_error"}[path]
         assert answer.json["error"]["type"] == kind
         assert answer.json["error"]["message"].startswith("alice may have 2 requests under way.")
+        assert answer.json["error"]["infbox"] == {"limit": "concurrent_requests"}
 
 
 def test_another_user_may_go_on(stack: Stack) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import secrets
 from collections import deque
 from datetime import date, datetime, timezone
+from hashlib import sha256
 from hmac import compare_digest
+from hmac import digest as hmac
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -23,6 +26,7 @@ from starlette.routing import Route
 
 from infbox import grants
 from infbox.auth import keys
+from infbox.auth.labels import digest
 from infbox.errors import InputError
 from infbox.log import line
 from infbox.runtime.serve import lasting, server
@@ -44,6 +48,7 @@ _GRACE_SECONDS = 5
 _BEARER = "bearer "
 _BASIC = "basic "
 _ASK_TO_LOG_IN = 'Basic realm="infbox", charset="UTF-8"'
+_PER_MINUTE = "requests_per_minute"
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
 
@@ -73,7 +78,9 @@ class KeyService:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._stamp: tuple[int, ...] | None = None
-        self._users: dict[str, User] = {}
+        # By digests that nobody else can work out: how long a look-up takes tells nothing of a key.
+        self._blind = secrets.token_bytes(32)
+        self._users: dict[bytes, User] = {}
         self._began: dict[str, deque[float]] = {}
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -100,18 +107,19 @@ class KeyService:
             self._requests.labels("", "unknown").inc()
             headers = {"www-authenticate": "Bearer"}
             return _refusal(request, _UNAUTHORIZED, "Incorrect or missing API key.", headers)
-        if user.limits.is_over(_today()):
-            self._requests.labels(user.name, "expired").inc()
-            message = f"The API key of {user.name} expired on {user.limits.expires} (UTC)."
+        if ended := _ended(user):
+            result, message = ended
+            self._requests.labels(user.name, result).inc()
             headers = {"www-authenticate": "Bearer"}
             return _refusal(request, _UNAUTHORIZED, message, headers)
         if wait := self._wait(user):
             self._requests.labels(user.name, "limited").inc()
             message = (
                 f"{user.name} may send {user.limits.requests_per_minute} requests a minute. "
-                f"Try again in {wait} s."
+                f"Try again in {wait} s. Limit: {_PER_MINUTE}."
             )
-            return _refusal(request, _TOO_MANY, message, {"retry-after": str(wait)})
+            headers = {"retry-after": str(wait)}
+            return _refusal(request, _TOO_MANY, message, headers, limit=_PER_MINUTE)
         self._requests.labels(user.name, "passed").inc()
         most = str(user.limits.concurrent_requests)
         return Response(headers={**_told_of(user), "x-infbox-concurrent": most})
@@ -124,9 +132,8 @@ class KeyService:
         """
         name, key = _login(request)
         user = self._user(key or _key(request))
-        is_over = user is not None and user.limits.is_over(_today())
         is_other = key and user and not compare_digest(name.encode(), user.name.encode())
-        if user is None or is_over or is_other:
+        if user is None or _ended(user) or is_other:
             self._requests.labels("", "unknown").inc()
             message = "Log in with a user's name, and with its key as the password.\n"
             return PlainTextResponse(message, _UNAUTHORIZED, {"www-authenticate": _ASK_TO_LOG_IN})
@@ -138,7 +145,10 @@ class KeyService:
 
     def _user(self, key: str) -> User | None:
         self._refresh()
-        return self._users.get(keys.digest(key)) if key else None
+        return self._users.get(self._blinded(digest(key))) if key else None
+
+    def _blinded(self, known: str) -> bytes:
+        return hmac(self._blind, known.encode(), sha256)
 
     def _refresh(self) -> None:
         """Read the file again if it is another. One that cannot be read changes nothing."""
@@ -150,11 +160,14 @@ class KeyService:
             return
         self._stamp = stamp
         try:
-            self._users = keys.read(self._file)
+            users = keys.read(self._file)
         except InputError as error:
             _logger.error(line("keys-not-read", reason=error, hint="those known stay in force"))
             return
-        _logger.info(line("keys-read", users=len(self._users)))
+        self._users = {self._blinded(known): user for known, user in users.items()}
+        _logger.info(
+            line("keys-read", users=len({user.name for user in users.values()}), keys=len(users))
+        )
 
     def _wait(self, user: User) -> int:
         """Count a request; return how many seconds too early it is."""
@@ -174,6 +187,15 @@ class KeyService:
 
 def _today() -> date:
     return datetime.now(timezone.utc).date()
+
+
+def _ended(user: User) -> tuple[str, str] | None:
+    """Return what is counted and what the client is told where a key is no longer good."""
+    if user.is_disabled:
+        return "disabled", f"The API key of {user.key} is disabled."
+    if user.is_over(_today()):
+        return "expired", f"The API key of {user.key} expired on {user.last_day} (UTC)."
+    return None
 
 
 def _told_of(user: User) -> dict[str, str]:
@@ -207,13 +229,18 @@ def _login(request: Request) -> tuple[str, str]:
     return name, key
 
 
-def _refusal(request: Request, status: int, message: str, headers: dict[str, str]) -> JSONResponse:
+def _refusal(
+    request: Request, status: int, message: str, headers: dict[str, str], limit: str = ""
+) -> JSONResponse:
+    """Return a refusal as the API that was asked words it; `infbox` in it names the limit, if any,
+    as the gateway does."""
+    ours = {"infbox": {"limit": limit}} if limit else {}
     asked = request.headers.get("x-forwarded-uri", "")
     if asked.startswith(ANTHROPIC):
         kind = "authentication_error" if status == _UNAUTHORIZED else "rate_limit_error"
-        content = {"type": "error", "error": {"type": kind, "message": message}}
+        content = {"type": "error", "error": {"type": kind, "message": message, **ours}}
         return JSONResponse(content, status, headers)
     code = "invalid_api_key" if status == _UNAUTHORIZED else "rate_limit_exceeded"
     kind = "invalid_request_error" if status == _UNAUTHORIZED else "requests"
-    error = {"message": message, "type": kind, "param": None, "code": code}
+    error = {"message": message, "type": kind, "param": None, "code": code, **ours}
     return JSONResponse({"error": error}, status, headers)

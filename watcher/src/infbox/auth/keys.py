@@ -1,26 +1,30 @@
-"""Who may ask: a key for each user, and what each may use.
+"""Who may ask: a key for each user, or several, and what each user may use.
 
 The keys themselves are root's, a file a user, to be handed out. What serves knows their digests
 alone, and reads them anew when the file is another: a key that is rotated or revoked ends at once.
+Further keys of a user have labels (``labels``); the one in the user's file is the default one.
 A key has 256 random bits, so that a digest without salt and stretching tells nothing about it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import secrets
 import stat
-from datetime import date
-from hashlib import sha256
+from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox import grants
+from infbox.auth import labels
+from infbox.auth.labels import DEFAULT, Key, Labelled, digest
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 KEY = re.compile(r"[A-Za-z0-9_-]{32,200}")
@@ -29,7 +33,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]{32,200}")
 USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 _NO_NUMBERS = ("workspaces", "expires")
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_NO_KEY = "none of "  # what no digest begins with
 _OWNER_ONLY = 0o600
 _GROUP_READS = 0o640
 
@@ -41,8 +45,8 @@ class Limits(NamedTuple):
         requests_per_minute: that begin; 0 for any number.
         concurrent_requests: under way at once; 0 for any number.
         workspaces: patterns of their names, as ``grants`` has them.
-        expires: the last day, in UTC, on which the key is good, as YYYY-MM-DD; empty for no last
-            one.
+        expires: the last day, in UTC, on which the user's keys are good, as YYYY-MM-DD; empty for
+            no last one.
     """
 
     requests_per_minute: int = 0
@@ -50,28 +54,44 @@ class Limits(NamedTuple):
     workspaces: tuple[str, ...] = grants.ALL
     expires: str = ""
 
+
+NO_LIMITS = Limits()
+
+
+class User(NamedTuple):
+    """A user as what serves knows him, by one of his keys.
+
+    Attributes:
+        name: of the user.
+        limits: what he may use.
+        label: of the key.
+        expires: the last day of the key itself, as that of the limits.
+        is_disabled: whether the key is refused.
+    """
+
+    name: str
+    limits: Limits = NO_LIMITS
+    label: str = DEFAULT
+    expires: str = ""
+    is_disabled: bool = False
+
+    @property
+    def key(self) -> str:
+        """What to call the key."""
+        return self.name if self.label == DEFAULT else f"{self.name}/{self.label}"
+
+    @property
+    def last_day(self) -> str:
+        """The last day of the user or of the key, whichever is earlier; empty for none."""
+        return min(filter(None, (self.expires, self.limits.expires)), default="")
+
     def is_over(self, today: date) -> bool:
         """Return whether the last day is past.
 
         Args:
             today: in UTC.
         """
-        return bool(self.expires) and today > date.fromisoformat(self.expires)
-
-
-NO_LIMITS = Limits()
-
-
-class User(NamedTuple):
-    """A user as what serves knows him.
-
-    Attributes:
-        name: of the user.
-        limits: what he may use.
-    """
-
-    name: str
-    limits: Limits = NO_LIMITS
+        return bool(self.last_day) and today > date.fromisoformat(self.last_day)
 
 
 class Change(NamedTuple):
@@ -88,6 +108,56 @@ class Change(NamedTuple):
     changed: bool
 
 
+class Known(NamedTuple):
+    """A user and his keys, as the file that serves has them.
+
+    Attributes:
+        limits: what the user may use.
+        digest: of the default key; no digest at all where that key is none.
+        labelled: the other keys by label, and the default one if it is disabled.
+    """
+
+    limits: Limits
+    digest: str
+    labelled: dict[str, Key]
+
+    @property
+    def keys(self) -> dict[str, Key]:
+        """All keys, by label, the default one first."""
+        is_there = not self.digest.startswith(_NO_KEY)
+        return {**({DEFAULT: Key(self.digest)} if is_there else {}), **self.labelled}
+
+
+class _State(NamedTuple):
+    """All that a keyring writes.
+
+    Attributes:
+        users: what each may use.
+        keys: the default key of each that has one.
+        labelled: what is recorded of the others.
+        fresh: new keys of those, by user and label.
+    """
+
+    users: dict[str, Limits]
+    keys: dict[str, str]
+    labelled: Labelled
+    fresh: dict[tuple[str, str], str]
+
+    def serves(self) -> str:
+        """Return what the file that serves is to hold. A user whose default key is disabled has no
+        digest where releases that know no labels look for one, so that they refuse it too."""
+        entries = {
+            user: {
+                "sha256": digest(self.keys[user]) if user in self.keys else f"{_NO_KEY}{user}",
+                **limits._asdict(),
+                **({"keys": labels.as_content(held)} if (held := self.labelled.get(user)) else {}),
+            }
+            for user, limits in sorted(self.users.items())
+            if user in self.keys or self.labelled.get(user)
+        }
+        return json.dumps({"users": entries}, indent=1) + "\n"
+
+
 class Keyring:
     """The keys and what is made of them. For root.
 
@@ -98,6 +168,7 @@ class Keyring:
 
     def __init__(self, directory: Path, digests: Path) -> None:
         self._directory = directory
+        self._labelled = directory / labels.DIRECTORY
         self._digests = digests
 
     def users(self) -> dict[str, Limits]:
@@ -106,10 +177,13 @@ class Keyring:
         Raises:
             InputError: the file that serves is damaged.
         """
-        return {user.name: user.limits for user in read(self._digests).values()}
+        return {user: known.limits for user, known in known_users(self._digests).items()}
 
     def apply(self, wanted: Mapping[str, Limits], *, is_dry: bool = False) -> Change:
         """See to it that these users have a key, and nobody else.
+
+        A default key that is disabled stays so, whatever is in its file: a release that knows no
+        labels makes one anew.
 
         Args:
             wanted: users, with what each may use.
@@ -119,56 +193,228 @@ class Keyring:
             InputError: a key cannot be used; its file is named, and never what is in it.
             UnreadyError: a file cannot be written.
         """
-        keys = self._keys(wanted)
-        added = [user for user in wanted if user not in keys]
-        removed = [name for name in self._files() if name not in wanted]
-        is_open = [user for user in keys if not _has_mode(self._directory / user, _OWNER_ONLY)]
-        keys |= {user: _new_key() for user in added}
-        served = _as_json(keys, wanted)
-        is_stale = not _holds(self._digests, served)
-        if not is_dry:
-            for user in added + is_open:
-                _write(self._directory / user, f"{keys[user]}\n", _OWNER_ONLY)
-            if is_stale:
-                self._serve(served)
-            for name in removed:
-                (self._directory / name).unlink()
-        return Change(added, removed, bool(added or removed or is_open or is_stale))
+        with self._alone():
+            held = labels.read(self._labelled)
+            labelled = {user: held[user] for user in wanted if user in held}
+            having = [user for user in wanted if DEFAULT not in labelled.get(user, {})]
+            keys = self._keys(having)
+            added = [user for user in having if user not in keys]
+            removed = [name for name in self._files() if name not in having]
+            keys |= {user: _new_key() for user in added}
+            state = _State(dict(wanted), keys, labelled, {})
+            is_other = self._settle(state, removed, is_dry=is_dry)
+        return Change(added, removed, is_other)
 
-    def rotate(self, user: str) -> Path:
+    def add(self, user: str, label: str, expires: str = "", *, is_dry: bool = False) -> Path:
+        """Give a user one more key, or one in place of a disabled one. Return its file.
+
+        Args:
+            user: who has a key.
+            label: of the new key.
+            expires: its last day; empty for none.
+            is_dry: change nothing.
+
+        Raises:
+            InputError: there is no such user, such a key is there, or the user has too many.
+            UnreadyError: a file cannot be written.
+        """
+        with self._alone():
+            state = self._state(user)
+            held = {DEFAULT: Key(""), **state.labelled[user]}
+            if label in held and not held[label].disabled:
+                raise InputError(
+                    f"{user}/{label}: is there already: rotate it, or choose another label"
+                )
+            if len(held.keys() | {label}) > labels.MOST:
+                raise InputError(
+                    f"{user}: has {labels.MOST} keys, and no user may have more: remove one of "
+                    f"{', '.join(sorted(state.labelled[user]))}"
+                )
+            return self._renew(state, user, label, expires, is_dry=is_dry)
+
+    def rotate(
+        self, user: str, label: str = DEFAULT, expires: str = "", *, is_dry: bool = False
+    ) -> Path:
         """Give a user another key; the one before ends. Return the file that holds it.
 
+        Args:
+            user: whose it is.
+            label: of the key.
+            expires: its last day from now on; empty to leave it.
+            is_dry: change nothing.
+
+        Raises:
+            InputError: there is no such user or key, or it is disabled or past its last day.
+            UnreadyError: a file cannot be written.
+        """
+        with self._alone():
+            state = self._state(user)
+            key = _found(state, user, label)
+            if key.disabled:
+                raise InputError(f"{user}/{label}: is disabled: add it again to have a new key")
+            return self._renew(state, user, label, expires or key.expires, is_dry=is_dry)
+
+    def rotate_all(self, user: str, *, is_dry: bool = False) -> list[Path]:
+        """Rotate all keys of a user that can be used. Return their files.
+
         Raises:
             InputError: there is no such user.
             UnreadyError: a file cannot be written.
         """
-        users = self._users_with(user)
-        keys = {**self._keys(users), user: _new_key()}
-        _write(self._directory / user, f"{keys[user]}\n", _OWNER_ONLY)
-        self._serve(_as_json(keys, users))
-        return self._directory / user
+        held = {DEFAULT: Key(""), **self._state(user).labelled[user]}
+        usable = [label for label, key in held.items() if not key.disabled and not _is_past(key)]
+        return [self.rotate(user, label, is_dry=is_dry) for label in usable]
 
-    def revoke(self, user: str) -> None:
-        """End a user's key.
+    def disable(self, user: str, label: str, *, is_dry: bool = False) -> None:
+        """End a key. Its label stays, until it is removed or added again.
+
+        Raises:
+            InputError: there is no such user or key.
+            UnreadyError: a file cannot be written.
+        """
+        with self._alone():
+            state = self._state(user)
+            key = _found(state, user, label)
+            state.labelled[user][label] = key._replace(disabled=True)
+            is_default = label == DEFAULT
+            if is_default:
+                state.keys.pop(user, None)
+            self._settle(state, [user] if is_default else [], is_dry=is_dry)
+
+    def remove(self, user: str, label: str, *, is_dry: bool = False) -> None:
+        """End a key with a label, and forget it.
+
+        Raises:
+            InputError: there is no such user or key, or it is the default one.
+            UnreadyError: a file cannot be written.
+        """
+        if label == DEFAULT:
+            raise InputError(
+                f"{user}/{label}: cannot be removed: disable it, or take {user} off infbox_users"
+            )
+        with self._alone():
+            state = self._state(user)
+            _found(state, user, label)
+            del state.labelled[user][label]
+            self._settle(state, is_dry=is_dry)
+
+    def revoke(self, user: str, *, is_dry: bool = False) -> None:
+        """End all keys of a user.
 
         Raises:
             InputError: there is no such user.
             UnreadyError: a file cannot be written.
         """
-        users = self._users_with(user)
-        del users[user]
-        self._serve(_as_json(self._keys(users), users))
-        (self._directory / user).unlink(missing_ok=True)
+        with self._alone():
+            state = self._state(user)
+            for held in (state.users, state.keys, state.labelled):
+                held.pop(user, None)
+            self._settle(state, [user], is_dry=is_dry)
 
-    def _serve(self, served: str) -> None:
-        _write(self._digests, served, _GROUP_READS)
+    def _renew(self, state: _State, user: str, label: str, expires: str, *, is_dry: bool) -> Path:
+        """Make a key, and have it serve."""
+        labels.checked_day(expires, f"{user}/{label}")
+        if label == DEFAULT:
+            if expires:
+                raise InputError(
+                    f"{user}/{label}: has no last day of its own: "
+                    f"set `expires` of {user} in infbox_users"
+                )
+            state.labelled[user].pop(DEFAULT, None)
+            state.keys[user] = _new_key()
+            file = self._directory / user
+        else:
+            new = _new_key()
+            key = Key(digest(new), _today().isoformat(), expires)
+            if _is_past(key):
+                raise InputError(
+                    f"{user}/{label}: expires: {expires} is past: give a day from today on"
+                )
+            state.labelled[user][label], state.fresh[user, label] = key, new
+            file = labels.file_of(self._labelled, user, label)
+        self._settle(state, is_dry=is_dry)
+        return file
 
-    def _users_with(self, user: str) -> dict[str, Limits]:
-        """Return all users, this one among them; raise where it is none."""
+    def _settle(self, state: _State, gone: Iterable[str] = (), *, is_dry: bool) -> bool:
+        """Write what differs; return whether anything does.
+
+        A new key is written before it serves, and what ends no longer serves before it is removed.
+
+        Args:
+            state: what there is to be.
+            gone: files of default keys to remove.
+            is_dry: change nothing.
+        """
+        self._refuse_known(state)
+        texts = self._texts(state)
+        leaving = [self._directory / name for name in gone if (self._directory / name).exists()]
+        strays = labels.strays(self._labelled, state.labelled)
+        if not is_dry:
+            for path, (text, mode) in texts.items():
+                _write(path, text, mode)
+            for path in leaving + labels.strays(self._labelled, state.labelled):
+                path.unlink()
+        return bool(texts or leaving or strays)
+
+    def _refuse_known(self, state: _State) -> None:
+        """Raise where a default key is one that is recorded with a label, be it disabled."""
+        known = {
+            key.sha256: f"{user}/{label}"
+            for user, held in state.labelled.items()
+            for label, key in held.items()
+        }
+        for user, key in state.keys.items():
+            if same := known.get(digest(key)):
+                raise InputError(
+                    f"{self._directory / user}: holds the key of {same}: "
+                    "remove the file to have a new key made"
+                )
+
+    def _texts(self, state: _State) -> dict[Path, tuple[str, int]]:
+        """Return what files are to hold that hold something else, in the order to write them."""
+        texts = {
+            self._directory / user: (f"{key}\n", _OWNER_ONLY)
+            for user, key in state.keys.items()
+            if not self._has_key(user, key)
+        }
+        for (user, label), key in state.fresh.items():
+            texts[labels.file_of(self._labelled, user, label)] = (f"{key}\n", _OWNER_ONLY)
+        record, recorded = self._labelled / labels.RECORD, labels.as_json(state.labelled)
+        is_needed = record.exists() or any(state.labelled.values())
+        if is_needed and not _holds(record, recorded, _OWNER_ONLY):
+            texts[record] = (recorded, _OWNER_ONLY)
+        if not _holds(self._digests, state.serves(), _GROUP_READS):
+            texts[self._digests] = (state.serves(), _GROUP_READS)
+        return texts
+
+    def _has_key(self, user: str, key: str) -> bool:
+        path = self._directory / user
+        return self._keys([user]).get(user) == key and _has_mode(path, _OWNER_ONLY)
+
+    def _state(self, user: str) -> _State:
+        """Return what there is, this user among it; raise where it is none."""
         users = self.users()
         if user not in users:
             raise InputError(f"{user}: no such user: there are {', '.join(users) or 'none'}")
-        return users
+        labelled: Labelled = {name: {} for name in users} | labels.read(self._labelled)
+        having = [name for name in users if DEFAULT not in labelled[name]]
+        return _State(users, self._keys(having), labelled, {})
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other command change keys meanwhile."""
+        if not self._directory.is_dir():
+            yield
+            return
+        try:
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unready(self._directory, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _files(self) -> list[str]:
         if not self._directory.is_dir():
@@ -176,7 +422,7 @@ class Keyring:
         return sorted(path.name for path in self._directory.iterdir() if path.is_file())
 
     def _keys(self, users: Iterable[str]) -> dict[str, str]:
-        """Return the key of each of these users that has one."""
+        """Return the default key of each of these users that has one."""
         keys: dict[str, str] = {}
         for user in users:
             path = self._directory / user
@@ -207,10 +453,30 @@ def read(file: Path) -> dict[str, User]:
     Raises:
         InputError: it cannot be read, or is damaged.
     """
+    return {
+        key.sha256: User(name, known.limits, label, key.expires, key.disabled)
+        for name, known in known_users(file).items()
+        for label, key in known.keys.items()
+    }
+
+
+def known_users(file: Path) -> dict[str, Known]:
+    """Return who has keys, and which.
+
+    Args:
+        file: as for ``read``.
+
+    Raises:
+        InputError: it cannot be read, or is damaged.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
-            entry["sha256"]: User(name, _limits(name, {key: entry[key] for key in Limits._fields}))
+            name: Known(
+                _limits(name, {key: entry[key] for key in Limits._fields}),
+                entry["sha256"],
+                labels.keys_from(entry.get("keys", {}), name),
+            )
             for name, entry in content["users"].items()
         }
     except FileNotFoundError:
@@ -219,11 +485,6 @@ def read(file: Path) -> dict[str, User]:
         raise InputError(
             f"{file}: cannot be read ({type(error).__name__}): have it made by infbox-keys apply"
         ) from error
-
-
-def digest(key: str) -> str:
-    """Return the digest by which a key is known: SHA-256, hex."""
-    return sha256(key.encode()).hexdigest()
 
 
 def limits_from(content: object) -> dict[str, Limits]:
@@ -251,13 +512,7 @@ def _limits(user: str, given: Any) -> Limits:
     for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise InputError(f"{user}: {name}: must be a whole number, not {value!r}")
-    expires = given.get("expires", "")
-    if not isinstance(expires, str) or (expires and not _DAY.fullmatch(expires)):
-        raise InputError(f"{user}: expires: must be a day as 2027-01-31, not {expires!r}")
-    try:
-        date.fromisoformat(expires or "2000-01-01")
-    except ValueError:
-        raise InputError(f"{user}: expires: {expires} is no day: fix it") from None
+    expires = labels.checked_day(given.get("expires", ""), user)
     workspaces = grants.checked(given.get("workspaces", grants.ALL), user)
     return Limits(**numbers, workspaces=workspaces, expires=expires)
 
@@ -267,18 +522,28 @@ def _new_key() -> str:
     return f"sk-infbox-{secrets.token_hex(32)}"
 
 
-def _as_json(keys: Mapping[str, str], users: Mapping[str, Limits]) -> str:
-    entries = {
-        user: {"sha256": digest(keys[user]), **limits._asdict()}
-        for user, limits in sorted(users.items())
-        if user in keys
-    }
-    return json.dumps({"users": entries}, indent=1) + "\n"
+def _found(state: _State, user: str, label: str) -> Key:
+    """Return a key of a user; raise where there is none with this label."""
+    held = state.labelled[user]
+    if label not in held and label == DEFAULT and user in state.keys:
+        return Key(digest(state.keys[user]))
+    if label not in held:
+        there = ", ".join([DEFAULT, *sorted(held)])
+        raise InputError(f"{user}/{label}: no such key: {user} has {there}")
+    return held[label]
 
 
-def _holds(file: Path, content: str) -> bool:
+def _is_past(key: Key) -> bool:
+    return bool(key.expires) and _today() > date.fromisoformat(key.expires)
+
+
+def _today() -> date:
+    return datetime.now(timezone.utc).date()
+
+
+def _holds(file: Path, content: str, mode: int) -> bool:
     try:
-        return file.read_text(encoding="utf-8") == content and _has_mode(file, _GROUP_READS)
+        return file.read_text(encoding="utf-8") == content and _has_mode(file, mode)
     except (OSError, ValueError):
         return False
 
@@ -291,6 +556,8 @@ def _write(path: Path, content: str, mode: int) -> None:
     """Replace a file as a whole, of its directory's group, never readable to others on the way."""
     beside = path.with_name(f".{path.name}.new")
     try:
+        if path.parent.name == labels.DIRECTORY:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
         beside.unlink(missing_ok=True)
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123  # a descriptor
@@ -301,4 +568,8 @@ def _write(path: Path, content: str, mode: int) -> None:
             os.fsync(stream.fileno())
         beside.replace(path)
     except OSError as error:
-        raise UnreadyError(f"{path}: {error.strerror}: run it as root, on the host") from error
+        raise _unready(path, error) from error
+
+
+def _unready(path: Path, error: OSError) -> UnreadyError:
+    return UnreadyError(f"{path}: {error.strerror}: run it as root, on the host")

@@ -11,6 +11,9 @@ from infbox.gateway.refusals import TOO_MANY, RefusalError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_LIMIT = "concurrent_requests"
+"""As settings name it."""
+
 
 class ConcurrencyLimit:
     """Counts the requests that are under way, by user."""
@@ -31,7 +34,10 @@ class ConcurrencyLimit:
         """
         if most and self._under_way[user] >= most:
             raise RefusalError(
-                TOO_MANY, f"{user} may have {most} requests under way. Wait until one has ended."
+                TOO_MANY,
+                f"{user} may have {most} requests under way. Wait until one has ended. "
+                f"Limit: {_LIMIT}.",
+                ours={"limit": _LIMIT},
             )
         self._under_way[user] += 1
         try:
