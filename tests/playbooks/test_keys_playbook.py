@@ -17,7 +17,7 @@ PROGRAM = Path(sys.executable).with_name("infbox-keys")
 HOSTS = ("one", "two")
 CAN_MOUNT = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
 
-pytestmark = pytest.mark.skipif(
+mounts = pytest.mark.skipif(
     CAN_MOUNT.returncode != 0, reason="a mount of one's own needs root's rights"
 )
 
@@ -97,6 +97,7 @@ def hosts(request: pytest.FixtureRequest, tmp_path: Path) -> Hosts:
     return Hosts(tmp_path, are_replicas=request.param)
 
 
+@mounts
 @pytest.mark.parametrize("hosts", [False], indirect=True)
 def test_a_key_is_made_on_each_host_and_with_check_on_none(hosts: Hosts) -> None:
     before = hosts.everything()
@@ -115,6 +116,7 @@ def test_a_key_is_made_on_each_host_and_with_check_on_none(hosts: Hosts) -> None
     assert "changed=0 " in said
 
 
+@mounts
 @pytest.mark.parametrize("hosts", [False], indirect=True)
 @pytest.mark.parametrize(
     ("given", "words"),
@@ -131,6 +133,7 @@ def test_what_cannot_be_meant_is_refused(hosts: Hosts, given: dict[str, str], wo
     assert hosts.everything() == before
 
 
+@mounts
 @pytest.mark.parametrize("hosts", [True], indirect=True)
 def test_replicas_have_the_keys_of_one(hosts: Hosts) -> None:
     # The other was away when this key was disabled.
@@ -148,3 +151,28 @@ def test_replicas_have_the_keys_of_one(hosts: Hosts) -> None:
     status, said = hosts.play("-e", "action=disable", "-e", "user=alice/laptop")
     assert status == 0, said
     assert [hosts.labels(host)["alice"] for host in HOSTS] == [["default"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "playbooks/keys.yml"),
+        (
+            ["ADD=alice", "LABEL=laptop", "EXPIRES=2027-01-31"],
+            "playbooks/keys.yml -e action=add -e user=alice -e label=laptop -e expires=2027-01-31",
+        ),
+        (
+            ["DISABLE=alice/laptop", "ARGS=--check"],
+            "playbooks/keys.yml -e action=disable -e user=alice/laptop --check",
+        ),
+        (["ROTATE=alice", "REVOKE=bob"], "Give one of ROTATE REVOKE, not all"),
+    ],
+)
+def test_make_keys_calls_the_playbook(given: list[str], told: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "keys", *given], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    said = " ".join((done.stdout + done.stderr).replace("\\\n", " ").replace("'", "").split())
+    assert told in said
+    assert (done.returncode == 0) == ("Give" not in told)
+    assert given or said.endswith(told)
