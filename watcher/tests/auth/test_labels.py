@@ -130,6 +130,22 @@ def test_a_disabled_key_ends_at_once_and_stays_disabled(ring: Ring, url: str, la
     assert status(url, key) == 401
 
 
+def test_a_default_key_whose_file_went_elsewhere_ends_when_it_is_told_to(
+    ring: Ring, url: str
+) -> None:
+    alice, bob = ring.key("alice"), ring.key("bob")
+    for user in ("alice", "bob"):
+        (ring.folder / user).unlink()
+    laptop = add(ring)
+    assert [status(url, key) for key in (alice, bob, laptop)] == [200] * 3
+    ring.ring.disable("alice", "default")
+    ring.ring.rotate("bob")
+    assert [status(url, key) for key in (alice, bob, laptop)] == [401, 401, 200]
+    assert status(url, ring.key("bob")) == 200
+    ring.apply("alice", "bob")
+    assert [status(url, key) for key in (alice, bob, laptop)] == [401, 401, 200]
+
+
 def test_a_removed_key_ends_and_is_forgotten(ring: Ring, url: str) -> None:
     key = add(ring)
     ring.ring.remove("alice", "laptop")

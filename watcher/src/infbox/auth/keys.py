@@ -134,26 +134,29 @@ class _State(NamedTuple):
     Attributes:
         users: what each may use.
         keys: the default key of each that has one.
+        unfiled: the digests of those that serve and whose file went elsewhere.
         labelled: what is recorded of the others.
         fresh: new keys of those, by user and label.
     """
 
     users: dict[str, Limits]
     keys: dict[str, str]
+    unfiled: dict[str, str]
     labelled: Labelled
     fresh: dict[tuple[str, str], str]
 
     def serves(self) -> str:
         """Return what the file that serves is to hold. A user whose default key is disabled has no
         digest where releases that know no labels look for one, so that they refuse it too."""
+        known = self.unfiled | {user: digest(key) for user, key in self.keys.items()}
         entries = {
             user: {
-                "sha256": digest(self.keys[user]) if user in self.keys else f"{_NO_KEY}{user}",
+                "sha256": known.get(user, f"{_NO_KEY}{user}"),
                 **limits._asdict(),
                 **({"keys": labels.as_content(held)} if (held := self.labelled.get(user)) else {}),
             }
             for user, limits in sorted(self.users.items())
-            if user in self.keys or self.labelled.get(user)
+            if user in known or self.labelled.get(user)
         }
         return json.dumps({"users": entries}, indent=1) + "\n"
 
@@ -201,7 +204,7 @@ class Keyring:
             added = [user for user in having if user not in keys]
             removed = [name for name in self._files() if name not in having]
             keys |= {user: _new_key() for user in added}
-            state = _State(dict(wanted), keys, labelled, {})
+            state = _State(dict(wanted), keys, {}, labelled, {})
             is_other = self._settle(state, removed, is_dry=is_dry)
         return Change(added, removed, is_other)
 
@@ -249,7 +252,9 @@ class Keyring:
         """
         with self._alone():
             state = self._state(user)
-            key = _found(state, user, label)
+            # What has no default key at all gets one, as from site.yml.
+            is_new = label == DEFAULT and DEFAULT not in state.labelled[user]
+            key = Key("") if is_new else _found(state, user, label)
             if key.disabled:
                 raise InputError(f"{user}/{label}: is disabled: add it again to have a new key")
             return self._renew(state, user, label, expires or key.expires, is_dry=is_dry)
@@ -279,6 +284,7 @@ class Keyring:
             is_default = label == DEFAULT
             if is_default:
                 state.keys.pop(user, None)
+                state.unfiled.pop(user, None)
             self._settle(state, [user] if is_default else [], is_dry=is_dry)
 
     def remove(self, user: str, label: str, *, is_dry: bool = False) -> None:
@@ -307,7 +313,7 @@ class Keyring:
         """
         with self._alone():
             state = self._state(user)
-            for held in (state.users, state.keys, state.labelled):
+            for held in (state.users, state.keys, state.unfiled, state.labelled):
                 held.pop(user, None)
             self._settle(state, [user], is_dry=is_dry)
 
@@ -393,12 +399,19 @@ class Keyring:
 
     def _state(self, user: str) -> _State:
         """Return what there is, this user among it; raise where it is none."""
-        users = self.users()
+        known = known_users(self._digests)
+        users = {name: each.limits for name, each in known.items()}
         if user not in users:
             raise InputError(f"{user}: no such user: there are {', '.join(users) or 'none'}")
         labelled: Labelled = {name: {} for name in users} | labels.read(self._labelled)
         having = [name for name in users if DEFAULT not in labelled[name]]
-        return _State(users, self._keys(having), labelled, {})
+        keys = self._keys(having)
+        unfiled = {
+            name: known[name].digest
+            for name in having
+            if name not in keys and not known[name].digest.startswith(_NO_KEY)
+        }
+        return _State(users, keys, unfiled, labelled, {})
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -525,8 +538,10 @@ def _new_key() -> str:
 def _found(state: _State, user: str, label: str) -> Key:
     """Return a key of a user; raise where there is none with this label."""
     held = state.labelled[user]
-    if label not in held and label == DEFAULT and user in state.keys:
+    if label == DEFAULT and user in state.keys:
         return Key(digest(state.keys[user]))
+    if label == DEFAULT and user in state.unfiled:
+        return Key(state.unfiled[user])
     if label not in held:
         there = ", ".join([DEFAULT, *sorted(held)])
         raise InputError(f"{user}/{label}: no such key: {user} has {there}")
