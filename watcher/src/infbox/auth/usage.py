@@ -31,6 +31,12 @@ MOST_ROWS = 10_000
 
 WRITE_SECONDS = 5.0
 
+COLUMNS = (
+    *("day", "user", "workspace", "requests", "uncounted_requests"),
+    *("prompt_tokens", "cached_tokens", "completion_tokens"),
+)
+"""What a row is printed under: those of a ``Key``, then those of its ``Counts``."""
+
 OTHERS = "(others)"
 """Stands for the users beyond what is kept of a day; no user has such a name."""
 
