@@ -67,7 +67,11 @@ def usage_text(report: Mapping[str, Any]) -> str:
     totals = [_told(sum(row[name] for row in report["usage"])) for name in COUNTS]
     # A user of several teams is in several rows.
     last = [] if report["by"] == "team" else [["total", *[""] * (len(names) - len(COUNTS) - 1)]]
-    table = [[name.replace("_", " ") for name in names], *rows, *([*each, *totals] for each in last)]
+    table = [
+        [name.replace("_", " ") for name in names],
+        *rows,
+        *([*each, *totals] for each in last),
+    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     keys = len(names) - len(COUNTS)
     return "\n".join(

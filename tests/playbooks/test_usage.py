@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,15 @@ HOSTS = {
     },
 }
 ANN = {
-    **{"day": NEXT, "user": "ann", "teams": "finance store", "workspace": "shop"},
-    **{"requests": 3, "uncounted_requests": 1},
-    **{"prompt_tokens": 2500, "cached_tokens": 500, "completion_tokens": 10},
+    "day": NEXT,
+    "user": "ann",
+    "teams": "finance store",
+    "workspace": "shop",
+    "requests": 3,
+    "uncounted_requests": 1,
+    "prompt_tokens": 2500,
+    "cached_tokens": 500,
+    "completion_tokens": 10,
 }
 
 
@@ -101,8 +106,8 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    yield Fleet(tmp_path_factory.mktemp("usage"))
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    return Fleet(tmp_path_factory.mktemp("usage"))
 
 
 def test_hosts_are_summed_and_one_that_is_away_is_named(fleet: Fleet) -> None:
