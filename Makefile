@@ -13,15 +13,16 @@ LOCK := uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-f
 COMPILE := $(LOCK) --universal
 STAMP := $(VENV)/made-from-$(shell sha256sum requirements/dev.txt | cut -c1-16)
 
-# Runs a playbook that prints for people; with JSON=1 the file that it writes is what is printed.
+# Runs a playbook that prints for people; with JSON=1 the file that it writes is what is printed, and with
+# CSV=1 where a playbook writes that too.
 define play_or_json
-$(if $(JSON),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
-$(BIN)/ansible-playbook playbooks/$(1).yml $(ARGS) \
-$(if $(JSON),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exit $$code)
+$(if $(JSON)$(CSV),out=$$(mktemp); trap 'rm -f "$$out"' EXIT;) \
+$(BIN)/ansible-playbook playbooks/$(1).yml $(ARGS) $(2) \
+$(if $(JSON)$(CSV),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exit $$code)
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile plan status models logs restart upgrade rollback keys rotate-secrets uninstall
+.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile plan status usage models logs restart upgrade rollback keys rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -107,6 +108,10 @@ plan: $(STAMP) ## Show whether each host's preset fits, and what else it could r
 
 status: $(STAMP) ## Show the state of all hosts; JSON=1 for scripts
 	@$(call play_or_json,status)
+
+usage: $(STAMP) ## Show each user's tokens by day; BY=team, user or workspace; DAYS=400; JSON=1 or CSV=1 for scripts
+	@$(call play_or_json,usage,$(if $(CSV),-e infbox_usage_format=csv) $(if $(BY),-e infbox_usage_by=$(BY)) \
+	  $(if $(DAYS),-e infbox_usage_days=$(DAYS)))
 
 models: $(STAMP) ## Download and list models; ARGS="-e infbox_models_verify=true" verifies all files
 	@$(BIN)/ansible-playbook playbooks/models.yml $(ARGS)

@@ -809,7 +809,69 @@ FLEET = Page(
     },
 )
 
-PAGES = (SERVING, KV_CACHE, CODE_CONTEXT, GPU_AND_HOST, FLEET)
+
+def of_a_day(by: str, kind: str) -> str:
+    """Return the tokens of a kind in the last 24 hours, summed by a label."""
+    labels = f'{HOST},kind="{kind}"'
+    return f"sum by ({by}) (increase(infbox_gateway_tokens_total{{{labels}}}[1d]))"
+
+
+def of_teams(kind: str) -> str:
+    """Return the tokens of a kind in the last 24 hours, by team; some users are in several."""
+    return f"sum by (team) (infbox_team_member * on (user) group_left () {of_a_day('user', kind)})"
+
+
+KINDS = {"prompt": "prompts", "cached": "prompts, from the cache", "completion": "answers"}
+USAGE = Page(
+    "usage",
+    "infbox / Usage",
+    {
+        "Last 24 hours": (
+            *(
+                Panel(
+                    f"Tokens of {name}, by user",
+                    TOKENS,
+                    "One user has most of them: set the user's requests_per_minute. All who "
+                    "signed in are @page. make usage prints days.",
+                    {"{{user}}": of_a_day("user", kind)},
+                )
+                for kind, name in KINDS.items()
+            ),
+            *(
+                Panel(
+                    f"Tokens of {name}, by team",
+                    TOKENS,
+                    "Empty where no user has teams: see infbox_teams. A user of several teams "
+                    "counts in each of them.",
+                    {"{{team}}": of_teams(kind)},
+                )
+                for kind, name in KINDS.items()
+            ),
+            *(
+                Panel(
+                    f"Tokens of {name}, by workspace",
+                    TOKENS,
+                    "Without a name: requests that name no workspace; ask their users to set the "
+                    "model's name to MODEL@WORKSPACE.",
+                    {"{{workspace}}": of_a_day("workspace", kind)},
+                )
+                for kind, name in KINDS.items()
+            ),
+            Panel(
+                "Requests without tokens, by user",
+                units.Short,
+                "Clients left before their answers ended, or vLLM broke off: these tokens are in "
+                "no other panel; see Responses by status.",
+                {
+                    "{{user}}": "sum by (user) (increase("
+                    f"infbox_gateway_uncounted_requests_total{{{HOST}}}[1d]))"
+                },
+            ),
+        ),
+    },
+)
+
+PAGES = (SERVING, KV_CACHE, CODE_CONTEXT, USAGE, GPU_AND_HOST, FLEET)
 
 
 def render(page: Page) -> str:

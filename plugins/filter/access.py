@@ -82,6 +82,21 @@ def user_expiries(users: Any) -> dict[str, str]:
     return {str(user["name"]): str(user["expires"]) for user in _users(users) if "expires" in user}
 
 
+def team_members(users: Any, teams: Any) -> dict[str, list[str]]:
+    """Return the users of each team, by its name; a team without any is left out.
+
+    Args:
+        users: as for `user_names`.
+        teams: what the user wrote, by name.
+    """
+    found: dict[str, list[str]] = {}
+    for user in _users(users):
+        for team in dict.fromkeys(_texts(user.get("teams"))):
+            if team in _teams(teams):
+                found.setdefault(team, []).append(str(user["name"]))
+    return found
+
+
 def group_workspaces(teams: Any, is_private: Any = False) -> dict[str, list[str]]:
     """Return the workspaces that members of an OpenID Connect group may see, by the group.
 
@@ -287,6 +302,7 @@ class FilterModule:
             "access_refusals": access_refusals,
             "group_workspaces": group_workspaces,
             "restricts_workspaces": restricts_workspaces,
+            "team_members": team_members,
             "user_expiries": user_expiries,
             "user_limits": user_limits,
             "user_names": user_names,

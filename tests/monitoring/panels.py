@@ -10,9 +10,13 @@ from promql import metric_names
 from lab.settings import ROOT
 
 FOLDER = ROOT / "files" / "dashboards"
-# Metrics that one host alone with a plain preset does not have: of Cake, git remotes and replicas.
+# Metrics that one host alone with a plain preset does not have: of Cake, git remotes, replicas,
+# teams, and answers that did not come to their end.
 CAKE = "infbox_cake_"
-OTHERS = ("infbox_remote_", "infbox_gateway_retried_", "infbox_gateway_forwarded_")
+OTHERS = (
+    *("infbox_remote_", "infbox_gateway_retried_", "infbox_gateway_forwarded_"),
+    *("infbox_team_", "infbox_gateway_uncounted_"),
+)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import dashboards
+import jinja2
 import pytest
+import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from infbox.metrics import GatewayMetrics
 from infbox.remotes import service
 
+from lab.settings import ROOT
 from tests.monitoring.panels import OTHERS, Panel, metrics, panels
 
 FILES = sorted(dashboards.FOLDER.glob("*.json"))
@@ -84,5 +87,31 @@ def test_what_is_told_of_remotes_and_replicas_is_what_the_panels_ask_for() -> No
         for name in (family.name, f"{family.name}_total" if family.type == "counter" else "")
     }
     asked = metrics(*OTHERS)
-    assert len(asked) >= 5
-    assert asked <= told
+    assert len(asked) >= 7
+    assert asked <= told | recorded()
+
+
+def recorded() -> set[str]:
+    """Return what the role's own rules record."""
+    return {rule["record"] for rule in team_rules({"store": ["ann"]})}
+
+
+def team_rules(teams: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Return the rules that the role makes of teams."""
+    text = (ROOT / "roles/monitoring/templates/teams.yml.j2").read_text()
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701  # no HTML
+    environment.filters["to_json"] = json.dumps
+    told = environment.from_string(text).render(monitoring_teams=teams, ansible_managed="")
+    (group,) = yaml.safe_load(told)["groups"]
+    rules: list[dict[str, Any]] = group["rules"]
+    return rules
+
+
+def test_each_user_of_a_team_is_a_series() -> None:
+    rules = team_rules({"store": ["ann", "max"], 'a "team"': ["ann"]})
+    assert [rule["labels"] for rule in rules] == [
+        {"team": "store", "user": "ann"},
+        {"team": "store", "user": "max"},
+        {"team": 'a "team"', "user": "ann"},
+    ]
+    assert {rule["expr"] for rule in rules} == {"vector(1)"}

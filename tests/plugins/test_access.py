@@ -41,6 +41,18 @@ def refuse(
     return found
 
 
+class TestWhoIsInWhichTeam:
+    def test_a_team_has_the_users_that_name_it(self) -> None:
+        assert access.team_members(
+            [*USERS, {"name": "new", "teams": ["none", "ops", "ops"]}], TEAMS
+        ) == {
+            "store": ["ann", "bob"],
+            "site": ["bob", "max"],
+            "plain": ["eve"],
+            "ops": ["max", "new"],
+        }
+
+
 class TestWhoMayUseWhat:
     def test_a_user_may_use_what_the_entry_and_the_teams_give(self) -> None:
         assert access.user_workspaces(USERS, TEAMS) == {

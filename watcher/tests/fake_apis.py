@@ -130,14 +130,14 @@ def event(path: str, number: int) -> bytes:
     return _data({"n": number})
 
 
-def last_events(path: str, told: dict[str, Any]) -> bytes:
-    """How a stream ends."""
+def last_events(path: str, told: dict[str, Any] | None) -> bytes:
+    """How a stream ends; None for one that does not say what it cost."""
     if path == MESSAGES:
         return _named("message_delta", {"usage": told}) + _named("message_stop", {})
     if path == RESPONSES:
         whole = {"usage": told, "user": None, **response({})}
         return _named("response.completed", {"response": whole})
-    return _data({"choices": [], "usage": told}) + b"data: [DONE]\n\n"
+    return (_data({"choices": [], "usage": told}) if told else b"") + b"data: [DONE]\n\n"
 
 
 def refused(path: str, message: str) -> dict[str, Any]:

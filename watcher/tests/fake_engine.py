@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 import chat_templates
 import fake_apis
+from infbox.gateway import bodies
 from serving import ANY, serving
 
 if TYPE_CHECKING:
@@ -232,7 +233,8 @@ class FakeEngine:
             message = f"This model's maximum context length is {self.window} tokens."
             return JSONResponse(fake_apis.refused(path, message), 400)
         if seen.chat.get("stream"):
-            events = self._events(path, prompt, self._salt())
+            tells = path not in bodies.STREAMED or asks_usage(seen.chat)
+            events = self._events(path, prompt, self._salt(), tells=tells)
             return StreamingResponse(events, media_type="text/event-stream")
         return await self._whole_answer(request, prompt)
 
@@ -379,7 +381,9 @@ class FakeEngine:
         found = 0 if self.forgets else cached
         return fake_apis.usage(path, len(prompt), found, details=self.tells_cached_tokens)
 
-    async def _events(self, path: str, prompt: str, salt: str) -> AsyncIterator[bytes]:
+    async def _events(
+        self, path: str, prompt: str, salt: str, *, tells: bool
+    ) -> AsyncIterator[bytes]:
         self.under_way += 1
         try:
             if self.breaks_first:
@@ -393,12 +397,18 @@ class FakeEngine:
                         yield self.breaks_within
                         await asyncio.sleep(0.05)
                     raise RuntimeError("the test asked for it")
-            yield fake_apis.last_events(path, self._usage(path, prompt, salt))
+            told = self._usage(path, prompt, salt)
+            yield fake_apis.last_events(path, told if tells else None)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
         finally:
             self.under_way -= 1
+
+
+def asks_usage(asked: dict[str, Any]) -> bool:
+    """Whether a stream says what it cost: see vLLM's serve/utils/api_utils.py."""
+    return bool((asked.get("stream_options") or {}).get("include_usage"))
 
 
 def _common_length(one: Sequence[object], other: Sequence[object]) -> int:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from xxhash import xxh3_128_hexdigest
 
 from infbox import cli
+from infbox.auth import usage
 from infbox.cli import gateway, watch
 from trees import fill, git
 
@@ -212,3 +213,37 @@ def test_nothing_of_the_tree_is_written(repo: Path, capsys: pytest.CaptureFixtur
     watch(["scan", str(repo), "--why", "a.py"])
     watch(["pack", str(repo), "--budget", "500"])
     assert stamps() == before
+
+
+def counted_by(tmp_path: Path) -> Path:
+    """A configuration, and what a gateway of it counted."""
+    engine = {"url": "http://127.0.0.1:9", "model": "coder", "max_model_len": 1000}
+    file = tmp_path / "watcher.yml"
+    file.write_text(yaml.safe_dump({"state_dir": str(tmp_path / "state"), "engine": engine}))
+    store = usage.Store(usage.file_in(tmp_path / "state"))
+    for day in ("2027-01-30", "2027-01-31"):
+        store.add({usage.Key(day, "ann", ""): usage.Counts(3, 1, 2000, 1500, 40)})
+    store.close()
+    return file
+
+
+def test_usage_is_printed_by_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = counted_by(tmp_path)
+    assert gateway(["usage", "--config", str(file)]) == 0
+    names, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert tuple(names) == usage.COLUMNS
+    assert rows[1] == ["2027-01-31", "ann", "-", "3", "1", "2000", "1500", "40"]
+    assert gateway(["usage", "--config", str(file), "--days", "1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row == dict(
+        zip(usage.COLUMNS, ("2027-01-31", "ann", "", 3, 1, 2000, 1500, 40), strict=True)
+    )
+
+
+def test_usage_that_cannot_be_read_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = counted_by(tmp_path)
+    usage.file_in(tmp_path / "state").write_text("no database" * 100)
+    assert gateway(["usage", "--config", str(file)]) == 2
+    assert "usage.db: file is not a database: run it as root" in capsys.readouterr().err

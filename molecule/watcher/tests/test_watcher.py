@@ -145,6 +145,16 @@ def test_the_gateway_keeps_conversations_from_within_its_unit(host: Host) -> Non
         assert "Read-only file system" in said
 
 
+def test_the_gateway_can_keep_usage_and_root_can_read_it(host: Host) -> None:
+    assert modes(host, f"{STATE}/usage") == "750 infbox infbox"
+    said = inside(
+        host, "infbox-gateway", f"touch {STATE}/usage/new && rm {STATE}/usage/new && echo kept"
+    )
+    assert "kept" in said
+    told = host.check_output(f"{INSTALLED}/venv/bin/infbox-gateway usage --json")
+    assert isinstance(json.loads(told), list)
+
+
 def test_none_listens_beyond_loopback(host: Host) -> None:
     listening = host.check_output("ss --listening --tcp --numeric --no-header")
     ours = {line.split()[3] for line in listening.splitlines() if ":80" in line}

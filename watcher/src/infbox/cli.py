@@ -136,6 +136,14 @@ def gateway(arguments: Sequence[str] | None = None) -> int:
     parser = _parser("infbox-gateway", "Put packs in front of the questions to a model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands, "serve the API, until stopped", _run_gateway)
+
+    usage = commands.add_parser("usage", help="print what each user had, by day and workspace")
+    usage.add_argument("--config", metavar="FILE", type=Path, default=_CONFIG,
+                       help="the service's configuration (%(default)s)")  # fmt: skip
+    usage.add_argument("--days", metavar="N", type=_positive, default=30,
+                       help="the last ones with any usage (%(default)s)")  # fmt: skip
+    usage.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    usage.set_defaults(command=_usage)
     return exit_status("infbox-gateway", parser.parse_args(arguments))
 
 
@@ -386,6 +394,26 @@ def _run_gateway(options: argparse.Namespace) -> None:
 
     log.to_stderr()
     server.run(config.load(options.config))
+
+
+def _usage(options: argparse.Namespace) -> None:
+    import sqlite3
+
+    from infbox import config
+    from infbox.auth import usage
+
+    file = usage.file_in(config.load(options.config).state_dir)
+    try:
+        rows = [(*key, *counts) for key, counts in usage.read(file, options.days)]
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"{file}: {error}: run it as root, on the host") from error
+    if options.json:
+        print(json.dumps([dict(zip(usage.COLUMNS, row, strict=True)) for row in rows]))
+        return
+    table = [usage.COLUMNS, *(tuple(str(value) or "-" for value in row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
 
 
 def _serve_keys(options: argparse.Namespace) -> None:

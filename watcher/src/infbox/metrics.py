@@ -25,6 +25,16 @@ class Usage:
     completion: int
 
 
+SIGNED_IN = "@page"
+"""Ends the name of somebody who signed in, and is the label of all of them."""
+
+
+def user_label(user: str) -> str:
+    """Return a user's label: one for all who signed in, of whom there may be any number. Users of
+    keys are those of the inventory."""
+    return SIGNED_IN if user.endswith(SIGNED_IN) else user
+
+
 class WatcherMetrics:
     """The watcher's metrics, each by workspace."""
 
@@ -96,6 +106,12 @@ class GatewayMetrics:
             "infbox_gateway_tokens",
             "Tokens, by user and kind, of the answers that tell; cached ones are of the prompt's.",
             ("workspace", "user", "kind"),
+            registry=self.registry,
+        )
+        self.uncounted = Counter(
+            "infbox_gateway_uncounted_requests",
+            "Requests whose tokens are not known, since their answer did not come to its end.",
+            ("workspace", "user"),
             registry=self.registry,
         )
         self.first_byte = Histogram(
@@ -211,15 +227,23 @@ class GatewayMetrics:
         if tokens:
             self.retrieved.labels(workspace).inc(tokens)
 
-    def count(self, usage: Usage | None, workspace: str, user: str) -> None:
-        """Count the tokens of a request.
+    def count(
+        self, workspace: str, user: str, status: int, usage: Usage | None, *, is_computed: bool
+    ) -> None:
+        """Count a request and its tokens.
 
         Args:
-            usage: of it; None where the answer does not tell.
             workspace: that it named; empty for none.
             user: whose key it came with; empty where that is not known.
+            status: of its answer; 0 where the client left before that.
+            usage: its tokens; None where the answer does not tell.
+            is_computed: whether it had any.
         """
+        user = user_label(user)
+        self.requests.labels(workspace, user, status or "none").inc()
         if usage is None:
+            if is_computed:
+                self.uncounted.labels(workspace, user).inc()
             return
         self.tokens.labels(workspace, user, "prompt").inc(usage.prompt)
         self.tokens.labels(workspace, user, "cached").inc(usage.cached or 0)

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount
 
+from infbox.auth import usage
 from infbox.auth.audit import Audit
 from infbox.gateway import apis, fields
 from infbox.gateway.connection import Incoming
@@ -112,6 +113,7 @@ class Gateway:
             is_restricted=config.gateway.restricts_workspaces,
         )
         self._metrics = GatewayMetrics()
+        self._daily = usage.Daily(usage.file_in(config.state_dir))
         self._summary = Summary()
         self._engine = Engine(config.engine.url, config.engine.model)
         self._conversations = Conversations(
@@ -137,6 +139,7 @@ class Gateway:
             self._upstream,
             self._workspaces,
             metrics=self._metrics,
+            daily=self._daily,
             summary=self._summary,
             first_tokens=self._sampler.first_tokens,
         )
@@ -219,7 +222,8 @@ class Gateway:
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         tracing = self._tracer.running() if self._tracer else contextlib.nullcontext()
         keeping = self._conversations.running(self._workspaces.all_packs)
-        async with tracing, self._engine.running(), self._sampler.running(), keeping:
+        counting = self._daily.running()
+        async with tracing, self._engine.running(), self._sampler.running(), keeping, counting:
             gc.freeze()  # what is there now stays; looking through it takes 5 ms each time
             yield
             gc.unfreeze()

@@ -32,6 +32,9 @@ _T = TypeVar("_T")
 LARGE_BYTES = 1_000_000
 """What is larger is rare: pictures, or more text than any window holds."""
 
+STREAMED = ("/v1/chat/completions", "/v1/completions")
+"""Paths whose streams say what they cost only where they are asked to."""
+
 ANSWER_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """Fields by which the APIs bound an answer; with several the first one counts."""
 
@@ -148,12 +151,14 @@ class Body:
         lowered: names of the limits of the answer that are more than the window.
         window: of the model, in tokens.
         whole: as it came, where nothing of it has to be changed.
+        adds_usage: whether it asks what its stream costs, and the client does not.
     """
 
     values: dict[str, msgspec.Raw]
     lowered: tuple[str, ...]
     window: int
     whole: bytes | None
+    adds_usage: bool = False
 
     @property
     def model(self) -> object:
@@ -249,7 +254,23 @@ def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
     if fields.SALT in kept:
         kept[fields.SALT] = _raw(fields.salt_of(user, _short(kept[fields.SALT])))
     lowered = tuple(name for name in ANSWER_LIMITS if _is_over(kept.get(name), window))
-    return Body(kept, lowered, window, data if is_same and not lowered else None)
+    options = _with_usage(path, kept)
+    if options is not None:
+        kept["stream_options"] = _raw(options)
+    is_same = is_same and not lowered and options is None
+    return Body(kept, lowered, window, data if is_same else None, options is not None)
+
+
+def _with_usage(path: str, values: dict[str, msgspec.Raw]) -> dict[str, object] | None:
+    """Return options of a stream that has it say what it costs; None where it does so anyway, or is
+    none."""
+    if path not in STREAMED or _short(values.get("stream")) is not True:
+        return None
+    given = _short(values.get("stream_options"))
+    if not isinstance(given, dict | None) or (given and given.get("include_usage")):
+        return None  # what is no object is for vLLM to refuse
+    # Where the usage was not asked for, vLLM heeds no wish to have it in each event.
+    return {**(given or {}), "include_usage": True, "continuous_usage_stats": False}
 
 
 def _top(data: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from infbox.gateway.bodies import Lease
+    from infbox.metrics import Usage
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -188,6 +189,8 @@ class Outgoing:
         """Further headers, until it began."""
         self.status = 0
         """0 until the answer began."""
+        self.usage: Usage | None = None
+        """What the answer cost, as far as it said so."""
         self.tap: Callable[[bytes], None] | None = None
         """Called with each piece of the body before it goes to the client."""
 

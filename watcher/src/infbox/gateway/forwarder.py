@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from infbox.gateway import apis
+from infbox.gateway import apis, fields
 from infbox.gateway.bodies import Lease, Memory
 from infbox.gateway.connection import (
     ClientGoneError,
@@ -28,6 +28,7 @@ from infbox.status.history import FirstEvent
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from infbox.auth.usage import Daily
     from infbox.config import Gateway as Settings
     from infbox.gateway.conversations.summary import Summary
     from infbox.gateway.questions import Questions
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from infbox.metrics import GatewayMetrics
     from infbox.status.history import FirstTokens
 
+_OK = 200
 _NOT_ANSWERED = (BAD_GATEWAY, UNAVAILABLE)
 
 
@@ -67,6 +69,7 @@ class Forwarder:
         upstream: who answers.
         workspaces: of which a request is shown those of its user.
         metrics: to count in.
+        daily: counts what each user had of the day.
         summary: notes how conversations fare.
         first_tokens: notes how long answers take to begin.
     """
@@ -79,6 +82,7 @@ class Forwarder:
         workspaces: Workspaces,
         *,
         metrics: GatewayMetrics,
+        daily: Daily,
         summary: Summary,
         first_tokens: FirstTokens,
     ) -> None:
@@ -88,6 +92,7 @@ class Forwarder:
         self._upstream = upstream
         self._workspaces = workspaces
         self._metrics = metrics
+        self._daily = daily
         self._summary = summary
         self._first_tokens = first_tokens
         self._limit = ConcurrencyLimit()
@@ -100,9 +105,18 @@ class Forwarder:
         with exchange.lease:
             await self._answer_it(exchange)
         if not exchange.is_elsewhere:
-            labels = exchange.workspace, exchange.user, exchange.outgoing.status or "none"
-            self._metrics.requests.labels(*labels).inc()
+            self._count(exchange)
         exchange.incoming.note(is_elsewhere=exchange.is_elsewhere)
+
+    def _count(self, exchange: Exchange) -> None:
+        workspace, user = exchange.workspace, exchange.user
+        status, usage = exchange.outgoing.status, exchange.outgoing.usage
+        exchange.incoming.note(usage=usage)
+        # Of a client that left before its answer began the prompt may have been computed.
+        is_computed = exchange.incoming.path in fields.SALTED and status in (0, _OK)
+        self._metrics.count(workspace, user, status, usage, is_computed=is_computed)
+        if usage is not None or is_computed:
+            self._daily.count(user, workspace, usage)
 
     async def _answer_it(self, exchange: Exchange) -> None:
         """Answer a request, or leave it with the client."""
@@ -163,8 +177,6 @@ class Forwarder:
             if question.recording is not None:
                 exchange.outgoing.tap = question.recording.take
             usage = await self._upstream.forwarder.answer(exchange, question)
-        self._metrics.count(usage, exchange.workspace, exchange.user)
-        exchange.incoming.note(usage=usage)
         if question.turn is not None:
             self._summary.note(exchange.workspace, question.turn, usage)
         self._first_tokens.note(time.monotonic(), exchange.events.seconds, usage)

@@ -107,7 +107,9 @@ class Questions:
             exchange.workspaces.check(asked.workspace)
         if api is None or asked is None or asked.model not in (None, model):
             # vLLM says best which models there are.
-            return Question([body.data], limit=body.limit, recording=recording)
+            return Question(
+                [body.data], limit=body.limit, recording=recording, drops_usage=body.adds_usage
+            )
         pack = exchange.workspaces.pack(asked.workspace)
         if pack is None:
             self._metrics.without_pack.labels(asked.workspace).inc()
@@ -117,7 +119,7 @@ class Questions:
         self._add_salt(incoming.path, asked.workspace, turn)
         told = api, asked, turn, self._window, fits if said.fits is None else said.fits
         question = await self._reader.run(size, requests.question, *told)
-        question.recording = recording
+        question.recording, question.drops_usage = recording, body.adds_usage
         exchange.lease.resize(question.size)
         self.note_front(question)
         return question

@@ -60,6 +60,7 @@ class Question:
         recording: notes the answer, where it is to be stored.
         spare: the parts without what was found for questions, should they be too long with it; None
             where there is nothing of that.
+        drops_usage: whether the client did not ask what its stream costs, and is not told.
     """
 
     parts: list[bytes] | None = None
@@ -72,6 +73,7 @@ class Question:
     room: int | None = None
     recording: Recording | None = None
     spare: list[bytes] | None = None
+    drops_usage: bool = False
 
     @property
     def pieces(self) -> list[bytes | memoryview] | None:

@@ -21,6 +21,7 @@ from infbox.auth import audit
 from infbox.gateway.connection import Incoming
 from infbox.gateway.exchange import user_of, workspace_of
 from infbox.gateway.refusals import BAD_REQUEST, RefusalError
+from infbox.metrics import user_label
 from infbox.tools import catalog
 from infbox.tools.source import ToolError, shortened
 
@@ -133,7 +134,7 @@ class ToolRoutes:
     ) -> tuple[str, bool]:
         """Call a tool; return what it says, and whether that is why it did nothing."""
         workspace: str = request.scope[_WORKSPACE]
-        user = user_of(Incoming(request.scope, request.receive, 0))
+        user = user_label(user_of(Incoming(request.scope, request.receive, 0)))
         tool = catalog.BY_NAME.get(name)
         began = time.monotonic()
         try:

@@ -17,6 +17,7 @@ from infbox.gateway.conversations import forms
 from infbox.gateway.refusals import BAD_GATEWAY, BAD_REQUEST, UNAVAILABLE, RefusalError
 from infbox.gateway.upstream import client, responses
 from infbox.log import line
+from infbox.metrics import user_label
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -123,12 +124,18 @@ class EngineForwarder:
                     too_long = await _too_long(answer, question, incoming.path)
                     if too_long is None:
                         waited = time.monotonic() - began
-                        labels = question.workspace, exchange.user
+                        labels = question.workspace, user_label(exchange.user)
                         self._metrics.first_byte.labels(*labels).observe(waited)
                         question.forget()
                         exchange.lease.resize(0)
                         api = APIS.get(incoming.path, apis.OTHER)
-                        return await responses.hand_on(answer, question.marks, api, outgoing)
+                        return await responses.hand_on(
+                            answer,
+                            question.marks,
+                            api,
+                            outgoing,
+                            drops_usage=question.drops_usage,
+                        )
                 if question.drop_found():
                     self._on_drop(question)
                     continue

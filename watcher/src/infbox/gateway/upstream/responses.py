@@ -25,19 +25,26 @@ _DECODER = json.JSONDecoder()
 
 
 async def hand_on(
-    answer: aiohttp.ClientResponse, marks: Headers, api: Api, outgoing: Outgoing
+    answer: aiohttp.ClientResponse,
+    marks: Headers,
+    api: Api,
+    outgoing: Outgoing,
+    *,
+    drops_usage: bool = False,
 ) -> Usage | None:
     """Hand an answer on as it comes, or at once where it is whole and small.
 
     An answer that vLLM breaks off ends in the API's error event where it is a stream of events,
     else in a connection that is closed early: never in what looks whole. Of one that had not begun
-    to go to the client nothing goes there.
+    to go to the client nothing goes there. What it cost is noted in ``outgoing`` too, as far as it
+    said so by then, where the client leaves before the end.
 
     Args:
         answer: of vLLM.
         marks: further headers.
         api: the API that it is an answer of.
         outgoing: where it goes.
+        drops_usage: whether the event of a stream that says nothing but what it cost is left out.
 
     Returns:
         What it cost; None where it does not say.
@@ -48,17 +55,20 @@ async def hand_on(
     headers = [*client.answer_headers(answer), *marks]
     if answer.content_type == "text/event-stream":
         await outgoing.start(answer.status, headers)
-        return await _hand_on_events(answer, api, outgoing)
+        return await _hand_on_events(answer, api, outgoing, drops_usage=drops_usage)
     is_small = (answer.content_length or _WHOLE_BYTES + 1) <= _WHOLE_BYTES
     if answer.status >= BAD_REQUEST or (marks and is_small):
         return await _hand_on_whole(answer, headers, outgoing)
     await outgoing.start(answer.status, headers)
     tail = b""
-    async for chunk in answer.content.iter_any():
-        await outgoing.write(chunk)
-        tail = _end(tail, chunk)
-    await outgoing.end()
-    return usage_in(tail)
+    try:
+        async for chunk in answer.content.iter_any():
+            tail = _end(tail, chunk)
+            await outgoing.write(chunk)
+        await outgoing.end()
+    finally:
+        outgoing.usage = usage_in(tail)
+    return outgoing.usage
 
 
 async def _hand_on_whole(
@@ -66,7 +76,7 @@ async def _hand_on_whole(
 ) -> Usage | None:
     """Hand an answer on once it is whole, with its count of cached tokens in a header."""
     body = await answer.read()
-    usage = usage_in(body)
+    usage = outgoing.usage = usage_in(body)
     if usage and usage.cached is not None:
         headers = [*headers, (b"x-infbox-cached-tokens", str(usage.cached).encode())]
     await outgoing.start(answer.status, headers)
@@ -76,24 +86,27 @@ async def _hand_on_whole(
 
 
 async def _hand_on_events(
-    answer: aiohttp.ClientResponse, api: Api, outgoing: Outgoing
+    answer: aiohttp.ClientResponse, api: Api, outgoing: Outgoing, *, drops_usage: bool
 ) -> Usage | None:
     events, tail = Events(), b""
     try:
-        async for chunk in answer.content.iter_any():
-            whole = events.take(chunk)
-            if whole:
-                await outgoing.write(whole)
+        try:
+            async for chunk in answer.content.iter_any():
+                whole = events.take(chunk)
                 tail = _end(tail, whole)
-    except aiohttp.ClientError:
-        if events.is_torn or not outgoing.status:
-            raise
-        await outgoing.write(api.broken_off(tail))
-    else:
-        if events.rest:
-            await outgoing.write(events.rest)
-    await outgoing.end()
-    return usage_in(tail)
+                if told := without_usage(whole) if drops_usage else whole:
+                    await outgoing.write(told)
+        except aiohttp.ClientError:
+            if events.is_torn or not outgoing.status:
+                raise
+            await outgoing.write(api.broken_off(tail))
+        else:
+            if told := without_usage(events.rest) if drops_usage else events.rest:
+                await outgoing.write(told)
+        await outgoing.end()
+    finally:
+        outgoing.usage = usage_in(tail)
+    return outgoing.usage
 
 
 class Events:
@@ -118,6 +131,18 @@ class Events:
             end = 0
         self.rest = chunk[end:]
         return chunk[:end]
+
+
+def without_usage(events: bytes) -> bytes:
+    """Return events of a stream without the one that says nothing but what it cost."""
+    if not _USAGE.search(events):
+        return events
+    return b"\n\n".join(event for event in events.split(b"\n\n") if not _is_usage(event))
+
+
+def _is_usage(event: bytes) -> bool:
+    told = parsed(event.removeprefix(b"data:")) if event.startswith(b"data:") else None
+    return told is not None and told.get("choices") == [] and isinstance(told.get("usage"), dict)
 
 
 def parsed(data: bytes) -> dict[str, Any] | None:
