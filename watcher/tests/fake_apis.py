@@ -8,6 +8,7 @@ from typing import Any
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
+ASKED = (CHAT, COMPLETIONS)  # whose streams say what they cost where they are asked to
 COUNT = f"{MESSAGES}/count_tokens"
 
 

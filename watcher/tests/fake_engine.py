@@ -16,7 +16,6 @@ from starlette.routing import Route
 
 import chat_templates
 import fake_apis
-from infbox.gateway import bodies
 from serving import ANY, serving
 
 if TYPE_CHECKING:
@@ -233,7 +232,7 @@ class FakeEngine:
             message = f"This model's maximum context length is {self.window} tokens."
             return JSONResponse(fake_apis.refused(path, message), 400)
         if seen.chat.get("stream"):
-            tells = path not in bodies.STREAMED or asks_usage(seen.chat)
+            tells = path not in fake_apis.ASKED or asks_usage(seen.chat)
             events = self._events(path, prompt, self._salt(), tells=tells)
             return StreamingResponse(events, media_type="text/event-stream")
         return await self._whole_answer(request, prompt)

@@ -80,6 +80,7 @@ def test_a_question_is_recorded_with_its_tokens(recorded: Recorded) -> None:
     assert datetime.fromisoformat(told["time"].replace("Z", "+00:00")).tzinfo
     again = recorded.last("POST", CHAT, model="coder", messages=[USER], stream=True)
     assert (again["workspace"], again["status"]) == (None, 200)
+    assert again["completion_tokens"] > 0  # though the client did not ask for it
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from fake_apis import CHAT
 from fake_engine import FakeEngine
 from gateway_stack import BODIES, TEXT, Answer, Stack, publish
+from infbox.auth import usage
 from infbox.config import Listen, Replicas
 from infbox.gateway.app import Gateway
 from infbox.gateway.upstream import queue
@@ -101,6 +102,19 @@ def test_the_host_that_a_question_goes_to_puts_its_own_pack_in_front(
     assert not hosts.here.engine.targets()
     hosts.prefer(hosts.here)
     assert hosts.ask(path).headers["x-infbox-host"] == "here"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_only_the_host_that_answers_counts_what_was_used(tmp_path: Path, streams: bool) -> None:
+    with fleet(tmp_path) as hosts:
+        answer = hosts.ask(stream=streams, headers={"X-Infbox-User": "ann"})
+        assert (b'"usage"' in answer.body) != streams
+    here, there = (usage.read(usage.file_in(tmp_path / name / "state"), 30)
+                   for name in ("here", "there"))  # fmt: skip
+    ((key, counts),) = there
+    assert (key.user, key.workspace) == ("ann", "shop")
+    assert (counts.requests, counts.uncounted, counts.completion) == (1, 0, 1)
+    assert here == []
 
 
 def test_the_balancer_is_told_the_workspace_however_it_is_named(hosts: Fleet) -> None:
