@@ -55,7 +55,7 @@ SEEN = {
 # Paths of the gateway, as its routes have them, that show nothing of a workspace to anybody.
 OPEN = {
     *("/health", "/ready", "/metrics"),
-    *("/", "/status/page.css", "/status/page.js", "/status/icon.svg"),
+    *("/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/icon.svg"),
 }
 
 
