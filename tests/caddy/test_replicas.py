@@ -546,6 +546,9 @@ def test_the_hosts_port_takes_nobody_without_the_group_s_certificate(
     assert not host.engine.chats
     with httpx2.Client(verify=trusting(group, group)) as member:
         said = member.post(host.inner + CHAT, extensions=named, **ask)
+        assert said.status_code == 401  # another host's Caddy says who asks, and what they may see
+        ask["headers"] |= {"X-Infbox-User": "alice", "X-Infbox-Workspaces": "*"}
+        said = member.post(host.inner + CHAT, extensions=named, **ask)
         assert (said.status_code, said.headers["x-infbox-host"]) == (400, host.name)
         for path in ("/metrics", "/status", "/v1/models", "/ready/"):
             other = member.get(host.inner + path, extensions=named, headers=ask["headers"])
