@@ -120,11 +120,14 @@ def test_overlays_are_warm_by_their_bases_tokens_from_the_first_start_on(
             for name in ("anna", "ben"):
                 one = status[name]
                 assert (one["base"], one["shared_tokens"]) == ("shop", status["shop"]["tokens"])
-                assert recomputed(url, name) < recomputed(url, "shop") / 20
+            # Whichever was read first was computed whole, and the other two as far as they differ.
+            computed = [recomputed(url, name) for name in status]
+            assert sum(computed) < max(computed) * 1.1
             fill(anna, {"f07.py": "hers again\n"})
             until(lambda: told(url)["anna"]["version"] > 1 and told(url)["anna"]["warm"], 20)
             assert told(url)["shop"]["version"] == told(url)["ben"]["version"] == 1
-            assert recomputed(url, "anna") < recomputed(url, "shop") / 20
+            after = sum(recomputed(url, name) for name in status)
+            assert after - sum(computed) < max(computed) / 20
 
 
 def recomputed(url: str, name: str) -> float:
