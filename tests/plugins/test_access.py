@@ -1,13 +1,15 @@
 """Users and teams: who may use what, and what is refused, with the fix."""
 
+import re
 from datetime import date
 from typing import Any
 
 import pytest
 
-from tests.plugins.plugin_files import load
+from tests.plugins.plugin_files import ROOT, load
 
 access: Any = load("filter", "access")
+
 
 WORKSPACES = [{"name": "shop", "path": "/srv/shop"}, {"name": "web", "path": "/srv/web"}]
 TEAMS = {
@@ -267,3 +269,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_cannot_be_done_is_refused_by_name(case: str) -> None:
     given, told = REFUSED[case]
     assert refuse(**given) == [told]
+
+
+def test_users_are_read_by_what_knows_their_forms() -> None:
+    """An entry of `infbox_users` may be a mapping: who takes it for a name names nobody."""
+    files = [
+        file for place in ("group_vars", "playbooks") for file in (ROOT / place).rglob("*.yml")
+    ]
+    # Refuses what has another form, so it is given what was written.
+    files.remove(ROOT / "group_vars/all/wiring/preflight.yml")
+    read = [
+        found
+        for file in files
+        for found in re.findall(r"_infbox_settings\.users\b(?:\s*\|\s*(\w+))?", file.read_text())
+    ]
+    assert "user_names" in read
+    assert set(read) <= access.FilterModule().filters().keys()
