@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from infbox.tree.files import Tree
 from infbox.watching.follower import Follower
 from infbox.watching.index import Reader
 from serving import until
+from trees import fill
 
 
 class Following:
@@ -81,6 +83,20 @@ def following(root: Path, **settings: object) -> Iterator[Following]:
         seen.reader.close()
         stop(follower)
     assert follower.crashed is None
+
+
+def follows_a_root_made_again(root: Path) -> None:
+    """Follow a tree whose root is removed and made again; it is tried again after a moment."""
+    fill(root, {"a.py": "a\n", "d/b.py": "b\n"})
+    with following(root) as seen:
+        shutil.rmtree(root)
+        until(lambda: seen.follower.failure)
+        root.mkdir()
+        fill(root, {"d/new.py": "n\n"})
+        until(lambda: not seen.follower.failure)
+        seen.agrees()
+        fill(root, {"d/c.py": "c\n"})
+        seen.agrees()
 
 
 def started(root: Path, **settings: object) -> Follower:

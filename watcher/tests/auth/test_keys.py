@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infbox.auth import key_service, keys
+from infbox.auth import keys, labels
 from infbox.auth.key_service import KeyService
 from infbox.errors import InputError
 from key_ring import Ring, ask, bearer, mode
@@ -186,7 +186,7 @@ def test_a_key_is_good_to_the_end_of_its_last_day(
     ring: Ring, url: str, monkeypatch: pytest.MonkeyPatch, days: int, is_good: bool
 ) -> None:
     today = date(2027, 1, 31)
-    monkeypatch.setattr(key_service, "_today", lambda: today)
+    monkeypatch.setattr(labels, "today", lambda: today)
     last = (today + timedelta(days=days)).isoformat()
     ring.apply("alice", expires=last)
     status, fields, content = ask(url, bearer(ring.key("alice")))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from infbox.auth import key_service, keys, labels
+from infbox.auth import keys, labels
 from infbox.auth.key_service import KeyService
 from infbox.auth.keys import Keyring, Limits
 from infbox.errors import InputError
@@ -175,13 +175,13 @@ def test_one_key_is_rotated_or_all(ring: Ring, url: str) -> None:
 def test_a_key_ends_with_its_own_last_day_or_its_user_s(
     ring: Ring, url: str, monkeypatch: pytest.MonkeyPatch, of_user: str, of_key: str
 ) -> None:
-    monkeypatch.setattr(keys, "_today", lambda: date(2027, 1, 1))
+    monkeypatch.setattr(labels, "today", lambda: date(2027, 1, 1))
     ring.apply("alice", expires=of_user)
     key = add(ring, expires=of_key)
     last = min(of_user or of_key, of_key)
     for days, is_good in ((0, True), (1, False)):
         today = date.fromisoformat(last) + timedelta(days=days)
-        monkeypatch.setattr(key_service, "_today", lambda today=today: today)
+        monkeypatch.setattr(labels, "today", lambda today=today: today)
         assert (status(url, key) == 200) == is_good
     assert told(url, key) == f"The API key of alice/laptop expired on {last} (UTC)."
     assert (status(url, ring.key("alice")) == 200) == (not of_user or of_user > last)

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_files import as_git_says
 
-from following import Following, following, fresh, started
+from following import Following, following, follows_a_root_made_again, fresh, started
 from infbox.errors import GitError, InputError
 from infbox.runtime.background import QUIET_SECONDS
 from infbox.tree.files import Tree
@@ -961,16 +961,7 @@ def test_a_root_that_is_removed_and_made_again_is_followed_again(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
-    fill(repo, {"a.py": "a\n", "d/b.py": "b\n"})
-    with following(repo) as seen:
-        shutil.rmtree(repo)
-        until(lambda: seen.follower.failure)
-        repo.mkdir()
-        fill(repo, {"d/new.py": "n\n"})
-        until(lambda: not seen.follower.failure)
-        seen.agrees()
-        fill(repo, {"d/c.py": "c\n"})
-        seen.agrees()
+    follows_a_root_made_again(repo)
 
 
 def test_what_events_do_not_tell_is_found_in_time(

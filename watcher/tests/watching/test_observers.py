@@ -9,7 +9,7 @@ import pytest
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.observers.polling import PollingObserver
 
-from following import following
+from following import following, follows_a_root_made_again
 from infbox.watching import observers
 from serving import until
 from trees import fill, git
@@ -77,16 +77,7 @@ def test_a_root_that_is_removed_and_made_again_is_followed_again(
     repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infbox.watching.follower.RETRY_SECONDS", 0.1)
-    fill(repo, {"a.py": "a\n", "d/b.py": "b\n"})
-    with following(repo) as seen:
-        shutil.rmtree(repo)
-        until(lambda: seen.follower.failure)
-        repo.mkdir()
-        fill(repo, {"d/new.py": "n\n"})
-        until(lambda: not seen.follower.failure)
-        seen.agrees()
-        fill(repo, {"d/c.py": "c\n"})
-        seen.agrees()
+    follows_a_root_made_again(repo)
 
 
 @pytest.mark.usefixtures("_never_looks")

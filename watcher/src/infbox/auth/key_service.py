@@ -11,7 +11,6 @@ import contextlib
 import logging
 import secrets
 from collections import deque
-from datetime import date, datetime, timezone
 from hashlib import sha256
 from hmac import compare_digest
 from hmac import digest as hmac
@@ -185,15 +184,11 @@ class KeyService:
         return max(ceil(began[-most] + _WINDOW_SECONDS - now), 1)
 
 
-def _today() -> date:
-    return datetime.now(timezone.utc).date()
-
-
 def _ended(user: User) -> tuple[str, str] | None:
     """Return what is counted and what the client is told where a key is no longer good."""
     if user.is_disabled:
         return "disabled", f"The API key of {user.key} is disabled."
-    if user.is_over(_today()):
+    if user.is_over:
         return "expired", f"The API key of {user.key} expired on {user.last_day} (UTC)."
     return None
 

@@ -15,7 +15,6 @@ import os
 import re
 import secrets
 import stat
-from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox import grants
@@ -85,13 +84,10 @@ class User(NamedTuple):
         """The last day of the user or of the key, whichever is earlier; empty for none."""
         return min(filter(None, (self.expires, self.limits.expires)), default="")
 
-    def is_over(self, today: date) -> bool:
-        """Return whether the last day is past.
-
-        Args:
-            today: in UTC.
-        """
-        return bool(self.last_day) and today > date.fromisoformat(self.last_day)
+    @property
+    def is_over(self) -> bool:
+        """Whether the last day is past."""
+        return labels.is_past(self.last_day)
 
 
 class Change(NamedTuple):
@@ -267,7 +263,11 @@ class Keyring:
             UnreadyError: a file cannot be written.
         """
         held = {DEFAULT: Key(""), **self._state(user).labelled[user]}
-        usable = [label for label, key in held.items() if not key.disabled and not _is_past(key)]
+        usable = [
+            label
+            for label, key in held.items()
+            if not key.disabled and not labels.is_past(key.expires)
+        ]
         return [self.rotate(user, label, is_dry=is_dry) for label in usable]
 
     def disable(self, user: str, label: str, *, is_dry: bool = False) -> None:
@@ -331,8 +331,8 @@ class Keyring:
             file = self._directory / user
         else:
             new = _new_key()
-            key = Key(digest(new), _today().isoformat(), expires)
-            if _is_past(key):
+            key = Key(digest(new), labels.today().isoformat(), expires)
+            if labels.is_past(key.expires):
                 raise InputError(
                     f"{user}/{label}: expires: {expires} is past: give a day from today on"
                 )
@@ -546,14 +546,6 @@ def _found(state: _State, user: str, label: str) -> Key:
         there = ", ".join([DEFAULT, *sorted(held)])
         raise InputError(f"{user}/{label}: no such key: {user} has {there}")
     return held[label]
-
-
-def _is_past(key: Key) -> bool:
-    return bool(key.expires) and _today() > date.fromisoformat(key.expires)
-
-
-def _today() -> date:
-    return datetime.now(timezone.utc).date()
 
 
 def _holds(file: Path, content: str, mode: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import date
+from datetime import date, datetime, timezone
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,6 +72,16 @@ def parsed(name: str) -> tuple[str, str]:
             "and '-', such as laptop"
         )
     return user, label or DEFAULT
+
+
+def today() -> date:
+    """Return the day in UTC, by which keys end."""
+    return datetime.now(timezone.utc).date()
+
+
+def is_past(day: str) -> bool:
+    """Return whether a last day is over; an empty one never is."""
+    return bool(day) and today() > date.fromisoformat(day)
 
 
 def checked_day(day: Any, where: str) -> str:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from infbox.client.ask import checked_url, choose_model, find_server, windows
-from infbox.client.configurations import CLIENTS, Access
+from infbox.client.configurations import Access, check_client
 from infbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def access_for(options: argparse.Namespace) -> Access:
         InputError: something that was given is wrong, or the server refuses the key.
         UnreadyError: the server does not answer.
     """
-    if options.name not in CLIENTS:
-        names = ", ".join(sorted(CLIENTS))
-        raise InputError(f"there is no client {options.name}: give one of {names}")
+    check_client(options.name)
     authority = str(options.ca.absolute()) if options.ca else ""
     if options.window and not options.show_key:
         model = f"{options.model}@{options.workspace}" if options.workspace else options.model

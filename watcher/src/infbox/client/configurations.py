@@ -54,6 +54,11 @@ class Access:
         return max(min(_MOST_OUTPUT, self.window // 4), 1)
 
     @property
+    def key_word(self) -> str:
+        """The key as a word of a shell: the environment's variable, unless it is to be shown."""
+        return shlex.quote(self.key) if self.key else f'"${KEY_VARIABLE}"'
+
+    @property
     def shown_key(self) -> str:
         """The key for a client that reads none from the environment."""
         return self.key or PLACEHOLDER
@@ -86,9 +91,18 @@ def configuration(name: str, access: Access) -> Configuration:
     Raises:
         InputError: there is no such client.
     """
+    check_client(name)
+    return CLIENTS[name](access)
+
+
+def check_client(name: str) -> None:
+    """Verify that there is a client of this name.
+
+    Raises:
+        InputError: there is none.
+    """
     if name not in CLIENTS:
         raise InputError(f"there is no client {name}: give one of {', '.join(sorted(CLIENTS))}")
-    return CLIENTS[name](access)
 
 
 def instructions(made: Configuration) -> str:
@@ -96,7 +110,7 @@ def instructions(made: Configuration) -> str:
     lines = [f"# {made.place}", *(f"# {note}" for note in made.notes)]
     if made.environment:
         lines.append("# Before you start it:")
-        lines += [f"export {name}={value}" for name, value in made.environment.items()]
+        lines += _exports(made.environment).splitlines()
     return "\n".join(lines)
 
 
@@ -104,7 +118,7 @@ def _claude_code(access: Access) -> Configuration:
     model = shlex.quote(access.model)
     variables = {
         "ANTHROPIC_BASE_URL": shlex.quote(access.url),
-        "ANTHROPIC_AUTH_TOKEN": shlex.quote(access.key) if access.key else f'"${KEY_VARIABLE}"',
+        "ANTHROPIC_AUTH_TOKEN": access.key_word,
         "ANTHROPIC_MODEL": model,
         "ANTHROPIC_DEFAULT_OPUS_MODEL": model,
         "ANTHROPIC_DEFAULT_SONNET_MODEL": model,
@@ -119,7 +133,7 @@ def _claude_code(access: Access) -> Configuration:
     }
     return Configuration(
         "For the shell that starts claude.",
-        "".join(f"export {name}={value}\n" for name, value in variables.items()),
+        _exports(variables),
         notes=("Unset ANTHROPIC_API_KEY: claude would send that as well.",),
     )
 
@@ -199,9 +213,10 @@ def _continue(access: Access) -> Configuration:
 
 
 def _cline(access: Access) -> Configuration:
-    key = shlex.quote(access.key) if access.key else f'"${KEY_VARIABLE}"'
     command = ["cline", "auth", "--provider", "openai", "--modelid", access.model]
-    words = f"{shlex.join([*command, '--baseurl', f'{access.url}/v1'])} --apikey {key}\n"
+    words = (
+        f"{shlex.join([*command, '--baseurl', f'{access.url}/v1'])} --apikey {access.key_word}\n"
+    )
     return Configuration(
         "Run this for Cline's command line.",
         words,
@@ -288,14 +303,13 @@ def _aider(access: Access) -> Configuration:
         "aider.yml": yaml.safe_dump(settings, sort_keys=False),
         "aider.json": _json({f"openai/{name}": figures for name in (access.model, access.plain)}),
     }
-    key = shlex.quote(access.key) if access.key else f'"${KEY_VARIABLE}"'
     text = "mkdir -p ~/.config/infbox\n" + "".join(
         f"cat > ~/.config/infbox/{name} <<'END'\n{content}END\n" for name, content in files.items()
     )
     return Configuration(
         "Run this once. Then: aider --config ~/.config/infbox/aider.yml",
         text,
-        {"OPENAI_API_KEY": key, **_authority("SSL_CERT_FILE", access)},
+        {"OPENAI_API_KEY": access.key_word, **_authority("SSL_CERT_FILE", access)},
     )
 
 
@@ -312,9 +326,8 @@ def _qwen_code(access: Access) -> Configuration:
         },
         "privacy": {"usageStatisticsEnabled": False},
     }
-    key = shlex.quote(access.key) if access.key else f'"${KEY_VARIABLE}"'
     environment = {
-        "OPENAI_API_KEY": key,
+        "OPENAI_API_KEY": access.key_word,
         "OPENAI_BASE_URL": shlex.quote(f"{access.url}/v1"),
         "OPENAI_MODEL": shlex.quote(access.model),
         **_node_authority(access),
@@ -339,17 +352,16 @@ def _llm(access: Access) -> Configuration:
 
 
 def _openai(access: Access) -> Configuration:
-    key = shlex.quote(access.key) if access.key else f'"${KEY_VARIABLE}"'
     variables = {
         "OPENAI_BASE_URL": shlex.quote(f"{access.url}/v1"),
-        "OPENAI_API_KEY": key,
+        "OPENAI_API_KEY": access.key_word,
         "OPENAI_MODEL": shlex.quote(access.model),
         **_authority("SSL_CERT_FILE", access),
         **_node_authority(access),
     }
     return Configuration(
         "For any client of OpenAI's API: base URL, key and model, here as variables.",
-        "".join(f"export {name}={value}\n" for name, value in variables.items()),
+        _exports(variables),
         notes=(
             f"Context window {access.window} tokens, at most {access.output} of them output.",
             "An editor that sends requests from its vendor's servers, as Cursor does, needs a"
@@ -375,6 +387,10 @@ def _system_authority(access: Access) -> tuple[str, ...]:
     if not access.authority:
         return ()
     return (f"Add {access.authority} to the certificates that the system trusts.",)
+
+
+def _exports(variables: Mapping[str, str]) -> str:
+    return "".join(f"export {name}={value}\n" for name, value in variables.items())
 
 
 def _json(content: Any) -> str:

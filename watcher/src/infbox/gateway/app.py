@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
 from infbox.auth import usage
 from infbox.auth.audit import Audit
@@ -42,11 +42,11 @@ from infbox.gateway.workspaces import Workspaces
 from infbox.log import line
 from infbox.metrics import GatewayMetrics
 from infbox.runtime.serve import lasting, server
-from infbox.status.page import Page
+from infbox.status.page import FILES, Page
 from infbox.status.sampler import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -62,20 +62,7 @@ _PRIVATE_UMASK = 0o027
 _MB = 1_000_000
 
 # What nobody's key is asked for, or everybody sees alike.
-_NOT_RECORDED = frozenset(
-    {
-        *("/health", "/ready", "/metrics"),
-        *("/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/icon.svg"),
-    }
-)
-_RECORDED = frozenset(
-    {
-        *("/v1/models", "/v1/models/{name}", "/v1/workspaces"),
-        *("/v1/workspaces/{name}/status", "/v1/workspaces/{name}/pack"),
-        *("/v1/responses/{name}", "/v1/responses/{name}/cancel"),
-        *("/mcp", "/mcp/{workspace}", "/status", "/status/events"),
-    }
-)
+_NOT_RECORDED = frozenset({"/health", "/ready", "/metrics", *FILES})
 
 _logger = logging.getLogger(__name__)
 
@@ -143,10 +130,11 @@ class Gateway:
             summary=self._summary,
             first_tokens=self._sampler.first_tokens,
         )
+        routes = self._routes()
         self.app = Starlette(
-            routes=self._routes(),
+            routes=routes,
             exception_handlers={RefusalError: _refuse},
-            middleware=self._middleware(),
+            middleware=self._middleware(routes),
             lifespan=self._lifespan,
         )
 
@@ -178,11 +166,13 @@ class Gateway:
         )
         return Upstream(self._engine, forwarder, queue, balanced)
 
-    def _middleware(self) -> list[Middleware]:
+    def _middleware(self, routes: Iterable[BaseRoute]) -> list[Middleware]:
         if not self._config.gateway.audit:
             return []
         names = [workspace.name for workspace in self._config.workspaces]
-        return [Middleware(Audit, names, {*_RECORDED, *fields.FIELDS}, _NOT_RECORDED)]
+        paths = {route.path_format for route in routes if isinstance(route, Route)}
+        recorded = paths - _NOT_RECORDED | fields.FIELDS.keys()
+        return [Middleware(Audit, names, recorded, _NOT_RECORDED)]
 
     def _routes(self) -> list[BaseRoute]:
         config, engine, upstream = self._config, self._engine, self._upstream

@@ -40,14 +40,21 @@ class Tokenizer(Protocol):
 
 
 class Estimate:
-    """Estimates tokens from bytes."""
+    """Estimates tokens from bytes.
+
+    Args:
+        bytes_per_token: of what is counted.
+    """
 
     name = "bytes"
     control: tuple[str, ...] = ()
 
+    def __init__(self, bytes_per_token: float = BYTES_PER_TOKEN) -> None:
+        self._bytes_per_token = bytes_per_token
+
     def count(self, text: str) -> int:
         """Estimate the tokens of a text."""
-        return estimate(text)
+        return estimate(text, self._bytes_per_token)
 
     def ids(self, text: str) -> Ids[int] | None:
         """Return None: an estimate names no tokens."""
@@ -100,9 +107,9 @@ class Model:
         return ids
 
 
-def estimate(text: str) -> int:
+def estimate(text: str, bytes_per_token: float = BYTES_PER_TOKEN) -> int:
     """Estimate the tokens of a text from its bytes."""
-    return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
+    return math.ceil(len(text.encode()) / bytes_per_token)
 
 
 def load(file: Path | None) -> Tokenizer:

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from infbox.status.sampler import Sampler
 
-_FILES = {
+FILES = {
     "/": ("index.html", "text/html"),
     "/status/page.css": ("page.css", "text/css"),
     "/status/page.js": ("page.js", "text/javascript"),
     "/status/ask.js": ("ask.js", "text/javascript"),
     "/status/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+"""What the page consists of, which everybody may read: file and type, by path."""
 _HEADERS = {
     # Nothing but what comes from here, and no script or style within the page.
     "content-security-policy": (
@@ -66,9 +67,7 @@ class Page:
 
     def routes(self) -> list[Route]:
         """Return the routes of the application."""
-        files = [
-            Route(path, _file(*of), name=of[0], methods=["GET"]) for path, of in _FILES.items()
-        ]
+        files = [Route(path, _file(*of), name=of[0], methods=["GET"]) for path, of in FILES.items()]
         return [
             *files,
             Route("/status", self._show, methods=["GET"]),

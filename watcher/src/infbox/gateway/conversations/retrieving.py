@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.gateway.conversations.notes import Note
 from infbox.log import line
-from infbox.packing.tokens import BYTES_PER_TOKEN
+from infbox.packing.tokens import BYTES_PER_TOKEN, Estimate, estimate
 from infbox.retrieval import questions, search
 from infbox.retrieval.kept import FAILURES, KeptTexts
 
@@ -112,27 +112,6 @@ class Found(NamedTuple):
 
 class _LateError(Exception):
     """There is no time left."""
-
-
-class Counted:
-    """Counts tokens by bytes.
-
-    Args:
-        bytes_per_token: of what is counted.
-    """
-
-    name = "bytes"
-    control: tuple[str, ...] = ()
-
-    def __init__(self, bytes_per_token: float) -> None:
-        self._bytes_per_token = bytes_per_token
-
-    def count(self, text: str) -> int:
-        """Return how many tokens a text has, about."""
-        return math.ceil(len(text.encode()) / self._bytes_per_token)
-
-    def ids(self, text: str) -> None:
-        """Return None: bytes name no tokens."""
 
 
 def bytes_per_token(pack: Pack) -> float:
@@ -243,7 +222,7 @@ class Retrieval:
         def was_told(place: Place) -> bool:
             return (place.path, digest(place.path), place.start, place.end) in wanted.told
 
-        counted = Counted(wanted.bytes_per_token)
+        counted = Estimate(wanted.bytes_per_token)
         room = wanted.room - math.ceil(_FRAME_CHARS / wanted.bytes_per_token)
         return search.choose(
             texts,
@@ -286,7 +265,7 @@ def composed(chosen: list[Chosen], digests: Mapping[str, str], wanted: Wanted) -
         (place.path, digests[place.path], place.start, place.end)
         for place in (each.place for each in chosen)
     )
-    return Note(text, Counted(wanted.bytes_per_token).count(text), found=found)
+    return Note(text, estimate(text, wanted.bytes_per_token), found=found)
 
 
 def _asks(text: str) -> bool:

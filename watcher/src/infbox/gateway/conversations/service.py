@@ -233,10 +233,7 @@ class Conversations:
         thread."""
         if workspace not in self._indexes:
             self._indexes[workspace] = index.Reader(index.place(self._state_dir, workspace))
-        try:
-            return paths <= self._indexes[workspace].digests(paths).keys()
-        except sqlite3.Error:
-            return False
+        return paths <= set(_shown(self._indexes[workspace], paths))
 
     def _pack(self, store: Records, digest: str, present: Pack) -> Pack | None:
         """Return a pack; None where it is no longer kept."""
@@ -303,10 +300,7 @@ class Conversations:
         known."""
         known = index.Reader(index.place(self._state_dir, workspace))
         with contextlib.closing(known):
-            try:
-                return known.digests(paths)
-            except sqlite3.Error:
-                return ()
+            return _shown(known, paths)
 
     def _forget(self, store: Records, present: Mapping[str, Pack | None]) -> None:
         def unusable(workspace: str, pack: Pack) -> bool:
@@ -321,6 +315,14 @@ class Conversations:
         if count:
             self._later(self._packs.clear)
             _logger.info(line("conversations-erased", packs_and_notes=count))
+
+
+def _shown(known: index.Reader, paths: Iterable[str]) -> Iterable[str]:
+    """Return those of these files that may be shown; none where that cannot be known."""
+    try:
+        return known.digests(paths)
+    except sqlite3.Error:
+        return ()
 
 
 def _told_of(event: str, asked: Asked, **fields: object) -> str:
