@@ -169,8 +169,13 @@ def test_replicas_have_the_keys_of_one(hosts: Hosts) -> None:
     ],
 )
 def test_make_keys_calls_the_playbook(given: list[str], told: str) -> None:
+    # `make test` runs this: a make inside a make would also print which directory it enters.
     done = subprocess.run(
-        ["make", "--dry-run", "keys", *given], capture_output=True, text=True, check=False, cwd=ROOT
+        ["make", "--no-print-directory", "--dry-run", "keys", *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     said = " ".join((done.stdout + done.stderr).replace("\\\n", " ").replace("'", "").split())
     assert told in said
