@@ -174,7 +174,7 @@ def test_an_answer_that_breaks_off_says_so(host: FakeHost, visit: Visit) -> None
     page = visit.open()
     use_key(page)
     ask(page)
-    trouble(page).to_contain_text("The answer broke off before its end.")
+    trouble(page).to_contain_text("The answer was interrupted.")
     expect(page.locator("#ask-answer")).to_have_text("Half a ")
 
 
@@ -186,12 +186,12 @@ def refused(status: int, message: str = "", **headers: str) -> Callable[[Route],
 @pytest.mark.parametrize(
     ("status", "headers", "words"),
     [
-        (403, {}, "You may not use that."),
+        (403, {}, "You do not have access."),
         (404, {}, "The server does not know this workspace, or you may not use it."),
         (413, {}, "The question is too long."),
         (429, {"retry-after": "17"}, "Too many requests. Try again in 17 s."),
         (502, {}, "The gateway or the engine does not respond. Try again later."),
-        (503, {"retry-after": "10"}, "has too much to do. Try again in 10 s."),
+        (503, {"retry-after": "10"}, "is overloaded. Try again in 10 s."),
         (418, {}, "The server refuses the request (HTTP status 418)."),
     ],
 )

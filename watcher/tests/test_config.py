@@ -146,7 +146,10 @@ def test_an_overlay_is_for_its_bases_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"base": "shap"}, "workspaces: anna: base shap is no workspace: add it, or fix it"),
+        (
+            {"base": "shap"},
+            "workspaces: anna: base shap is not a workspace: add it, or fix the name",
+        ),
         ({"base": "anna"}, "workspaces: anna: base anna is itself: name a workspace without"),
         ({"model": "other"}, "anna: model other is not that of its base shop, .*: leave it out"),
         ({"budget": 6000}, "anna: budget 6000 leaves no space beside its base shop, .*: give more"),
@@ -171,7 +174,7 @@ def test_an_overlay_of_an_overlay_is_refused(tmp_path: Path) -> None:
 def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     content = valid(tmp_path)
     content["workspaces"] *= 2
-    with pytest.raises(InputError, match="shop is there twice"):
+    with pytest.raises(InputError, match="shop is listed twice"):
         load(tmp_path, content)
 
 

@@ -219,7 +219,7 @@ def test_the_sign_in_answers_and_says_that_its_provider_is_away(host: Host) -> N
     ask += "except e.HTTPError as error: a=error\nprint(a.status, a.read().decode())"
     said = host.check_output("python3 -c %s http://127.0.0.1:8013/sign-in", ask)
     assert said.startswith("503 ")
-    assert "The provider is away" in said
+    assert "The provider is not available" in said
     assert host.check_output("python3 -c %s http://127.0.0.1:8013/check", ask).startswith("401 ")
 
 

@@ -286,7 +286,7 @@ def _mirror(options: argparse.Namespace) -> None:
     source, target = options.directory.absolute(), options.target.absolute()
     host = carriers.checked_host(options.host) if options.host else ""
     if options.carry and not host:
-        raise InputError("--carry: needs --host SERVER:/DIRECTORY: say where it is carried")
+        raise InputError("--carry: needs --host SERVER:/DIRECTORY: add it")
     with contextlib.closing(_tree(source)) as tree:
         prepare(source, target)
         if options.carry:
@@ -591,7 +591,7 @@ def _tree(directory: Path, max_bytes: int | None = None, control: tuple[str, ...
     from infbox.tree.files import Tree
 
     if not directory.is_dir():
-        raise InputError(f"{directory}: not a directory: give one that is there")
+        raise InputError(f"{directory}: not a directory: give an existing one")
     return Tree(directory, max_bytes or MAX_FILE_BYTES, control_tokens=control)
 
 

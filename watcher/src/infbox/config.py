@@ -614,7 +614,7 @@ def _remotes(section: _Section) -> Remotes:
     names = [remote.name for remote in settings.remotes]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"remotes: {name} is there twice: rename one")
+            raise InputError(f"remotes: {name} is listed twice: rename one")
     return settings
 
 
@@ -680,7 +680,9 @@ def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:
                 f"more than engine.max_model_len, {window}: lower it"
             )
         if any(other.name == workspace.name for other in workspaces):
-            raise InputError(f"{section.name('name')}: {workspace.name} is there twice: rename one")
+            raise InputError(
+                f"{section.name('name')}: {workspace.name} is listed twice: rename one"
+            )
         workspaces.append(workspace)
     return tuple(_over_its_base(workspace, workspaces) for workspace in workspaces)
 
@@ -696,7 +698,9 @@ def _over_its_base(workspace: Workspace, workspaces: list[Workspace]) -> Workspa
     name, base_name = workspace.name, workspace.base
     base = next((other for other in workspaces if other.name == base_name), None)
     if base is None:
-        raise InputError(f"workspaces: {name}: base {base_name} is no workspace: add it, or fix it")
+        raise InputError(
+            f"workspaces: {name}: base {base_name} is not a workspace: add it, or fix the name"
+        )
     if base is workspace or base.base is not None:
         over = "itself" if base is workspace else f"an overlay, of {base.base}"
         raise InputError(

@@ -144,7 +144,7 @@ def test_a_redirect_is_not_followed_with_the_key(
         with serving(Starlette(routes=[Route("/v1/models", away)])) as url:
             assert ask.main(["ask", "Why?", "--server", url]) == 1
     assert other.seen == []
-    assert "answers 307: is that the address of infbox?" in capsys.readouterr().err
+    assert "answers 307: is this the address of infbox?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_redirect_is_not_followed_with_the_key(
         (["--workspace", "shap"], "there is no workspace shap: give --workspace one of bare, shop"),
         ([], "there are several workspaces: give --workspace one of bare, shop"),
         (["--model", "gpt"], "the server answers 404: "),
-        (["--server", "http://gpu1"], "a key would travel in the open: give https://"),
+        (["--server", "http://gpu1"], "would send the key unencrypted: give https://"),
         (["--server", "ftp://gpu1"], "give an address such as https://SERVER"),
         (["--server", "https://gpu1"], "set INFBOX_API_KEY, or give a file to --key-file"),
         (["--server", "https://gpu1", "--key-file", "/none"], "give a file with the API key to"),
@@ -189,8 +189,8 @@ def test_no_question_is_refused_and_one_may_be_piped_in(
 @pytest.mark.parametrize(
     ("events", "said"),
     [
-        (chunk("In "), "the answer broke off: ask again"),
-        (chunk("In ") + 'data: {"choices": [', "broke off within an event"),
+        (chunk("In "), "the answer was interrupted: send the question again"),
+        (chunk("In ") + 'data: {"choices": [', "interrupted within an event"),
         (chunk("In ") + 'data: {"error": {"message": "engine is gone"}}\n\n', "engine is gone"),
     ],
 )

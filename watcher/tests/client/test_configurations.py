@@ -176,9 +176,9 @@ def test_all_names_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (("codex", "--server", "gpu1"), "--server is 'gpu1': give an address such as"),
         (("codex", "--server", "https://a b"), "give an address such as"),
         (("codex", "--server", "https://x/$(id)"), "give an address such as"),
-        (("codex", "--workspace", "a b"), "is no name of a model: give --model and --workspace"),
-        (("codex", "--workspace", '"'), "is no name of a model"),
-        (("codex", "--model", "a;b"), "is no name of a model"),
+        (("codex", "--workspace", "a b"), "is not a model name: give --model and --workspace"),
+        (("codex", "--workspace", '"'), "is not a model name"),
+        (("codex", "--model", "a;b"), "is not a model name"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(

@@ -292,7 +292,7 @@ def test_who_comes_without_a_user_is_refused(behind_keys: Stack, method: str, pa
         kind = "authentication_error" if path == MESSAGES else "AuthenticationError"
         assert (error["type"], error["message"][:35]) == (
             kind,
-            "The request came without a user. As",
+            "The request has no user. Send it to",
         )
     assert not behind_keys.engine.seen
     assert behind_keys.ask(method, path, body, ALICE)[0] == 200

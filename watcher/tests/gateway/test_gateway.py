@@ -235,7 +235,7 @@ def test_a_model_can_be_asked_for_by_its_name(stack: Stack) -> None:
         status, _, answer = stack.ask("GET", f"/v1/models/{name}")
         assert status == 404
         error = json.loads(answer)["error"]
-        assert f"There is no model {name}." in error["message"]
+        assert f"The model {name} does not exist." in error["message"]
         assert error["type"]
 
 

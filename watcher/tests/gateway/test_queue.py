@@ -106,7 +106,7 @@ def test_after_the_time_the_api_s_own_error_says_when_to_ask_again(
     with gateway(tmp_path, place, seconds=1) as stack:
         answer = stack.post(path, **{**BODIES[path], "model": "coder"})
     assert (answer.status, answer.headers["retry-after"]) == (503, "10")
-    assert "was not back in time" in answer.json["error"]["message"]
+    assert "did not respond in time" in answer.json["error"]["message"]
 
 
 def test_an_engine_that_is_about_to_end_has_not_begun_what_it_refuses(
@@ -176,7 +176,7 @@ def test_no_more_are_held_than_may_be(tmp_path: Path, place: Listen) -> None:
     with gateway(tmp_path, place, most=2) as stack, asking(stack, 2) as answers:
         answer = stack.post(CHAT, model="coder", **BODIES[CHAT])
         assert (answer.status, answer.headers["retry-after"]) == (503, "10")
-        assert "too many wait" in answer.json["error"]["message"]
+        assert "the request queue is full" in answer.json["error"]["message"]
         with stack.engine.running(place):
             assert [answer.result(10).status for answer in answers] == [200, 200]
 

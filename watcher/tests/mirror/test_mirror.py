@@ -116,8 +116,8 @@ def test_a_folder_with_something_else_in_it_is_refused(
     fill(tmp_path, {"mine/letter.txt": "dear\n"})
     for target, reason in {
         tmp_path / "mine": "holds something else: give a new directory, or empty it",
-        source / "copy": "lies in the tree, or around it: give a directory elsewhere",
-        tmp_path: "lies in the tree, or around it: give a directory elsewhere",
+        source / "copy": "contains the tree, or is inside it: give a directory elsewhere",
+        tmp_path: "contains the tree, or is inside it: give a directory elsewhere",
         tmp_path / "mine/letter.txt": "give a directory that can be written",
     }.items():
         assert watch(["mirror", str(source), str(target)]) == 2

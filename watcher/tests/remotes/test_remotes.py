@@ -291,7 +291,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path, url: str) -> None:
 def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     remote = {"name": "shop", "url": "https://forge.example/shop.git"}
     file = settings(tmp_path, Host(tmp_path / "host"), 8014, remote, remote)
-    with pytest.raises(InputError, match="remotes: shop is there twice: rename one"):
+    with pytest.raises(InputError, match="remotes: shop is listed twice: rename one"):
         config.load_remotes(file)
 
 

@@ -161,7 +161,7 @@ class KeyService:
         try:
             users = keys.read(self._file)
         except InputError as error:
-            _logger.error(line("keys-not-read", reason=error, hint="those known stay in force"))
+            _logger.error(line("keys-not-read", reason=error, hint="the known keys stay valid"))
             return
         self._users = {self._blinded(known): user for known, user in users.items()}
         _logger.info(

@@ -68,7 +68,7 @@ def parsed(name: str) -> tuple[str, str]:
     user, slash, label = name.partition("/")
     if slash and not _LABEL.fullmatch(label):
         raise InputError(
-            f"{name}: {label!r} is no label: use up to 32 lower-case letters, digits, '.', '_' "
+            f"{name}: {label!r} is not a label: use up to 32 lower-case letters, digits, '.', '_' "
             "and '-', such as laptop"
         )
     return user, label or DEFAULT
@@ -95,7 +95,7 @@ def checked_day(day: Any, where: str) -> str:
     try:
         date.fromisoformat(day or "2000-01-01")
     except ValueError:
-        raise InputError(f"{where}: expires: {day} is no day: fix it") from None
+        raise InputError(f"{where}: expires: {day} is not a date: fix it") from None
     return day
 
 

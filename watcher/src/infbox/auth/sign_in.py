@@ -128,11 +128,13 @@ class SignInApp:
         self._registry = CollectorRegistry()
         self._results = Counter(
             "infbox_sign_ins",
-            "Ways to the provider and back, by how they ended.",
+            "Sign-ins, by result.",
             ("result",),
             registry=self._registry,
         )
-        signed_in = Gauge("infbox_sessions", "Sessions of people.", registry=self._registry)
+        signed_in = Gauge(
+            "infbox_sessions", "Sessions of signed-in users.", registry=self._registry
+        )
         signed_in.set_function(lambda: len(self._sessions))
 
     def app(self) -> Starlette:
@@ -169,7 +171,7 @@ class SignInApp:
         """
         origins, sites = (request.headers.getlist(name) for name in ("origin", "sec-fetch-site"))
         if origins != [self._settings.origin] or sites != ["same-origin"]:
-            return _no_question("Only the status page itself may ask here.", _FORBIDDEN)
+            return _no_question("Only the status page itself may send requests here.", _FORBIDDEN)
         person = self._sessions.person(request.cookies.get(SESSION_COOKIE, ""))
         if person is None:
             return _no_question("Sign in, or send an API key to /v1.", _UNAUTHORIZED)
@@ -232,7 +234,9 @@ class SignInApp:
     async def _sign_out(self, request: Request) -> Response:
         """End the session here, so that its cookie is good for nothing, whoever has it."""
         if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return _page("Not from here", "<p>Another site asked to sign you out.</p>", _FORBIDDEN)
+            return _page(
+                "Sign-out refused", "<p>Another site requested to sign you out.</p>", _FORBIDDEN
+            )
         person = self._sessions.end(request.cookies.get(SESSION_COOKIE, ""))
         if person is not None:
             _logger.info(line("signed-out", user=person.name))
@@ -248,8 +252,8 @@ class SignInApp:
         client = urlencode({"client_id": self._settings.client_id})
         there = html.escape(f"{there}{'&' if '?' in there else '?'}{client}")
         return (
-            "<p>The provider still knows you in this browser: who signs in again need not log in. "
-            f'<a href="{there}">Sign out there as well</a>.</p>{again}'
+            "<p>You are still signed in at the provider: signing in again may need no password. "
+            f'<a href="{there}">Sign out there too</a>.</p>{again}'
         )
 
     async def _show_metrics(self, _request: Request) -> Response:
@@ -303,9 +307,9 @@ class SignInApp:
     def _lost(self) -> HTMLResponse:
         self._note("lost")
         return _page(
-            "That did not work",
-            "<p>This sign-in was not begun in this browser, or longer than ten minutes ago, or "
-            f"another one was begun since.</p><p>{_link('Sign in')}</p>",
+            "Sign-in failed",
+            "<p>This sign-in was started in another browser or more than ten minutes ago, or you "
+            f"started another one after it.</p><p>{_link('Sign in')}</p>",
             _BAD_REQUEST,
         )
 
@@ -313,16 +317,16 @@ class SignInApp:
         known = reason if re.fullmatch(r"[a-z_]{1,40}", reason) else "no reason"
         self._note("turned_down", reason=known)
         return _page(
-            "The provider did not let you in",
-            f"<p>It says: {known}.</p><p>{_link('Try again', target)}</p>",
+            "The provider refused the sign-in",
+            f"<p>Its reason: {known}.</p><p>{_link('Try again', target)}</p>",
             _FORBIDDEN,
         )
 
     def _refused(self, error: RefusedError, target: str) -> HTMLResponse:
         self._note("refused", reason=error)
         return _page(
-            "That did not work",
-            "<p>What the provider sent cannot be believed; the journal of infbox-signin says why."
+            "Sign-in failed",
+            "<p>The provider's response is not valid. The journal of infbox-signin has the reason."
             f"</p><p>{_link('Try again', target)}</p>",
             _BAD_REQUEST,
         )
@@ -331,18 +335,18 @@ class SignInApp:
         self._note("not_in_group", user=user)
         return _page(
             "You are not in the group",
-            f"<p>You are {html.escape(user)}, who is in none of the groups that may see this. "
-            "Whoever looks after the groups can add you; then sign in again.</p>"
-            f"<p>{_link('Sign in as somebody else', target, anew=True)}</p>",
+            f"<p>You are {html.escape(user)}, and in none of the groups that have access. Ask the "
+            "administrator of the groups to add you, then sign in again.</p>"
+            f"<p>{_link('Sign in as another user', target, anew=True)}</p>",
             _FORBIDDEN,
         )
 
     def _away(self, error: AwayError, target: str) -> HTMLResponse:
         self._note("away", reason=error)
         return _page(
-            "The provider is away",
-            "<p>What knows who you are does not answer now. The model goes on without it, and an "
-            "API key still opens the status page to a script.</p>"
+            "The provider is not available",
+            "<p>You cannot sign in now. The API does not need the provider, and a script can still "
+            "read the status with an API key.</p>"
             f"<p>{_link('Try again', target)}</p>",
             _UNAVAILABLE,
         )

@@ -42,7 +42,7 @@ def access_for(options: argparse.Namespace) -> Access:
         window = options.window or known[model]
         url, key = server.url, server.key if options.show_key else ""
     if not _NAME.fullmatch(model):
-        raise InputError(f"{model!r} is no name of a model: give --model and --workspace")
+        raise InputError(f"{model!r} is not a model name: give --model and --workspace")
     if not window:
         raise InputError(f"the server does not tell the window of {model}: give --window TOKENS")
     return Access(url, model, model.partition("@")[0], window, authority, key)

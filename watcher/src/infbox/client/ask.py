@@ -108,7 +108,7 @@ class Server:
         if isinstance(reason, ssl.SSLCertVerificationError):
             return InputError(
                 f"{self.url} shows a certificate that is not trusted ({reason.verify_message}):"
-                " give the certificate of its authority to --ca, for the server's own its root.crt"
+                " give the CA certificate to --ca; the server's own is root.crt"
             )
         return UnreadyError(
             f"{self.url} does not answer ({reason}): name the server with --server https://SERVER,"
@@ -219,7 +219,7 @@ def find_server(arguments: argparse.Namespace) -> Server:
     if parts.scheme == "http":
         if not _is_loopback(url):
             raise InputError(
-                f"--server is {url}, to which a key would travel in the open: give https://"
+                f"--server is {url}, which would send the key unencrypted: give https://"
             )
         # A gateway of this host, which takes the user's name.
         if not arguments.key_file and not (arguments.server and os.environ.get(KEY_VARIABLE)):
@@ -283,7 +283,7 @@ def windows(server: Server) -> dict[str, int]:
         models = {model["id"]: model.get("max_model_len") for model in json.loads(content)["data"]}
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(
-            f"{server.url} gives no list of models: is that the address of infbox?"
+            f"{server.url} returned no list of models: is this the address of infbox?"
         ) from None
     return {name: _count(window) for name, window in models.items() if isinstance(name, str)}
 
@@ -346,9 +346,11 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         try:
             line = answer.readline(_LINE_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            raise UnreadyError(f"the answer broke off ({error}): ask again") from None
+            raise UnreadyError(
+                f"the answer was interrupted ({error}): send the question again"
+            ) from None
         if not line:
-            raise UnreadyError("the answer broke off: ask again")
+            raise UnreadyError("the answer was interrupted: send the question again")
         if not line.startswith(b"data:"):
             continue
         content = line.removeprefix(b"data:").strip()
@@ -357,10 +359,12 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         try:
             event = json.loads(content)
         except ValueError:
-            raise UnreadyError("the answer broke off within an event: ask again") from None
+            raise UnreadyError(
+                "the answer was interrupted within an event: send the question again"
+            ) from None
         if isinstance(event, dict):
             if event.get("error"):
-                raise UnreadyError(f"{_message(event)}: ask again")
+                raise UnreadyError(f"{_message(event)}: send the question again")
             yield event
 
 
@@ -384,7 +388,7 @@ def _refusal(error: urllib.error.HTTPError) -> Exception:
         if isinstance(body, dict) and (message := _message(body)):
             kind = InputError if error.code < 500 else UnreadyError  # noqa: PLR2004
             return kind(f"the server answers {error.code}: {message}")
-    return UnreadyError(f"the server answers {error.code}: is that the address of infbox?")
+    return UnreadyError(f"the server answers {error.code}: is this the address of infbox?")
 
 
 def _message(body: dict[str, Any]) -> str:

@@ -219,11 +219,11 @@ def inflated(chunks: list[bytes], encoding: str, limit: int) -> list[bytes]:
     try:
         whole = inflater.decompress(data, limit + 1)
     except zlib.error as error:
-        raise RefusalError(BAD_REQUEST, f"The body is no {encoding}: {error}.") from error
+        raise RefusalError(BAD_REQUEST, f"The body is not valid {encoding}: {error}.") from error
     if len(whole) > limit:
         raise RefusalError(TOO_LARGE, f"The request is larger than {limit} bytes.")
     if not inflater.eof:
-        raise RefusalError(BAD_REQUEST, f"The body is no {encoding}: it breaks off.")
+        raise RefusalError(BAD_REQUEST, f"The body is not valid {encoding}: it is truncated.")
     return [whole]
 
 

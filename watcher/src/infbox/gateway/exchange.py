@@ -77,8 +77,8 @@ def check_user(user: str, *, is_required: bool) -> None:
     if is_required and not user:
         raise RefusalError(
             UNAUTHORIZED,
-            "The request came without a user. Ask at the server's address, with a key; on the "
-            "host itself with the header X-Infbox-User.",
+            "The request has no user. Send it to the server's address, with a key; on the host "
+            "itself with the header X-Infbox-User.",
         )
 
 

@@ -147,8 +147,8 @@ def named(body: Body, header: str, model: str) -> Named | None:
     if header and header != workspace:
         raise RefusalError(
             BAD_REQUEST,
-            f"The model's name asks for the workspace `{workspace}`, the header "
-            f"X-Infbox-Workspace for `{header}`: name one.",
+            f"The model name selects the workspace `{workspace}`, and the header "
+            f"X-Infbox-Workspace selects `{header}`: leave one out.",
         )
     return Named(workspace, body, own)
 

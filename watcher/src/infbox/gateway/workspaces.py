@@ -112,7 +112,7 @@ class Workspaces:
         except (TypeError, ValueError):  # several, none, or what the key service never says
             raise RefusalError(
                 UNAUTHORIZED,
-                "The request came without the workspaces that its user may use. Send it to the "
+                "The request does not say which workspaces its user may use. Send it to the "
                 "server's address, with a key; on the host itself with the header "
                 "X-Infbox-Workspaces, * for all.",
             ) from None

@@ -67,7 +67,9 @@ def prepare(source: Path, target: Path) -> None:
     """
     ours, theirs = target.resolve(), source.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-        raise InputError(f"{target}: lies in the tree, or around it: give a directory elsewhere")
+        raise InputError(
+            f"{target}: contains the tree, or is inside it: give a directory elsewhere"
+        )
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (target / MARK).is_file():
@@ -142,7 +144,7 @@ def follow(
     with closing(following):
         while follower.changes.wait() is not None:
             following.bring_up()
-    raise InputError(f"{source}: is followed no more: {follower.crashed}")
+    raise InputError(f"{source}: is no longer followed: {follower.crashed}")
 
 
 class _Following:
@@ -183,7 +185,7 @@ class _Following:
     def _try_again(self, reason: str) -> None:
         """Have it tried again soon, however many saves come until then."""
         if reason != self._failure:
-            _logger.warning(line("not-carried", reason=reason, hint="it is tried again"))
+            _logger.warning(line("not-carried", reason=reason, hint="the mirror retries"))
         self._failure = reason
         if self._retry:
             self._retry.cancel()

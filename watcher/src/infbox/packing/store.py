@@ -222,7 +222,7 @@ def begun_anew(file: Path, reason: object) -> Store:
     Raises:
         OSError, sqlite3.OperationalError: the directory cannot be used.
     """
-    _logger.warning(line("pack-damaged", file=file, reason=reason, hint="it is made anew"))
+    _logger.warning(line("pack-damaged", file=file, reason=reason, hint="it is rebuilt"))
     for part in (file, *file.parent.glob(f"{file.name}-*")):
         part.unlink(missing_ok=True)
     return Store(file)

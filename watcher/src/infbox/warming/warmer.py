@@ -410,7 +410,7 @@ class Warmer:
             await asyncio.to_thread(self._chunks.dropped, names)
             _logger.info(line("kv-dropped", workspace=self._name, chunks=len(names)))
         elif failure != self._drop_failure:
-            hint = "it is tried again"
+            hint = "the watcher retries"
             _logger.warning(line("kv-not-dropped", workspace=self._name, reason=failure, hint=hint))
         self._drop_failure = failure
 
@@ -451,8 +451,9 @@ class Warmer:
                     "other-tokens",
                     workspace=self._name,
                     model=publication.model,
-                    reason="the engine tokenises the pack otherwise, so it is asked each time",
-                    hint="let engine.tokenizer be the tokenizer.json of the model it serves",
+                    reason="the engine tokenizes the pack differently, so the watcher queries it "
+                    "for each pack's tokens",
+                    hint="set engine.tokenizer to the tokenizer.json of the served model",
                 )
             )
         return checked
@@ -621,7 +622,7 @@ class Warmer:
         self._is_failing = True
         if is_first and not isinstance(error, TemplateError):  # of that the log has more
             _logger.warning(
-                line("not-warm", workspace=self._name, reason=error, hint="it is tried again")
+                line("not-warm", workspace=self._name, reason=error, hint="the watcher retries")
             )
         if isinstance(error, EngineBusyError):
             self._count("busy")

@@ -32,8 +32,8 @@ _PERIOD_SECONDS = 10.0  # between signs of life where systemd wants none
 _GRACE_SECONDS = 10.0
 
 NO_ANSWER = (
-    "the tree gives no answer: see whether its file system is there, and whether git hangs in it, "
-    "as it does where a pipe stands in place of a file that git reads"
+    "the tree does not respond: check whether its file system responds, and whether git hangs in "
+    "it, for example because a pipe replaces a file that git reads"
 )
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def monitor(service: Service, listener: socket.socket) -> int:
             Attendant(service, link).run()
         status = _ended(process)
     if status < 0:
-        _logger.critical(line("stopped-working", signal=-status, hint="systemd starts it again"))
+        _logger.critical(line("stopped-working", signal=-status, hint="systemd restarts it"))
         return 1
     return status
 

@@ -249,7 +249,7 @@ class Follower(threading.Thread):
         if lost:
             self.overflows += 1
             _logger.warning(
-                line("events-lost", workspace=self.workspace, hint="the whole tree is looked at")
+                line("events-lost", workspace=self.workspace, hint="the whole tree is compared")
             )
         if reset or (lost and self._reconciler is None):
             self._restart()

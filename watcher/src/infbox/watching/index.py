@@ -389,7 +389,7 @@ def set_aside(file: Path, reason: object) -> Path:
     """Move a damaged index out of the way, and say so; one that was moved before is replaced."""
     aside = file.with_name(f"{file.name}.damaged")
     _logger.warning(
-        line("index-damaged", file=file, reason=reason, aside=aside, hint="it is built anew")
+        line("index-damaged", file=file, reason=reason, aside=aside, hint="it is rebuilt")
     )
     for part in ("-wal", "-shm"):
         file.with_name(file.name + part).unlink(missing_ok=True)

@@ -244,7 +244,7 @@ class TreeReader:
                     workspace=self._name,
                     path=path,
                     reason=error.strerror,
-                    hint="let the service's user read it; it is tried again",
+                    hint="let the service's user read it; the watcher retries",
                 )
             )
         self.unreadable[path] = error.strerror or str(error)

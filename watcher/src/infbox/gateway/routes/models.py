@@ -70,7 +70,7 @@ class Models:
         found = next((entry for entry in entries if entry.get("id") == name), None)
         if found is None:
             raise RefusalError(
-                NOT_FOUND, f"There is no model {name}. GET /v1/models lists those that there are."
+                NOT_FOUND, f"The model {name} does not exist. GET /v1/models lists all models."
             )
         return JSONResponse(found)
 

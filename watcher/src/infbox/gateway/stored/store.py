@@ -163,7 +163,7 @@ class ResponseStore:
 def _unknown(name: str) -> RefusalError:
     return RefusalError(
         NOT_FOUND,
-        f"Response with id '{name[:_MOST_SHOWN]}' not found: it was not stored, or not for this "
-        "user, or is forgotten. Send the whole conversation in `input`.",
+        f"Response with id '{name[:_MOST_SHOWN]}' not found: it was not stored, belongs to "
+        "another user, or was removed. Send the whole conversation in `input`.",
         "response_id",
     )

@@ -149,7 +149,7 @@ class EngineForwarder:
                 raise incoming.failure from error
             _logger.warning(line("engine-failed", reason=error or type(error).__name__))
             if not outgoing.status:
-                raise RefusalError(BAD_GATEWAY, "the engine does not answer") from error
+                raise RefusalError(BAD_GATEWAY, "The engine does not respond.") from error
             return None
 
     async def _ask(
@@ -184,7 +184,7 @@ class EngineForwarder:
                 if not can_wait:
                     raise
             if self._is_replica:  # another one may take it, and who asked us queues it
-                raise RefusalError(UNAVAILABLE, "The engine is away.")
+                raise RefusalError(UNAVAILABLE, "The engine does not respond.")
             is_queued = True
 
     def _does_not_fit(self, question: Question, message: str) -> RefusalError:

@@ -49,13 +49,17 @@ class RequestQueue:
             RefusalError: the engine was not back in time, or too many wait already.
         """
         if self.count >= self._most or self._bytes + size > _MOST_BYTES:
-            raise RefusalError(UNAVAILABLE, "The engine is away, and too many wait for it already.")
+            raise RefusalError(
+                UNAVAILABLE, "The engine does not respond, and the request queue is full."
+            )
         with self._one_more(size), anyio.move_on_after(deadline - time.monotonic()):
             async with self._turn:
                 while not await self._takes_requests():  # noqa: ASYNC110  # of another process
                     await anyio.sleep(_INTERVAL_SECONDS)
             return
-        raise RefusalError(UNAVAILABLE, "The engine is away, and was not back in time. Ask again.")
+        raise RefusalError(
+            UNAVAILABLE, "The engine did not respond in time. Send the request again."
+        )
 
     @contextlib.contextmanager
     def _one_more(self, size: int) -> Iterator[None]:

@@ -136,7 +136,7 @@ class Balanced:
             else:
                 broken += 1
             if broken == _MOST_BROKEN:
-                raise RefusalError(BAD_GATEWAY, "the engine does not answer")
+                raise RefusalError(BAD_GATEWAY, "The engine does not respond.")
             is_queued = status == UNAVAILABLE and away % _TRIES == 0
             self._metrics.retried.labels("away" if status == UNAVAILABLE else "broken").inc()
 

@@ -28,17 +28,17 @@ class Refused extends Error {
 }
 
 const HOST_AWAY = "The host does not respond, or the network to it is down.";
-const BROKEN = "The answer broke off before its end. Ask again.";
+const BROKEN = "The answer was interrupted. Send the question again.";
 
 const WORDS = {
-  401: "The server does not accept this key. It may be mistyped, expired or withdrawn: paste another one.",
-  403: "You may not use that. Choose another workspace, or ask the administrator for access.",
+  401: "The server does not accept this key. It may be mistyped, expired, disabled or revoked: paste another one.",
+  403: "You do not have access. Choose another workspace, or ask the administrator for access.",
   404: "The server does not know this workspace, or you may not use it. Choose another one.",
-  408: "The question took too long on its way. Ask again.",
+  408: "The request timed out. Send the question again.",
   413: "The question is too long.",
   429: "Too many requests.",
   502: "The gateway or the engine does not respond.",
-  503: "The engine does not respond, or has too much to do.",
+  503: "The engine does not respond, or is overloaded.",
   504: "The engine took too long to respond.",
 };
 const SIGNED_OUT = "You are signed out. Reload the page.";
@@ -130,7 +130,7 @@ async function useKey(event) {
     byId("ask-question").focus();
   } catch (error) {
     if (error.status === 401) field.value = "";
-    say(error instanceof Refused ? error.message : "The server gives no list of workspaces. Try again.", true);
+    say(error instanceof Refused ? error.message : "The server returned no list of workspaces. Try again.", true);
   } finally {
     byId("ask-key-use").disabled = false;
   }
