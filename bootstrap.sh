@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Turns this server into an infbox endpoint: installs what Ansible needs, then runs site.yml here.
-# Everything it does can be done again; the next run completes an interrupted one.
+# Turns this server into an infbox endpoint: installs Ansible, then runs site.yml on this host.
+# It can be run again at any time; a run completes an interrupted earlier one.
 set -euo pipefail
 
 readonly SUPPORTED="Debian 12 or 13, Ubuntu 22.04, 24.04 or 26.04"
-# What the smallest preset needs; site.yml looks again, with the preset that this host gets.
-readonly LEAST_MEMORY_GB=7
-readonly LEAST_DISK_GB=12
+# The needs of the smallest preset; site.yml checks those of the preset that this host gets.
+readonly MIN_MEMORY_GB=7
+readonly MIN_DISK_GB=12
 readonly ANSIBLE_DISK_GB=1
 readonly REBOOT_DELAY=15 # seconds
-# How long another apt, or a first boot that is still being set up, may take.
-readonly PATIENCE=600 # seconds
+# How long to wait for another apt, or for cloud-init of a first boot.
+readonly WAIT_LIMIT=600 # seconds
 
 CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 SCRIPT=$CHECKOUT/bootstrap.sh
@@ -25,9 +25,9 @@ LOCK=/run/infbox-bootstrap.lock
 CLOUD_INIT=/run/cloud-init
 CGROUP=/proc/self/cgroup
 MOTD=/run/motd.d/infbox-bootstrap
-# The NVIDIA driver's role writes into it why a reboot is needed; a boot clears it.
+# The role nvidia_driver writes the reason for a reboot into it; a boot removes it.
 MARKER=/run/infbox/reboot-needed
-# What goes on after that reboot, and with what; both are gone once it begins.
+# The unit that continues after that reboot, and its arguments; both are removed when it starts.
 UNIT=infbox-bootstrap-resume.service
 UNITS=/etc/systemd/system
 RUNTIME_UNITS=/run/systemd/system
@@ -40,10 +40,10 @@ WORKSPACES=()
 WORKSPACES_GIVEN=true
 PASSED_ON=()
 REFUSALS=()
-# Set by look_at_system. The system's own: a `python3` in PATH may be conda's.
+# Set by check_system. The system's own Python: a `python3` in PATH may be conda's.
 PYTHON=/usr/bin/python3
 PACKAGES=(python3-apt python3-venv)
-# Set by look_at_packages.
+# Set by check_packages.
 MISSING=()
 
 usage() {
@@ -51,20 +51,20 @@ usage() {
 Usage: ./bootstrap.sh [--check] [--no-reboot] [--workspace NAME=PATH]...
                       [ARGUMENT OF ansible-playbook]...
 
-Turns this server ($SUPPORTED) into a private coding model. Run it as root; it asks nothing.
+Turns this server ($SUPPORTED) into a private coding model. Run it as root; it asks no questions.
 
-  --check                 change nothing: say what would be done, and where Ansible is
-                          already here, what site.yml would change
-  --no-reboot             do not reboot where the NVIDIA driver needs it: say so, and stop
-  --workspace NAME=PATH   a source tree to keep warm; clients ask for MODEL@NAME.
-                          Without any: this checkout, as infbox
-  --help                  this text
+  --check                 change nothing: print what would be done, and if Ansible is
+                          already installed, what site.yml would change
+  --no-reboot             if the NVIDIA driver needs a reboot, stop and say so
+  --workspace NAME=PATH   a source tree to keep warm; clients use the model MODEL@NAME.
+                          Default: this checkout, as infbox
+  --help                  print this text
 
-All else goes to ansible-playbook, such as -e infbox_preset=cpu. What should last belongs in
-$INVENTORY/hosts.yml, which is written once and then yours.
+Other arguments go to ansible-playbook, such as -e infbox_preset=cpu. Permanent settings belong in
+$INVENTORY/hosts.yml, which this script writes once and never changes.
 
 On a server with NVIDIA GPUs, the driver is installed first. If it works only after a reboot, because
-another driver holds the GPUs, this script reboots the server once and continues by itself with the
+another driver uses the GPUs, this script reboots the server once and continues by itself with the
 same arguments: journalctl -fu ${UNIT%.service}
 END
 }
@@ -87,28 +87,28 @@ read_arguments() {
     fi
 }
 
-# --- Looking: all that is wrong is said at once, before the first change --------------------------
+# --- Checks: all problems are reported at once, before the first change ---------------------------
 
 refuse() { REFUSALS+=("$1"); }
 
-look_at_user() {
-    ((EUID == 0)) || refuse "This needs root. Run: sudo $SCRIPT"
+check_user() {
+    ((EUID == 0)) || refuse "This script needs root. Run: sudo $SCRIPT"
 }
 
-# Held until the end, also by ansible-playbook where only this script was ended.
-look_at_other_runs() {
+# The lock is kept until the end, also by ansible-playbook if only this script was ended.
+check_other_runs() {
     [[ -w ${LOCK%/*} ]] || return 0
     exec 9>"$LOCK"
     flock --nonblock 9 ||
-        refuse "Another run of bootstrap.sh is in progress. Wait for its end; if it continues after a reboot, watch it: journalctl -fu ${UNIT%.service}"
+        refuse "Another run of bootstrap.sh is in progress. Wait until it ends; if it continues after a reboot, follow it: journalctl -fu ${UNIT%.service}"
 }
 
-look_at_systemd() {
+check_systemd() {
     [[ -d $SYSTEMD ]] ||
-        refuse "This host does not run systemd, which starts our services. Use a host that boots with it."
+        refuse "This host does not run systemd, which starts infbox's services. Use a host that boots with systemd."
 }
 
-look_at_system() {
+check_system() {
     local system name
     # shellcheck source=/dev/null # It is the host's own.
     read -r system name < <(
@@ -116,13 +116,13 @@ look_at_system() {
     )
     case $system in
         debian:12 | debian:13 | ubuntu:24.04 | ubuntu:26.04) ;;
-        # Its own Python is 3.10, too old for Ansible; a later one is in its archive.
+        # Its default Python is 3.10, too old for Ansible; its archive has a later one.
         ubuntu:22.04) PYTHON=/usr/bin/python3.11 && PACKAGES=(python3-apt python3.11 python3.11-venv) ;;
         *) refuse "This host runs $name. Use one with $SUPPORTED." ;;
     esac
 }
 
-look_at_architecture() {
+check_architecture() {
     local architecture
     architecture=$(uname -m)
     [[ $architecture == x86_64 ]] ||
@@ -131,31 +131,31 @@ look_at_architecture() {
 
 memory_bytes() { awk '/^MemTotal:/ {printf "%.0f", $2 * 1024}' /proc/meminfo; }
 
-look_at_memory() {
+check_memory() {
     local bytes
     bytes=$(memory_bytes)
-    ((bytes >= LEAST_MEMORY_GB * 10 ** 9)) ||
-        refuse "This host has $(gb "$bytes") GB of memory, the smallest preset needs $LEAST_MEMORY_GB GB. Add memory."
+    ((bytes >= MIN_MEMORY_GB * 10 ** 9)) ||
+        refuse "This host has $(gb "$bytes") GB of memory, and the smallest preset needs $MIN_MEMORY_GB GB. Add memory."
 }
 
 free_bytes() { df --output=avail -B1 "$1" | tail -n 1; }
 
-# held_bytes FOLDER...: what an earlier run put there already need not be found a second time.
-held_bytes() { { du -csx -B1 "$@" 2>/dev/null || true; } | tail -n 1 | cut -f 1; }
+# used_bytes DIRECTORY...: the space that an earlier run has used already, which is not needed again.
+used_bytes() { { du -csx -B1 "$@" 2>/dev/null || true; } | tail -n 1 | cut -f 1; }
 
-# look_at_disk PARENT GB FOLDER...: room below PARENT for what FOLDERs will hold.
-look_at_disk() {
+# check_disk PARENT GB DIRECTORY...: whether PARENT has space for the content of the directories.
+check_disk() {
     local parent=$1 needed=$2 bytes
     shift 2
     bytes=$(free_bytes "$parent")
-    ((bytes >= needed * 10 ** 9)) || bytes=$((bytes + $(held_bytes "$@")))
+    ((bytes >= needed * 10 ** 9)) || bytes=$((bytes + $(used_bytes "$@")))
     ((bytes >= needed * 10 ** 9)) ||
-        refuse "$parent has room for $(gb "$bytes") GB, at least $needed GB are needed in $*. Free some, or mount a larger disk."
+        refuse "$parent has $(gb "$bytes") GB of disk space, and $* need at least $needed GB. Free disk space, or mount a larger disk."
 }
 
 gb() { awk -v bytes="$1" 'BEGIN {printf "%.1f", bytes / 1e9}'; }
 
-look_at_workspaces() {
+check_workspaces() {
     local workspace
     for workspace in "${WORKSPACES[@]}"; do
         if [[ ! $workspace =~ ^[a-z0-9][a-z0-9-]*=/ ]]; then
@@ -164,7 +164,7 @@ look_at_workspaces() {
             refuse "The path of workspace ${workspace%%=*} is not a directory: ${workspace#*=}. Put the source tree there, or correct the path."
         elif $WORKSPACES_GIVEN && [[ -e $INVENTORY/hosts.yml ]] &&
             ! grep -qF -- "$(workspace_line "$workspace")" "$INVENTORY/hosts.yml"; then
-            refuse "$INVENTORY/hosts.yml is yours and is kept, and has no such line: $(workspace_line "$workspace"). Add it to infbox_workspaces there, and leave --workspace out."
+            refuse "$INVENTORY/hosts.yml exists and is not changed, but lacks this line: $(workspace_line "$workspace"). Add it to infbox_workspaces there, and leave --workspace out."
         fi
     done
 }
@@ -173,20 +173,20 @@ is_installed() {
     [[ $(dpkg-query --show --showformat='${db:Status-Abbrev}' "$1" 2>/dev/null) == ii* ]]
 }
 
-# A first boot may still grow the disk, write the package sources and run apt. Where cloud-init itself
-# runs this script, it waits for us.
+# A first boot may still grow the disk, write the package sources and run apt. If cloud-init itself
+# runs this script, it waits for this script.
 first_boot_is_over() {
     [[ ! -e $CLOUD_INIT/enabled || -e $CLOUD_INIT/result.json ]] || grep -qs 'cloud-\(final\|config\)' "$CGROUP"
 }
 
 wait_for_first_boot() {
-    local deadline=$((SECONDS + PATIENCE))
-    first_boot_is_over || say "Waiting until cloud-init has set this server up"
+    local deadline=$((SECONDS + WAIT_LIMIT))
+    first_boot_is_over || say "Waiting for cloud-init to finish"
     until first_boot_is_over || ((SECONDS > deadline)); do sleep 2; done
 }
 
-# Asks the package sources, with lists of its own so that those of the host stay as they are.
-look_at_packages() {
+# Queries the package sources, with package lists of its own so that the host's lists do not change.
+check_packages() {
     local package
     for package in "${PACKAGES[@]}"; do
         is_installed "$package" || MISSING+=("$package")
@@ -195,37 +195,37 @@ look_at_packages() {
     local options=(-o "Dir::State::Lists=$SCRATCH/lists" -o "Dir::Cache=$SCRATCH/cache"
         -o APT::Update::Error-Mode=any -o Acquire::Retries=1 -o Acquire::http::Timeout=20)
     mkdir -p "$SCRATCH/lists/partial" "$SCRATCH/cache/archives/partial"
-    say "Asking the package sources"
+    say "Checking the package sources"
     if ! apt-get "${options[@]}" -qq update >"$SCRATCH/apt" 2>&1; then
-        refuse "The package sources do not answer: $(tail -n 1 "$SCRATCH/apt"). Fix the network, or /etc/apt/sources.list.d."
+        refuse "The package sources do not respond: $(tail -n 1 "$SCRATCH/apt"). Fix the network, or /etc/apt/sources.list.d."
     elif ! apt-get "${options[@]}" -qq --simulate install "${MISSING[@]}" >"$SCRATCH/apt" 2>&1; then
-        refuse "The package sources cannot give ${MISSING[*]}: $(tail -n 1 "$SCRATCH/apt"). Add the distribution's own archive, on Ubuntu with universe."
+        refuse "The package sources cannot provide ${MISSING[*]}: $(tail -n 1 "$SCRATCH/apt"). Add the distribution's own archive, on Ubuntu including universe."
     fi
 }
 
-look() {
-    look_at_user
-    look_at_other_runs
-    look_at_systemd
-    look_at_system
-    look_at_architecture
-    look_at_memory
-    look_at_disk /var/lib "$LEAST_DISK_GB" /var/lib/infbox /var/lib/docker
-    look_at_disk /opt "$ANSIBLE_DISK_GB" /opt/infbox
-    look_at_workspaces
-    # A system that will not do has other packages; there is no need to ask for them.
-    ((${#REFUSALS[@]})) || { wait_for_first_boot && look_at_packages; }
+run_checks() {
+    check_user
+    check_other_runs
+    check_systemd
+    check_system
+    check_architecture
+    check_memory
+    check_disk /var/lib "$MIN_DISK_GB" /var/lib/infbox /var/lib/docker
+    check_disk /opt "$ANSIBLE_DISK_GB" /opt/infbox
+    check_workspaces
+    # On a refused system the packages may have other names, so they are not checked.
+    ((${#REFUSALS[@]})) || { wait_for_first_boot && check_packages; }
     ((${#REFUSALS[@]} == 0)) && return
-    echo "This host is left as it is, since this cannot work:" >&2
+    echo "This host was not changed, because of these problems:" >&2
     printf -- '- %s\n' "${REFUSALS[@]}" >&2
     exit 1
 }
 
-# --- Doing ----------------------------------------------------------------------------------------
+# --- Changes --------------------------------------------------------------------------------------
 
 say() { printf '==> %s\n' "$*"; }
 
-# step TEXT COMMAND...: runs what takes long, with its output in the log and a dot for every 2 s.
+# step TEXT COMMAND...: runs a slow command, with its output in the log and a dot every 2 s.
 step() {
     local text=$1 start=$SECONDS status=0
     shift
@@ -249,15 +249,15 @@ stop_ticker() {
     TICKER=
 }
 
-# Of the user's environment nothing may change what we install, or ask a question.
-settle_environment() {
+# The user's environment must not change what is installed, nor cause questions.
+clean_environment() {
     export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l NEEDRESTART_SUSPEND=1
     unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV VIRTUAL_ENV
 }
 
-# apt waits for another's lock on packages if told to, but never for one on the lists.
+# apt can wait for another process's lock on packages, but never for one on the package lists.
 update_lists() {
-    local deadline=$((SECONDS + PATIENCE))
+    local deadline=$((SECONDS + WAIT_LIMIT))
     until "$@" -o APT::Update::Error-Mode=any update 2>"$SCRATCH/update"; do
         if ((SECONDS > deadline)) || ! grep -q 'Could not get lock' "$SCRATCH/update"; then
             cat "$SCRATCH/update" && return 1
@@ -267,16 +267,16 @@ update_lists() {
 }
 
 install_packages() {
-    local apt=(apt-get -o "DPkg::Lock::Timeout=$PATIENCE")
+    local apt=(apt-get -o "DPkg::Lock::Timeout=$WAIT_LIMIT")
     update_lists "${apt[@]}" && "${apt[@]}" install --yes --no-install-recommends "${MISSING[@]}"
 }
 
-# What Ansible's environment is made of: it is made anew when this changes.
+# What Ansible's environment is built from: it is rebuilt when this changes.
 fingerprint() { { sha256sum <"$REQUIREMENTS" && echo "$PYTHON"; } | tr '\n' ' '; }
 
 ansible_is_ready() { [[ $(cat "$VENV/made-from" 2>/dev/null) == "$(fingerprint)" ]]; }
 
-# The mark is set last, so that what was interrupted is made anew.
+# The file is written last, so that an interrupted build is repeated.
 make_environment() {
     "$PYTHON" "$CHECKOUT/tools/make_environment.py" "$VENV" "$REQUIREMENTS" &&
         fingerprint >"$VENV/made-from"
@@ -290,14 +290,14 @@ workspace_line() {
 
 inventory() {
     cat <<END
-# Made by bootstrap.sh, which never writes it again: edit it, then run bootstrap.sh once more.
+# Written by bootstrap.sh, which never changes it again: edit it, then run bootstrap.sh again.
 # All settings: $CHECKOUT/group_vars/all/settings.yml
 inference:
   hosts:
     localhost:
       ansible_connection: local
   vars:
-    # Source trees to keep warm. Clients ask for coder@NAME.
+    # Source trees to keep warm. Clients use the model coder@NAME.
     infbox_workspaces:
 END
     local workspace
@@ -306,7 +306,7 @@ END
     done
 }
 
-# write_inventory FOLDER: nobody but root may read it, since a user may put secrets there.
+# write_inventory DIRECTORY: only root may read the file, since it may contain secrets.
 write_inventory() {
     mkdir -p "$1"
     (umask 077 && inventory >"$1/hosts.yml.new")
@@ -315,13 +315,13 @@ write_inventory() {
 
 # play INVENTORY PLAYBOOK ARGUMENT...
 play() {
-    # Ansible insists on UTF-8, and a fresh server may have no other locale. Modules want the system's
+    # Ansible requires UTF-8, and a fresh server may have no other locale. Modules need the system's
     # Python, which has apt's bindings.
     LC_ALL=C.UTF-8 ANSIBLE_CONFIG=$CHECKOUT/ansible.cfg ANSIBLE_PYTHON_INTERPRETER=/usr/bin/python3 \
         "$VENV/bin/ansible-playbook" -i "$1" "$CHECKOUT/$2" "${@:3}"
 }
 
-# --- The NVIDIA driver, and the reboot that it may need -------------------------------------------
+# --- The NVIDIA driver, and its reboot ------------------------------------------------------------
 
 # The PCI vendor NVIDIA, and the class of display controllers.
 has_nvidia_gpu() {
@@ -332,15 +332,15 @@ has_nvidia_gpu() {
     return 1
 }
 
-driver_answers() { timeout 60 nvidia-smi -L >/dev/null 2>&1; }
+driver_responds() { timeout 60 nvidia-smi -L >/dev/null 2>&1; }
 
 reboot_reason() { sed 's/[. ]*$//' "$MARKER"; }
 
-# Says why this run cannot continue by itself after a reboot, or nothing.
+# Prints why this run cannot continue by itself after a reboot; nothing if it can.
 why_not_resume() {
     local argument
     $REBOOT || echo "--no-reboot was given"
-    ! $RESUMED || echo "it was rebooted once already"
+    ! $RESUMED || echo "the server rebooted once already"
     for argument in "$CHECKOUT" "${PASSED_ON[@]}"; do
         argument=${argument##*[@=]}
         case $argument in
@@ -350,8 +350,8 @@ why_not_resume() {
     done
 }
 
-# All that decides where packages come from and what Ansible does; the rest of an environment belongs to
-# a login.
+# The variables that decide where packages come from and what Ansible does; the others belong to the
+# login session.
 kept_environment() {
     local name
     for name in $(compgen -e); do
@@ -363,9 +363,9 @@ kept_environment() {
     done
 }
 
-# The arguments may hold secrets: they stand in a file of root's, in no unit and no list of processes.
+# The arguments may contain secrets: they are in a file that only root can read, not in a unit or a command line.
 resume_script() {
-    echo "# Made by bootstrap.sh, to continue after a reboot. It is removed once it runs."
+    echo "# Written by bootstrap.sh, to continue after a reboot. It is removed when it runs."
     printf 'cd %q\n' "$PWD"
     kept_environment
     printf '. %q\nresume' "$SCRIPT"
@@ -373,7 +373,7 @@ resume_script() {
     echo
 }
 
-# It is no oneshot: the boot does not wait for it.
+# Not of type oneshot: the boot does not wait for it.
 resume_unit() {
     cat <<END
 [Unit]
@@ -405,12 +405,12 @@ remove_resume() {
     RESUME_INSTALLED=false
 }
 
-# reboot_and_resume ARGUMENT...: those of this script.
+# reboot_and_resume ARGUMENT...: the arguments of this script.
 reboot_and_resume() {
     local obstacles
     obstacles=$(why_not_resume)
     if [[ -n $obstacles ]]; then
-        echo "A reboot is needed: $(reboot_reason). This run does not do it: ${obstacles//$'\n'/; }." >&2
+        echo "A reboot is needed: $(reboot_reason). This run does not reboot: ${obstacles//$'\n'/; }." >&2
         echo "Reboot this server, then run the same command again." >&2
         return 1
     fi
@@ -418,8 +418,8 @@ reboot_and_resume() {
     cat <<END
 ==> A reboot is needed: $(reboot_reason)
     This server reboots in $REBOOT_DELAY seconds, and continues by itself with the same arguments.
-    To watch it, log in again and run: journalctl -fu ${UNIT%.service}
-    To prevent it, press Ctrl-C now; later: systemctl stop ${UNIT%.service}
+    To follow it, log in again and run: journalctl -fu ${UNIT%.service}
+    To cancel it, press Ctrl-C now; after the reboot: systemctl stop ${UNIT%.service}
 END
     sync
     sleep "$REBOOT_DELAY"
@@ -428,7 +428,7 @@ END
     exit 0
 }
 
-# Where the driver needs no reboot, site.yml finds nothing left to do for it.
+# If the driver needs no reboot, site.yml has nothing left to do for it.
 install_driver() {
     mkdir -p "${MARKER%/*}"
     rm -f "$MARKER"
@@ -436,33 +436,33 @@ install_driver() {
     play "$INVENTORY" playbooks/driver.yml -e "nvidia_driver_reboot_marker=$MARKER" "${PASSED_ON[@]}"
 }
 
-# What greets who logs in, until the next boot.
-tell() {
+# Sets the login message, until the next boot.
+set_login_message() {
     mkdir -p "${MOTD%/*}"
     echo "infbox: $1" >"$MOTD"
 }
 
-# Runs after the reboot, by the unit. The next boot finds neither unit nor arguments, whatever becomes of
-# this run; until then the unit can be asked how it ended.
+# Runs after the reboot, started by the unit. The next boot finds neither unit nor arguments, whatever the
+# result of this run; until then `systemctl status` shows the result.
 resume() {
     RESUMED=true
     mkdir -p "$RUNTIME_UNITS"
     mv "$UNITS/$UNIT" "$RUNTIME_UNITS/"
     remove_resume
-    tell "bootstrap.sh continues after the reboot. Watch it: journalctl -fu ${UNIT%.service}"
+    set_login_message "bootstrap.sh continues after the reboot. Follow it: journalctl -fu ${UNIT%.service}"
     (umask 077 && : >>"$LOG")
     exec > >(trap '' TERM && exec tee -a "$LOG") 2>&1
     TEE=$!
     main "$@"
 }
 
-tell_end() {
+report_end() {
     if (($1)); then
-        tell "bootstrap.sh failed after the reboot. See $LOG, fix it, then run $SCRIPT again."
+        set_login_message "bootstrap.sh failed after the reboot. See $LOG, fix the problem, then run $SCRIPT again."
     else
-        tell "bootstrap.sh ended well after the reboot. See the end of $LOG."
+        set_login_message "bootstrap.sh succeeded after the reboot. See the end of $LOG."
     fi
-    # What was written last is to reach the journal too.
+    # The last lines must reach the journal too.
     exec >&- 2>&-
     local _
     for _ in {1..50}; do
@@ -471,17 +471,17 @@ tell_end() {
     done
 }
 
-show() {
-    say "The host is fit for it. Nothing is changed; a run would:"
+print_plan() {
+    say "The host meets the requirements. Nothing was changed; a run would:"
     ((${#MISSING[@]} == 0)) || echo "- install ${MISSING[*]}"
-    ansible_is_ready || echo "- make Ansible's environment $VENV from requirements/ansible.txt"
+    ansible_is_ready || echo "- create Ansible's environment $VENV from requirements/ansible.txt"
     if [[ ! -e $INVENTORY/hosts.yml ]]; then
         echo "- write $INVENTORY/hosts.yml:"
         inventory | sed 's/^/    /'
     fi
     if has_nvidia_gpu; then
         echo "- run playbooks/driver.yml, which installs the NVIDIA driver"
-        driver_answers || echo "- reboot once, if the driver needs it, and continue by itself: nvidia-smi does not answer yet"
+        driver_responds || echo "- reboot once, if the driver needs it, and continue by itself: nvidia-smi does not respond yet"
     fi
     echo "- run site.yml with $INVENTORY"
     ansible_is_ready || return 0
@@ -494,11 +494,11 @@ show() {
     play "$inventory" site.yml --check --diff "${PASSED_ON[@]}"
 }
 
-# bring_up ARGUMENT...: those of this script.
-bring_up() {
-    settle_environment
+# deploy ARGUMENT...: the arguments of this script.
+deploy() {
+    clean_environment
     ((${#MISSING[@]} == 0)) || step "Installing ${MISSING[*]}" install_packages
-    ansible_is_ready || step "Making Ansible's environment in $VENV" make_environment
+    ansible_is_ready || step "Creating Ansible's environment in $VENV" make_environment
     if [[ ! -e $INVENTORY/hosts.yml ]]; then
         say "Writing $INVENTORY/hosts.yml"
         write_inventory "$INVENTORY"
@@ -509,11 +509,11 @@ bring_up() {
     fi
     say "Running site.yml on this host"
     play "$INVENTORY" site.yml "${PASSED_ON[@]}" || failed site.yml
-    say "Settings are in $INVENTORY/hosts.yml. After a change there, run $SCRIPT again."
+    say "Settings are in $INVENTORY/hosts.yml. After you change them, run $SCRIPT again."
 }
 
 failed() {
-    echo "$1 failed. Fix what it says above, then run the same command again." >&2
+    echo "$1 failed. Fix the problem reported above, then run the same command again." >&2
     return 1
 }
 
@@ -521,19 +521,19 @@ RESUME_INSTALLED=false
 clean_up() {
     stop_ticker
     rm -rf "$SCRATCH"
-    # Somebody prevented the reboot.
+    # The reboot was cancelled.
     ! $RESUME_INSTALLED || remove_resume
-    ! $RESUMED || tell_end "$1"
+    ! $RESUMED || report_end "$1"
 }
 
 main() {
     read_arguments "$@"
     SCRATCH=$(mktemp -d)
-    # apt fetches as a user of its own, who must be able to get there.
+    # apt downloads as a user of its own, which must have access to the directory.
     chmod 0755 "$SCRATCH"
     trap 'clean_up $?' EXIT
-    look
-    if $CHECK; then show; else bring_up "$@"; fi
+    run_checks
+    if $CHECK; then print_plan; else deploy "$@"; fi
 }
 
 # The tests call the functions one by one.

@@ -195,7 +195,7 @@ def test_without_package_sources_it_refuses_and_changes_nothing(server: Server) 
     try:
         done = server.bootstrap()
         assert done.returncode == 1
-        assert "The package sources do not answer:" in done.stderr
+        assert "The package sources do not respond:" in done.stderr
         assert server.snapshot() == before
     finally:
         server.run(f"rm {proxy}")
@@ -234,7 +234,7 @@ def restarts(server: Server) -> int:
 def greeting(server: Server) -> str | None:
     """Return what greets who logs in once the run after the reboot is over."""
     told = server.run("cat /run/motd.d/infbox-bootstrap").stdout
-    return told if "ended well" in told or "failed" in told else None
+    return told if "succeeded" in told or "failed" in told else None
 
 
 def test_a_reboot_is_left_to_the_user_who_wants_it_stub(server: Server) -> None:
@@ -242,7 +242,7 @@ def test_a_reboot_is_left_to_the_user_who_wants_it_stub(server: Server) -> None:
     done = server.bootstrap("--no-reboot", "-e", f"@{LAB_VARIABLES}", "-e", "infbox_preset=auto")
     assert done.returncode == 1
     assert "The driver is installed first" in done.stdout
-    assert "Making Ansible's environment" in done.stdout
+    assert "Creating Ansible's environment" in done.stdout
     assert "A reboot is needed: " in done.stderr
     assert "--no-reboot was given" in done.stderr
     assert "Running site.yml" not in done.stdout
@@ -263,7 +263,7 @@ def test_one_command_reboots_once_and_ends_with_an_endpoint_that_answers_stub(
     told = wait_for("The end of the run after the reboot", lambda: greeting(server), 900)
     said = server.run(f"journalctl --unit {UNIT} --output cat --no-pager").stdout
     print(said)
-    assert "bootstrap.sh ended well" in told
+    assert "bootstrap.sh succeeded" in told
     assert re.search(r"Endpoint +https://\S+/v1", said)
     assert "/etc/infbox/secrets/api-keys/" in said
     assert "After a change there" in said.splitlines()[-2]

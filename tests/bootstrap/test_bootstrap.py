@@ -38,7 +38,7 @@ def os_release(folder: Path, **fields: str) -> str:
 
 def test_the_least_sizes_are_those_of_the_smallest_preset() -> None:
     presets = yaml.safe_load((ROOT / "group_vars/all/presets.yml").read_text())["_infbox_presets"]
-    done = bash("echo $LEAST_MEMORY_GB $LEAST_DISK_GB")
+    done = bash("echo $MIN_MEMORY_GB $MIN_DISK_GB")
     memory, disk = map(int, done.stdout.split())
     assert memory == min(preset["host_memory_gb"] for preset in presets.values())
     assert disk == min(preset["disk_gb"] for preset in presets.values())
@@ -58,7 +58,7 @@ def test_a_supported_system_passes_and_decides_on_python(
     tmp_path: Path, system: str, version: str, packages: str
 ) -> None:
     release = os_release(tmp_path, ID=system, VERSION_ID=version)
-    done = bash(f'{release}; look_at_system; echo "${{PACKAGES[*]}} ${{#REFUSALS[@]}}"')
+    done = bash(f'{release}; check_system; echo "${{PACKAGES[*]}} ${{#REFUSALS[@]}}"')
     assert done.stdout.strip() == f"{packages} 0"
 
 
@@ -71,27 +71,27 @@ def test_a_supported_system_passes_and_decides_on_python(
     ],
 )
 def test_another_system_is_refused_by_name(tmp_path: Path, fields: dict[str, str]) -> None:
-    (line,) = refusals(f"{os_release(tmp_path, **fields)}; look_at_system")
+    (line,) = refusals(f"{os_release(tmp_path, **fields)}; check_system")
     assert line.startswith(f"This host runs {fields['PRETTY_NAME']}. Use one with Debian 12 or 13,")
 
 
 def test_a_host_without_systemd_is_refused(tmp_path: Path) -> None:
-    (line,) = refusals(f"SYSTEMD={tmp_path}/none; look_at_systemd")
+    (line,) = refusals(f"SYSTEMD={tmp_path}/none; check_systemd")
     assert line.startswith("This host does not run systemd")
-    assert refusals(f"SYSTEMD={tmp_path}; look_at_systemd") == []
+    assert refusals(f"SYSTEMD={tmp_path}; check_systemd") == []
 
 
 def test_another_architecture_is_refused() -> None:
-    assert refusals("uname() { echo aarch64; }; look_at_architecture") == [
+    assert refusals("uname() { echo aarch64; }; check_architecture") == [
         "This host's architecture is aarch64. Use one with x86_64."
     ]
 
 
 def test_too_little_memory_is_refused_in_numbers() -> None:
-    assert refusals("memory_bytes() { echo 3900000000; }; look_at_memory") == [
-        "This host has 3.9 GB of memory, the smallest preset needs 7 GB. Add memory."
+    assert refusals("memory_bytes() { echo 3900000000; }; check_memory") == [
+        "This host has 3.9 GB of memory, and the smallest preset needs 7 GB. Add memory."
     ]
-    assert refusals("memory_bytes() { echo 7000000000; }; look_at_memory") == []
+    assert refusals("memory_bytes() { echo 7000000000; }; check_memory") == []
 
 
 def test_memory_beyond_two_gigabytes_is_counted_right() -> None:
@@ -104,36 +104,36 @@ def test_memory_beyond_two_gigabytes_is_counted_right() -> None:
 
 
 def test_too_little_disk_is_refused_in_numbers(tmp_path: Path) -> None:
-    look = f"free_bytes() {{ echo 5000000000; }}; look_at_disk {tmp_path} 12 {tmp_path}/none"
+    look = f"free_bytes() {{ echo 5000000000; }}; check_disk {tmp_path} 12 {tmp_path}/none"
     (line,) = refusals(look)
-    assert line.startswith(f"{tmp_path} has room for 5.0 GB, at least 12 GB are needed in")
+    assert line.startswith(f"{tmp_path} has 5.0 GB of disk space, and")
 
 
 def test_what_an_earlier_run_holds_counts_as_room(tmp_path: Path) -> None:
     (tmp_path / "layer").write_bytes(b"x" * 2_000_000)
-    look = f"free_bytes() {{ echo 999000000; }}; look_at_disk {tmp_path} 1 {tmp_path}"
+    look = f"free_bytes() {{ echo 999000000; }}; check_disk {tmp_path} 1 {tmp_path}"
     assert refusals(look) == []
 
 
 @pytest.mark.parametrize("value", ["", "shop", "shop=", "shop=srv/shop", "Shop=/srv", "a b=/srv"])
 def test_a_malformed_workspace_is_refused(value: str) -> None:
-    look = 'read_arguments "$@"; look_at_workspaces'
+    look = 'read_arguments "$@"; check_workspaces'
     (line,) = refusals(look, "--workspace", value)
     assert line.startswith(f"--workspace {value} is not NAME=PATH.")
 
 
 def test_a_workspace_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    look = 'read_arguments "$@"; look_at_workspaces'
+    look = 'read_arguments "$@"; check_workspaces'
     (line,) = refusals(look, f"--workspace=shop={tmp_path}/shop")
     assert line.startswith(f"The path of workspace shop is not a directory: {tmp_path}/shop. Put")
 
 
 def test_a_workspace_is_refused_where_the_inventory_is_the_users(tmp_path: Path) -> None:
-    look = f'INVENTORY={tmp_path}; read_arguments "$@"; look_at_workspaces'
+    look = f'INVENTORY={tmp_path}; read_arguments "$@"; check_workspaces'
     inventory = tmp_path / "hosts.yml"
     inventory.write_text("inference: {}\n")
     (line,) = refusals(look, "--workspace", f"shop={tmp_path}")
-    assert "has no such line" in line
+    assert "but lacks this line" in line
     assert f'- {{name: shop, path: "{tmp_path}"}}' in line
     inventory.write_text(f'infbox_workspaces:\n  - {{name: shop, path: "{tmp_path}"}}\n')
     assert refusals(look, "--workspace", f"shop={tmp_path}") == []
@@ -142,9 +142,9 @@ def test_a_workspace_is_refused_where_the_inventory_is_the_users(tmp_path: Path)
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     release = os_release(tmp_path, ID="rocky", VERSION_ID="9", PRETTY_NAME="Rocky Linux 9")
-    done = bash(f"{release}; SYSTEMD={tmp_path}/none; uname() {{ echo aarch64; }}; look")
+    done = bash(f"{release}; SYSTEMD={tmp_path}/none; uname() {{ echo aarch64; }}; run_checks")
     assert done.returncode == 1
-    for part in ("left as it is", "- This host runs Rocky", "not run systemd", "aarch64"):
+    for part in ("was not changed", "- This host runs Rocky", "not run systemd", "aarch64"):
         assert part in done.stderr
 
 
@@ -204,7 +204,7 @@ def test_another_python3_in_the_path_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_what_a_login_sets_for_other_pythons_is_not_kept() -> None:
-    code = "export PIP_USER=1 PYTHONPATH=/opt/conda PIP_CERT=/c; settle_environment; env"
+    code = "export PIP_USER=1 PYTHONPATH=/opt/conda PIP_CERT=/c; clean_environment; env"
     names = {line.partition("=")[0] for line in bash(code).stdout.splitlines()}
     assert not names & {"PIP_USER", "PYTHONPATH"}
     assert names >= {"PIP_CERT", "DEBIAN_FRONTEND", "NEEDRESTART_MODE"}
@@ -258,7 +258,7 @@ def test_a_first_boot_is_over_when_cloud_init_says_so_or_runs_the_script(
 
 
 def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    look = f"LOCK={tmp_path}/lock; look_at_other_runs"
+    look = f"LOCK={tmp_path}/lock; check_other_runs"
     assert refusals(look) == []
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -316,13 +316,13 @@ play() {{
 def bring_up(
     folder: Path, *arguments: str, needs: bool = True, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run `bring_up` on a host with a stub GPU, where the driver needs a reboot or not."""
+    """Run `deploy` on a host with a stub GPU, where the driver needs a reboot or not."""
     if not (folder / "pci").exists():
         pci_device(folder / "pci/0000:01:00.0", "0x10de", "0x030200")
         (folder / "units").mkdir()
         (folder / "hosts.yml").touch()
     fakes = FAKES.format(folder=folder, needs=str(needs).lower())
-    return bash(f'{fakes} {before} read_arguments "$@"; bring_up "$@"', *arguments)
+    return bash(f'{fakes} {before} read_arguments "$@"; deploy "$@"', *arguments)
 
 
 def test_where_no_reboot_is_needed_the_driver_comes_first_stub(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_reboot_is_announced_and_what_follows_is_put_there_first_stub(tmp_path
     ("arguments", "before", "why"),
     [
         (["--no-reboot"], "", "--no-reboot was given"),
-        ([], "RESUMED=true; tell_end() { true; };", "it was rebooted once already"),
+        ([], "RESUMED=true; report_end() { true; };", "the server rebooted once already"),
         ([], "CHECKOUT=/tmp/infbox;", "a reboot may remove /tmp/infbox"),
         (["--ask-vault-pass"], "", "--ask-vault-pass asks a question"),
         (["-e", "@/tmp/mine.yml"], "", "a reboot may remove /tmp/mine.yml"),
@@ -386,7 +386,7 @@ def test_a_reboot_that_this_run_cannot_survive_is_left_to_the_user_stub(
 ) -> None:
     done = bring_up(tmp_path, *arguments, before=before)
     assert done.returncode == 1
-    assert f"A reboot is needed: nouveau holds the GPUs. This run does not do it: {why}." in (
+    assert f"A reboot is needed: nouveau holds the GPUs. This run does not reboot: {why}." in (
         done.stderr
     )
     assert "systemctl" not in done.stdout
@@ -400,7 +400,7 @@ def test_a_reboot_that_is_prevented_leaves_nothing_stub(tmp_path: Path) -> None:
     assert not (tmp_path / "etc/bootstrap-resume").exists()
 
 
-@pytest.mark.parametrize(("status", "told"), [(0, "ended well"), (3, "failed")])
+@pytest.mark.parametrize(("status", "told"), [(0, "succeeded"), (3, "failed")])
 def test_after_the_reboot_the_unit_goes_at_once_and_the_end_is_told_stub(
     tmp_path: Path, status: int, told: str
 ) -> None:

@@ -77,12 +77,12 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        "gpu1 is left as it is: The hosts of the model group both differ in",
+        "gpu1 was not changed: The hosts of the model group both differ in",
         "differ in the preset: gpu1 has cpu; gpu2 has dev24.",
         "differ in the engine's image: gpu1 has",
         "No network interface of gpu2 has its address 192.0.2.9.",
-        "gpu1 does not get through to 192.0.2.9 at 29502,",
-        "gpu2 is to be a replica and in the model group both as well",
+        "gpu1 cannot connect to 192.0.2.9 at 29502,",
+        "gpu2 is a replica and in the model group both, and cannot be both",
     ],
 )
 def test_hosts_that_cannot_hold_one_model_are_refused_by_name(refused: str, words: str) -> None:
@@ -102,7 +102,7 @@ def test_a_group_of_one_is_refused_by_the_plan(tmp_path: Path) -> None:
     done = run(tmp_path, hosts, playbook, "-e", json.dumps(cards), "-e", "infbox_plan_output=p")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "it is for 2 hosts, and this one is alone in the model group big." in done.stdout
-    assert "100 Gbit/s let 4,688 tokens a second through" in done.stdout
+    assert "100 Gbit/s allow at most 4,688 tokens a second" in done.stdout
     plans = json.loads((tmp_path / "p").read_text())["hosts"]
     assert [plans[name]["fits"] for name in hosts] == [False, True, True]
     assert plans["gpu2"]["tensor_parallel_size"] == 8

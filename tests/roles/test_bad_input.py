@@ -67,13 +67,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 WORDS = [
-    ("preflight, all at once", "localhost is left as it is, since this cannot work:"),
+    ("preflight, all at once", "localhost was not changed, because of these problems:"),
     ("preflight, all at once", "- infbox_presett is not a setting. Did you mean infbox_preset?"),
     ("preflight, all at once", "- stack_gate is now named stack_health_checks. Rename it"),
     ("preflight, all at once", "- infbox_workspaces is not set."),
     ("preflight, all at once", "- There is no preset cpus. Set infbox_preset to one of: cpu,"),
-    ("preflight, all at once", "- The path of workspace gone is not there: /no/such/tree."),
-    ("preflight, all at once", "- infbox_model_path holds no model: /etc has no config.json"),
+    ("preflight, all at once", "- The path of workspace gone does not exist: /no/such/tree."),
+    ("preflight, all at once", "- infbox_model_path contains no model: /etc has no config.json"),
     ("preflight, too few cards", "needs 8 GPUs of 80000 MiB, this host has 4 of 81920 MiB (A100)."),
     ("preflight, too few cards", "Set infbox_preset to one that fits (cpu)."),
     ("docker, no compose", "Docker Engine 19.03.15 answers without Compose 2.18 or later (none)."),

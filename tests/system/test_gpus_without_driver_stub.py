@@ -102,7 +102,7 @@ def test_a_preset_too_large_for_them_is_refused_before_any_change(server: Host) 
     before = look(server)
     printed = run(server, PROVISION, "-e", TOO_LARGE)
     assert "FAILED" in printed
-    assert "gpus is left as it is, since this cannot work:" in printed
+    assert "gpus was not changed, because of these problems:" in printed
     assert "Preset prod480 does not fit:" in printed
     assert "on each of 2 x NVIDIA H100 80GB HBM3" in printed
     assert "It would fit with 4 x NVIDIA H100 80GB HBM3" in printed
@@ -115,7 +115,7 @@ def test_a_plan_says_which_gpus_pci_ids_do_not_tell(server: Host, tmp_path: Path
     printed, plan = planned(server, tmp_path)
     assert not plan["fits"]
     assert "0000:01:00.0 (PCI id 10de:ffff)" in printed
-    assert "Say by infbox_gpus what GPUs they are, or install the driver with" in printed
+    assert "Describe the GPUs in infbox_gpus, or install the driver with" in printed
     assert look(server) == before
 
 
@@ -124,8 +124,8 @@ def test_all_else_that_is_wrong_is_refused_before_a_driver_is_installed(server: 
     before = look(server)
     wrong = json.dumps({"infbox_workspaces": [{"name": "shop", "path": "/srv/nowhere"}]})
     printed = run(server, PROVISION, "-e", wrong, "-e", TOO_LARGE)
-    assert "gpus is left as it is, since this cannot work:" in printed
-    assert "The path of workspace shop is not there: /srv/nowhere." in printed
+    assert "gpus was not changed, because of these problems:" in printed
+    assert "The path of workspace shop does not exist: /srv/nowhere." in printed
     assert look(server) == before
 
 
@@ -148,7 +148,7 @@ def test_the_driver_is_installed_first_where_nothing_else_tells_the_gpus(server:
     log = " ".join(" ".join(line.split()[1:]) for line in lines)
     assert "The driver is installed first" in log
     assert (
-        "gpus has the NVIDIA driver and is otherwise left as it is, since this cannot work:"
+        "gpus got the NVIDIA driver and was not changed otherwise, because of these problems:"
         in printed
     )
     assert "on each of 2 x NVIDIA H100 80GB HBM3" in printed

@@ -57,16 +57,16 @@ def refusal(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
         "infbox_presett is not a setting.",
         "Preset cpu needs 100000 GB of memory, this host has",
         "Preset cpu needs 100000 GB of disk, this host has",
-        "The path of workspace gone is not there: /srv/gone.",
+        "The path of workspace gone does not exist: /srv/gone.",
         "The path of workspace file is not a directory: /etc/hostname.",
         "Workspaces shop and link are the same directory: /srv/shop.",
         "The user infbox may not read the workspace closed: /root has mode 0700 and group root.",
-        "The uid 64430, which our user infbox needs, belongs to the user stranger.",
+        "The uid 64430, which infbox needs for its user infbox, belongs to the user stranger.",
         "/srv/shop has no config.json and no *.safetensors.",
-        "stranger.service). Stop that.",
-        "Port 8013 (two) is taken by caddy (pid",
-        "Port 22 (three) is taken by sshd",
-        "or move ours by infbox_port.",
+        "stranger.service). Stop it.",
+        "Port 8013 (two) is in use by caddy (pid",
+        "Port 22 (three) is in use by sshd",
+        "or change infbox's port with infbox_port.",
     ],
 )
 def test_each_thing_that_is_wrong_is_named_in_one_message(refusal: str, words: str) -> None:
@@ -105,8 +105,8 @@ def test_one_bad_host_stops_the_run_for_all(tmp_path: Path) -> None:
         ],
     )
     assert status != 0
-    assert "twin is left as it is" in said
-    assert "infbox-preflight is left as it is" not in said
+    assert "twin was not changed" in said
+    assert "infbox-preflight was not changed" not in said
     assert "this host goes on" not in said
 
 
