@@ -130,9 +130,14 @@ def access_refusals(access: Mapping[str, Any], workspaces: Any) -> list[str]:
         return []
     users, teams = access["users"], access["teams"]
     if not isinstance(teams, dict):
-        return ["infbox_teams is not {NAME: {workspaces, …}}. Write it so."]
+        return ["infbox_teams is not {NAME: {workspaces, …}}. Write it in this form."]
     if not isinstance(users, list):
-        return ["infbox_users is no list of names, or of {name, teams, workspaces}. Write it so."]
+        return [
+            (
+                "infbox_users is not a list of names, or of {name, teams, workspaces}. Write it in"
+                " this form."
+            )
+        ]
     items = workspaces if isinstance(workspaces, list) else []
     known = [str(item.get("name")) for item in items if isinstance(item, dict)]
     refusals = [] if isinstance(access["private"], bool) else [_not_bool(access["private"])]
@@ -148,7 +153,7 @@ def access_refusals(access: Mapping[str, Any], workspaces: Any) -> list[str]:
 def _team_refusals(name: Any, team: Any, workspaces: list[str], *, has_sign_in: bool) -> list[str]:
     where = f"The team {name} of infbox_teams"
     if not isinstance(team, dict):
-        return [f"{where} is not {{workspaces: [NAME, …]}}. Write it so."]
+        return [f"{where} is not {{workspaces: [NAME, …]}}. Write it in this form."]
     refusals = _entry_refusals(where, team, OF_TEAMS, workspaces)
     groups = team.get("oidc_groups", [])
     if not _is_texts(groups):
@@ -227,8 +232,9 @@ def _entry_refusals(
     for pattern in patterns:
         if not PATTERN.fullmatch(pattern) or pattern.count(ALL) > MOST_STARS:
             refusals.append(
-                f"{where} has the workspace {pattern}, which is no name of one. Use lower-case"
-                f" letters, digits and hyphens, and up to {MOST_STARS} times * for any characters."
+                f"{where} has the workspace {pattern}, which is not a workspace name. Use"
+                f" lower-case letters, digits and hyphens, and up to {MOST_STARS} times * for any"
+                " characters."
             )
         elif ALL not in pattern and pattern not in workspaces:
             refusals.append(

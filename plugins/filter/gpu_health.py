@@ -42,10 +42,10 @@ def gpu_health(
         for problem in driver.get("problems", [])
     ]
     if not told:
-        silent = finding("host", "critical", "the driver does not answer; see `nvidia-smi`")
+        silent = finding("host", "critical", "the driver does not respond; see `nvidia-smi`")
         return unread or [silent]
     found = unread + [
-        finding(card["address"], "critical", "on the bus, and the driver does not tell of it")
+        finding(card["address"], "critical", "on the bus, but not reported by the driver")
         for card in nvidia["cards"]
         if card["address"] not in told
     ]
@@ -83,13 +83,17 @@ def card_health(card: Card, *, fabric: bool) -> Iterable[Finding]:
             "critical",
             f"{card['ecc_uncorrected']} uncorrected memory errors since the driver was loaded",
         ),
-        (card["repair"] == "failure", "critical", "memory failed for good; replace the GPU"),
+        (card["repair"] == "failure", "critical", "memory failed permanently; replace the GPU"),
         (
             card["sram_worn"],
             "critical",
             "more errors in the memory on the chip than NVIDIA allows; replace the GPU",
         ),
-        (card["repair"] == "pending", "warning", "what failed is replaced at the next reset"),
+        (
+            card["repair"] == "pending",
+            "warning",
+            "failed memory is replaced by spare rows at the next reset",
+        ),
         (
             fabric and card["fabric"] not in {"Completed", ""},
             "critical",
@@ -103,7 +107,7 @@ def card_health(card: Card, *, fabric: bool) -> Iterable[Finding]:
             f"PCIe has {pcie['width']} of {pcie['max_width']} lanes",
         ),
         (not card["persistence"], "warning", "persistence is off; see nvidia-persistenced"),
-        (card["mig"], "warning", "split by MIG, so the engine cannot use it whole"),
+        (card["mig"], "warning", "MIG is enabled, so the engine cannot use the whole GPU"),
     )
     return [finding(where, severity, what) for wrong, severity, what in checks if wrong]
 

@@ -80,21 +80,21 @@ def place_refusals(
     missing = [host for host in hosts if host not in running]
     if missing:
         refusals.append(
-            f"The model group {group} is deployed as one, and without {named(missing)} this run has"
-            " a part of it."
+            f"The model group {group} can only be deployed as a whole, and this run lacks"
+            f" {named(missing)}."
             f" Give --limit {','.join(hosts)}, or leave --limit out."
         )
     places = [every.index(host) for host in hosts if host in every]
     if places and max(places) - min(places) >= len(places):
         refusals.append(
-            f"Hosts that are not of the model group {group} stand between its own in the inventory."
-            f" List {named(hosts)} one after the other, the one that is to answer first."
+            f"Other hosts are between those of the model group {group} in the inventory."
+            f" List {named(hosts)} one after the other, first the one that serves the API."
         )
     replicas = [host for host, known in hosts.items() if known.get("replica")]
     if replicas:
         refusals.append(
-            f"{named(replicas)} is to be a replica and in the model group {group} as well, which is"
-            " not there. Set infbox_replicas to false, or leave infbox_model_group out."
+            f"{named(replicas)} is a replica and in the model group {group}, and cannot be"
+            " both. Set infbox_replicas to false, or leave infbox_model_group out."
         )
     return refusals
 
@@ -147,9 +147,9 @@ def blocked_ports(tries: Iterable[Mapping[str, Any]], host: str) -> list[str]:
             address, port = tried["item"]
             blocked.setdefault(str(address), []).append(str(port))
     return [
-        f"{host} does not get through to {address} at {', '.join(ports)}. Let the hosts of one"
-        " model reach each other at every port of TCP, and correct infbox_model_group_address if"
-        " that is another host's."
+        f"{host} cannot connect to {address} at {', '.join(ports)}. Allow connections between the"
+        " hosts of one model at every TCP port, and correct infbox_model_group_address if the"
+        " address belongs to another host."
         for address, ports in blocked.items()
     ]
 

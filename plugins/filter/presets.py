@@ -341,7 +341,7 @@ def open_notes(name: str, preset: Preset) -> list[str]:
         )
     if unpinned(preset):
         model = preset["model"]["repository"]
-        first = "the first run asks the hub for its latest, and the host holds to that"
+        first = "the first run requests the latest one from the hub, and the host keeps that"
         notes.append(f"Preset {name} names no commit of {model}: {first}.")
     return notes
 

@@ -1,4 +1,4 @@
-"""What stops a run before the first change. Each refusal names what is wrong, then the mend."""
+"""Checks that stop a run before the first change. A refusal names the problem, then the fix."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def setting_refusals(
             refusals.append(f"{name} is now named {renamed[name]}. Rename it in your inventory.")
             continue
         near = difflib.get_close_matches(name, known, n=1)
-        mend = f"Did you mean {near[0]}?" if near else f"Remove it; there are {', '.join(known)}."
+        mend = (
+            f"Did you mean {near[0]}?"
+            if near
+            else f"Remove it; the settings are {', '.join(known)}."
+        )
         refusals.append(f"{name} is not a setting. {mend}")
     for name in required:
         if effective.get(name.removeprefix("infbox_")) in (None, "", [], {}):
@@ -80,25 +84,26 @@ def gpu_refusals(
     if cards and not answers and source == "silent":
         refusals.append(
             f"This host has {len(cards)} NVIDIA GPU{'s' * (len(cards) != 1)}"
-            f" ({', '.join(cards)}) and nvidia-smi does not answer. Install the NVIDIA driver with"
-            " playbooks/driver.yml, and reboot where it asks for that; or say by infbox_gpus what"
-            " GPUs they are, or set infbox_preset to cpu."
+            f" ({', '.join(cards)}) and nvidia-smi does not respond. Install the NVIDIA driver with"
+            " playbooks/driver.yml, and reboot if it says so; or describe the GPUs in infbox_gpus,"
+            " or set infbox_preset to cpu."
         )
     if cards and not answers and source == "installed":
         refusals.append(
             f"This host has {len(cards)} NVIDIA GPU{'s' * (len(cards) != 1)}"
-            f" ({', '.join(cards)}), the driver is installed, and nvidia-smi does not answer."
-            " Reboot the host, or see why by `journalctl --dmesg --grep NVRM`; then run this again."
+            f" ({', '.join(cards)}), the driver is installed, and nvidia-smi does not respond."
+            " Reboot the host, or find the reason with `journalctl --dmesg --grep NVRM`; then run"
+            " this again."
         )
     for problem in problems:
         refusals.append(
-            f"The output of `nvidia-smi -q -x` cannot be read: {problem}. Run it on the host to see"
-            " why, or say by infbox_gpus what GPUs there are."
+            f"The output of `nvidia-smi -q -x` cannot be read: {problem}. Run it on the host to"
+            " find the reason, or describe the GPUs in infbox_gpus."
         )
     for name in seen["split"]:
         refusals.append(
-            f"MIG has split the GPU {name}. Join it with `nvidia-smi -mig 0`, or say by"
-            " infbox_gpus what GPUs to count."
+            f"MIG is enabled on the GPU {name}. Disable it with `nvidia-smi -mig 0`, or describe"
+            " the GPUs in infbox_gpus."
         )
     for card in seen["gpus"]:
         if not card["memory_mib"]:
@@ -134,8 +139,8 @@ def process_refusals(
             memory = held.get(process["pid"], 0)
             does = f"holds {memory} MiB of" if memory else "uses"
             refusals.append(
-                f"{holder_of(process)} {does} the GPUs that preset {preset} needs. End it, or wait"
-                " for it; or set infbox_preset to cpu."
+                f"{holder_of(process)} {does} the GPUs that preset {preset} needs. End that"
+                " process, or wait until it ends; or set infbox_preset to cpu."
             )
     return refusals
 
@@ -167,7 +172,7 @@ def workspace_refusals(
         reader: name of who must be able to read them, and the mend where that is not so.
     """
     if not isinstance(workspaces, list) or not all(isinstance(item, dict) for item in workspaces):
-        return ["infbox_workspaces is not a list of {name, path}. Write it so."]
+        return ["infbox_workspaces is not a list of {name, path}. Write it in this form."]
     refusals = []
     names: dict[str, str] = {}
     places: list[tuple[str, str]] = []
@@ -209,8 +214,8 @@ def path_refusals(
     if not seen["exists"]:
         return [
             (
-                f"The path of workspace {name} is not there: {path}. Put the source tree there, or"
-                " correct the path."
+                f"The path of workspace {name} does not exist: {path}. Put the source tree"
+                " there, or correct the path."
             )
         ]
     if not seen["is_dir"]:
@@ -232,7 +237,7 @@ def nested(places: Sequence[tuple[str, str]]) -> list[str]:
         for other, outer in [*places[:index], *places[index + 1 :]]:
             if place != outer and posixpath.commonpath([place, outer]) == outer:
                 refusals.append(
-                    f"Workspace {name} ({place}) lies inside workspace {other} ({outer})."
+                    f"Workspace {name} ({place}) is inside workspace {other} ({outer})."
                     " Remove one of them."
                 )
         for other, same in places[:index]:
@@ -258,26 +263,29 @@ def sign_in_refusals(oidc: Mapping[str, Any]) -> list[str]:
     refusals = []
     if not ISSUER.fullmatch(str(oidc["issuer"])):
         refusals.append(
-            f"infbox_oidc_issuer is {oidc['issuer']}. Write it as the provider names itself, from"
-            " https:// on, without a question mark."
+            f"infbox_oidc_issuer is {oidc['issuer']}. Write it exactly as the provider states it,"
+            " beginning with https://, without a question mark."
         )
     for name, what in (("client_id", "the id"), ("client_secret", "the secret")):
         if not isinstance(oidc[name], str) or not oidc[name].strip():
             refusals.append(
-                f"infbox_oidc_{name} is not set. Give {what} of the client that the provider has"
-                " for this host."
+                f"infbox_oidc_{name} is not set. Set it to {what} of the client that you created"
+                " for this host at the provider."
             )
     if not is_texts(oidc["groups"]):
         refusals.append(
-            "infbox_oidc_groups names no group. List those whose members may see the pages."
+            "infbox_oidc_groups names no group. List the groups whose members may sign in."
         )
     if not is_texts(oidc["scopes"]) or "openid" not in oidc["scopes"]:
-        refusals.append("infbox_oidc_scopes lacks openid. List it, and what else tells the groups.")
+        refusals.append(
+            "infbox_oidc_scopes lacks openid. Add it, and the scopes that make the provider"
+            " send the groups."
+        )
     hours, minutes = oidc["session_hours"], oidc["idle_minutes"]
     if not whole_number(hours) or not whole_number(minutes) or minutes > hours * 60:
         refusals.append(
-            f"infbox_oidc_session_hours is {hours} and infbox_oidc_idle_minutes is {minutes}. Give"
-            " whole numbers, and no more minutes than the hours have."
+            f"infbox_oidc_session_hours is {hours} and infbox_oidc_idle_minutes is {minutes}. Set"
+            " whole numbers, with idle minutes no longer than the session."
         )
     return refusals
 
@@ -307,8 +315,8 @@ def port_refusals(
         port, purpose = int(wanted["port"]), str(wanted["purpose"])
         if port in purposes:
             refusals.append(
-                f"Port {port} is wanted twice: for {purposes[port]} and for {purpose}."
-                f" Move one of them{by_setting(wanted)}."
+                f"Port {port} is used twice: for {purposes[port]} and for {purpose}."
+                f" Change one of them{by_setting(wanted)}."
             )
         purposes.setdefault(port, purpose)
         holders = {
@@ -320,24 +328,26 @@ def port_refusals(
             and clashes(wanted, listener)
         }
         for holder in sorted(holders):
-            refusals.append(f"Port {port} ({purpose}) is taken by {holder}. {make_room(wanted)}.")
+            refusals.append(f"Port {port} ({purpose}) is in use by {holder}. {port_fix(wanted)}.")
     return refusals
 
 
-def make_room(wanted: Mapping[str, Any]) -> str:
-    """Return what to do about a port that somebody else holds."""
-    return f"Stop that, or move ours{by_setting(wanted)}" if wanted.get("setting") else "Stop that"
+def port_fix(wanted: Mapping[str, Any]) -> str:
+    """Return what to do about a port that another process uses."""
+    return "Stop it" + (
+        f", or change infbox's port{by_setting(wanted)}" if wanted.get("setting") else ""
+    )
 
 
 def by_setting(wanted: Mapping[str, Any]) -> str:
     """Return the setting that moves a port, as the end of a sentence; empty where there is none."""
-    return f" by {wanted['setting']}" if wanted.get("setting") else ""
+    return f" with {wanted['setting']}" if wanted.get("setting") else ""
 
 
 def holder_of(listener: Mapping[str, Any]) -> str:
     """Return who listens, in words."""
     if not listener["pid"]:
-        return "a process that cannot be seen from here"
+        return "a process that cannot be identified"
     unit = f", {listener['unit']}" if listener["unit"] else ""
     return f"{listener['process']} (pid {listener['pid']}{unit})"
 
@@ -359,7 +369,7 @@ def model_refusals(path: str, model: Mapping[str, bool]) -> list[str]:
     """
     if not path:
         return []
-    mend = "Correct infbox_model_path, or leave it out to have a model fetched."
+    mend = "Correct infbox_model_path, or remove it to download a model."
     if not path.startswith("/"):
         return [f"infbox_model_path is relative: {path}. Write the absolute path."]
     if not model["is_dir"]:
@@ -371,7 +381,9 @@ def model_refusals(path: str, model: Mapping[str, bool]) -> list[str]:
     ]
     if not lacking:
         return []
-    return [f"infbox_model_path holds no model: {path} has no {' and no '.join(lacking)}. {mend}"]
+    return [
+        f"infbox_model_path contains no model: {path} has no {' and no '.join(lacking)}. {mend}"
+    ]
 
 
 def system_refusals(
@@ -401,8 +413,8 @@ def system_refusals(
         )
     if not host["systemd"]:
         refusals.append(
-            "This host does not run systemd, which starts our services."
-            " Use a host or a virtual machine that boots with it."
+            "This host does not run systemd, which starts infbox's services."
+            " Use a host or a virtual machine that boots with systemd."
         )
     return refusals
 
@@ -422,13 +434,13 @@ def user_refusals(users: Iterable[Mapping[str, Any]]) -> list[str]:
     for user in users:
         if user["owner"] not in (None, user["name"]):
             refusals.append(
-                f"The uid {user['uid']}, which our user {user['name']} needs, belongs to the user"
-                f" {user['owner']}. Give that user another uid."
+                f"The uid {user['uid']}, which infbox needs for its user {user['name']}, belongs to"
+                f" the user {user['owner']}. Change the uid of {user['owner']}."
             )
         if user["named"] not in (None, user["uid"]):
             refusals.append(
-                f"There is a user {user['name']} with uid {user['named']}, ours needs"
-                f" {user['uid']}. Rename that user or give it our uid."
+                f"The user {user['name']} exists with uid {user['named']}, and infbox needs"
+                f" {user['uid']} for it. Rename the user, or change its uid to {user['uid']}."
             )
     return refusals
 

@@ -77,12 +77,15 @@ def remote_refusals(workspaces: Any, secrets: Any, known_hosts: Any) -> list[str
         known_hosts: lines of a file `known_hosts`.
     """
     if not isinstance(secrets, dict) or not all(isinstance(own, dict) for own in secrets.values()):
-        return ["infbox_git_secrets is not {WORKSPACE: {key | token, webhook}}. Write it so."]
+        return [
+            "infbox_git_secrets is not {WORKSPACE: {key | token, webhook}}. Write it in this form."
+        ]
     if not isinstance(known_hosts, list) or not all(isinstance(row, str) for row in known_hosts):
-        return ["infbox_git_known_hosts is not a list of lines. Write it so."]
+        return ["infbox_git_known_hosts is not a list of lines. Write it in this form."]
     items = workspaces if isinstance(workspaces, list) else []
     refusals = [
-        f"The git remote of workspace {item.get('name')} is not {{url, ref}}. Write it so."
+        f"The git remote of workspace {item.get('name')} is not {{url, ref}}. Write it in this"
+        " form."
         for item in items
         if isinstance(item, dict) and "git" in item and not isinstance(item["git"], dict)
     ]
@@ -125,8 +128,8 @@ def git_refusals(name: str, workspace: Mapping[str, Any]) -> list[str]:
     if unknown:
         return [
             (
-                f"The git remote of workspace {name} has {', '.join(unknown)}, and cannot."
-                f" Give {', '.join(KEYS)}; secrets go into infbox_git_secrets."
+                f"The git remote of workspace {name} has {', '.join(unknown)}, which is unknown."
+                f" Use {', '.join(KEYS)}; secrets go into infbox_git_secrets."
             )
         ]
     refusals = []
@@ -152,7 +155,7 @@ def url_mend(url: str) -> str:
     """Return what to do about an address; empty where it will do."""
     if WITH_SECRET.match(url):
         return (
-            "It has a user or a password in it. Take that out, and give a token in"
+            "It contains a user or a password. Remove that, and set a token in"
             " infbox_git_secrets, through Ansible Vault."
         )
     short = SHORT_URL.fullmatch(url)
@@ -181,21 +184,21 @@ def secret_refusals(
         refusals += ssh_refusals(name, git["url"], own, known_hosts)
     elif own.get("key"):
         refusals.append(
-            f"{where}.key is set, and {git['url']} is not asked over SSH. Give a token, or an"
+            f"{where}.key is set, and {git['url']} is not an SSH address. Set a token, or an"
             " address that begins with ssh://."
         )
     for key in ("token", "user"):
         value = own.get(key)
         if value is not None and (not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value)):
-            refusals.append(f"{where}.{key} is empty, or no text of one line. Give it anew.")
+            refusals.append(f"{where}.{key} is empty, or not one line of text. Set it again.")
     if own.get("user") and not own.get("token"):
         refusals.append(f"{where}.user is set, and .token is not. Set that too, or remove it.")
     hooks = own.get("webhook")
     for hook in [] if hooks is None else hooks if isinstance(hooks, list) else [hooks]:
         if not isinstance(hook, str) or not re.fullmatch(rf"[!-~]{{{LEAST_WEBHOOK},}}", hook):
             refusals.append(
-                f"{where}.webhook is no text of {LEAST_WEBHOOK} or more letters, digits and signs"
-                " without a space. Make one by `openssl rand -hex 32`."
+                f"{where}.webhook is not {LEAST_WEBHOOK} or more letters, digits and signs without"
+                " a space. Generate one with `openssl rand -hex 32`."
             )
     return refusals
 
@@ -208,17 +211,17 @@ def ssh_refusals(
     key, where = own.get("key"), f"infbox_git_secrets.{name}"
     if not isinstance(key, str) or "PRIVATE KEY-----" not in key:
         refusals.append(
-            f"Workspace {name} is asked over SSH, and {where}.key is no private key. Give that of a"
-            " deploy key which may only read, through Ansible Vault."
+            f"Workspace {name} uses SSH, and {where}.key is not a private key. Set it to a"
+            " read-only deploy key, through Ansible Vault."
         )
     elif has_passphrase(key):
         refusals.append(
-            f"{where}.key has a passphrase, which nobody could type. Give a key of its own without"
+            f"{where}.key has a passphrase, which nobody can enter. Use a separate key without"
             " one: `ssh-keygen -t ed25519 -N '' -f FILE`."
         )
     if own.get("token"):
         refusals.append(
-            f"{where}.token is set, and {url} is asked over SSH. Give a key, or an address that"
+            f"{where}.token is set, and {url} is an SSH address. Set a key, or an address that"
             " begins with https://."
         )
     parts = urlsplit(url)

@@ -24,11 +24,11 @@ ALIKE = {
         "Give them the same infbox_users, infbox_teams and infbox_workspaces_private",
     ),
     "bases": (
-        "what workspaces lie over",
+        "the bases of workspaces",
         "Give a workspace of infbox_workspaces the same base on all of them",
     ),
     "shared_cache": (
-        "the cache that they share",
+        "the shared cache",
         "Give them the same infbox_shared_cache_gb and infbox_shared_cache_host",
     ),
 }
@@ -139,12 +139,12 @@ def unreachable_replicas(tries: Iterable[Mapping[str, Any]], host: str, port: in
     for tried in tries:
         if tried["rc"] == 0 or "refused" in tried["stderr"]:
             continue
-        reason = tried["stderr"].strip().rpartition("bash: ")[2] or "there is no answer within 3 s"
+        reason = tried["stderr"].strip().rpartition("bash: ")[2] or "no response within 3 s"
         name, address = tried["item"]["host"], tried["item"]["address"]
         refusals.append(
-            f"{host} does not reach the replica {name} at port {port} of {address}: {reason}. Let"
-            f" them through to each other there, correct infbox_replica_address of {name}, or take"
-            " it out of the inventory while it is away."
+            f"{host} cannot connect to the replica {name} at port {port} of {address}: {reason}."
+            f" Allow connections between the two, correct infbox_replica_address of {name}, or"
+            f" remove {name} from the inventory while it is down."
         )
     return refusals
 
@@ -175,7 +175,7 @@ def shared_cache_refusals(
     if not is_replica:
         refusal = (
             f"{set_to}, and {host} is no replica. Set infbox_replicas to true for it and for"
-            " others, or take infbox_shared_cache_gb away."
+            " others, or remove infbox_shared_cache_gb."
         )
     elif keeper not in replicas:
         refusal = (

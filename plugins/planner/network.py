@@ -39,14 +39,14 @@ def network_note(model: Model, shape: Shape, gbit: float) -> str:
     each = f"Each token of a prompt moves {moved / 1e6:.2f} MB from host to host"
     if not gbit:
         return (
-            f"{each}. How fast their network is nobody knows: below {least:.3g} Gbit/s it will be"
-            " slow. Set infbox_model_group_gbit."
+            f"{each}. The speed of their network is unknown; below {least:.3g} Gbit/s prompts will"
+            " be slow. Set infbox_model_group_gbit."
         )
     tokens = gbit * GIGA / BITS / moved
-    through = f"{each}: {gbit:g} Gbit/s let {tokens:,.0f} tokens a second through at most"
+    through = f"{each}: {gbit:g} Gbit/s allow at most {tokens:,.0f} tokens a second"
     if tokens >= SLOW_TOKENS_PER_SECOND:
         return f"{through}."
     return (
         f"{through}, which is slow. WARNING: connect the hosts with {least:.3g} Gbit/s or more, or"
-        " take one host that holds the model."
+        " use one host that can hold the model."
     )

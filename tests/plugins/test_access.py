@@ -145,11 +145,14 @@ class TestWhatPasses:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "users_no_list": (
         {"users": "ann"},
-        "infbox_users is no list of names, or of {name, teams, workspaces}. Write it so.",
+        (
+            "infbox_users is not a list of names, or of {name, teams, workspaces}. Write it in this"
+            " form."
+        ),
     ),
     "teams_no_mapping": (
         {"teams": ["store"]},
-        "infbox_teams is not {NAME: {workspaces, …}}. Write it so.",
+        "infbox_teams is not {NAME: {workspaces, …}}. Write it in this form.",
     ),
     "private_text": (
         {"private": "yes"},
@@ -205,15 +208,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no_pattern": (
         {"users": [{"name": "ann", "workspaces": ["shop,web"]}]},
         (
-            "The user ann of infbox_users has the workspace shop,web, which is no name of one. Use"
-            " lower-case letters, digits and hyphens, and up to 4 times * for any characters."
+            "The user ann of infbox_users has the workspace shop,web, which is not a workspace"
+            " name. Use lower-case letters, digits and hyphens, and up to 4 times * for any"
+            " characters."
         ),
     ),
     "many_stars": (
         {"users": [{"name": "ann", "workspaces": ["*a*b*c*d*"]}]},
         (
-            "The user ann of infbox_users has the workspace *a*b*c*d*, which is no name of one. Use"
-            " lower-case letters, digits and hyphens, and up to 4 times * for any characters."
+            "The user ann of infbox_users has the workspace *a*b*c*d*, which is not a workspace"
+            " name. Use lower-case letters, digits and hyphens, and up to 4 times * for any"
+            " characters."
         ),
     ),
     "many_patterns": (
@@ -260,7 +265,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a_team_no_mapping": (
         {"teams": {"store": ["shop"]}},
-        "The team store of infbox_teams is not {workspaces: [NAME, …]}. Write it so.",
+        "The team store of infbox_teams is not {workspaces: [NAME, …]}. Write it in this form.",
     ),
 }
 

@@ -67,13 +67,13 @@ def test_a_host_without_cards_has_nothing_to_say() -> None:
         ),
         ({"lost": True}, "critical", "lost; the host must be rebooted"),
         ({"ecc_uncorrected": 2}, "critical", "2 uncorrected memory errors"),
-        ({"repair": "failure"}, "critical", "failed for good"),
+        ({"repair": "failure"}, "critical", "failed permanently"),
         ({"sram_worn": True}, "critical", "than NVIDIA allows"),
         ({"repair": "pending"}, "warning", "at the next reset"),
         ({"throttle": ["hw_thermal_slowdown"]}, "warning", "slowed down: hw_thermal_slowdown"),
         ({"pcie": {"width": 8, "max_width": 16}}, "warning", "PCIe has 8 of 16 lanes"),
         ({"persistence": False}, "warning", "persistence is off"),
-        ({"mig": True}, "warning", "split by MIG"),
+        ({"mig": True}, "warning", "MIG is enabled"),
     ],
 )
 def test_a_card_is_told_by_what_is_wrong(change: dict[str, Any], severity: str, what: str) -> None:
@@ -90,9 +90,7 @@ def test_the_fabric_counts_where_there_are_switches() -> None:
 
 
 def test_a_card_that_the_driver_does_not_tell_of_is_critical() -> None:
-    assert health(SOUND, cards=2) == [
-        ("critical", "on the bus, and the driver does not tell of it")
-    ]
+    assert health(SOUND, cards=2) == [("critical", "on the bus, but not reported by the driver")]
     assert health()[0][0] == "critical"
 
 

@@ -49,9 +49,9 @@ def test_two_hosts_of_too_small_cards_are_refused_with_what_would_do() -> None:
 @pytest.mark.parametrize(
     ("gbit", "words"),
     [
-        (400, "moves 2.67 MB from host to host: 400 Gbit/s let 18,751 tokens a second through"),
-        (10, "let 469 tokens a second through at most, which is slow. WARNING: connect the hosts"),
-        (0, "How fast their network is nobody knows: below 42.7 Gbit/s it will be slow. Set"),
+        (400, "moves 2.67 MB from host to host: 400 Gbit/s allow at most 18,751 tokens a second"),
+        (10, "allow at most 469 tokens a second, which is slow. WARNING: connect the hosts"),
+        (0, "The speed of their network is unknown; below 42.7 Gbit/s prompts will be slow. Set"),
     ],
 )
 def test_the_network_between_the_hosts_is_taken_into_account(gbit: float, words: str) -> None:

@@ -51,7 +51,7 @@ def test_those_that_are_alike_pass() -> None:
         ("address", "192.0.2.1", "gpu1 and gpu2 are both at 192.0.2.1. Set infbox_model_group_ad"),
         ("interface", "", "No network interface of gpu2 has its address 192.0.2.2. Set infbox_"),
         ("clock", 11, "The clock of gpu2 is 11 s ahead of that of gpu1. Set both by NTP."),
-        ("replica", True, "gpu2 is to be a replica and in the model group big as well"),
+        ("replica", True, "gpu2 is a replica and in the model group big, and cannot be both"),
     ],
 )
 def test_one_that_differs_is_named_with_the_mend(key: str, value: Any, words: str) -> None:
@@ -61,7 +61,7 @@ def test_one_that_differs_is_named_with_the_mend(key: str, value: Any, words: st
 
 def test_a_run_of_only_some_is_refused() -> None:
     (refusal,) = refuse(running=["gpu2"])
-    assert "deployed as one, and without gpu1 and gpu3 this run has a part of it. Give" in refusal
+    assert "deployed as a whole, and this run lacks gpu1 and gpu3. Give" in refusal
     assert "Give --limit gpu1,gpu2,gpu3, or leave" in refusal
 
 
@@ -78,7 +78,7 @@ def test_a_port_that_is_blocked_is_told_from_one_where_nothing_listens_yet() -> 
         {"item": ["192.0.2.3", 29501], "rc": 0, "stderr": ""},
     ]
     (refusal,) = groups.blocked_ports(tries, "gpu1")
-    assert refusal.startswith("gpu1 does not get through to 192.0.2.2 at 29502, 5555. Let the")
+    assert refusal.startswith("gpu1 cannot connect to 192.0.2.2 at 29502, 5555. Allow")
 
 
 def test_the_interface_that_has_an_address_is_found_with_its_speed() -> None:

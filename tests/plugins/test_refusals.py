@@ -80,7 +80,7 @@ class TestGpus:
         (refusal,) = self.refuse(cards=("0000:01:00.0", "0000:02:00.0"))
         assert refusal.startswith(
             "This host has 2 NVIDIA GPUs (0000:01:00.0, 0000:02:00.0) and nvidia-smi does not"
-            " answer. Install the NVIDIA driver"
+            " respond. Install the NVIDIA driver"
         )
 
     def test_cards_without_a_driver_do_not_matter_to_a_preset_without_gpus(self) -> None:
@@ -100,7 +100,7 @@ class TestGpus:
 
     def test_a_card_split_by_mig_is_refused(self) -> None:
         (refusal,) = self.refuse(driver_version="580.1", split=["NVIDIA A100"])
-        assert refusal.startswith("MIG has split the GPU NVIDIA A100. Join it")
+        assert refusal.startswith("MIG is enabled on the GPU NVIDIA A100. Disable it")
 
     def test_output_that_cannot_be_read_is_refused_by_what_is_wrong_with_it(self) -> None:
         (refusal,) = self.refuse(
@@ -114,7 +114,9 @@ class TestGpus:
         (refusal,) = refusals.gpu_refusals(
             None, ("01:00.0",), self.NOTHING, "auto", self.PRESETS, source="installed"
         )
-        assert "the driver is installed, and nvidia-smi does not answer. Reboot the host" in refusal
+        assert (
+            "the driver is installed, and nvidia-smi does not respond. Reboot the host" in refusal
+        )
 
     @pytest.mark.parametrize("source", ["pci", "unknown"])
     def test_a_driver_that_does_not_answer_is_no_refusal_where_pci_ids_stand_in(
@@ -140,7 +142,7 @@ class TestWorkspaces:
     def test_a_path_that_is_not_there_is_refused(self) -> None:
         seen = {"/srv/shop": {"exists": False, "is_dir": False, "real": "/srv/shop"}}
         (refusal,) = refusals.workspace_refusals([workspace("shop", "/srv/shop")], seen)
-        assert refusal.startswith("The path of workspace shop is not there: /srv/shop. Put")
+        assert refusal.startswith("The path of workspace shop does not exist: /srv/shop. Put")
 
     def test_a_file_is_refused(self) -> None:
         seen = {"/srv/shop": {"exists": True, "is_dir": False, "real": "/srv/shop"}}
@@ -176,14 +178,14 @@ class TestWorkspaces:
         two = [workspace("inner", "/srv/shop/lib"), workspace("outer", "/srv/shop")]
         (refusal,) = refusals.workspace_refusals(two, paths("/srv/shop/lib", "/srv/shop"))
         assert refusal.startswith(
-            "Workspace inner (/srv/shop/lib) lies inside workspace outer (/srv/shop)."
+            "Workspace inner (/srv/shop/lib) is inside workspace outer (/srv/shop)."
         )
 
     def test_a_link_into_another_is_refused(self) -> None:
         two = [workspace("outer", "/srv/shop"), workspace("link", "/home/link")]
         seen = {**paths("/srv/shop"), "/home/link": {**THERE, "real": "/srv/shop/lib"}}
         (refusal,) = refusals.workspace_refusals(two, seen)
-        assert refusal.startswith("Workspace link (/srv/shop/lib) lies inside workspace outer")
+        assert refusal.startswith("Workspace link (/srv/shop/lib) is inside workspace outer")
 
     def test_the_same_folder_twice_is_refused_once(self) -> None:
         two = [workspace("a", "/srv/shop"), workspace("b", "/srv/shop")]
@@ -223,7 +225,7 @@ class TestPorts:
 
     def test_a_taken_one_is_refused_with_the_process(self) -> None:
         (refusal,) = self.refuse({})
-        assert refusal == ("Port 8000 (vLLM) is taken by python3 (pid 42). Stop that.")
+        assert refusal == ("Port 8000 (vLLM) is in use by python3 (pid 42). Stop it.")
 
     def test_the_unit_is_named(self) -> None:
         (refusal,) = self.refuse({"unit": "nginx.service"})
@@ -231,11 +233,11 @@ class TestPorts:
 
     def test_the_setting_that_moves_it_is_named(self) -> None:
         (refusal,) = self.refuse({}, setting="infbox_port")
-        assert refusal.endswith("Stop that, or move ours by infbox_port.")
+        assert refusal.endswith("Stop it, or change infbox's port with infbox_port.")
 
     def test_a_process_that_cannot_be_seen_is_refused_too(self) -> None:
         (refusal,) = self.refuse({"pid": 0, "process": ""})
-        assert "a process that cannot be seen from here" in refusal
+        assert "a process that cannot be identified" in refusal
 
     def test_our_own_service_is_no_stranger(self) -> None:
         assert self.refuse({"ours": True}) == []
@@ -265,7 +267,7 @@ class TestPorts:
 
     def test_one_that_two_of_us_want_is_refused(self) -> None:
         (refusal,) = refusals.port_refusals([self.WANTED, {**self.WANTED, "purpose": "Caddy"}], [])
-        assert refusal.startswith("Port 8000 is wanted twice: for vLLM and for Caddy.")
+        assert refusal.startswith("Port 8000 is used twice: for vLLM and for Caddy.")
 
 
 class TestModel:
@@ -348,16 +350,22 @@ class TestSignIn:
             ({"issuer": ""}, "infbox_oidc_client_id is set, and infbox_oidc_issuer is not."),
             ({"issuer": "http://sso.example.org"}, "infbox_oidc_issuer is http://sso.example.org."),
             ({"issuer": "https://a.example?x=1"}, "infbox_oidc_issuer is https://a.example?x=1."),
-            ({"issuer": "sso.example.org"}, "Write it as the provider names itself, from https://"),
-            ({"client_id": ""}, "infbox_oidc_client_id is not set. Give the id of the client"),
-            ({"client_secret": " "}, "infbox_oidc_client_secret is not set. Give the secret"),
+            (
+                {"issuer": "sso.example.org"},
+                "Write it exactly as the provider states it, beginning with https://",
+            ),
+            ({"client_id": ""}, "infbox_oidc_client_id is not set. Set it to the id of the client"),
+            ({"client_secret": " "}, "infbox_oidc_client_secret is not set. Set it to the secret"),
             ({"groups": []}, "infbox_oidc_groups names no group."),
             ({"groups": "coders"}, "infbox_oidc_groups names no group."),
             ({"groups": [""]}, "infbox_oidc_groups names no group."),
             ({"scopes": ["email"]}, "infbox_oidc_scopes lacks openid."),
             ({"session_hours": 0}, "infbox_oidc_session_hours is 0"),
-            ({"idle_minutes": "many"}, "infbox_oidc_idle_minutes is many. Give whole numbers"),
-            ({"session_hours": 1, "idle_minutes": 61}, "no more minutes than the hours have."),
+            ({"idle_minutes": "many"}, "infbox_oidc_idle_minutes is many. Set whole numbers"),
+            (
+                {"session_hours": 1, "idle_minutes": 61},
+                "with idle minutes no longer than the session.",
+            ),
         ],
     )
     def test_what_would_let_in_nobody_or_everybody_is_refused(
@@ -378,13 +386,15 @@ class TestUsers:
         user = {"name": "infbox", "uid": 64430, "owner": "bob", "named": None}
         (refusal,) = refusals.user_refusals([user])
         assert refusal.startswith(
-            "The uid 64430, which our user infbox needs, belongs to the user bob."
+            "The uid 64430, which infbox needs for its user infbox, belongs to the user bob."
         )
 
     def test_our_name_with_another_uid_is_refused(self) -> None:
         user = {"name": "infbox", "uid": 64430, "owner": None, "named": 1000}
         (refusal,) = refusals.user_refusals([user])
-        assert refusal.startswith("There is a user infbox with uid 1000, ours needs 64430.")
+        assert refusal.startswith(
+            "The user infbox exists with uid 1000, and infbox needs 64430 for it."
+        )
 
 
 def test_somebody_elses_program_on_a_card_is_named_with_what_it_holds() -> None:

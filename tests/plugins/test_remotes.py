@@ -90,7 +90,7 @@ class TestWhatPasses:
                 subprocess.run(command, check=True)
                 found = refuse(workspace(SSH), *KNOWN, key=file.read_text())
                 assert bool(found) is bad
-                assert not bad or "shop.key has a passphrase, which nobody could type" in found[0]
+                assert not bad or "shop.key has a passphrase, which nobody can enter" in found[0]
 
     def test_workspaces_that_are_remotes_need_no_path(self) -> None:
         assert refusals.workspace_refusals([workspace()], {}) == []
@@ -101,13 +101,13 @@ class TestWhatPasses:
 WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"path": "/srv/shop", **workspace()}, {}, "Workspace shop has a path and a git remote. Keep"),
     ({"name": "shop", "git": SSH}, {}, "The git remote of workspace shop is not {url, ref}."),
-    (workspace(branch="x"), {}, "has branch, and cannot. Give url, ref, every, depth"),
-    ({"name": "shop", "git": {"url": HTTPS, "token": "pa55"}}, {}, "has token, and cannot."),
+    (workspace(branch="x"), {}, "has branch, which is unknown. Use url, ref, every, depth"),
+    ({"name": "shop", "git": {"url": HTTPS, "token": "pa55"}}, {}, "has token, which is unknown."),
     (workspace(""), {}, "cannot be used. Write ssh://USER@HOST/PATH or https://HOST/PATH."),
     (workspace("http://forge.example/x"), {}, "Write ssh://USER@HOST/PATH or https://HOST/PATH."),
     (workspace("ssh://-oProxyCommand=x/y"), {}, "Write ssh://USER@HOST/PATH or https://HOST/PATH."),
     (workspace("git@forge.example:shop.git"), {}, "Write it as ssh://git@forge.example/shop.git."),
-    (workspace("https://me:pa55@forge.example/x"), {}, "It has a user or a password in it."),
+    (workspace("https://me:pa55@forge.example/x"), {}, "It contains a user or a password."),
     (workspace("git:pa55@forge.example:x"), {}, "Write ssh://USER@HOST/PATH or https://HOST/PATH."),
     (workspace(ref="a b"), {}, "The ref of workspace shop is 'a b'. Give a branch or a tag."),
     (workspace(ref=1), {}, "The ref of workspace shop is 1. Give a branch or a tag."),
@@ -115,15 +115,15 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (workspace(every=1), {}, "The every of workspace shop is 1. Give at least 5."),
     (workspace(every="60"), {}, "The every of workspace shop is '60'. Give at least 5."),
     (workspace(depth=0), {}, "The depth of workspace shop is 0. Give at least 1."),
-    (workspace(SSH), {}, "shop.key is no private key. Give that of a deploy key"),
-    (workspace(SSH), {"key": "ssh-ed25519 AAAA"}, "infbox_git_secrets.shop.key is no private key"),
+    (workspace(SSH), {}, "shop.key is not a private key. Set it to a read-only deploy key"),
+    (workspace(SSH), {"key": "ssh-ed25519 AAAA"}, "secrets.shop.key is not a private key"),
     (workspace(SSH), {"key": KEY, "token": "pa55"}, "shop.token is set, and ssh://git@forge.example"),
     (workspace(), {"key": KEY}, "shop.key is set, and https://forge.example/team/shop.git is not"),
-    (workspace(), {"token": "pa55\npath=x"}, "shop.token is empty, or no text of one line."),
-    (workspace(), {"token": ""}, "infbox_git_secrets.shop.token is empty, or no text of one line."),
+    (workspace(), {"token": "pa55\npath=x"}, "shop.token is empty, or not one line of text."),
+    (workspace(), {"token": ""}, "shop.token is empty, or not one line of text."),
     (workspace(), {"user": "me"}, "infbox_git_secrets.shop.user is set, and .token is not."),
-    (workspace(), {"webhook": "pa55"}, "webhook is no text of 16 or more letters, digits"),
-    (workspace(), {"webhook": ""}, "webhook is no text of 16 or more letters, digits"),
+    (workspace(), {"webhook": "pa55"}, "webhook is not 16 or more letters, digits"),
+    (workspace(), {"webhook": ""}, "webhook is not 16 or more letters, digits"),
     (workspace(), {"pass": "pa55"}, "infbox_git_secrets.shop has pass. There are key, token, user"),
 ]  # fmt: skip
 

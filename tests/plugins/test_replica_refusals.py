@@ -103,14 +103,14 @@ def test_clocks_that_are_apart_are_named() -> None:
         (
             124,
             "",
-            "gpu1 does not reach the replica gpu2 at port 8444 of a: there is no answer within",
+            "gpu1 cannot connect to the replica gpu2 at port 8444 of a: no response within",
         ),
         (
             1,
             "bash: connect: No route to host\nbash: /dev/tcp/a/8444: No route to host\n",
             "No route",
         ),
-        (1, "bash: nowhere: Name or service not known", "nowhere: Name or service not known. Let"),
+        (1, "bash: nowhere: Name or service not known", "Name or service not known. Allow"),
     ],
 )
 def test_a_port_that_is_blocked_is_told_from_one_where_nothing_listens_yet(

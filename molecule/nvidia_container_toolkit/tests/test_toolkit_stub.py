@@ -165,7 +165,7 @@ def test_what_cannot_work_is_refused(host: Host) -> None:
     host.check_output("mv /opt/stub/loaded /opt/stub/kept && stub-gpu")
     said = converge(nvidia_container_toolkit_version="1.20.1-1")[1]
     host.check_output("mv /opt/stub/kept /opt/stub/loaded && stub-gpu")
-    assert "has 2 NVIDIA GPUs and nvidia-smi does not answer" in said
+    assert "has 2 NVIDIA GPUs and nvidia-smi does not respond" in said
 
 
 def test_without_a_gpu_nothing_is_done_and_one_line_says_so(host: Host) -> None:
