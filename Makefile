@@ -43,7 +43,7 @@ demo: lab ## Deploy a demo host on this machine and query it; WORKSPACE=DIR for 
 	@$(BIN)/python -m demo up $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(PICTURE),--picture "$(PICTURE)")
 
 ask: export INFBOX_QUESTION := $(value Q)
-ask: $(STAMP) ## Ask a question: Q="…"; of the demo, or ARGS="--server https://SERVER --ca root.crt"
+ask: $(STAMP) ## Send a question: Q="…"; to the demo, or to a server: ARGS="--server https://SERVER --ca root.crt"
 	@$(BIN)/python -m demo ask $(ARGS) -- "$$INFBOX_QUESTION"
 
 demo-down: $(STAMP) ## Remove the demo and the lab completely

@@ -82,15 +82,15 @@ def unexplained(role: Role) -> list[str]:
 
 def lacking(role: Role, root: Path) -> list[str]:
     """Return the files that every role has and this one lacks; a library has no scenario."""
-    mends = {
+    fixes = {
         role.path / "README.md": "Run `make docs`",
         role.path / "meta" / "main.yml": "Write it",
     }
     if not role.is_library:
-        mends[root / "molecule" / role.name / "molecule.yml"] = "Write the scenario"
+        fixes[root / "molecule" / role.name / "molecule.yml"] = "Write the scenario"
     return [
-        f"roles/{role.name}: {path.relative_to(root)} is not there. {mend}."
-        for path, mend in mends.items()
+        f"roles/{role.name}: {path.relative_to(root)} is not there. {fix}."
+        for path, fix in fixes.items()
         if not path.is_file()
     ]
 

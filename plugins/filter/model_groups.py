@@ -60,8 +60,8 @@ def model_group_refusals(
         every: all hosts of the inventory, in its order.
     """
     refusals = [
-        f"The hosts of the model group {group} differ in {what}: {parts}. {mend}."
-        for key, (what, mend) in ALIKE.items()
+        f"The hosts of the model group {group} differ in {what}: {parts}. {fix}."
+        for key, (what, fix) in ALIKE.items()
         if (parts := differing(hosts, key))
     ]
     return [
@@ -105,15 +105,13 @@ def address_refusals(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     seen: dict[str, str] = {}
     for host, known in hosts.items():
         address = str(known.get("address", ""))
-        mend = (
-            f"Set infbox_model_group_address of {host} to the IP address of its fastest interface"
-        )
+        fix = f"Set infbox_model_group_address of {host} to the IP address of its fastest interface"
         if not usable(address):
-            refusals.append(f"The address of {host} in its model group is {address}. {mend}.")
+            refusals.append(f"The address of {host} in its model group is {address}. {fix}.")
         elif address in seen:
-            refusals.append(f"{seen[address]} and {host} are both at {address}. {mend}.")
+            refusals.append(f"{seen[address]} and {host} are both at {address}. {fix}.")
         elif known.get("interface", "?") == "":
-            refusals.append(f"No network interface of {host} has its address {address}. {mend}.")
+            refusals.append(f"No network interface of {host} has its address {address}. {fix}.")
         seen.setdefault(address, host)
     return refusals
 

@@ -137,8 +137,8 @@ def mistakes(path: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> I
     for key, value in given.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            mend = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
-            yield f"{path}.{key} is nothing that a preset has. {mend}"
+            fix = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+            yield f"{path}.{key} is nothing that a preset has. {fix}"
         elif isinstance(known[key], Mapping):
             if isinstance(value, Mapping):
                 yield from mistakes(f"{path}.{key}", value, known[key])

@@ -54,7 +54,7 @@ def choose_preset(
 
     Returns:
         name ("" where there is none to choose), plan as `plan_preset` has it ({} without a name),
-        refusals: why it cannot be, each with its mend; notes: what a person should know although
+        refusals: why it cannot be, each with its fix; notes: what a person should know although
         the run goes on; changes: what of the preset holds otherwise on this host; and lowered: a
         note that the plan was lowered, empty where it was not.
     """
@@ -235,8 +235,8 @@ def card_mistake(gpus: Any) -> str:
     )
     if right:
         return ""
-    mend = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
-    return f"infbox_gpus is not a list of GPUs with memory and count. {mend}"
+    fix = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
+    return f"infbox_gpus is not a list of GPUs with memory and count. {fix}"
 
 
 def told(number: Any) -> bool:
@@ -294,8 +294,8 @@ def group_refusal(preset: Preset, group: Mapping[str, Any]) -> str:
         return ""
     wanted = f"it is for {nodes} host{'s' * (nodes > 1)}"
     if len(hosts) > 1:
-        mend = "Name another, or change the group or engine.nodes"
-        return f"{wanted}, and the model group {group['name']} has {', '.join(hosts)}. {mend}."
+        fix = "Name another, or change the group or engine.nodes"
+        return f"{wanted}, and the model group {group['name']} has {', '.join(hosts)}. {fix}."
     alone = f"alone in the model group {group['name']}" if hosts else "in no model group"
     return f"{wanted}, and this one is {alone}. Give {nodes} hosts the same infbox_model_group."
 
@@ -303,15 +303,15 @@ def group_refusal(preset: Preset, group: Mapping[str, Any]) -> str:
 def misfit(
     name: str, presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]], gpus: Gpus
 ) -> str:
-    """Return the refusal of a preset that does not fit, with the arithmetic and the mend."""
+    """Return the refusal of a preset that does not fit, with the arithmetic and the fix."""
     fitting = [name for name, plan in plans.items() if plan["fits"]]
-    mend = f"Set infbox_preset to one that fits ({', '.join(fitting)})" if fitting else ""
+    fix = f"Set infbox_preset to one that fits ({', '.join(fitting)})" if fitting else ""
     preset = presets[name]
     if "config" in preset.get("model", {}) or nodes_of(preset) > 1:
         why = " ".join(plans[name]["reasons"])
     else:
         why = f"it needs {needs(preset)}, this host has {has(gpus)}."
-    return f"Preset {name} does not fit: {why} {mend or 'Use another host'}."
+    return f"Preset {name} does not fit: {why} {fix or 'Use another host'}."
 
 
 def by_rank(presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]]) -> list[str]:

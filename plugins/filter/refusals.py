@@ -35,12 +35,12 @@ def setting_refusals(
             refusals.append(f"{name} is now named {renamed[name]}. Rename it in your inventory.")
             continue
         near = difflib.get_close_matches(name, known, n=1)
-        mend = (
+        fix = (
             f"Did you mean {near[0]}?"
             if near
             else f"Remove it; the settings are {', '.join(known)}."
         )
-        refusals.append(f"{name} is not a setting. {mend}")
+        refusals.append(f"{name} is not a setting. {fix}")
     for name in required:
         if effective.get(name.removeprefix("infbox_")) in (None, "", [], {}):
             refusals.append(f"{name} is not set. Set it for this host in your inventory.")
@@ -74,8 +74,8 @@ def gpu_refusals(
             and all(whole_number(card.get(key)) for key in ("memory_mib", "count"))
             for card in given
         )
-        mend = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
-        return [] if right else [f"infbox_gpus is not a list of GPUs with memory and count. {mend}"]
+        fix = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
+        return [] if right else [f"infbox_gpus is not a list of GPUs with memory and count. {fix}"]
     if presets.get(preset, {"gpus": 1}).get("gpus", 0) == 0:
         return []
     refusals = []
@@ -169,7 +169,7 @@ def workspace_refusals(
         workspaces: what the user wrote.
         paths: for each path whether it exists, is a directory, what it really is, its mode and
             group, and whether the reader may read it.
-        reader: name of who must be able to read them, and the mend where that is not so.
+        reader: name of the user that must be able to read them, and the fix if it cannot.
     """
     if not isinstance(workspaces, list) or not all(isinstance(item, dict) for item in workspaces):
         return ["infbox_workspaces is not a list of {name, path}. Write it in this form."]
@@ -369,11 +369,11 @@ def model_refusals(path: str, model: Mapping[str, bool]) -> list[str]:
     """
     if not path:
         return []
-    mend = "Correct infbox_model_path, or remove it to download a model."
+    fix = "Correct infbox_model_path, or remove it to download a model."
     if not path.startswith("/"):
         return [f"infbox_model_path is relative: {path}. Write the absolute path."]
     if not model["is_dir"]:
-        return [f"infbox_model_path is not a directory on this host: {path}. {mend}"]
+        return [f"infbox_model_path is not a directory on this host: {path}. {fix}"]
     lacking = [
         what
         for what, there in (("config.json", model["config"]), ("*.safetensors", model["weights"]))
@@ -381,9 +381,7 @@ def model_refusals(path: str, model: Mapping[str, bool]) -> list[str]:
     ]
     if not lacking:
         return []
-    return [
-        f"infbox_model_path contains no model: {path} has no {' and no '.join(lacking)}. {mend}"
-    ]
+    return [f"infbox_model_path contains no model: {path} has no {' and no '.join(lacking)}. {fix}"]
 
 
 def system_refusals(

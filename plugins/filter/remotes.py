@@ -133,9 +133,9 @@ def git_refusals(name: str, workspace: Mapping[str, Any]) -> list[str]:
             )
         ]
     refusals = []
-    mend = url_mend(str(git.get("url") or ""))
-    if mend:
-        refusals.append(f"The url of the git remote of workspace {name} cannot be used. {mend}")
+    fix = url_fix(str(git.get("url") or ""))
+    if fix:
+        refusals.append(f"The url of the git remote of workspace {name} cannot be used. {fix}")
     ref = git.get("ref", "")
     if not isinstance(ref, str) or (ref and (".." in ref or not REF.fullmatch(ref))):
         refusals.append(f"The ref of workspace {name} is {ref!r}. Give a branch or a tag.")
@@ -151,7 +151,7 @@ def git_refusals(name: str, workspace: Mapping[str, Any]) -> list[str]:
     return refusals
 
 
-def url_mend(url: str) -> str:
+def url_fix(url: str) -> str:
     """Return what to do about an address; empty where it will do."""
     if WITH_SECRET.match(url):
         return (

@@ -1,4 +1,4 @@
-"""What keeps hosts from answering the same questions: who differs in what, and the mend."""
+"""What keeps hosts from answering the same questions: who differs in what, and the fix."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def replica_refusals(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             and clock (seconds that it is ahead). What is not known of a host is not compared.
     """
     refusals = [
-        f"The replicas differ in {what}: {parts}. {mend}, or set infbox_replicas to false for some."
-        for key, (what, mend) in ALIKE.items()
+        f"The replicas differ in {what}: {parts}. {fix}, or set infbox_replicas to false for some."
+        for key, (what, fix) in ALIKE.items()
         if (parts := differing(hosts, key))
     ]
     return [
@@ -90,13 +90,11 @@ def address_refusals(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
         address = str(known.get("address", ""))
         if "address" not in known:
             continue
-        mend = f"Set infbox_replica_address of {host} to one at which the other replicas reach it."
+        fix = f"Set infbox_replica_address of {host} to one at which the other replicas reach it."
         if not address or address.startswith(LOOPBACK):
-            refusals.append(f"The address of the replica {host} is {address or 'empty'}. {mend}")
+            refusals.append(f"The address of the replica {host} is {address or 'empty'}. {fix}")
         elif address in seen:
-            refusals.append(
-                f"The replicas {seen[address]} and {host} are both at {address}. {mend}"
-            )
+            refusals.append(f"The replicas {seen[address]} and {host} are both at {address}. {fix}")
         seen.setdefault(address, host)
     return refusals
 

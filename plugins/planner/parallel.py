@@ -60,11 +60,11 @@ def width_refusal(model: Model, shape: Shape) -> str:
     if rest:
         return f"{model.name}'s MLP of {width} cannot be shared out among {shape.tensor} GPUs."
     if model.weight_block and part % model.weight_block:
-        mend = " Set expert_parallel, which shares experts out whole." if cut_experts else ""
+        fix = " Set expert_parallel, which shares experts out whole." if cut_experts else ""
         return (
             f"{model.name}'s {'experts' if cut_experts else 'MLP'} of {width} would be cut into"
             f" {shape.tensor} parts of {part}, across blocks of {model.weight_block} weights that"
-            f" share a scale.{mend}"
+            f" share a scale.{fix}"
         )
     return ""
 

@@ -184,7 +184,7 @@ def plan(
         if not planned.fits:
             planned = replace(
                 planned,
-                reasons=(*planned.reasons, *mends(model, weights_bytes, engine, cards, planned)),
+                reasons=(*planned.reasons, *fixes(model, weights_bytes, engine, cards, planned)),
             )
     if planned.fits and engine.nodes > 1:
         shape = Shape(planned.tensor_parallel_size)
@@ -376,7 +376,7 @@ def choose_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> tuple[s
     return refusal, largest, shape
 
 
-def mends(
+def fixes(
     model: Model, weights_bytes: int, engine: Engine, cards: Sequence[Card], refused: Plan
 ) -> Iterator[str]:
     """Yield the nearest change that would fit, as a sentence; nothing where none is known.

@@ -605,11 +605,11 @@ def test_a_plan_never_spends_more_than_there_is(name: str, memory: int, count: i
 def test_what_is_named_as_the_change_that_fits_does_fit(name: str, memory: int) -> None:
     card = Card("NVIDIA H100", memory, 1)
     engine = Engine(max_model_len=model(name).context)
-    mend = planned(name, engine, card).reasons[-1].removesuffix(".")
-    _, shorter, tokens = mend.partition("It would fit with max_model_len: ")
+    fix = planned(name, engine, card).reasons[-1].removesuffix(".")
+    _, shorter, tokens = fix.partition("It would fit with max_model_len: ")
     if shorter:
         assert planned(name, replace(engine, max_model_len=int(tokens)), card).fits
-    _, more, cards = mend.partition("It would fit with ")
+    _, more, cards = fix.partition("It would fit with ")
     if more and not shorter and cards.endswith("x NVIDIA H100"):
         count = int(cards.split()[0])
         changed = replace(engine, tensor_parallel_size=count)

@@ -1,4 +1,4 @@
-"""Each refusal names what is wrong, then the mend."""
+"""Each refusal names what is wrong, then the fix."""
 
 from typing import Any, ClassVar
 

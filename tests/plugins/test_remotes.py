@@ -1,4 +1,4 @@
-"""Workspaces that are git remotes: what goes where, and what is refused, with the mend."""
+"""Workspaces that are git remotes: what goes where, and what is refused, with the fix."""
 
 import subprocess
 from pathlib import Path

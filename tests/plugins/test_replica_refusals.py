@@ -1,4 +1,4 @@
-"""Replicas that cannot answer the same questions are refused by name, with the mend."""
+"""Replicas that cannot answer the same questions are refused by name, with the fix."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A cache that replicas cannot share is refused by name, with the mend."""
+"""A cache that replicas cannot share is refused by name, with the fix."""
 
 import pytest
 

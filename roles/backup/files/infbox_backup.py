@@ -56,7 +56,7 @@ METRICS = {
 
 
 class BackupError(Exception):
-    """Something cannot be done; the message says what, and how to mend it."""
+    """Something cannot be done; the message says what, and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,9 @@ def parse_target(text: str) -> Target:
         usual = 80 if match[1] == "http" else 443
         return Target("s3", host=match[2], port=int(match[3] or usual))
     raise BackupError(
-        f"The target {text!r} is none of /FOLDER, sftp:USER@HOST:/FOLDER,"
-        " sftp://USER@HOST:PORT//FOLDER, s3:https://HOST/BUCKET/FOLDER. Mend infbox_backup.target."
+        f"The target {text!r} is none of /DIRECTORY, sftp:USER@HOST:/DIRECTORY,"
+        " sftp://USER@HOST:PORT//DIRECTORY, s3:https://HOST/BUCKET/DIRECTORY. Fix"
+        " infbox_backup.target."
     )
 
 
@@ -201,7 +202,7 @@ def unreachable(target: Target) -> list[str]:
         socket.create_connection((target.host, target.port), timeout=CONNECT_TIMEOUT).close()
     except OSError as error:
         where = f"{target.host} does not answer on port {target.port} ({error})"
-        return [f"The backups' host {where}. Mend infbox_backup.target, or the way there."]
+        return [f"The backups' host {where}. Fix infbox_backup.target, or the network connection."]
     return []
 
 

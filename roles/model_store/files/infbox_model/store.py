@@ -188,8 +188,8 @@ def adopt(staging: Path, repository: str, revision: str, progress: Path) -> list
                 damaged.append(str(error))
     if damaged:
         raise ModelError(
-            f"What was copied is not what the hub said: {'; '.join(damaged)}. Mend it where it"
-            " comes from and run again; only that is copied anew."
+            f"The copied files differ from the hub's: {'; '.join(damaged)}. Fix it at the"
+            " source and run again; only these files are copied again."
         )
     remove_others(staging, verified)
     return verified
