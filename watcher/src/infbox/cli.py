@@ -45,33 +45,33 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     scan.add_argument("directory", metavar="DIR", type=Path)
     how = scan.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="add size, hash and tokens")
-    how.add_argument("--why", metavar="PATH", help="say which rule decides about this file")
+    how.add_argument("--why", metavar="PATH", help="name the rule that decides about this file")
     scan.add_argument("--config", metavar="FILE", type=Path,
-                      help=f"judge as the service with this configuration (default: {_CONFIG}, "
-                      "where it is there)")  # fmt: skip
+                      help=f"apply the rules of this configuration (default: {_CONFIG}, "
+                      "if it exists)")  # fmt: skip
     _add_tokenizer(scan)
     scan.set_defaults(command=_scan)
 
     pack = commands.add_parser("pack", help="print the pack of a directory")
     pack.add_argument("directory", metavar="DIR", type=Path)
     pack.add_argument("--budget", metavar="TOKENS", type=_positive, required=True)
-    pack.add_argument("--stats", action="store_true", help="print JSON about it instead")
+    pack.add_argument("--stats", action="store_true", help="print its numbers as JSON instead")
     pack.add_argument("--base", metavar="DIR", type=Path,
-                      help="begin with this directory's, of four fifths of the budget")  # fmt: skip
+                      help="overlay on this directory's pack, 4/5 of the budget")  # fmt: skip
     _add_tokenizer(pack)
     pack.set_defaults(command=_pack)
 
-    copy = commands.add_parser("mirror", help="copy what may leave this machine, to be carried on")
+    copy = commands.add_parser("mirror", help="copy the files that may leave this machine")
     copy.add_argument("directory", metavar="DIR", type=Path)
     copy.add_argument("target", metavar="TO", type=Path)
     copy.add_argument("--follow", action="store_true",
-                      help="go on as files are saved, until stopped")  # fmt: skip
-    copy.add_argument("--host", metavar="SERVER:/DIRECTORY", help="where it is carried, by rsync")
+                      help="continue as files are saved, until Ctrl+C")  # fmt: skip
+    copy.add_argument("--host", metavar="SERVER:/DIRECTORY", help="send the copy there with rsync")
     copy.add_argument("--carry", choices=("rsync", "lsyncd", "mutagen"),
-                      help="write what keeps it all running, and say how")  # fmt: skip
+                      help="write the configuration that keeps it running")  # fmt: skip
     copy.set_defaults(command=_mirror)
 
-    past = commands.add_parser("replay", help="say what each way to pack would have cost")
+    past = commands.add_parser("replay", help="print what each packing policy would have cost")
     past.add_argument("repository", metavar="REPO", type=Path)
     past.add_argument("--commits", metavar="N", type=_positive, default=100)
     past.add_argument("--budget", metavar="TOKENS", type=_positive, required=True)
@@ -79,33 +79,33 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     _add_tokenizer(past)
     past.set_defaults(command=_replay)
 
-    ask = commands.add_parser("ask", help="say what would be put in front of a question, and why")
+    ask = commands.add_parser("ask", help="print what would precede a question, and why")
     ask.add_argument("directory", metavar="DIR", type=Path)
     ask.add_argument("question", metavar="QUESTION")
     ask.add_argument("--show", action="store_true", required=True,
-                     help="print it; no engine is asked")  # fmt: skip
+                     help="print it; no request is sent to an engine")  # fmt: skip
     ask.add_argument("--budget", metavar="TOKENS", type=_positive, default=32_000,
-                     help="of what stands before the question (%(default)s)")  # fmt: skip
+                     help="tokens before the question in all (%(default)s)")  # fmt: skip
     ask.add_argument("--retrieve", metavar="TOKENS", type=_positive, default=8000,
-                     help="of them, for what is found for the question (%(default)s)")  # fmt: skip
+                     help="of these, tokens for retrieval (%(default)s)")  # fmt: skip
     _add_tokenizer(ask)
     ask.set_defaults(command=_ask)
 
     use = commands.add_parser(
-        "evaluate", help="say how much of what commits went on to change each way would have shown"
+        "evaluate", help="print how much of the code that commits changed a prompt would have shown"
     )
     use.add_argument("repository", metavar="REPO", type=Path)
     use.add_argument("--commits", metavar="N", type=_positive, default=100)
     use.add_argument("--budget", metavar="TOKENS", type=_positive, required=True,
-                     help="of a prompt in all")  # fmt: skip
+                     help="tokens of a prompt in all")  # fmt: skip
     use.add_argument("--retrieve", metavar="TOKENS", type=_positive, default=8000,
-                     help="of them, for what is found for the question (%(default)s)")  # fmt: skip
+                     help="of these, tokens for retrieval (%(default)s)")  # fmt: skip
     use.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_tokenizer(use)
     use.set_defaults(command=_evaluate)
 
     _add_client(commands)
-    _add_run(commands, "watch what a configuration names, until stopped", _run_watcher)
+    _add_run(commands, "run the watcher, until stopped", _run_watcher)
     return exit_status("infbox-watch", parser.parse_args(arguments))
 
 
@@ -113,19 +113,19 @@ def _add_client(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     client = commands.add_parser(
         "client",
         help="print the configuration of a coding agent or an editor",
-        description="Print the configuration of a coding agent or an editor. The window is asked"
-        " of the server, by the key in INFBOX_API_KEY or --key-file; --window needs no key.",
+        description="Print the configuration of a coding agent or an editor. The window is read"
+        " from the server, with the key in INFBOX_API_KEY or --key-file; --window needs no key.",
     )
     client.add_argument("name", metavar="NAME", help="such as claude-code; list prints all")
     client.add_argument("--server", metavar="URL", default="https://SERVER",
                         help="such as https://gpu1.example.org")  # fmt: skip
-    client.add_argument("--workspace", metavar="NAME", default="", help="else the only one")
+    client.add_argument("--workspace", metavar="NAME", default="", help="default: the only one")
     client.add_argument("--window", metavar="TOKENS", type=_positive,
-                        help="beside the pack; else the server is asked")  # fmt: skip
+                        help="window without the pack; default: the server's answer")  # fmt: skip
     client.add_argument("--model", metavar="NAME", default="coder",
-                        help="for --window: without the workspace (%(default)s)")  # fmt: skip
-    client.add_argument("--ca", metavar="FILE", type=Path, help="the server's root.crt")
-    client.add_argument("--key-file", metavar="FILE", type=Path, help="the API key")
+                        help="with --window: name without the workspace (%(default)s)")  # fmt: skip
+    client.add_argument("--ca", metavar="FILE", type=Path, help="file with the server's root.crt")
+    client.add_argument("--key-file", metavar="FILE", type=Path, help="file with the API key")
     client.add_argument("--show-key", action="store_true",
                         help="print the key itself in place of the variable")  # fmt: skip
     client.set_defaults(command=_client)
@@ -135,13 +135,13 @@ def gateway(arguments: Sequence[str] | None = None) -> int:
     """Run ``infbox-gateway``; arguments and status as for ``watch``."""
     parser = _parser("infbox-gateway", "Put packs in front of the questions to a model.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands, "serve the API, until stopped", _run_gateway)
+    _add_run(commands, "run the gateway, until stopped", _run_gateway)
 
-    usage = commands.add_parser("usage", help="print what each user had, by day and workspace")
+    usage = commands.add_parser("usage", help="print each user's tokens by day and workspace")
     usage.add_argument("--config", metavar="FILE", type=Path, default=_CONFIG,
                        help="the service's configuration (%(default)s)")  # fmt: skip
     usage.add_argument("--days", metavar="N", type=_positive, default=30,
-                       help="the last ones with any usage (%(default)s)")  # fmt: skip
+                       help="number of last days with any usage (%(default)s)")  # fmt: skip
     usage.add_argument("--json", action="store_true", help="print JSON instead of a table")
     usage.set_defaults(command=_usage)
     return exit_status("infbox-gateway", parser.parse_args(arguments))
@@ -151,20 +151,20 @@ def keys(arguments: Sequence[str] | None = None) -> int:
     """Run ``infbox-keys``; arguments and status as for ``watch``."""
     parser = _parser("infbox-keys", "Say who may ask, by a key for each user.")
     parser.add_argument("--digests", metavar="FILE", type=Path, default=_DIGESTS,
-                        help="what serves knows of the keys (%(default)s)")  # fmt: skip
+                        help="digests of the keys, for the key service (%(default)s)")  # fmt: skip
     parser.add_argument("--folder", metavar="DIR", type=Path, default=_KEYS,
-                        help="the keys themselves, a file a user (%(default)s)")  # fmt: skip
+                        help="directory of the keys, one file per user (%(default)s)")  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="say who asks, until stopped")
+    serve = commands.add_parser("serve", help="run the key service, until stopped")
     serve.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8012")
     serve.set_defaults(command=_serve_keys)
 
-    apply = commands.add_parser("apply", help="give these users a key, and end all others")
-    apply.add_argument("--dry-run", action="store_true", help="only say what would change")
+    apply = commands.add_parser("apply", help="generate missing keys, and end keys of other users")
+    apply.add_argument("--dry-run", action="store_true", help="only print what would change")
     apply.set_defaults(command=_apply_keys)
 
-    shown = commands.add_parser("list", help="say who has a key, and what each may use")
+    shown = commands.add_parser("list", help="print each user's keys and workspaces")
     shown.set_defaults(command=_list_keys)
 
     _add_key_changes(commands)
@@ -174,13 +174,13 @@ def keys(arguments: Sequence[str] | None = None) -> int:
 def _add_key_changes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     last = "its last day, in UTC, as 2027-01-31"
 
-    add = commands.add_parser("add", help="give a user one more key, with a label")
+    add = commands.add_parser("add", help="add a key with a label")
     add.add_argument("key", metavar="USER/LABEL")
     add.add_argument("--expires", metavar="DAY", default="", help=last)
     add.set_defaults(command=_add_key)
 
-    rotate = commands.add_parser("rotate", help="give a user another key; the one before ends")
-    rotate.add_argument("key", metavar="USER[/LABEL]", help="without a label the default key")
+    rotate = commands.add_parser("rotate", help="replace a key; the previous one ends")
+    rotate.add_argument("key", metavar="USER[/LABEL]", help="without a label: the key `default`")
     how = rotate.add_mutually_exclusive_group()
     how.add_argument("--expires", metavar="DAY", default="", help=last)
     how.add_argument("--all", action="store_true", help="rotate all keys of the user")
@@ -199,16 +199,16 @@ def _add_key_changes(commands: argparse._SubParsersAction[argparse.ArgumentParse
     revoke.set_defaults(command=_revoke_key)
 
     for command in (add, rotate, disable, remove, revoke):
-        command.add_argument("--dry-run", action="store_true", help="only say what would change")
+        command.add_argument("--dry-run", action="store_true", help="only print what would change")
 
 
 def signin(arguments: Sequence[str] | None = None) -> int:
     """Run ``infbox-signin``; arguments and status as for ``watch``."""
     parser = _parser("infbox-signin", "Let people in whom an OpenID Connect provider knows.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = _add_run(commands, "sign people in and out, until stopped", _run_signin)
+    run = _add_run(commands, "run the sign-in service, until stopped", _run_signin)
     run.add_argument("--secret", metavar="FILE", type=Path, required=True,
-                     help="holds the client's secret")  # fmt: skip
+                     help="file with the client's secret")  # fmt: skip
     return exit_status("infbox-signin", parser.parse_args(arguments))
 
 
@@ -216,7 +216,7 @@ def remotes(arguments: Sequence[str] | None = None) -> int:
     """Run ``infbox-remotes``; arguments and status as for ``watch``."""
     parser = _parser("infbox-remotes", "Keep work trees where git remotes are.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_run(commands, "follow what a configuration names, until stopped", _run_remotes)
+    _add_run(commands, "follow git remotes, until stopped", _run_remotes)
     return exit_status("infbox-remotes", parser.parse_args(arguments))
 
 
@@ -614,7 +614,7 @@ def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         metavar="FILE",
         type=Path,
-        help="a tokenizer.json to count with; else tokens are estimated from bytes",
+        help="a tokenizer.json to count tokens; without it, they are estimated from bytes",
     )
 
 

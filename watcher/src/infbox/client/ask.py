@@ -426,18 +426,22 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     asked = commands.add_parser(
         "ask",
-        help="ask a question and print the answer as it comes",
-        description="Ask a question and print the answer as it comes. On the host itself no key is"
-        f" needed; for --server it is read from {KEY_VARIABLE} or --key-file.",
+        help="send a question and stream the answer",
+        description="Send a question and stream the answer. On the host itself no key is needed;"
+        f" with --server the key is read from {KEY_VARIABLE} or --key-file.",
     )
-    asked.add_argument("question", nargs="*", metavar="QUESTION", help="else standard input")
-    asked.add_argument("--workspace", default="", metavar="NAME", help="else the only one")
-    asked.add_argument("--model", default="", metavar="NAME", help="by its whole name, CODER@NAME")
-    asked.add_argument("--server", default="", metavar="URL", help="else this host's gateway")
-    asked.add_argument("--ca", type=Path, metavar="FILE", help="of --server: its root.crt")
-    asked.add_argument("--key-file", type=Path, metavar="FILE", help="of --server: the API key")
-    asked.add_argument("--max-tokens", type=int, default=400, metavar="N", help="of the answer")
-    asked.add_argument("--cold", action="store_true", help="have nothing found in any cache")
+    asked.add_argument("question", nargs="*", metavar="QUESTION", help="default: standard input")
+    asked.add_argument("--workspace", default="", metavar="NAME", help="default: the only one")
+    asked.add_argument("--model", default="", metavar="NAME", help="full model name, CODER@NAME")
+    asked.add_argument("--server", default="", metavar="URL", help="default: this host's gateway")
+    asked.add_argument("--ca", type=Path, metavar="FILE", help="with --server: its root.crt")
+    asked.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="with --server: file with the API key"
+    )
+    asked.add_argument(
+        "--max-tokens", type=int, default=400, metavar="N", help="limit of the answer"
+    )
+    asked.add_argument("--cold", action="store_true", help="use nothing from any cache")
     return parser
 
 
