@@ -282,7 +282,9 @@ class Daily:
 
     def _note_failure(self, reason: str) -> None:
         if reason != self._failure:
-            hint = "it is kept in memory and tried again; make room, or move a damaged file away"
+            hint = (
+                "counts stay in memory, and the gateway retries; free disk space, or move the file"
+            )
             _logger.error(line("usage-not-kept", file=self._file, reason=reason, hint=hint))
         self._failure = reason
         if self._store:

@@ -88,7 +88,7 @@ class Memory:
             )
         )
         if after > before and is_too_much:
-            raise BusyError("Requests of too many bytes are under way. Send it again in a second.")
+            raise BusyError("The requests in progress use all memory. Send this again in a second.")
         self.used += after - before
         self._large[user] += large
         if not self._large[user]:

@@ -78,16 +78,16 @@ SALTED = FIELDS.keys() - {"/v1/messages/count_tokens"}
 
 REFUSED: dict[str, str] = {
     "background": "the engine computes an answer only while its client waits for it",
-    "priority": "the engine takes all questions in the order in which they come",
+    "priority": "the engine processes requests in the order of arrival",
     "kv_transfer_params": "the cache is the server's own",
     "ec_transfer_params": "the cache is the server's own",
-    "vllm_xargs": "it speaks to parts of the engine that are not for clients",
+    "vllm_xargs": "it controls parts of the engine that clients may not use",
     "chat_template": "the model's own template is used",
-    "media_io_kwargs": "it changes how much memory the engine takes",
-    "mm_processor_kwargs": "it changes how much memory the engine takes",
+    "media_io_kwargs": "it changes how much memory the engine uses",
+    "mm_processor_kwargs": "it changes how much memory the engine uses",
     "prompt_embeds": "prompts are text or token ids",
     "use_beam_search": "it computes many answers at once; set n for several",
-    "repetition_detection": "all wait while the engine searches",
+    "repetition_detection": "it delays the requests of all users",
 }
 """What gives one client power over others, and why it is refused."""
 
