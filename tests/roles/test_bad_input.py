@@ -83,7 +83,7 @@ WORDS = [
     ("images, no context", "Image it has no Dockerfile in /no/such/folder. Set its build_context"),
     ("images, no checksum", "Image it is to be loaded and lacks an archive or its checksum."),
     ("images, another archive", "the SHA-256 of nothing, since it is not there in place of 000"),
-    ("model_store, a branch", "model_store_revision is main, which may mean other files tomorrow."),
+    ("model_store, a branch", "model_store_revision is main, which can mean other files later."),
     ("model_store, no path", "and model_store_given_path is empty. Give the absolute path"),
     ("model_store, empty", "*.safetensors, and has none of them. Correct model_store_given_path."),
     ("model_store, no weights", "and has config.json, tokenizer.json. Correct"),

@@ -121,12 +121,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "a_workspace_inside_another": (
         [{}, {"name": "inner", "path": "{}/open/inner"}],
         {},
-        "The workspace inner, {}/open/inner, lies inside the workspace shop, {}/open.",
+        "The workspace inner, {}/open/inner, is inside the workspace shop, {}/open.",
     ),
     "a_workspace_inside_another_by_a_link": (
         [{"name": "inner", "path": "{}/link"}, {}],
         {},
-        "The workspace inner, {}/open/inner, lies inside the workspace shop, {}/open.",
+        "The workspace inner, {}/open/inner, is inside the workspace shop, {}/open.",
     ),
     "nobody": ([{}], {"watcher_users": []}, "List at least one user"),
     "a_user_twice": ([{}], {"watcher_users": ["a", "a"]}, "each once"),

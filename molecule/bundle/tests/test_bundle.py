@@ -65,7 +65,7 @@ def test_a_bundle_that_was_changed_is_refused_with_the_file() -> None:
     finally:
         weights.write_text("weights\n")
     assert status != 0
-    assert "is not what was collected: ./model/weights: FAILED" in said
+    assert "differs from its checksums: ./model/weights: FAILED" in said
 
 
 def test_a_bundle_for_another_system_is_refused(manifest: str) -> None:
