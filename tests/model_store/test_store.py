@@ -164,7 +164,7 @@ def test_a_damaged_file_of_a_copy_is_removed_and_named(
     upload = store.beside(other, "upload")
     shutil.copytree(place, upload)
     (upload / WEIGHTS).write_bytes(bytes(1_000_000))
-    with pytest.raises(ModelError, match=f"{WEIGHTS} has the SHA-256 .* only that is copied anew"):
+    with pytest.raises(ModelError, match=f"{WEIGHTS} has the SHA-256 .* only these files"):
         adopt(other)
     assert not (upload / WEIGHTS).exists() and not other.exists()
     shutil.copy(place / WEIGHTS, upload)

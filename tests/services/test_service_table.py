@@ -44,7 +44,7 @@ NEW = """
     ports: {pages: {port: 8098, at: "127.0.0.1:28098", purpose: its pages}}
     page: {path: /extra}
 
-# Users by number."""
+# Users by uid."""
 EXTRA_IMAGE = {"repository": "extra/extra", "tag": "1", "digest": "sha256:" + "0" * 64}
 
 
@@ -88,7 +88,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     for each in GROUP_VARS.iterdir():
         if each != TABLE:
             (tree / "group_vars/all" / each.name).symlink_to(each)
-    text = TABLE.read_text().replace("\n# Users by number.", NEW, 1)
+    text = TABLE.read_text().replace("\n# Users by uid.", NEW, 1)
     text = PORT.sub(lambda match: f"port: {int(match[1]) + MOVED_BY}", text)
     text = text.replace("_infbox_users:\n", "_infbox_users:\n  infbox-extra: 64499\n")
     (tree / "group_vars/all/services.yml").write_text(text)
