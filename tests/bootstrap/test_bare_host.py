@@ -185,7 +185,7 @@ def test_check_says_the_steps_and_changes_nothing(server: Server) -> None:
 def test_without_root_it_refuses(server: Server) -> None:
     done = server.run(f"setpriv --reuid nobody --clear-groups {SCRIPT}")
     assert done.returncode == 1
-    assert "This needs root." in done.stderr
+    assert "This script needs root." in done.stderr
 
 
 def test_without_package_sources_it_refuses_and_changes_nothing(server: Server) -> None:
@@ -266,7 +266,7 @@ def test_one_command_reboots_once_and_ends_with_an_endpoint_that_answers_stub(
     assert "bootstrap.sh succeeded" in told
     assert re.search(r"Endpoint +https://\S+/v1", said)
     assert "/etc/infbox/secrets/api-keys/" in said
-    assert "After a change there" in said.splitlines()[-2]
+    assert "After you change them" in said.splitlines()[-2]
     assert "Endpoint" in server.run("cat /var/log/infbox-bootstrap.log").stdout
     assert server.run(f"ls {LEFT}").stdout == ""
     assert server.run(f"systemctl is-enabled {UNIT}").stdout != "enabled\n"
@@ -285,7 +285,7 @@ def test_check_on_a_finished_host_says_that_nothing_would_change(server: Server)
     server.run("echo '# mine' >>/etc/infbox/inventory/hosts.yml")
     done = server.bootstrap("--check", "-e", f"@{LAB_VARIABLES}")
     assert done.returncode == 0
-    for step in ("install ", "make Ansible's environment", "write /etc/infbox"):
+    for step in ("install ", "create Ansible's environment", "write /etc/infbox"):
         assert f"- {step}" not in done.stdout
     assert "What site.yml would change" in done.stdout
     assert re.search(r"changed=0 .*failed=0", done.stdout)

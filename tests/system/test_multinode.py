@@ -244,7 +244,7 @@ def test_a_change_that_cannot_work_leaves_both_as_they_were(group: Group) -> Non
 
 
 def test_a_group_is_not_torn_apart(group: Group) -> None:
-    with pytest.raises(LabError, match="is deployed as one, and without node2"):
+    with pytest.raises(LabError, match="can only be deployed as a whole, and this run lacks node2"):
         play(["site.yml", *group.inventories(HEAD, WORKER), "--limit", HEAD], "multinode-limited")
 
 

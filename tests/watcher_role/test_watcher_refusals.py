@@ -204,7 +204,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "an_issuer_without_tls": (
         [{}],
         {**SIGN_IN, "watcher_sign_in_issuer": "http://sso.example.org"},
-        "watcher_sign_in_issuer is http://sso.example.org, and it or what goes with it",
+        "watcher_sign_in_issuer is http://sso.example.org, and it or a related setting",
     ),
     "a_sign_in_without_a_group": (
         [{}],
@@ -247,7 +247,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
             **followed("ssh://git@forge.example/shop.git"),
             "watcher_remotes_secrets": {"shop": {"key": "x"}},
         },
-        "ssh-keyscan forge.example, once their fingerprints",
+        "ssh-keyscan forge.example, once you have verified",
     ),
     "never_to_poll": ([{}], {"watcher_poll_seconds": 0}, "watcher_poll_seconds is 0."),
     "a_user_number_taken": ([{}], {"watcher_uid": 1}, "The user number 1 belongs to daemon"),

@@ -62,4 +62,4 @@ def test_bad_input_is_refused_with_what_to_give(
     assert watch(asked) == 2
     assert "give fewer tokens than --budget" in capsys.readouterr().err
     assert watch(["ask", str(tmp_path / "none"), "x", "--show"]) == 2
-    assert "give one that is there" in capsys.readouterr().err
+    assert "give an existing one" in capsys.readouterr().err
