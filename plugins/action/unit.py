@@ -11,8 +11,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload",
-              "ExecMainStartTimestamp")  # fmt: skip
+PROPERTIES = ("ActiveState", "UnitFileState", "NeedDaemonReload", "ExecMainStartTimestamp")
 START = re.compile(r"ExecMainStartTimestamp=\w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) UTC")
 # What `find` prints of each: time of change in seconds, path.
 FILE_FORMAT = r"file %T@ %p\n"
@@ -30,13 +29,11 @@ class State:
 
     Attributes:
         reasons: why it is to be restarted; none where it need not be.
-        is_known: whether systemd has it.
         is_enabled: whether it starts at boot.
         is_stale: whether systemd has an older text of it than the disk.
     """
 
     reasons: Sequence[str]
-    is_known: bool
     is_enabled: bool
     is_stale: bool
 
@@ -82,7 +79,6 @@ def state(lines: Sequence[str]) -> State:
         reasons = ["its unit file is newer than what systemd has loaded"]
     return State(
         reasons=reasons,
-        is_known="LoadState=not-found" not in lines,
         is_enabled="UnitFileState=enabled" in lines,
         is_stale=is_stale,
     )
@@ -119,7 +115,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if found.is_right:
             return {**result, "changed": False}
         diff = {"prepared": found.lines(name)}
-        if self._task.check_mode and not found.is_known:
+        # The unit may be of a file that this run would make.
+        if self._task.check_mode:
             return {**result, "changed": True, "diff": diff}
         wanted = {"name": name, "enabled": True, "daemon_reload": found.is_stale}
         done = self._execute_module(

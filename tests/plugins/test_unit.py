@@ -14,7 +14,6 @@ module = load("action", "unit")
 # As systemd 257 prints it.
 SHOWN = [
     "ExecMainStartTimestamp=Mon 2026-11-30 12:00:00.250000 UTC",
-    "LoadState=loaded",
     "ActiveState=active",
     "UnitFileState=enabled",
     "NeedDaemonReload=no",
@@ -66,10 +65,9 @@ def test_a_unit_that_is_not_enabled_is_not_restarted() -> None:
     assert found.lines("a.service") == "a.service: it does not start at boot\n"
 
 
-def test_only_where_systemd_says_so_is_a_unit_unknown() -> None:
-    assert not module.state(shown("=loaded", "=not-found")).is_known
-    assert module.state([]).is_known
-    assert not module.state([]).is_right
+def test_what_was_not_understood_counts_as_missing() -> None:
+    found = module.state(["System has not been booted with systemd"])
+    assert (found.reasons, found.is_enabled, found.is_stale) == (["it is not active"], False, True)
 
 
 def test_files_are_found_below_directories_and_links_by_themselves(tmp_path: Path) -> None:
