@@ -109,6 +109,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """
         filter_loader.get("mandatory")
         with contextlib.suppress(KeyError):  # where the collection is not found
-            filter_loader.get("infbox.infbox.unlike")
+            filter_loader.get("infbox.infbox.apt_repository")
         test_loader.get("defined")
         self.templates.learn()

@@ -104,7 +104,8 @@ def deploy(folder: Path, *arguments: str, order: tuple[str, ...] = HOSTS) -> str
         [sys.executable, "-m", "ansible", "playbook", "-i", folder / "hosts.yml",
          folder / "play.yml", "-vv", "--diff", *arguments],
         capture_output=True, text=True, check=False,
-        env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+             "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PRIVATE KEY" not in done.stdout

@@ -278,7 +278,8 @@ def render(host: Host, hosts: list[Host], keys: int) -> None:
     file = host.folder / "play.yml"
     file.write_text(json.dumps([{**play, "vars": variables}]))
     command = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", str(file)]
-    own = {"ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "HOME": str(host.folder)}
+    own = {"ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "HOME": str(host.folder),
+           "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections")}  # fmt: skip
     subprocess.run(command, check=True, env={**os.environ, **own}, stdout=subprocess.DEVNULL)
 
 

@@ -151,7 +151,8 @@ def rendered(folder: Path, ports: dict[str, int], **more: str) -> Path:
     (folder / "play.yml").write_text(json.dumps([{**play, "vars": variables}]))
     play_file = str(folder / "play.yml")
     command = [sys.executable, "-m", "ansible", "playbook", "-i", "localhost,", play_file]
-    own = {"ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "HOME": str(folder)}
+    own = {"ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "HOME": str(folder),
+           "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections")}  # fmt: skip
     subprocess.run(command, check=True, env={**os.environ, **own})
     return folder / "staging/caddy"
 

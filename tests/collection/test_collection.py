@@ -125,9 +125,10 @@ def test_a_checkout_finds_it_from_anywhere(tmp_path: Path, folder: Path) -> None
     place = tmp_path / "nowhere"
     place.mkdir()
     said = command("ansible", "-i", "localhost,", "all", "--playbook-dir", folder, "-c", "local",
-                   "-m", "debug", "-a", "msg={{ [] | infbox.infbox.unlike([]) }}",
+                   "-m", "infbox.infbox.files",
+                   "-a", '{"directories": "{{ [] | infbox.infbox.user_names }}"}',
                    place=place)  # fmt: skip
-    assert json.loads(said.partition("=>")[2])["msg"] == []
+    assert json.loads(said.partition("=>")[2])["existing"] == []
 
 
 @pytest.mark.lab

@@ -160,6 +160,7 @@ def render(folder: Path) -> None:
         env={
             **os.environ,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
             "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
             "ANSIBLE_LIBRARY": str(ROOT / "plugins/modules"),
             "ANSIBLE_NOCOLOR": "1",

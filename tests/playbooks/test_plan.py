@@ -170,7 +170,7 @@ def test_overrides_and_own_presets_are_planned(tmp_path: Path) -> None:
 
 
 def test_what_is_deployed_is_what_was_planned(tmp_path: Path) -> None:
-    for link in ("group_vars", "roles", "filter_plugins"):
+    for link in ("collections", "group_vars", "roles", "filter_plugins"):
         (tmp_path / link).symlink_to(ROOT / "playbooks" / link)
     (tmp_path / "watcher").symlink_to(ROOT / "watcher")
     choice = "preflight_choice"

@@ -35,7 +35,8 @@ def refusals(
         [sys.executable, "-m", "ansible", "playbook", "--inventory", folder / "inventory.yml",
          folder / "play.yml", *mode],
         capture_output=True, text=True, check=False,
-        env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1",
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+             "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1",
              "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_FORKS": "4"},
     )  # fmt: skip
     assert done.stdout.startswith("{"), done.stdout + done.stderr

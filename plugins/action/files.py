@@ -1,0 +1,250 @@
+"""Files and directories that a role wants: one question to the host, then work for what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+# What `find` prints of each: type, permissions, user and group by number and by name, path.
+FORMAT = r"%y %#m %U %u %G %g %p\n"
+FOUND = re.compile(r"([a-z]) (0[0-7]*) (\d+) (\S+) (\d+) (\S+) (.*)")
+CHECKSUM = re.compile(r"([0-9a-f]{64})  (.*)")
+
+RIGHTS = {
+    "mode": {"type": "str", "required": True},
+    "owner": {"type": "str", "default": "root"},
+    "group": {"type": "str", "default": "root"},
+}
+ARGUMENTS = {
+    "directories": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "str"},
+            "paths": {"type": "list", "elements": "str"},
+            **RIGHTS,
+        },
+        "required_one_of": [("path", "paths")],
+        "mutually_exclusive": [("path", "paths")],
+    },
+    "files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "str"},
+            "content": {"type": "raw"},
+            "contents": {"type": "dict"},
+            "validate": {"type": "str"},
+            **RIGHTS,
+        },
+        "required_one_of": [("content", "contents")],
+        "mutually_exclusive": [("content", "contents"), ("path", "contents")],
+        "required_together": [("path", "content")],
+    },
+}
+
+Run = Callable[["Wanted"], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file or a directory as it is to be.
+
+    Attributes:
+        path: on the host, absolute.
+        mode: permissions, octal, as text.
+        owner: name or number, as text.
+        group: name or number, as text.
+        content: of a file; None for a directory.
+        validate: command that says whether a file's content is valid, `%s` for its path; may be
+            None.
+    """
+
+    path: str
+    mode: str
+    owner: str = "root"
+    group: str = "root"
+    content: str | None = None
+    validate: str | None = None
+
+
+def wanted(arguments: Mapping[str, Any]) -> list[Wanted]:
+    """Return what a task wants, in its order, directories first.
+
+    Args:
+        arguments: those of the task, as ARGUMENTS has them.
+
+    Raises:
+        ValueError: a content is no text.
+    """
+    found = []
+    for item in arguments["directories"]:
+        paths = [item["path"]] if item["paths"] is None else item["paths"]
+        found += [Wanted(path, **_rights(item)) for path in paths]
+    for item in arguments["files"]:
+        contents = item["contents"]
+        if contents is None:
+            contents = {item["path"]: item["content"]}
+        for path, content in contents.items():
+            if not isinstance(content, str):
+                kind = type(content).__name__
+                raise ValueError(f"The content of {path} is of type {kind}. Give text.")  # noqa: TRY004
+            found.append(Wanted(path, **_rights(item), content=content, validate=item["validate"]))
+    return found
+
+
+def _rights(item: Mapping[str, Any]) -> dict[str, str]:
+    return {name: item[name] for name in RIGHTS}
+
+
+def state_command(paths: Iterable[str]) -> list[str]:
+    """Return the command that prints what of all this is on a host.
+
+    It fails where something is missing, having told of the rest.
+
+    Args:
+        paths: of files and directories.
+    """
+    each = ["-maxdepth", "0", "-printf", FORMAT, "-type", "f", "-exec", "sha256sum", "{}", "+"]
+    return ["find", *paths, *each]
+
+
+def existing(lines: Sequence[str]) -> list[str]:
+    """Return the paths that are on the host, of whatever type.
+
+    Args:
+        lines: what the command printed.
+    """
+    return [match[7] for line in lines if (match := FOUND.fullmatch(line))]
+
+
+def differing(items: Iterable[Wanted], lines: Sequence[str]) -> list[Wanted]:
+    """Return what is not on the host as it should be, in order.
+
+    Only what is the very same is left out, so that a line that is misread costs time and no more.
+
+    Args:
+        items: what is wanted.
+        lines: what the command printed.
+    """
+    states: dict[str, re.Match[str]] = {}
+    checksums: dict[str, str] = {}
+    for line in lines:
+        if match := CHECKSUM.fullmatch(line):
+            checksums[match[2]] = match[1]
+        elif match := FOUND.fullmatch(line):
+            states[match[7]] = match
+    return [item for item in items if not _is_like(item, states, checksums)]
+
+
+def _is_like(
+    item: Wanted, states: Mapping[str, re.Match[str]], checksums: Mapping[str, str]
+) -> bool:
+    if (state := states.get(item.path)) is None:
+        return False
+    same = (
+        state[1] == ("d" if item.content is None else "f")
+        and int(state[2], 8) == int(item.mode, 8)
+        and item.owner in (state[3], state[4])
+        and item.group in (state[5], state[6])
+    )
+    if item.content is not None:
+        digest = hashlib.sha256(item.content.encode()).hexdigest()
+        same = same and checksums.get(item.path) == digest
+    return same
+
+
+def apply(items: Iterable[Wanted], run: Run) -> dict[str, Any]:
+    """Make each of them as it should be, and return the result of all; the first failure ends it.
+
+    Args:
+        items: what differs.
+        run: makes one of them so, or says what it would do, and returns Ansible's result.
+    """
+    changed: list[str] = []
+    diffs: list[Any] = []
+    for item in items:
+        result = run(item)
+        if result.get("failed"):
+            reason = result.get("msg") or "Ansible gave no reason."
+            return {
+                **{name: value for name, value in result.items() if name != "diff"},
+                "changed": bool(changed),
+                "msg": f"{item.path}: {reason}",
+            }
+        if result.get("changed"):
+            changed.append(item.path)
+            diff = result.get("diff") or []
+            diffs += diff if isinstance(diff, list) else [diff]
+    return {"changed": bool(changed), "changed_paths": changed, "diff": diffs}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Ask the host once; what differs is done by Ansible's own `file` and `copy`."""
+
+    TRANSFERS_FILES = True
+    _supports_async = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Make files and directories as the task wants them.
+
+        Args:
+            tmp: of no use any more.
+            task_vars: the host's variables.
+        """
+        result = super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(ARGUMENTS)
+        try:
+            items = wanted(arguments)
+        except ValueError as error:
+            return {**result, "failed": True, "msg": str(error)}
+        lines = self._lines([item.path for item in items])
+
+        def run(item: Wanted) -> dict[str, Any]:
+            if item.content is None:
+                return self._directory(item, task_vars)
+            return self._file(item, task_vars)
+
+        return {**result, "existing": existing(lines), **apply(differing(items, lines), run)}
+
+    def _lines(self, paths: list[str]) -> list[str]:
+        """Return what the command prints. It changes nothing, so check mode runs it too."""
+        if not paths:
+            return []
+        asked = self._low_level_execute_command(shlex.join(state_command(paths)))
+        return list(asked["stdout_lines"])
+
+    def _directory(self, item: Wanted, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        done: dict[str, Any] = self._execute_module(
+            module_name="ansible.builtin.file",
+            module_args={**_rights(vars(item)), "path": item.path, "state": "directory"},
+            task_vars=task_vars,
+        )
+        return done
+
+    def _file(self, item: Wanted, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        task = self._task.copy()
+        task.args = {**_rights(vars(item)), "dest": item.path, "content": item.content}
+        if item.validate:
+            task.args["validate"] = item.validate
+        copy = self._shared_loader_obj.action_loader.get(
+            "ansible.builtin.copy",
+            task=task,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        done: dict[str, Any] = copy.run(task_vars=task_vars)
+        return done

@@ -1,0 +1,183 @@
+"""Files and directories of a role: what differs is found in one question, and made right."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.plugins.plugin_files import ROOT, load
+
+module = load("action", "files")
+Wanted, wanted = module.Wanted, module.wanted
+
+OWN = {"owner": str(os.getuid()), "group": str(os.getgid())}
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> list[Any]:
+    """Return a directory and a file that are as they should be."""
+    directory, file = tmp_path / "a directory", tmp_path / "a directory" / "file"
+    directory.mkdir()
+    directory.chmod(0o750)
+    file.write_text("täxt\n")
+    file.chmod(0o644)
+    return [Wanted(str(directory), "0750", **OWN),
+            Wanted(str(file), "0644", **OWN, content="täxt\n")]  # fmt: skip
+
+
+def differing(items: list[Any]) -> list[str]:
+    """Ask, and return the paths of those that are not as they should be."""
+    return [item.path for item in module.differing(items, ask(*(item.path for item in items)))]
+
+
+def ask(*paths: str) -> list[str]:
+    """Return what the command prints of some paths."""
+    command = module.state_command(paths)
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+
+
+def test_what_is_there_is_found_whatever_it_is(there: list[Any], tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    paths = [*(item.path for item in there), str(link)]
+    assert sorted(module.existing(ask(*paths, str(tmp_path / "none")))) == sorted(paths)
+
+
+def test_what_is_as_it_should_be_is_left_out(there: list[Any]) -> None:
+    assert differing(there) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "0755"},
+        {"mode": "2750"},
+        {"owner": "12345"},
+        {"group": "nobody-of-this-name"},
+        {"path": "/nowhere/at/all"},
+        {"content": "a file in its place"},
+    ],
+)
+def test_a_directory_that_differs_is_named(there: list[Any], change: dict[str, Any]) -> None:
+    directory = replace(there[0], **change)
+    assert differing([directory, there[1]]) == [directory.path]
+
+
+def test_a_file_with_another_text_is_named(there: list[Any]) -> None:
+    assert differing([there[0], replace(there[1], content="täxt")]) == [there[1].path]
+
+
+def test_a_directory_where_a_file_should_be_is_named(there: list[Any]) -> None:
+    Path(there[1].path).unlink()
+    Path(there[1].path).mkdir(mode=0o644)
+    assert differing(there) == [there[1].path]
+
+
+def test_a_link_is_named_whatever_it_leads_to(there: list[Any], tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(there[0].path)
+    assert differing([replace(there[0], path=str(link)), there[1]]) == [str(link)]
+
+
+def test_names_of_users_will_do_as_well_as_numbers(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    assert differing([Wanted(str(tmp_path), "0755", tmp_path.owner(), tmp_path.group())]) == []
+
+
+def test_what_was_not_understood_counts_as_missing(there: list[Any]) -> None:
+    assert module.differing(there[::-1], ["find: something new", ""]) == there[::-1]
+
+
+def test_a_failure_ends_it_with_the_path_and_the_reason(there: list[Any]) -> None:
+    done: list[str] = []
+
+    def run(item: Any) -> dict[str, Any]:
+        done.append(item.path)
+        return {"failed": True, "msg": "no space left"}
+
+    result = module.apply(there, run)
+    assert (result["failed"], result["msg"]) == (True, f"{there[0].path}: no space left")
+    assert done == [there[0].path]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a playbook did: the results of its tasks that use the plugin, and what it printed."""
+
+    results: list[dict[str, Any]]
+    output: str
+
+
+def names(result: dict[str, Any]) -> list[str]:
+    """Return the names of what a task changed."""
+    return [Path(path).name for path in result["changed_paths"]]
+
+
+def play(folder: Path, *options: str) -> Run:
+    """Run a playbook that makes the same twice, and then, one mode being wrong, something else."""
+    made = folder / "made"
+    action = {
+        "directories": [{"paths": [str(made), f"{made}/deep"], "mode": "0750", **OWN}],
+        "files": [
+            {"path": f"{made}/deep/one", "content": "{{ text }}\n", "mode": "0640", **OWN},
+            {"contents": "{{ {made ~ '/two': '{\"a\": 1}'} }}", "mode": "0600",
+             "validate": "grep a %s", **OWN},
+        ],
+    }  # fmt: skip
+    make = {"name": "Make", "infbox.infbox.files": action}
+    spoil = {"path": f"{made}/two", "mode": "0644"}
+    tell = {"content": "{{ [first, second, third] }}", "dest": f"{folder}/told"}
+    tasks = [
+        {**make, "register": "first"},
+        {**make, "register": "second"},
+        {"ansible.builtin.file": spoil, "when": "not ansible_check_mode", "diff": False},
+        {**make, "register": "third", "vars": {"text": "other"}},
+        {"ansible.builtin.copy": tell, "check_mode": False, "diff": False},
+    ]
+    variables = {"text": "täxt", "made": str(made), "ansible_python_interpreter": sys.executable}
+    plays = [{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": tasks}]
+    (folder / "play.yml").write_text(json.dumps(plays))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", "-c", "local", "--diff", *options, "play.yml"],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+             "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_NOCOLOR": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Run(json.loads((folder / "told").read_text()), done.stdout)
+
+
+def test_check_mode_tells_what_would_change_and_changes_nothing(tmp_path: Path) -> None:
+    done = play(tmp_path, "--check")
+    assert [names(result) for result in done.results] == [["made", "deep", "one", "two"]] * 3
+    assert [result["existing"] for result in done.results] == [[], [], []]
+    assert "+täxt\n" in done.output
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_is_made_is_changed_again_only_where_it_differs(tmp_path: Path) -> None:
+    done = play(tmp_path)
+    first, second, third = done.results
+    assert names(first) == ["made", "deep", "one", "two"]
+    assert (second["changed"], names(second), second["diff"]) == (False, [], [])
+    assert len(second["existing"]) == 4
+    assert (third["changed"], names(third)) == (True, ["one", "two"])
+    assert "-täxt\n+other\n" in done.output
+    made = tmp_path / "made"
+    paths = ("deep", "deep/one", "two")
+    modes = {path: (made / path).stat().st_mode & 0o7777 for path in paths}
+    assert modes == {"deep": 0o750, "deep/one": 0o640, "two": 0o600}
+    assert (made / "deep/one").read_text() == "other\n"
+    assert json.loads((made / "two").read_text()) == {"a": 1}
+
+
+def test_a_content_that_is_no_text_is_refused_by_its_path() -> None:
+    item = {"path": None, "content": None, "contents": {"/a": 5}, "validate": None,
+            "mode": "0644", "owner": "root", "group": "root"}  # fmt: skip
+    with pytest.raises(ValueError, match=r"The content of /a is of type int\. Give text\."):
+        wanted({"directories": [], "files": [item]})

@@ -1,0 +1,87 @@
+"""Whether a unit is active, enabled and no older than its files; molecule tries it on real ones."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.plugin_files import load
+
+module = load("action", "unit")
+
+# As systemd 257 prints it.
+SHOWN = [
+    "ExecMainStartTimestamp=Mon 2026-11-30 12:00:00.250000 UTC",
+    "ActiveState=active",
+    "UnitFileState=enabled",
+    "NeedDaemonReload=no",
+]
+START = 1796040000.25
+
+
+def shown(old: str = "", new: str = "") -> list[str]:
+    """Return what systemd prints, with one text in place of another."""
+    lines = [line.replace(old, new) for line in SHOWN] if old else SHOWN
+    assert lines != SHOWN or not old
+    return lines
+
+
+def file_line(path: str, time: float) -> str:
+    """Return what `find` prints of a file."""
+    return f"file {time:.10f} {path}"
+
+
+def test_a_unit_that_is_as_it_should_be_needs_nothing() -> None:
+    assert module.state([*shown(), file_line("/etc/a", START - 0.1)]).is_right
+    assert module.state(shown()).is_right
+
+
+def test_a_file_that_is_newer_than_the_start_by_less_than_a_second_counts() -> None:
+    lines = [*shown(), file_line("/etc/a", START - 60), file_line("/etc/b c", START + 0.1)]
+    assert module.state(lines).reasons == ["/etc/b c is newer than its start"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reasons"),
+    [
+        ("ActiveState=active", "ActiveState=inactive", ["it is not active"]),
+        ("ActiveState=active", "ActiveState=activating", ["it is not active"]),
+        ("12:00:00.250000 UTC", "", ["systemd does not say since when it runs"]),
+        ("Reload=no", "Reload=yes", ["its unit file is newer than what systemd has loaded"]),
+    ],
+)
+def test_a_unit_that_does_not_run_what_it_should_is_restarted(
+    old: str, new: str, reasons: list[str]
+) -> None:
+    found = module.state(shown(old, new))
+    assert (found.reasons, found.is_right) == (reasons, False)
+
+
+def test_a_unit_that_is_not_enabled_is_not_restarted() -> None:
+    found = module.state(shown("UnitFileState=enabled", "UnitFileState=disabled"))
+    assert (found.reasons, found.is_enabled, found.is_right) == ([], False, False)
+    assert found.lines("a.service") == "a.service: it does not start at boot\n"
+
+
+def test_what_was_not_understood_counts_as_missing() -> None:
+    found = module.state(["System has not been booted with systemd"])
+    assert (found.reasons, found.is_enabled, found.is_stale) == (["it is not active"], False, True)
+
+
+def test_files_are_found_below_directories_and_links_by_themselves(tmp_path: Path) -> None:
+    deep = tmp_path / "a directory/deep"
+    deep.parent.mkdir()
+    deep.write_text("")
+    link = tmp_path / "link"
+    link.symlink_to(deep)
+    os.utime(deep, (START, START + 1))
+    os.utime(deep.parent, (START, START))
+    os.utime(link, (START, START), follow_symlinks=False)
+    find = module.state_command("a.service", [str(deep.parent), str(link), "/nowhere/at all"])
+    command = find.partition("; ")[2]
+    assert find.startswith(shlex.join(["systemctl", "show"]))
+    told = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+    found = module.state([*shown(), *told.stdout.splitlines()])
+    assert found.reasons == [f"{deep} is newer than its start"]
