@@ -1,6 +1,7 @@
 """What `infbox-watch client NAME` prints, used as a person would use it."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -34,11 +35,13 @@ class Printed:
         text: on standard output: the content of a file, or commands.
         said: on standard error: where it belongs.
         environment: the variables of a shell that was told all that are printed.
+        window: tokens of conversation and answer that the model takes beside the pack.
     """
 
     text: str
     said: str
     environment: dict[str, str]
+    window: int = 0
 
 
 def configured(name: str, server: Server, home: Path) -> Printed:
@@ -52,18 +55,25 @@ def configured(name: str, server: Server, home: Path) -> Printed:
     Raises:
         subprocess.CalledProcessError: the command fails.
     """
-    done = subprocess.run(
-        [Path(sys.executable).with_name("infbox-watch"), "client", name, "--show-key",
-         "--server", server.url, "--ca", server.authority, "--key-file", server.key_file,
-         "--workspace", server.workspace],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
+    done = _run(name, server)
     exports = [
         line
         for line in (done.stdout + done.stderr).splitlines()
         if line.startswith("export ") and "=" in line
     ]
-    return Printed(done.stdout, done.stderr, shell(exports, home))
+    # The one that says the window in words.
+    window = re.search(r"Context window (\d+) tokens", _run("openai", server).stderr)
+    return Printed(done.stdout, done.stderr, shell(exports, home), int(window[1]) if window else 0)
+
+
+def _run(name: str, server: Server) -> subprocess.CompletedProcess[str]:
+    """Run the command and return what it printed."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("infbox-watch"), "client", name, "--show-key",
+         "--server", server.url, "--ca", server.authority, "--key-file", server.key_file,
+         "--workspace", server.workspace],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
 
 
 def shell(lines: list[str], home: Path) -> dict[str, str]:

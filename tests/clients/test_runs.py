@@ -74,12 +74,25 @@ def test_a_driver_that_ends_early_fails_what_it_did_not_do(
     key.write_text("sk-infbox-x")
     line = json.dumps({"check": "answer", "outcome": "passed", "seen": "yes", "seconds": 1})
     script = f"echo '{line}'; echo broken >&2; exit 3"
+    monkeypatch.setattr(libraries, "_programs", lambda _: tmp_path)
     monkeypatch.setattr(libraries, "_command", lambda *_: ["sh", "-c", script])
     monkeypatch.setattr(libraries, "configured", lambda *_: Printed("", "", {}))
     server = Server("https://gpu1", tmp_path / "root.crt", key, "shop")
     seen = libraries.run_library("langchain", server, tmp_path)
     assert [each.outcome for each in seen] == ["passed", "failed", "failed", "none"]
     assert "ended with 3: broken" in seen[1].said
+
+
+def test_an_agent_whose_own_prompt_does_not_fit_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = Printed("", "", {}, window=5_591)
+    monkeypatch.setattr(libraries, "configured", lambda *_: printed)
+    monkeypatch.setattr(libraries, "_programs", lambda _: pytest.fail("it is installed"))
+    server = Server("https://gpu1", tmp_path / "root.crt", tmp_path / "key", "shop")
+    seen = libraries.run_library("claude-code", server, tmp_path)
+    assert {each.outcome for each in seen} == {"none"}
+    assert "needs 24000 tokens, and the window is 5591" in seen[0].said
 
 
 def test_the_command_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:

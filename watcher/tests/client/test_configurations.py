@@ -175,7 +175,7 @@ def test_all_names_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("emacs",), "there is no client emacs: give one of aider, claude-code,"),
+        (("emacs",), "there is no client emacs: give one of aider, anthropic,"),
         (("codex", "--server", "gpu1"), "--server is 'gpu1': give an address such as"),
         (("codex", "--server", "https://a b"), "give an address such as"),
         (("codex", "--server", "https://x/$(id)"), "give an address such as"),
