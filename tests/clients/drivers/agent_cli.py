@@ -23,19 +23,21 @@ class Agent:
             commands for the shell.
         listing: command that prints the models, if it has one.
         has_tools: whether its requests hold tools.
+        mark: what it prints only once it was answered, where it ends well even so.
     """
 
     command: tuple[str, ...]
     file: str = ""
     listing: tuple[str, ...] = ()
     has_tools: bool = True
+    mark: str = ""
 
 
 AIDER = ("aider", "--config", f"{Path.home()}/.config/infbox/aider.yml", "--no-git", "--yes-always",
          "--no-check-update", "--no-show-release-notes", "--no-show-model-warnings",
          "--no-pretty", "--message")  # fmt: skip
 AGENTS = {
-    "aider": Agent(AIDER, has_tools=False),
+    "aider": Agent(AIDER, has_tools=False, mark=" received."),
     "claude-code": Agent(("claude", "-p")),
     "cline": Agent(("cline",)),
     "codex": Agent(("codex", "exec", "--skip-git-repo-check"), ".codex/config.toml"),
@@ -84,8 +86,11 @@ def models() -> str:
 
 
 def answer() -> str:
-    said.append(run(*agent.command, QUESTION))
-    return said[-1]
+    printed = run(*agent.command, QUESTION)
+    if agent.mark not in printed:
+        raise RuntimeError(f"it was not answered: {printed[-400:]}")
+    said.append(printed)
+    return printed
 
 
 said: list[str] = []
