@@ -49,7 +49,7 @@ def test_a_check_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> Non
         raise report.NotForcedError("no way")
 
     report.check("answer", lambda: "yes")
-    report.check("stream", lambda: report.streamed(["one"]))
+    report.check("stream", lambda: report.streamed([""]))
     report.check("tool", not_forced)
     report.check("models", list)
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -57,7 +57,7 @@ def test_a_check_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> Non
     assert outcomes == [
         ("answer", "passed"), ("stream", "failed"), ("tool", "form"), ("models", "failed")
     ]  # fmt: skip
-    assert "the stream had 1 pieces" in said[1]["seen"]
+    assert "the stream had no pieces" in said[1]["seen"]
 
 
 def test_a_call_with_other_arguments_than_the_schema_s_is_no_call() -> None:

@@ -61,8 +61,7 @@ def tool() -> Any:
         {"role": "assistant", "content": [use]},
         {"role": "user", "content": [result]},
     ]
-    none = {"type": "none"}
-    told = create(model=MODEL, messages=history, tools=tools, tool_choice=none, max_tokens=TOKENS)
+    told = create(model=MODEL, messages=history, tools=tools, max_tokens=TOKENS)
     return told.content[0].text
 
 
