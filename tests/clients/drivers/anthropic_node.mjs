@@ -4,7 +4,7 @@ import {
   CALL_TOKENS, MODEL, QUESTION, RESULT, SCHEMA, TOKENS, TOOL, TOOL_TEXT, check, streamed,
 } from './report.mjs';
 
-const client = new Anthropic({ maxRetries: 0, timeout: 300_000 });
+const client = new Anthropic({ maxRetries: 0, timeout: 900_000 });
 const model = MODEL;
 const messages = [{ role: 'user', content: QUESTION }];
 const tools = [{ name: TOOL, description: TOOL_TEXT, input_schema: SCHEMA }];

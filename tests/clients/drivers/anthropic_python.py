@@ -16,7 +16,7 @@ from report import (
     streamed,
 )
 
-client = anthropic.Anthropic(max_retries=0, timeout=300)
+client = anthropic.Anthropic(max_retries=0, timeout=900)
 messages: list[Any] = [{"role": "user", "content": QUESTION}]
 tools: Any = [{"name": TOOL, "description": TOOL_TEXT, "input_schema": SCHEMA}]
 create: Any = client.messages.create

@@ -14,7 +14,7 @@ class Found(BaseModel):
     word: Literal["cart", "book"]
 
 
-client = openai.OpenAI(max_retries=0, timeout=300)
+client = openai.OpenAI(max_retries=0, timeout=900)
 asked: dict[str, Any] = {
     "model": MODEL,
     "messages": [{"role": "user", "content": QUESTION}],

@@ -38,7 +38,7 @@ def look_up(word: str) -> str:
 def chat(tokens: int = TOKENS) -> Any:
     """A model that has this many tokens for its answer."""
     return ChatOpenAI(
-        model=MODEL, max_completion_tokens=tokens, max_retries=0, timeout=300, extra_body=EXTRA
+        model=MODEL, max_completion_tokens=tokens, max_retries=0, timeout=900, extra_body=EXTRA
     )
 
 

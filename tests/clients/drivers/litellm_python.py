@@ -33,7 +33,7 @@ def asked(tokens: int = TOKENS, said: list[Any] = messages, **more: Any) -> Any:
         messages=said,
         max_tokens=tokens,
         num_retries=0,
-        timeout=300,
+        timeout=900,
         **more,
     )
 

@@ -25,7 +25,7 @@ def model(tokens: int = TOKENS, **more: Any) -> Any:
         context_window=8192,
         max_tokens=tokens,
         max_retries=0,
-        timeout=300,
+        timeout=900,
         strict=True,
         **more,
     )

@@ -4,7 +4,7 @@ import {
   CALL_TOKENS, MODEL, QUESTION, RESULT, SCHEMA, TOKENS, TOOL, TOOL_TEXT, called, check, streamed,
 } from './report.mjs';
 
-const client = new OpenAI({ maxRetries: 0, timeout: 300_000 });
+const client = new OpenAI({ maxRetries: 0, timeout: 900_000 });
 const model = MODEL;
 const messages = [{ role: 'user', content: QUESTION }];
 const parameters = { name: TOOL, description: TOOL_TEXT, strict: true, parameters: SCHEMA };

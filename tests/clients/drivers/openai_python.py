@@ -18,7 +18,7 @@ from report import (
     streamed,
 )
 
-client = openai.OpenAI(max_retries=0, timeout=300)
+client = openai.OpenAI(max_retries=0, timeout=900)
 create: Any = client.chat.completions.create
 messages: list[Any] = [{"role": "user", "content": QUESTION}]
 # Without `strict` vLLM lets a model write any arguments.
