@@ -37,12 +37,9 @@ async def pieces() -> list[str]:
 
 
 def tool() -> Any:
-    # Of several calls vLLM returns the first.
-    settings: Any = {
-        "max_tokens": CALL_TOKENS,
-        "parallel_tool_calls": False,
-        "extra_body": EXTRA,
-    }
+    # It says `required` by itself, with which a small model may go on to a second call.
+    named = {"type": "function", "function": {"name": TOOL}}
+    settings: Any = {"max_tokens": CALL_TOKENS, "extra_body": {**EXTRA, "tool_choice": named}}
     question = ModelRequest([UserPromptPart(QUESTION)])
     forced = ModelRequestParameters(function_tools=[look_up], allow_text_output=False)
     said = model_request_sync(
