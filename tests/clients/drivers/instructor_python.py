@@ -5,7 +5,7 @@ from typing import Any, Literal
 import instructor
 import openai
 from pydantic import BaseModel
-from report import CALL_TOKENS, EXTRA, MODEL, QUESTION, check, streamed
+from report import CALL_TOKENS, EXTRA, MODEL, QUESTION, NotForcedError, check, streamed
 
 
 class Found(BaseModel):
@@ -39,7 +39,12 @@ def stream() -> str:
 
 
 def tool() -> Any:
-    found = asker(instructor.Mode.TOOLS_STRICT).create(response_model=Found, **asked)
+    try:
+        found = asker(instructor.Mode.TOOLS_STRICT).create(response_model=Found, **asked)
+    except instructor.core.InstructorRetryException as error:
+        if "validation error" not in str(error):
+            raise
+        raise NotForcedError("a call came; nothing held its arguments to the schema") from None
     return f"a forced call is its answer, no result is sent: {found}"
 
 
