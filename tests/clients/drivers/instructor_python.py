@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import instructor
 import openai
+from instructor.core import InstructorRetryException
 from pydantic import BaseModel
 from report import CALL_TOKENS, EXTRA, MODEL, QUESTION, NotForcedError, check, streamed
 
@@ -41,7 +42,7 @@ def stream() -> str:
 def tool() -> Any:
     try:
         found = asker(instructor.Mode.TOOLS_STRICT).create(response_model=Found, **asked)
-    except instructor.core.InstructorRetryException as error:
+    except InstructorRetryException as error:
         if "validation error" not in str(error):
             raise
         raise NotForcedError("a call came; nothing held its arguments to the schema") from None
