@@ -22,7 +22,7 @@ $(if $(JSON)$(CSV),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation airgap collection bundle profile plan status usage models logs restart upgrade rollback keys rotate-secrets uninstall
+.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation clients airgap collection bundle profile plan status usage models logs restart upgrade rollback keys rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -98,6 +98,9 @@ lock: $(STAMP) ## Update the pinned Python requirements, with hashes
 	  -c requirements-cuda.txt -o requirements-hub.txt requirements-hub.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  -o requirements-uv.txt requirements-uv.in
+	for name in aider instructor libraries litellm llamaindex; do \
+	  $(LOCK) --python-version 3.11 -o requirements/clients/$$name.txt requirements/clients/$$name.in || exit; done
+	cd requirements/clients && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 profile: $(STAMP) ## Run site.yml and show its duration by task and by role
 	@ANSIBLE_CALLBACKS_ENABLED=infbox_workers,ansible.posix.profile_tasks,ansible.posix.profile_roles \
@@ -160,6 +163,9 @@ overlay: lab ## Test a developer's overlay over a base workspace on a lab host (
 
 rotation: lab ## Test the rotation of all secrets on a lab host
 	$(BIN)/pytest -s tests/system/test_rotation.py
+
+clients: lab ## Test all clients that can be installed here through a lab host, NAMES="openai llm"; ARGS="--server https://… --ca … --key-file …" takes another host (docs/clients.md)
+	@$(BIN)/python -m tests.clients $(NAMES) $(ARGS)
 
 drill: lab ## Test the restore of a lost lab host from its backup
 	$(BIN)/pytest tests/backup/test_drill.py

@@ -5,23 +5,16 @@ from pathlib import Path
 
 import pytest
 from fake_host import FakeHost, told
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
-from lab import engine
-from tests.page.visit import SIZES, Visit
-
-CHROMIUM = "/usr/bin/chromium"
+from tests.page.visit import SIZES, Visit, chromium
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, installed where it is missing."""
-    engine.ensure_packages({CHROMIUM: "chromium"})
-    with sync_playwright() as playwright:
-        # Its sandbox wants a user other than root, and namespaces that a container may lack.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
+    """A browser for all tests."""
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

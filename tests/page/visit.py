@@ -1,10 +1,16 @@
 """A visit of the status page, and pictures of it at every size."""
 
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, ViewportSize, expect
+import contextlib
+from collections.abc import Iterator
 
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+
+from lab import engine
+from lab.images import lock
 from lab.settings import STATE
 
+CHROMIUM = "/usr/bin/chromium"
 PICTURES = STATE / "pages"
 SIZES: dict[str, ViewportSize] = {
     "phone": {"width": 390, "height": 844},
@@ -24,6 +30,18 @@ new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) window.shifted += entry.value;
 }).observe({type: "layout-shift", buffered: true});
 """
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start Debian's Chromium, installed where it is missing."""
+    with lock():  # several stages of `make test` may want it at once
+        engine.ensure_packages({CHROMIUM: "chromium"})
+    with sync_playwright() as playwright:
+        # Its sandbox wants a user other than root, and namespaces that a container may lack.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
+        yield browser
+        browser.close()
 
 
 class Visit:

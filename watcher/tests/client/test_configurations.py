@@ -114,6 +114,9 @@ def test_the_others_name_server_model_and_window() -> None:
     assert (qwen["name"], qwen["generationConfig"]["contextWindowSize"]) == ("coder@shop", 40_000)
     assert content("llm")[0]["model_id"] == "coder@shop"
     assert shell("openai")["OPENAI_BASE_URL"] == f"{URL}/v1"
+    anthropic = shell("anthropic")
+    assert (anthropic["ANTHROPIC_BASE_URL"], anthropic["ANTHROPIC_API_KEY"]) == (URL, KEY_OF_SHELL)
+    assert anthropic["ANTHROPIC_MODEL"] == "coder@shop"
     assert f"--baseurl {URL}/v1" in configuration("cline", ACCESS).text
 
 
@@ -172,7 +175,7 @@ def test_all_names_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("emacs",), "there is no client emacs: give one of aider, claude-code,"),
+        (("emacs",), "there is no client emacs: give one of aider, anthropic,"),
         (("codex", "--server", "gpu1"), "--server is 'gpu1': give an address such as"),
         (("codex", "--server", "https://a b"), "give an address such as"),
         (("codex", "--server", "https://x/$(id)"), "give an address such as"),

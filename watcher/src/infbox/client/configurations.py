@@ -370,6 +370,21 @@ def _openai(access: Access) -> Configuration:
     )
 
 
+def _anthropic(access: Access) -> Configuration:
+    variables = {
+        "ANTHROPIC_BASE_URL": shlex.quote(access.url),
+        "ANTHROPIC_API_KEY": access.key_word,
+        "ANTHROPIC_MODEL": shlex.quote(access.model),
+        **_authority("SSL_CERT_FILE", access),
+        **_node_authority(access),
+    }
+    return Configuration(
+        "For any client of Anthropic's API: base URL, key and model, here as variables.",
+        _exports(variables),
+        notes=(f"Context window {access.window} tokens, at most {access.output} of them output.",),
+    )
+
+
 def _key_variable(access: Access) -> dict[str, str]:
     """Return the variable that a client reads the key from: only where it is to be printed."""
     return {KEY_VARIABLE: shlex.quote(access.key) if access.key else PLACEHOLDER}
@@ -404,6 +419,7 @@ def _toml(text: str) -> str:
 
 CLIENTS: Mapping[str, Callable[[Access], Configuration]] = {
     "aider": _aider,
+    "anthropic": _anthropic,
     "claude-code": _claude_code,
     "cline": _cline,
     "codex": _codex,

@@ -1,0 +1,1 @@
+"""Clients that people use, installed as they are and configured by `infbox-watch client`."""
