@@ -22,7 +22,7 @@ $(if $(JSON)$(CSV),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation clients airgap collection bundle profile plan status usage models logs restart upgrade rollback keys rotate-secrets uninstall
+.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted conformance upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation clients airgap collection bundle profile plan status usage models logs restart upgrade rollback keys rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,7 @@ lock: $(STAMP) ## Update the pinned Python requirements, with hashes
 	cd watcher && $(COMPILE) --python-version 3.10 -o requirements.txt requirements.in
 	$(COMPILE) --python-version 3.11 -c watcher/requirements.txt -o requirements/dev.txt requirements/dev.in
 	$(COMPILE) --python-version 3.11 -c requirements/dev.txt -o requirements/ansible.txt requirements/ansible.in
+	cd tests/conformance && $(COMPILE) --python-version 3.11 --no-deps -o requirements.txt requirements.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --excludes excludes-cpu.txt \
 	  $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend cpu) \
@@ -139,6 +140,9 @@ interrupted: lab ## Test that killed runs of site.yml are completed by the next 
 
 lowered-plan: lab ## Test that a plan with too little memory for vLLM is lowered, on a lab host (20 minutes)
 	$(BIN)/pytest -s tests/system/test_lowered_plan.py
+
+conformance: lab ## Test that vLLM's own tests pass through infbox as directly, on the demo's host or one of its own (hours on two cores)
+	$(BIN)/pytest -s tests/conformance/test_vllm.py
 
 upgrade-test: lab ## Test the upgrade of a lab host from the last tag to this checkout
 	$(BIN)/pytest -s -rs tests/system/test_upgrade.py

@@ -74,7 +74,8 @@ def scenario(name: str) -> Stage:
     others = {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()} - named
     own = [f"{folder}/{other}/*" for other in sorted(others) for folder in ("molecule", "roles")]
     command = ("molecule", "test", "--scenario-name", name)
-    return Stage(f"role-{name}", command, "roles", (*NO_LAB, *own, "tests/system/*"))
+    own += ["tests/conformance/*", "tests/system/*"]
+    return Stage(f"role-{name}", command, "roles", (*NO_LAB, *own))
 
 
 # The slowest first of what wants the lab, so that the short ones fill the gaps.

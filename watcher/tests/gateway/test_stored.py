@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from fake_apis import RESPONSES
 from fake_engine import FakeEngine
 from gateway_stack import USER, Answer, Stack
 from infbox.gateway.app import Gateway
+from infbox.gateway.bodies import opened
+from infbox.gateway.conversations import forms
 from infbox.gateway.refusals import RefusalError
 from infbox.gateway.stored import store as stored
+from infbox.gateway.stored.following import follow
 from infbox.gateway.stored.store import ResponseStore, Stored
 from serving import serving, settings_for
 
@@ -137,6 +141,43 @@ def test_items_and_parts_are_kept_as_they_came(stack: Stack) -> None:
     name = ask(stack, input=items).json["id"]
     ask(stack, "So?", previous_response_id=name)
     assert stack.engine.seen[-1].chat["input"][:2] == items
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_response_is_not_gone_on_from_beside_messages(stack: Stack, nothing: object) -> None:
+    name = ask(stack).json["id"]
+    answer = ask(stack, previous_response_id=name, previous_input_messages=[USER])
+    assert (answer.status, answer.json["error"]["param"]) == (400, "previous_input_messages")
+    more = {"previous_response_id": name, "previous_input_messages": nothing}
+    assert ask(stack, "So?", **more).status == 200
+    assert texts(stack)[-1] == "So?"
+
+
+NAMED: tuple[object, ...] = (None, "", "resp_1", "resp_2", 7, True, [], {}, ["resp_1"])
+INPUTS: tuple[object, ...] = (None, "", "So?", 7, {}, [], [USER], [[USER]], [7, USER], ["So?"])
+BESIDE: tuple[object, ...] = (None, 7, [], [USER], "x")
+
+
+def test_nothing_behind_the_store_meets_an_earlier_response() -> None:
+    """What reads conversations and puts in packs knows none: it is there already, or refused."""
+    item = json.dumps(USER).encode()
+    for named, given, beside in itertools.product(NAMED, INPUTS, BESIDE):
+        store = ResponseStore(100_000)
+        store.keep("ann", "resp_1", Stored([item], b'{"output": [%s]}' % item, ""))
+        asked = {
+            "previous_response_id": named,
+            "input": given,
+            "previous_input_messages": beside,
+        }
+        body = opened(RESPONSES, [json.dumps(asked).encode()], "ann", 1000)
+        try:
+            follow(store, RESPONSES, body, "ann", 1 << 20)
+        except RefusalError:
+            continue
+        request = body.taken()
+        left = request.get("previous_response_id")
+        is_left = isinstance(left, str) and left != ""
+        assert not is_left or forms.dialogue(RESPONSES, request) is None, asked
 
 
 def response(size: int, previous: str = "") -> Stored:

@@ -59,8 +59,7 @@ def into_responses(pack: str, request: Request) -> Request:
     """Return a request to ``/v1/responses`` with the pack in it.
 
     vLLM makes the first system message of ``instructions``, and repeats them in the answer, in a
-    stream three times. So they go into the input, which it does not repeat; unless an earlier
-    response is gone on from, since that stands before the input.
+    stream three times. So they go into the input, which it does not repeat.
 
     Args:
         pack: the pack's text.
@@ -71,8 +70,6 @@ def into_responses(pack: str, request: Request) -> Request:
         items = [{"role": "user", "content": items}]
     if not items or not _are_objects(items) or not (own is None or isinstance(own, str)):
         return request
-    if request.get("previous_response_id"):
-        return {**request, "instructions": _joined(pack, own or "")}
     rest = {key: value for key, value in request.items() if key != "instructions"}
     if own:
         items = [{"role": "system", "content": own}, *items]

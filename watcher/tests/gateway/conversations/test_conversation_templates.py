@@ -164,7 +164,7 @@ _MESSAGE = st.fixed_dictionaries(
 @given(
     path=st.sampled_from([CHAT, MESSAGES, RESPONSES]),
     messages=st.lists(_MESSAGE, max_size=6),
-    more=st.sampled_from([{}, {"instructions": "x"}, {"previous_response_id": "resp_1"}]),
+    more=st.sampled_from([{}, {"instructions": "x"}]),
 )
 def test_any_messages_are_placed_or_left_to_the_engine(
     path: str, messages: list[Item], more: dict[str, Any]
@@ -192,10 +192,6 @@ def test_leading_system_messages_become_one() -> None:
         "Mind this.",
     ]
     assert placed["input"][1:] == [U1]
-    following = {"instructions": "Be brief.", "input": [S, U1], "previous_response_id": "resp_1"}
-    placed = system_messages.in_questions(RESPONSES, following)
-    assert placed["instructions"] == "Be brief."
-    assert placed["input"] == [{**U1, "content": f"{MIND}\nOne?"}]
 
 
 def test_requests_without_them_are_left_alone() -> None:

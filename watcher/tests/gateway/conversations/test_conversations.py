@@ -378,12 +378,10 @@ def test_a_watcher_that_does_not_tell_enough_has_no_conversations_kept(
 
 def test_a_response_goes_on_from_an_earlier_one(stack: Stack, shop: Workspace) -> None:
     first = Talk(stack, path=RESPONSES)
-    first.ask(LONG)
-    seen = stack.engine.seen[-1].chat
-    assert seen["request_id"].startswith("resp_")
+    name = first.ask(LONG).json["id"]
     pack = first.prompt[0]["content"].partition("\n\nBe brief.")[0]
     shop.add_line("file_1.py", "first = 1")
-    following = Talk(stack, path=RESPONSES, more={"previous_response_id": seen["request_id"]})
+    following = Talk(stack, path=RESPONSES, more={"previous_response_id": name})
     answer = following.ask("One?")
     assert answer.headers["X-Infbox-Conversation"] == "kept"
     assert following.prompt[0]["content"] == f"{pack}\n\nBe brief."
@@ -392,8 +390,7 @@ def test_a_response_goes_on_from_an_earlier_one(stack: Stack, shop: Workspace) -
     assert "first = 1" in text_of(following.prompt[-1])
     told = following.prompt
     shop.add_line("file_2.py", "second = 2")
-    previous = stack.engine.seen[-1].chat["request_id"]
-    third = Talk(stack, path=RESPONSES, more={"previous_response_id": previous})
+    third = Talk(stack, path=RESPONSES, more={"previous_response_id": answer.json["id"]})
     third.ask("Two?")
     assert third.prompt[: len(told)] == told
     assert "second = 2" in text_of(third.prompt[-1])
@@ -406,7 +403,7 @@ def test_a_response_goes_on_from_an_earlier_one(stack: Stack, shop: Workspace) -
 
 def test_an_id_that_the_client_gives_is_not_taken(stack: Stack) -> None:
     Talk(stack, path=RESPONSES, more={"request_id": "mine"}).ask(LONG)
-    assert stack.engine.seen[-1].chat["request_id"].startswith("resp_")
+    assert "request_id" not in stack.engine.seen[-1].chat
 
 
 def test_tokens_are_counted_with_what_is_told_and_nothing_is_noted(

@@ -53,11 +53,6 @@ def hashes(seed: str, items: Sequence[Item]) -> list[bytes]:
     return found
 
 
-def key(seed: str, name: str) -> bytes:
-    """Return the hash of something that is known by a name."""
-    return xxh3_128(f"{seed}\0{name}".encode()).digest()
-
-
 def digest(value: object) -> int:
     """Return a number of 63 bits for a value of JSON, in the form of the chain.
 

@@ -3,7 +3,6 @@ thread."""
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -136,15 +135,11 @@ class _Known:
         keys: its hashes.
         length: how many of its messages were sent before.
         node: the last one that was; None where nothing is known.
-        offset: messages before those that it holds, as where an earlier response is gone on from.
-        size: bytes of the requests that those were in.
     """
 
     keys: Sequence[bytes]
     length: int
     node: Node | None
-    offset: int = 0
-    size: int = 0
 
 
 class Sending:
@@ -257,7 +252,7 @@ class Sending:
         front = pack.tokens if record is None or record.front is None else record.front
         told = sum(each.tokens for _, _, each in self._notes)
         found = sum(each.tokens for _, _, each in self._notes if each.found)
-        own = (asked.size + self._before.size) // _LEAST_BYTES_PER_TOKEN
+        own = asked.size // _LEAST_BYTES_PER_TOKEN
         left = asked.window - front - own - told - asked.answer
         most = min(
             asked.options.retrieve * retrieving.MAX_NOTES,
@@ -271,22 +266,13 @@ class Sending:
         if note is None or self._place_of_found(record) != retrieval.place:
             return
         if self._may_show(note.paths):
-            place = retrieval.place + self._before.offset
-            self._notes.append((place, self._present.version, note))
+            self._notes.append((retrieval.place, self._present.version, note))
             self._turn.retrieved = note
 
     def _known(self) -> _Known:
         """Return what is known of the request's beginning."""
-        turns, previous = self._found.turns, self._found.previous
-        if not previous:
-            keys = chain.hashes(self._seed, turns)
-            return _Known(keys, *self._store.longest(keys))
-        keys = chain.hashes(f"{self._seed}\0{previous}", turns)
-        length, node = self._store.longest(keys)
-        _, response = self._store.longest([chain.key(self._seed, previous)])
-        if response is None:
-            return _Known(keys, length, node)
-        return _Known(keys, length, node or response, response.length, response.size)
+        keys = chain.hashes(self._seed, self._found.turns)
+        return _Known(keys, *self._store.longest(keys))
 
     def _is_known_part_of_it(self) -> bool:
         """Say whether what is known is of this conversation: something in it was answered.
@@ -298,7 +284,7 @@ class Sending:
         before, found = self._before, self._found
         if before.node is None:
             return False
-        if found.previous or before.node.system is not None:
+        if before.node.system is not None:
             return True
         if self._store.was_answered(before.keys[: before.length]):
             return True
@@ -309,7 +295,7 @@ class Sending:
         before = self._before
         if before.node is None:
             return None
-        return self._store.record(before.node.record, before.offset + before.length)
+        return self._store.record(before.node.record, before.length)
 
     def _goes_on(self, record: Record) -> bool:
         """Say whether the conversation keeps its pack, and put into the turn how; else why not."""
@@ -329,7 +315,7 @@ class Sending:
         self._notes = list(record.notes)
         if told is not None and place is not None:
             turn.note_tokens = told.tokens
-            self._notes.append((place + self._before.offset, self._present.version, told))
+            self._notes.append((place, self._present.version, told))
         return True
 
     def _must_not_be_used(self, kept: Pack, record: Record) -> bool:
@@ -353,7 +339,7 @@ class Sending:
             return None
         sections = self._sections(kept, record)
         told = [each for _, _, each in record.notes]
-        own = (self._asked.size + self._before.size) // _LEAST_BYTES_PER_TOKEN
+        own = self._asked.size // _LEAST_BYTES_PER_TOKEN
         own += sum(each.tokens for each in told)
         most = min(MOST_TOKENS, (self._asked.window - kept.tokens - own) // 2)
         own_text = Own(self._found.turns, kept, told)
@@ -364,7 +350,7 @@ class Sending:
         sum_told += told.tokens if told else 0
         node = self._before.node
         standing = Standing(
-            own=int((self._asked.size + self._before.size) / BYTES_PER_TOKEN),
+            own=int(self._asked.size / BYTES_PER_TOKEN),
             told=sum_told,
             pack=kept.tokens if record.front is None else record.front,
             idle=self._now - node.used if node else 0.0,
@@ -390,7 +376,7 @@ class Sending:
         """Return the nodes of the request: of its messages from the first new one on, and of the
         last."""
         before = self._before
-        inner = Node(record.number, self._now, continued=True, length=before.offset)
+        inner = Node(record.number, self._now, continued=True)
         nodes = dict.fromkeys(before.keys[first:], inner)
         whole = inner._replace(
             continued=False,
@@ -400,11 +386,6 @@ class Sending:
         if before.keys:
             was = before.node if first == len(before.keys) else None
             nodes[before.keys[-1]] = whole._replace(continued=was is not None and was.continued)
-        if self._asked.path == forms.RESPONSES:
-            name = _response_id(self._turn)
-            nodes[chain.key(self._seed, name)] = whole._replace(
-                length=before.offset + len(before.keys), size=before.size + self._asked.size
-            )
         return nodes
 
     def _finished(self) -> Turn:
@@ -419,10 +400,8 @@ class Sending:
     def _with(self, notes: Sequence[_Told], request: dict[str, Any]) -> dict[str, Any]:
         """Return a request with notes; what changed comes before what was found."""
         here: dict[int, str] = {}
-        for place, _, each in notes:
-            at = place - self._before.offset
-            if at >= 0:
-                here[at] = f"{here[at]}\n{each.text}" if at in here else each.text
+        for at, _, each in notes:
+            here[at] = f"{here[at]}\n{each.text}" if at in here else each.text
         return forms.with_notes(request, self._found, here)
 
 
@@ -437,16 +416,6 @@ def _named(note: Note) -> str:
     return named
 
 
-def _response_id(turn: Turn) -> str:
-    """Return the id that a response will have, which is given to it where the client gives none."""
-    own = turn.request.get("request_id")
-    if isinstance(own, str) and own:
-        return own
-    made = f"resp_{secrets.token_hex(16)}"
-    turn.request = {**turn.request, "request_id": made}
-    return made
-
-
 def _first_differing(found: Dialogue, before: _Known) -> str:
     """Return what was the first to differ from what was sent before."""
     node = before.node
@@ -456,7 +425,7 @@ def _first_differing(found: Dialogue, before: _Known) -> str:
         return SYSTEM
     if node.tools is not None and node.tools != chain.digest_of_tools(found.tools):
         return TOOLS
-    return EDITED if _goes_elsewhere(before) and not found.previous else SAME
+    return EDITED if _goes_elsewhere(before) else SAME
 
 
 def _goes_elsewhere(before: _Known) -> bool:

@@ -41,7 +41,6 @@ class Dialogue:
         system: what stands before the messages, as the client sent it.
         tools: that the client offers, as it sent them.
         part: the type of a content part that is text.
-        previous: id of the response that the request goes on from; empty where it holds all itself.
     """
 
     field: str
@@ -50,7 +49,6 @@ class Dialogue:
     system: object
     tools: object
     part: str = "text"
-    previous: str = ""
 
     @property
     def turns(self) -> Sequence[Item]:
@@ -60,7 +58,7 @@ class Dialogue:
     @property
     def has_begun(self) -> bool:
         """Whether there is an answer in it; what was never answered has nothing to be kept."""
-        return bool(self.previous) or any(not is_of_people(item) for item in self.turns)
+        return any(not is_of_people(item) for item in self.turns)
 
 
 def dialogue(path: str, request: Request) -> Dialogue | None:
@@ -183,16 +181,7 @@ def _of_responses(request: Request) -> Dialogue | None:
         return None
     start = _leading(items)
     system = [request.get("instructions"), items[:start]]
-    previous = request.get("previous_response_id")
-    return Dialogue(
-        "input",
-        items,
-        start,
-        system,
-        request.get("tools"),
-        part="input_text",
-        previous=previous if isinstance(previous, str) else "",
-    )
+    return Dialogue("input", items, start, system, request.get("tools"), part="input_text")
 
 
 def _leading(items: Sequence[Item]) -> int:

@@ -34,6 +34,7 @@ CREATE TABLE found (
 ) WITHOUT ROWID;
 CREATE INDEX found_record ON found (record);
 """
+# The nodes' length and size are 0: an earlier release, which may be rolled back to, uses them.
 _SCHEMA = """
 CREATE TABLE packs (
     sha256 TEXT PRIMARY KEY, workspace TEXT NOT NULL, about TEXT NOT NULL, encoded BLOB NOT NULL
@@ -67,9 +68,6 @@ class Node(NamedTuple):
         record: by which it was sent.
         used: unix time of the last request that sent it or went on from it, in seconds.
         continued: whether something was sent that goes on from it.
-        length: messages before the request that are not in it, as where an earlier response is gone
-            on from.
-        size: bytes of the requests that these were in.
         system: digest of what stood before the messages; None where it ends in the middle of a
             request.
         tools: digest of the tools; None likewise.
@@ -78,8 +76,6 @@ class Node(NamedTuple):
     record: int
     used: float
     continued: bool
-    length: int = 0
-    size: int = 0
     system: int | None = None
     tools: int | None = None
 
@@ -238,9 +234,8 @@ class Records:
         """Keep these nodes, in place of those that are there; what was the last message of a
         request stays one."""
         self._db.executemany(
-            "INSERT INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+            "INSERT INTO nodes VALUES (?, ?, ?, ?, 0, 0, ?, ?) ON CONFLICT (key) DO UPDATE SET"
             " record = excluded.record, used = excluded.used, continued = excluded.continued,"
-            " length = excluded.length, size = excluded.size,"
             " system = coalesce(excluded.system, system), tools = coalesce(excluded.tools, tools)",
             [(key, *node) for key, node in nodes.items()],
         )
@@ -377,7 +372,7 @@ class Records:
             return {}
         marks = ",".join("?" * len(keys))
         rows = self._db.execute(
-            "SELECT key, record, used, continued, length, size, system, tools FROM nodes"  # noqa: S608
+            "SELECT key, record, used, continued, system, tools FROM nodes"  # noqa: S608
             f" WHERE key IN ({marks})",
             keys,
         )

@@ -120,7 +120,7 @@ class Conversations:
         if self._worker is None or present is None or not present.epoch:
             return plain
         found = forms.dialogue(asked.path, asked.request)
-        if found is None or not (found.turns or found.previous):
+        if found is None or not found.turns:
             return plain
         retrieval = await self._found(asked, found, present)
         decided = self._decided, asked, found, present, retrieval

@@ -73,7 +73,7 @@ def are_there(path: str, request: Request) -> bool:
 
 def _begins(request: Request) -> bool:
     """Say whether the prompt begins with the request's ``input``."""
-    return not request.get("instructions") and not request.get("previous_response_id")
+    return not request.get("instructions")
 
 
 def in_questions(path: str, request: Request) -> Request:
@@ -91,9 +91,7 @@ def in_questions(path: str, request: Request) -> Request:
     if found is None:
         return request
     leading, turns = found.items[: found.start], found.turns
-    if found.previous:
-        leading, turns = [], found.items
-    elif leading and path == forms.RESPONSES and request.get("instructions"):
+    if leading and path == forms.RESPONSES and request.get("instructions"):
         leading = [{"role": _SYSTEM, "content": request["instructions"]}, *leading]
         request = {name: value for name, value in request.items() if name != "instructions"}
     kept = _as_one(leading, found.part)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from infbox.gateway.stored.store import ResponseStore
 
 _PREVIOUS = "previous_response_id"
+_MESSAGES = "previous_input_messages"
 _MOST_BYTES = 4 * 1024 * 1024  # of an answer; a longer one is not stored
 _ENDS = (b'"response.completed"', b'"response.incomplete"')
 _HEAD_BYTES = 200  # of an event, where its type stands
@@ -45,7 +46,11 @@ def follow(store: ResponseStore, path: str, body: Body, user: str, limit: int) -
     values = body.values
     previous = _previous(values)
     items = _items(values.get("input"))
-    if previous and items is not None and "previous_input_messages" not in values:
+    if previous and items is not None:
+        if _is_set(values.get(_MESSAGES)):
+            raise RefusalError(
+                BAD_REQUEST, f"Send `{_PREVIOUS}` or `{_MESSAGES}`, not both.", _MESSAGES
+            )
         if not store.most_bytes:
             raise RefusalError(
                 BAD_REQUEST,
@@ -151,6 +156,10 @@ def _items(value: msgspec.Raw | None) -> list[bytes] | None:
     if isinstance(found, str):
         return [msgspec.json.encode({"role": "user", "content": found})]
     return [bytes(item) for item in found]
+
+
+def _is_set(value: msgspec.Raw | None) -> bool:
+    return value is not None and bytes(value) not in (b"null", b"[]")
 
 
 def _is(value: msgspec.Raw | None, word: bytes) -> bool:
