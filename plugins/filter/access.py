@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any
 
 ALL = "*"
-LIMITS = ("requests_per_minute", "concurrent_requests")
+LIMITS = ("requests_per_minute", "concurrent_requests", "tokens_per_minute", "tokens_per_day")
 OF_USERS = ("name", "teams", "workspaces", *LIMITS, "expires")
 OF_TEAMS = ("workspaces", "oidc_groups", *LIMITS)
 
@@ -210,6 +210,12 @@ def _entry_refusals(
         value = entry.get(limit, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             refusals.append(f"{where} has {limit} {value!r}. Give a whole number; 0 is any number.")
+    minute, day = (entry.get(f"tokens_per_{period}", 0) for period in ("minute", "day"))
+    if isinstance(minute, int) and isinstance(day, int) and 0 < day < minute:
+        refusals.append(
+            f"{where} has tokens_per_day {day} and tokens_per_minute {minute}, which a day could"
+            " never reach. Make tokens_per_day the larger one, or leave tokens_per_minute out."
+        )
     patterns = entry.get("workspaces", [])
     if not _is_texts(patterns):
         return [

@@ -101,6 +101,19 @@ class Watcher(NamedTuple):
     poll_seconds: int = POLL_SECONDS
 
 
+class SharedLimits(NamedTuple):
+    """Where replicas count together what users use.
+
+    Attributes:
+        address: of a Valkey.
+        certificates: directory of ``group.crt`` and ``group.key``, by which it is known, and which
+            it wants to see.
+    """
+
+    address: Listen
+    certificates: Path
+
+
 class Gateway(NamedTuple):
     """The gateway's own settings.
 
@@ -124,6 +137,7 @@ class Gateway(NamedTuple):
         retrieve: whether anything may be looked for that a question is about.
         retrieve_tokens: of what is found for a question that does not say how many, at most; 0 to
             look for nothing then.
+        shared_limits: where replicas count together what users use; None to count here alone.
     """
 
     listen: Listen
@@ -140,6 +154,7 @@ class Gateway(NamedTuple):
     audit: bool = False
     retrieve: bool = True
     retrieve_tokens: int = 0
+    shared_limits: SharedLimits | None = None
 
 
 class Status(NamedTuple):
@@ -543,9 +558,19 @@ def _gateway(section: _Section) -> Gateway:
         audit=section.take("audit", bool, False),
         retrieve=section.take("retrieve", bool, True),
         retrieve_tokens=section.at_least_0("retrieve_tokens", 0),
+        shared_limits=_shared_limits(section.section("shared_limits", {})),
     )
     section.done()
     return gateway
+
+
+def _shared_limits(section: _Section) -> SharedLimits | None:
+    if section.is_empty:
+        return None
+    address = listen_at(section.take("address", str), section.name("address"))
+    limits = SharedLimits(address, section.path("certificates"))
+    section.done()
+    return limits
 
 
 def _replicas(section: _Section) -> Replicas | None:

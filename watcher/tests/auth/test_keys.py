@@ -102,7 +102,7 @@ def test_a_dry_run_tells_and_does_nothing(ring: Ring) -> None:
         ("[]", "must be a mapping"),
         ('{"Alice": {}}', "'Alice': no name of a user"),
         ('{"../alice": {}}', "'../alice': no name of a user"),
-        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute, concurrent_requests, w"),
+        ('{"alice": {"rate": 5}}', "alice: limits are requests_per_minute, concurrent_requests, t"),
         ('{"alice": {"expires": "soon"}}', "alice: expires: must be a day as 2027-01-31, not"),
         ('{"alice": {"expires": "2027-02-30"}}', "alice: expires: 2027-02-30 is no day"),
         ('{"alice": {"expires": 20270131}}', "alice: expires: must be a day as 2027-01-31"),

@@ -32,6 +32,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]{32,200}")
 USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 _NO_NUMBERS = ("workspaces", "expires")
+_LATER = ("tokens_per_minute", "tokens_per_day")  # which files of earlier releases do not have
 _NO_KEY = "none of "  # what no digest begins with
 _OWNER_ONLY = 0o600
 _GROUP_READS = 0o640
@@ -43,6 +44,8 @@ class Limits(NamedTuple):
     Attributes:
         requests_per_minute: that begin; 0 for any number.
         concurrent_requests: under way at once; 0 for any number.
+        tokens_per_minute: that are computed for the user; 0 for any number.
+        tokens_per_day: the same, of a day in UTC.
         workspaces: patterns of their names, as ``grants`` has them.
         expires: the last day, in UTC, on which the user's keys are good, as YYYY-MM-DD; empty for
             no last one.
@@ -50,8 +53,15 @@ class Limits(NamedTuple):
 
     requests_per_minute: int = 0
     concurrent_requests: int = 0
+    tokens_per_minute: int = 0
+    tokens_per_day: int = 0
     workspaces: tuple[str, ...] = grants.ALL
     expires: str = ""
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Those that are numbers, by name."""
+        return {name: value for name, value in self._asdict().items() if name not in _NO_NUMBERS}
 
 
 NO_LIMITS = Limits()
@@ -486,7 +496,7 @@ def known_users(file: Path) -> dict[str, Known]:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
             name: Known(
-                _limits(name, {key: entry[key] for key in Limits._fields}),
+                _limits(name, {key: entry[key] for key in _fields(entry)}),
                 entry["sha256"],
                 labels.keys_from(entry.get("keys", {}), name),
             )
@@ -498,6 +508,10 @@ def known_users(file: Path) -> dict[str, Known]:
         raise InputError(
             f"{file}: cannot be read ({type(error).__name__}): have it made by infbox-keys apply"
         ) from error
+
+
+def _fields(entry: Mapping[str, Any]) -> list[str]:
+    return [name for name in Limits._fields if name not in _LATER or name in entry]
 
 
 def limits_from(content: object) -> dict[str, Limits]:

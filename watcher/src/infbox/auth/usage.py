@@ -231,6 +231,19 @@ class Daily:
             key = Key(key.day, OTHERS, "")
         self._counted[key] = self._counted.get(key, Counts()).plus(counts)
 
+    def of_today(self) -> dict[str, Counts]:
+        """Return what each user had of the day, as far as it is written down. Blocking."""
+        found: dict[str, Counts] = {}
+        try:
+            rows = read(self._file, 1)
+        except (OSError, sqlite3.Error) as error:
+            _logger.error(line("usage-not-read", file=self._file, reason=error))
+            rows = []
+        for key, counts in rows:
+            if key.day == self._today():
+                found[key.user] = found.get(key.user, Counts()).plus(counts)
+        return found
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Have it written down until the block is left, and what is left at its end."""
