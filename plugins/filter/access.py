@@ -10,6 +10,7 @@ from typing import Any
 
 ALL = "*"
 LIMITS = ("requests_per_minute", "concurrent_requests", "tokens_per_minute", "tokens_per_day")
+OF_GROUPS = ("tokens_per_minute", "tokens_per_day")
 OF_USERS = ("name", "teams", "workspaces", *LIMITS, "expires")
 OF_TEAMS = ("workspaces", "oidc_groups", *LIMITS)
 
@@ -109,6 +110,29 @@ def group_workspaces(teams: Any, is_private: Any = False) -> dict[str, list[str]
         for group in _texts(team.get("oidc_groups")):
             found.setdefault(group, []).append(team)
     return {group: _workspaces(several, is_private) for group, several in found.items()}
+
+
+def group_limits(teams: Any) -> dict[str, dict[str, int]]:
+    """Return the limits of tokens of members of an OpenID Connect group, by the group.
+
+    Where a group is that of several teams the widest holds; 0 is any number.
+
+    Args:
+        teams: what the user wrote, by name.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for team in _teams(teams).values():
+        for group in _texts(team.get("oidc_groups")):
+            found.setdefault(group, []).append(team)
+    limits = {
+        group: {
+            name: value
+            for name in OF_GROUPS
+            if (value := _widest(team.get(name) for team in several)) is not None
+        }
+        for group, several in found.items()
+    }
+    return {group: of for group, of in limits.items() if of}
 
 
 def restricts_workspaces(users: Any, teams: Any, is_private: Any = False) -> bool:
@@ -306,6 +330,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "access_refusals": access_refusals,
+            "group_limits": group_limits,
             "group_workspaces": group_workspaces,
             "restricts_workspaces": restricts_workspaces,
             "team_members": team_members,

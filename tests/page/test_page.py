@@ -44,7 +44,7 @@ def test_nothing_comes_from_elsewhere(visit: Visit) -> None:
     visit.open()
     assert {url.removeprefix(visit.url) for url in visit.asked} == {
         "/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/icon.svg",
-        "/status/events",
+        "/status/usage.js", "/status/usage", "/status/events",
     }  # fmt: skip
 
 

@@ -100,6 +100,15 @@ class TestWhoMayUseWhat:
             "ann": {"tokens_per_minute": 2, "tokens_per_day": 9},
             "bob": {"tokens_per_day": 5},
         }
+        groups = {
+            "t": {"oidc_groups": ["g", "h"], "tokens_per_day": 5, "requests_per_minute": 1},
+            "u": {"oidc_groups": ["h", "i"], "tokens_per_day": 0},
+            "v": {"oidc_groups": ["j"]},
+        }
+        assert access.group_limits(groups) == {
+            "g": {"tokens_per_day": 5}, "h": {"tokens_per_day": 0}, "i": {"tokens_per_day": 0}
+        }  # fmt: skip
+        assert access.group_limits({"t": 1}) == {}
         gone = {"gone": {"requests_per_minute": 1}}
         assert access.user_limits(["ci"], {}, gone) == gone, "the role refuses it by name"
 

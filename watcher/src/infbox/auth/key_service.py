@@ -147,7 +147,7 @@ class KeyService:
             self._requests.labels("", "unknown").inc()
             message = "Log in with a user's name, and with its key as the password.\n"
             return PlainTextResponse(message, _UNAUTHORIZED, {"www-authenticate": _ASK_TO_LOG_IN})
-        return Response(headers=_told_of(user))
+        return Response(headers={**_told_of(user), told_limits.ACCOUNT: user.name})
 
     async def _show_metrics(self, _request: Request) -> Response:
         page = generate_latest(self._registry)

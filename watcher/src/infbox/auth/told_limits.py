@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 HEADER = "x-infbox-limits"
 
+ACCOUNT = "x-infbox-account"
+"""Header with whose usage is shown on the page: the name of a user who has a key, or what somebody
+who signed in alone is called."""
+
 AT_ONCE = "concurrent_requests"
 NAMES = (*PERIODS, AT_ONCE)
 """Of all limits, as settings have them."""

@@ -35,6 +35,7 @@ from infbox.gateway.questions import Questions
 from infbox.gateway.refusals import RefusalError
 from infbox.gateway.routes.health import Health
 from infbox.gateway.routes.models import Models
+from infbox.gateway.routes.own_usage import OwnUsage
 from infbox.gateway.routes.responses import StoredResponses
 from infbox.gateway.routes.tools import ToolRoutes
 from infbox.gateway.routes.workspaces import WorkspacePages
@@ -192,6 +193,7 @@ class Gateway:
             *WorkspacePages(engine, watcher, told, admit).routes(),
             *StoredResponses(self._responses, admit).routes(),
             *self._tool_routes(),
+            *OwnUsage(self._daily, self._limiter, self._seen_by).routes(),
             *self.page.routes(),
             Mount("/", app=rest),
         ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _USER = re.compile("[a-z0-9][a-z0-9._-]{0,31}(?:@page)?")
 
 _LIMITS = told_limits.HEADER.encode()
+_ACCOUNT = told_limits.ACCOUNT.encode()
 
 
 @dataclass
@@ -68,6 +69,12 @@ class Exchange:
 def user_of(incoming: Incoming) -> str:
     """Return whose key the request came with, as Caddy says; empty where it does not."""
     names = incoming.header(b"x-infbox-user")
+    return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
+
+
+def account_of(incoming: Incoming) -> str:
+    """Return whose usage the page shows, as Caddy says; empty where it does not."""
+    names = incoming.header(_ACCOUNT)
     return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
 
 
