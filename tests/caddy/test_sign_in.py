@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 import yaml
-from infbox.auth.keys import Keyring, Limits
+from infbox.auth.keyring import Keyring
+from infbox.auth.keys import Limits
 from infbox.auth.sign_in import SESSION_COOKIE
 from playwright.sync_api import Page, sync_playwright
 from provider import know, provider

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from infbox.auth.keys import Change, Keyring, Limits
+from infbox.auth.keyring import Change, Keyring
+from infbox.auth.keys import Limits
 
 PROGRAM = Path(sys.executable).with_name("infbox-keys")
 

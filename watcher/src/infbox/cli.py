@@ -17,7 +17,7 @@ from infbox.runtime.command import exit_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from infbox.auth.keys import Keyring
+    from infbox.auth.keyring import Keyring
     from infbox.tree.files import Tree
 
 # Each command imports what it needs: `run` is ready sooner than all of it would be imported.
@@ -569,7 +569,7 @@ def _labelled(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _keyring(options: argparse.Namespace) -> Keyring:
-    from infbox.auth.keys import Keyring
+    from infbox.auth.keyring import Keyring
 
     return Keyring(options.folder, options.digests)
 
