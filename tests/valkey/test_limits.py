@@ -10,15 +10,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fake_apis import CHAT
+from fake_engine import FakeEngine
+from gateway_stack import Stack
 from infbox.auth.counts import Limit, Refused
 from infbox.auth.limiter import Limiter, Taken
 from infbox.auth.shared_counts import SharedCounts
-from infbox.config import Listen, SharedLimits
+from infbox.config import Listen, Replicas, SharedLimits
+from infbox.gateway.app import Gateway
 from key_ring import Ring
-from serving import free_port, until
+from serving import free_port, serving, settings_for, until
 
 from lab.shell import run
 from tests.valkey.server import NAME, PORT, Valkey
@@ -157,13 +162,46 @@ def test_tokens_at_two_replicas_are_one_request_beyond_at_most(valkey: Valkey) -
     assert most <= sum(costs) < most + largest
 
 
-def take(at: Limiter, cost: int, most: int = 100) -> bool:
-    """Say whether a request passes."""
+@contextlib.contextmanager
+def gateway(folder: Path, valkey: Valkey, name: str) -> Iterator[Stack]:
+    """A gateway of a replica, in front of an engine of its own."""
+    (folder / name).mkdir()
+    with FakeEngine().running() as engine:
+        made = settings_for(folder / name, engine.url)
+        shared = made.gateway._replace(shared_limits=settings(valkey))
+        replicas = Replicas("http://127.0.0.1:1", name)
+        app = Gateway(made._replace(gateway=shared, replicas=replicas))
+        app._limiter._shared._seconds = PATIENCE  # type: ignore[union-attr]
+        with serving(app.app) as url:
+            yield Stack(engine, url)
 
-    async def taken() -> bool:
-        return isinstance(await at.take("ann", [Limit(DAY, most)], cost), Taken)
 
-    return asyncio.run(taken())
+def test_two_gateways_let_one_request_at_most_go_beyond(valkey: Valkey, tmp_path: Path) -> None:
+    most = 6000
+    may = {"X-Infbox-User": "ann", "X-Infbox-Limits": f"tokens_per_day={most}"}
+    routed = {**may, "X-Infbox-Routed": "1"}
+
+    def client(number: int, at: Stack) -> int:
+        computed = 0
+        for turn in range(15):
+            message = {"role": "user", "content": f"{number} {turn} " + "x" * (10 * number)}
+            answer = at.post(CHAT, routed, model="coder", messages=[message], max_tokens=5)
+            assert answer.status in (OK, 429)
+            if answer.status == OK:
+                told = answer.json["usage"]
+                cached = told["prompt_tokens_details"]["cached_tokens"]
+                computed += told["prompt_tokens"] - cached + told["completion_tokens"]
+        return computed
+
+    with (
+        gateway(tmp_path, valkey, "gpu1") as one,
+        gateway(tmp_path, valkey, "gpu2") as other,
+        ThreadPoolExecutor(CLIENTS) as clients,
+    ):
+        turns = [clients.submit(client, number, (one, other)[number % 2]) for number in range(20)]
+        computed = sum(turn.result() for turn in turns)
+    print(f"{computed} tokens; limit {most}")
+    assert most - 1000 < computed < most + 400, "the largest has some 300 tokens"
 
 
 def test_a_day_that_valkey_forgot_is_told_again(valkey: Valkey) -> None:

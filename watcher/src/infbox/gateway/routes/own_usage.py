@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DAYS = 30
 _COUNTED_HERE = (counts.TOKENS, counts.TOKENS_A_DAY)
 _NOT_KEPT = {"cache-control": "no-store"}
-_NOT_FOUND, _UNAVAILABLE = 404, 503
+_NO_CONTENT, _UNAVAILABLE = 204, 503
 
 
 class OwnUsage:
@@ -56,7 +56,7 @@ class OwnUsage:
         incoming = Incoming(request.scope, request.receive, 0)
         account, limits = account_of(incoming), limits_of(incoming)
         if not account:
-            return JSONResponse({"error": "Nobody is logged in."}, _NOT_FOUND, _NOT_KEPT)
+            return Response(None, _NO_CONTENT, _NOT_KEPT)  # as on the host itself
         try:
             had = await asyncio.to_thread(self._daily.of_user, account, DAYS)
         except (OSError, sqlite3.Error):

@@ -56,8 +56,9 @@ async function look() {
   if (document.hidden) return;
   try {
     const answer = await fetch("/status/usage", { signal: AbortSignal.timeout(5000) });
-    if (answer.ok) show(await answer.json());
-    byId("usage-section").hidden = !answer.ok;
+    const isThere = answer.status === 200; // of nobody in particular there is nothing
+    if (isThere) show(await answer.json());
+    byId("usage-section").hidden = !isThere;
   } catch {
     // What was shown last stays; the page itself says that the host is away.
   }
