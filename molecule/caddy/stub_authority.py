@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PORT = 8012
 USERS = {"sk-infbox-of-alice": "alice", "sk-infbox-of-bob": "bob"}
-MAY_USE = {"X-Infbox-Workspaces": "shop,web*"}
+MAY_USE = {"X-Infbox-Workspaces": "shop,web*", "X-Infbox-Limits": "tokens_per_day=5"}
 HASTY = "sk-infbox-of-somebody-hasty"
 LOGIN = "Basic YWxpY2U6c2staW5mYm94LW9mLWFsaWNl"
 
@@ -33,7 +33,7 @@ class Authority(BaseHTTPRequestHandler):
     def say_who_looks(self, login: str) -> None:
         """Answer a browser's login."""
         if login == LOGIN:
-            self.say(200, {"X-Infbox-User": "alice", **MAY_USE})
+            self.say(200, {"X-Infbox-User": "alice", "X-Infbox-Account": "alice", **MAY_USE})
         else:
             self.say(401, {"WWW-Authenticate": 'Basic realm="infbox"'}, "login")
 

@@ -9,7 +9,8 @@ from datetime import date
 from typing import Any
 
 ALL = "*"
-LIMITS = ("requests_per_minute", "concurrent_requests")
+LIMITS = ("requests_per_minute", "concurrent_requests", "tokens_per_minute", "tokens_per_day")
+OF_GROUPS = ("tokens_per_minute", "tokens_per_day")
 OF_USERS = ("name", "teams", "workspaces", *LIMITS, "expires")
 OF_TEAMS = ("workspaces", "oidc_groups", *LIMITS)
 
@@ -109,6 +110,29 @@ def group_workspaces(teams: Any, is_private: Any = False) -> dict[str, list[str]
         for group in _texts(team.get("oidc_groups")):
             found.setdefault(group, []).append(team)
     return {group: _workspaces(several, is_private) for group, several in found.items()}
+
+
+def group_limits(teams: Any) -> dict[str, dict[str, int]]:
+    """Return the limits of tokens of members of an OpenID Connect group, by the group.
+
+    Where a group is that of several teams the widest holds; 0 is any number.
+
+    Args:
+        teams: what the user wrote, by name.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for team in _teams(teams).values():
+        for group in _texts(team.get("oidc_groups")):
+            found.setdefault(group, []).append(team)
+    limits = {
+        group: {
+            name: value
+            for name in OF_GROUPS
+            if (value := _widest(team.get(name) for team in several)) is not None
+        }
+        for group, several in found.items()
+    }
+    return {group: of for group, of in limits.items() if of}
 
 
 def restricts_workspaces(users: Any, teams: Any, is_private: Any = False) -> bool:
@@ -215,6 +239,12 @@ def _entry_refusals(
         value = entry.get(limit, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             refusals.append(f"{where} has {limit} {value!r}. Give a whole number; 0 is any number.")
+    minute, day = (entry.get(f"tokens_per_{period}", 0) for period in ("minute", "day"))
+    if isinstance(minute, int) and isinstance(day, int) and 0 < day < minute:
+        refusals.append(
+            f"{where} has tokens_per_day {day} and tokens_per_minute {minute}, which a day could"
+            " never reach. Make tokens_per_day the larger one, or leave tokens_per_minute out."
+        )
     patterns = entry.get("workspaces", [])
     if not _is_texts(patterns):
         return [
@@ -306,6 +336,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "access_refusals": access_refusals,
+            "group_limits": group_limits,
             "group_workspaces": group_workspaces,
             "restricts_workspaces": restricts_workspaces,
             "team_members": team_members,

@@ -29,7 +29,8 @@ import pytest
 import yaml
 from fake_engine import FakeEngine
 from gateway_stack import BODIES, USER, publish
-from infbox.auth.keys import Keyring, Limits
+from infbox.auth.keyring import Keyring
+from infbox.auth.keys import Limits
 from infbox.replicas.placement import route
 from serving import free_port
 

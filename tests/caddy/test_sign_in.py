@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 import yaml
-from infbox.auth.keys import Keyring, Limits
+from infbox.auth.keyring import Keyring
+from infbox.auth.keys import Limits
 from infbox.auth.sign_in import SESSION_COOKIE
 from playwright.sync_api import Page, sync_playwright
 from provider import know, provider
@@ -31,6 +33,7 @@ CONTAINER = "infbox-test-sign-in"
 CHROMIUM = "/usr/bin/chromium"
 PROGRAMS = Path(sys.executable).parent
 NAVIGATE = {"Sec-Fetch-Mode": "navigate"}
+ACCOUNT = re.compile("alice-[0-9a-f]{12}@page")
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,8 @@ def test_who_is_signed_in_asks_on_the_page_and_no_other_page_does(site: Site) ->
         "X-Infbox-User": "root",
         "X-Infbox-Concurrent": "99",
         "X-Infbox-Workspaces": "none",
+        "X-Infbox-Limits": "tokens_per_day=99",
+        "X-Infbox-Account": "root",
         "Connection": "x-infbox-user",
     }
     with site.browser() as browser:
@@ -282,7 +287,10 @@ def test_who_is_signed_in_asks_on_the_page_and_no_other_page_does(site: Site) ->
         site.sign_in(browser, f"{site.url}/", "alice")
         asked = browser.post(there, headers=own | forged, content=b"{}").json()
         assert (asked["method"], asked["target"]) == ("POST", "/v1/chat/completions")
-        assert asked["headers"]["x-infbox-user"] == "alice@page"
+        assert ACCOUNT.fullmatch(asked["headers"]["x-infbox-user"])
+        assert asked["headers"]["x-infbox-limits"] == "concurrent_requests=2"
+        seen = browser.get(f"{site.url}/status/usage", headers=forged).json()["headers"]
+        assert seen["x-infbox-account"] == asked["headers"]["x-infbox-user"]
         assert asked["headers"]["x-infbox-concurrent"] == "2"
         assert asked["headers"]["x-infbox-workspaces"] == "*"
         assert "cookie" not in asked["headers"]
@@ -366,7 +374,8 @@ def test_a_real_browser_signs_in_and_out(site: Site) -> None:
         assert '"x-infbox-user": "alice"' in page.content()
         cookie = next(c for c in page.context.cookies() if c["name"] == SESSION_COOKIE)
         assert (cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (True, True, "Lax")
-        assert posted(page, f"{site.url}/status/ask")["headers"]["x-infbox-user"] == "alice@page"
+        user = posted(page, f"{site.url}/status/ask")["headers"]["x-infbox-user"]
+        assert ACCOUNT.fullmatch(user)
         page.goto(f"{site.consoles}/grafana/")
         assert page.url == f"{site.consoles}/grafana/"
         # The browser sends the cookie from there too.

@@ -40,11 +40,26 @@ def test_it_can_be_read_at_every_size_and_in_both_schemes(
         page.close()
 
 
+def test_who_is_known_sees_the_own_usage_and_what_limits_leave(visit: Visit) -> None:
+    visit.page.set_extra_http_headers({
+        "X-Infbox-Account": "ann-0123456789ab@page",
+        "X-Infbox-Limits": "requests_per_minute=60;tokens_per_day=5000",
+    })  # fmt: skip
+    page = visit.open()
+    usage = page.locator("#usage-section")
+    expect(usage).to_be_visible()
+    expect(usage.locator("#usage-who")).to_have_text("ann")
+    expect(usage).to_contain_text("0 of 5,000")
+    expect(usage).to_contain_text("60 at most")
+    look_at_every_size(page, "light-usage")
+    assert visit.errors == []
+
+
 def test_nothing_comes_from_elsewhere(visit: Visit) -> None:
-    visit.open()
+    visit.open().wait_for_load_state("load")
     assert {url.removeprefix(visit.url) for url in visit.asked} == {
         "/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/icon.svg",
-        "/status/events",
+        "/status/usage.js", "/status/usage", "/status/events",
     }  # fmt: skip
 
 

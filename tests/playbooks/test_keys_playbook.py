@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from infbox.auth import keys
-from infbox.auth.keys import Keyring, Limits
+from infbox.auth.keyring import Keyring
+from infbox.auth.keys import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).with_name("infbox-keys")

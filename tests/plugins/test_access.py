@@ -94,6 +94,21 @@ class TestWhoMayUseWhat:
             "bob": {"requests_per_minute": 90, "concurrent_requests": 4},
             "max": {"requests_per_minute": 0, "concurrent_requests": 1},
         }
+        teams = {"t": {"tokens_per_day": 5}, "u": {"tokens_per_day": 9, "tokens_per_minute": 2}}
+        users = [{"name": "ann", "teams": ["t", "u"]}, {"name": "bob", "teams": ["t"]}]
+        assert access.user_limits(users, teams, {}) == {
+            "ann": {"tokens_per_minute": 2, "tokens_per_day": 9},
+            "bob": {"tokens_per_day": 5},
+        }
+        groups = {
+            "t": {"oidc_groups": ["g", "h"], "tokens_per_day": 5, "requests_per_minute": 1},
+            "u": {"oidc_groups": ["h", "i"], "tokens_per_day": 0},
+            "v": {"oidc_groups": ["j"]},
+        }
+        assert access.group_limits(groups) == {
+            "g": {"tokens_per_day": 5}, "h": {"tokens_per_day": 0}, "i": {"tokens_per_day": 0}
+        }  # fmt: skip
+        assert access.group_limits({"t": 1}) == {}
         gone = {"gone": {"requests_per_minute": 1}}
         assert access.user_limits(["ci"], {}, gone) == gone, "the role refuses it by name"
 
@@ -177,7 +192,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"users": [{"name": "ann", "workspace": ["shop"]}]},
         (
             "The user ann of infbox_users has workspace. There are name, teams, workspaces,"
-            " requests_per_minute, concurrent_requests, expires."
+            " requests_per_minute, concurrent_requests, tokens_per_minute, tokens_per_day, expires."
         ),
     ),
     "an_unknown_team": (
@@ -240,6 +255,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         (
             "The user ann of infbox_users has requests_per_minute -1. Give a whole number; 0 is any"
             " number."
+        ),
+    ),
+    "a_limit_of_tokens": (
+        {"teams": {"store": {"tokens_per_day": "1M"}}},
+        (
+            "The team store of infbox_teams has tokens_per_day '1M'. Give a whole number; 0 is any"
+            " number."
+        ),
+    ),
+    "a_day_of_less_than_a_minute": (
+        {"users": [{"name": "ann", "tokens_per_minute": 1000, "tokens_per_day": 999}]},
+        (
+            "The user ann of infbox_users has tokens_per_day 999 and tokens_per_minute 1000, which"
+            " a day could never reach. Make tokens_per_day the larger one, or leave"
+            " tokens_per_minute out."
         ),
     ),
     "limits_twice": (

@@ -1,10 +1,8 @@
 """The client of Valkey, in front of a real one that is frozen, killed, restarted and full."""
 
 import select
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from infbox_cake import shared
@@ -13,62 +11,16 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from lab import engine
-from lab.images import build, debian, lock
-from lab.shell import run
+from tests.valkey.server import NAME, Valkey
 
 pytestmark = pytest.mark.lab
 
-NAME, PORT = "infbox-test-valkey", 18445
 KEYS = [f"piece{number}" for number in range(16)]
 PIECE = bytes(range(256)) * 400
 # What is under way when Valkey goes, and the moment until the next sign of life is missed.
 WAITS = 2 * SECONDS + 0.5
 AT_ONCE = 0.2
 BACK = 4 * SECONDS
-
-
-class Valkey:
-    """A real Valkey in a container.
-
-    Args:
-        folder: where its certificate is put.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        engine.ensure()
-        with lock():
-            self.image = build("valkey", debian("trixie"))
-        for name in ("group", "other"):
-            run(
-                ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-                 "-nodes", "-subj", f"/CN={name}", "-keyout", folder / f"{name}.key",
-                 "-out", folder / f"{name}.crt"]
-            )  # fmt: skip
-            (folder / f"{name}.key").chmod(0o644)
-        folder.chmod(0o755)
-
-    def start(self) -> None:
-        """Start it, empty."""
-        self.remove()
-        run(
-            ["docker", "run", "--detach", "--name", NAME, "--network", "host", "--user", "64434",
-             "--volume", f"{self.folder}:/tls:ro", self.image, "valkey-server",
-             "--bind", "127.0.0.1", "--port", "0", "--tls-port", str(PORT),
-             "--tls-cert-file", "/tls/group.crt", "--tls-key-file", "/tls/group.key",
-             "--tls-ca-cert-file", "/tls/group.crt", "--save", "", "--appendonly", "no"]
-        )  # fmt: skip
-
-    def remove(self) -> None:
-        """Remove it."""
-        subprocess.run(["docker", "rm", "--force", NAME], capture_output=True, check=False)
-
-    def client(self, shows: str = "group", kind: type[ValkeyClient] = ValkeyClient) -> ValkeyClient:
-        """Return a client that shows a certificate."""
-        return kind(
-            host="127.0.0.1", port=PORT, namespace="test:",
-            certificate=str(self.folder / f"{shows}.crt"), key=str(self.folder / f"{shows}.key"),
-        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

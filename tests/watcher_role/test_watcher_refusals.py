@@ -155,6 +155,21 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_user_limits": {"team": {"concurrent_requests": -1}}},
         'watcher_user_limits has {"concurrent_requests": -1} for team.',
     ),
+    "a_limit_of_tokens_that_is_no_number": (
+        [{}],
+        {"watcher_user_limits": {"team": {"tokens_per_day": "5M"}}},
+        'watcher_user_limits has {"tokens_per_day": "5M"} for team.',
+    ),
+    "a_limit_of_a_group_that_is_none": (
+        [{}],
+        {"watcher_sign_in_group_limits": {"store": {"requests_per_minute": 5}}},
+        'watcher_sign_in_group_limits has {"requests_per_minute": 5} for store.',
+    ),
+    "shared_limits_without_a_port": (
+        [{}],
+        {"watcher_shared_limits": "10.0.0.5"},
+        "watcher_shared_limits is 10.0.0.5. Give the address of a Valkey as HOST:PORT",
+    ),
     "a_last_day_that_is_none": (
         [{}],
         {"watcher_user_expiries": {"team": "soon"}},

@@ -22,7 +22,8 @@ from fake_engine import FakeEngine
 from gateway_stack import Stack, publish
 from infbox import config
 from infbox.auth.key_service import KeyService
-from infbox.auth.keys import Keyring, Limits
+from infbox.auth.keyring import Keyring
+from infbox.auth.keys import Limits
 from infbox.gateway.app import Gateway
 from serving import ANY, serving, settings_for
 

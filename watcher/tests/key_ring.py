@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from infbox.auth.keys import Change, Keyring, Limits
+from infbox.auth.keyring import Change, Keyring
+from infbox.auth.keys import Limits
 
 PROGRAM = Path(sys.executable).with_name("infbox-keys")
 
@@ -33,7 +34,7 @@ class Ring:
         return (self.folder / user).read_text().strip()
 
     def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        places = ["--digests", self.digests, "--folder", self.folder]
+        places: list[str | Path] = ["--digests", self.digests, "--folder", self.folder]
         return subprocess.run(
             [PROGRAM, *places, *arguments],
             input=given,

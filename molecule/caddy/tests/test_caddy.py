@@ -283,10 +283,13 @@ def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
     claims = {
         "X-Api-Key": secret, "Cookie": "session=1", "X-Infbox-User": "root",
         "X-Infbox-Concurrent": "1000", "X-Infbox-Workspaces": "*",
+        "X-Infbox-Limits": "tokens_per_day=999", "X-Infbox-Account": "root",
     }  # fmt: skip
     seen = site.ask("GET", "/v1/models", {**alice, **claims}).content["headers"]
     assert (seen["x-infbox-user"], seen["x-infbox-concurrent"]) == ("alice", "7")
     assert seen["x-infbox-workspaces"] == "shop,web*"
+    assert seen["x-infbox-limits"] == "tokens_per_day=5"
+    assert "x-infbox-account" not in seen
     assert not {"authorization", "x-api-key", "cookie"} & seen.keys()
     assert secret not in json.dumps(seen)
 
@@ -295,7 +298,7 @@ def test_neither_key_nor_cookie_nor_a_claimed_name_goes_upstream(
 def test_a_client_cannot_have_taken_off_what_caddy_says_of_it(
     site: Site, alice: dict[str, str], case: Callable[[str], str]
 ) -> None:
-    ours = case("x-infbox-user, x-infbox-concurrent, x-infbox-workspaces")
+    ours = case("x-infbox-user, x-infbox-concurrent, x-infbox-workspaces, x-infbox-limits")
     listed = {"Connection": f"close, {ours}"}
     seen = site.ask("GET", "/v1/models", {**alice, **listed}).content["headers"]
     assert seen["x-infbox-workspaces"] == "shop,web*"
@@ -349,10 +352,12 @@ def test_the_status_page_asks_a_browser_to_log_in(site: Site, path: str) -> None
     for headers in ({}, {"Authorization": "Basic eDp5"}, {"X-Infbox-User": "alice"}):
         answer = site.ask("GET", path, headers)
         assert (answer.status, answer.headers["www-authenticate"][:6]) == (401, "Basic ")
-    answer = site.ask("GET", path, {"Authorization": LOGIN, "Cookie": "session=1"})
+    claims = {"X-Infbox-Account": "bob", "X-Infbox-Limits": "tokens_per_day=999"}
+    answer = site.ask("GET", path, {"Authorization": LOGIN, "Cookie": "session=1", **claims})
     assert (answer.content["port"], answer.content["target"]) == (8010, path)
     seen = answer.content["headers"]
     assert (seen["x-infbox-user"], seen["x-infbox-workspaces"]) == ("alice", "shop,web*")
+    assert (seen["x-infbox-account"], seen["x-infbox-limits"]) == ("alice", "tokens_per_day=5")
     assert not {"authorization", "cookie"} & seen.keys()
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 

@@ -17,7 +17,7 @@ from infbox.runtime.command import exit_status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from infbox.auth.keys import Keyring
+    from infbox.auth.keyring import Keyring
     from infbox.tree.files import Tree
 
 # Each command imports what it needs: `run` is ready sooner than all of it would be imported.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _CONFIG = Path("/etc/infbox/watcher.yml")
 _DIGESTS = Path("/etc/infbox/keys/users.json")
 _KEYS = Path("/etc/infbox/secrets/api-keys")
+_CERTIFICATES = Path("/etc/infbox/lmcache/shared")
 
 
 def watch(arguments: Sequence[str] | None = None) -> int:
@@ -158,6 +159,12 @@ def keys(arguments: Sequence[str] | None = None) -> int:
 
     serve = commands.add_parser("serve", help="run the key service, until stopped")
     serve.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8012")
+    serve.add_argument("--shared-limits", metavar="HOST:PORT",
+                       help="the Valkey in which replicas count requests together")  # fmt: skip
+    serve.add_argument("--certificates", metavar="DIR", type=Path, default=_CERTIFICATES,
+                       help="group.crt and group.key for it (%(default)s)")  # fmt: skip
+    serve.add_argument("--shared-timeout", metavar="SECONDS", type=float, default=1.0,
+                       help="after which this host counts by itself (%(default)s)")  # fmt: skip
     serve.set_defaults(command=_serve_keys)
 
     apply = commands.add_parser("apply", help="generate missing keys, and end keys of other users")
@@ -423,7 +430,16 @@ def _serve_keys(options: argparse.Namespace) -> None:
         from infbox.auth import key_service
 
     log.to_stderr()
-    key_service.run(options.digests, config.listen_at(options.listen, "--listen"))
+    shared = None
+    if options.shared_limits:
+        address = config.listen_at(options.shared_limits, "--shared-limits")
+        shared = config.SharedLimits(address, options.certificates)
+    key_service.run(
+        options.digests,
+        config.listen_at(options.listen, "--listen"),
+        shared,
+        options.shared_timeout,
+    )
 
 
 def _run_signin(options: argparse.Namespace) -> None:
@@ -475,7 +491,13 @@ def _list_keys(options: argparse.Namespace) -> None:
         at_once = limits.concurrent_requests or "any number of"
         names = ", ".join(limits.workspaces) or "none"
         until = f"; until {limits.expires}" if limits.expires else ""
-        says = f"{per_minute} requests a minute, {at_once} at once; workspaces: {names}{until}"
+        tokens = [
+            f"{most} tokens a {period}"
+            for period in ("minute", "day")
+            if (most := limits.numbers[f"tokens_per_{period}"])
+        ]
+        may = ", ".join([f"{per_minute} requests a minute", f"{at_once} at once", *tokens])
+        says = f"{may}; workspaces: {names}{until}"
         print(f"{user}: {says}")
         for label, key in known.keys.items():
             made = f", made {key.made}" if key.made else ""
@@ -547,7 +569,7 @@ def _labelled(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _keyring(options: argparse.Namespace) -> Keyring:
-    from infbox.auth.keys import Keyring
+    from infbox.auth.keyring import Keyring
 
     return Keyring(options.folder, options.digests)
 

@@ -54,6 +54,7 @@ _EVERY_SECONDS = 60
 _LEAST_EVERY = 5
 _SALT_DIGITS = 32  # of a name of LMCache's files, which may have 255 characters
 _DEPTH = 100
+_OF_GROUPS = ("tokens_per_minute", "tokens_per_day")
 _KEEP_FREE_MB = 2048
 
 T = TypeVar("T")
@@ -101,6 +102,19 @@ class Watcher(NamedTuple):
     poll_seconds: int = POLL_SECONDS
 
 
+class SharedLimits(NamedTuple):
+    """Where replicas count together what users use.
+
+    Attributes:
+        address: of a Valkey.
+        certificates: directory of ``group.crt`` and ``group.key``, by which it is known, and which
+            it wants to see.
+    """
+
+    address: Listen
+    certificates: Path
+
+
 class Gateway(NamedTuple):
     """The gateway's own settings.
 
@@ -124,6 +138,7 @@ class Gateway(NamedTuple):
         retrieve: whether anything may be looked for that a question is about.
         retrieve_tokens: of what is found for a question that does not say how many, at most; 0 to
             look for nothing then.
+        shared_limits: where replicas count together what users use; None to count here alone.
     """
 
     listen: Listen
@@ -140,6 +155,7 @@ class Gateway(NamedTuple):
     audit: bool = False
     retrieve: bool = True
     retrieve_tokens: int = 0
+    shared_limits: SharedLimits | None = None
 
 
 class Status(NamedTuple):
@@ -214,6 +230,7 @@ class SignIn(NamedTuple):
         idle_seconds: after which a session that is not used has ended.
         workspaces: patterns of the workspaces that is shown who is in none of the groups below.
         group_workspaces: of members of a group, by its name.
+        group_limits: of members of a group, by its name; 0 is any number.
     """
 
     listen: Listen
@@ -228,6 +245,7 @@ class SignIn(NamedTuple):
     idle_seconds: int
     workspaces: tuple[str, ...] = grants.ALL
     group_workspaces: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    group_limits: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
 
 class Remote(NamedTuple):
@@ -406,6 +424,9 @@ class _Section:
     def is_empty(self) -> bool:
         return not self._content
 
+    def keys(self) -> list[str]:
+        return [str(key) for key in self._content]
+
     def take(self, key: str, kind: type[T], default: T = _REQUIRED) -> T:
         value = self._content.pop(key, None)
         if value is None:
@@ -543,9 +564,19 @@ def _gateway(section: _Section) -> Gateway:
         audit=section.take("audit", bool, False),
         retrieve=section.take("retrieve", bool, True),
         retrieve_tokens=section.at_least_0("retrieve_tokens", 0),
+        shared_limits=_shared_limits(section.section("shared_limits", {})),
     )
     section.done()
     return gateway
+
+
+def _shared_limits(section: _Section) -> SharedLimits | None:
+    if section.is_empty:
+        return None
+    address = listen_at(section.take("address", str), section.name("address"))
+    limits = SharedLimits(address, section.path("certificates"))
+    section.done()
+    return limits
 
 
 def _replicas(section: _Section) -> Replicas | None:
@@ -594,9 +625,20 @@ def _sign_in(section: _Section) -> SignIn:
             str(group): grants.checked(patterns, f"group_workspaces.{group}")
             for group, patterns in section.take("group_workspaces", dict, {}).items()
         },
+        group_limits=_group_limits(section.section("group_limits", {})),
     )
     section.done()
     return settings
+
+
+def _group_limits(section: _Section) -> dict[str, dict[str, int]]:
+    found = {}
+    for group in section.keys():  # noqa: SIM118  # no mapping
+        limits = section.section(group)
+        found[group] = {name: limits.at_least_0(name, 0) for name in limits.keys()}  # noqa: SIM118
+        if unknown := found[group].keys() - _OF_GROUPS:
+            raise InputError(f"{limits.name(min(unknown))}: unknown: use {', '.join(_OF_GROUPS)}")
+    return found
 
 
 def _remotes(section: _Section) -> Remotes:

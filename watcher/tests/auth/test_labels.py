@@ -14,7 +14,8 @@ import pytest
 
 from infbox.auth import keys, labels
 from infbox.auth.key_service import KeyService
-from infbox.auth.keys import Keyring, Limits
+from infbox.auth.keyring import Keyring
+from infbox.auth.keys import Limits
 from infbox.errors import InputError
 from key_ring import Ring, ask, bearer, mode
 from serving import get_text, serving

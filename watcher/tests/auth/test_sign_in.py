@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -15,7 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from infbox import config
-from infbox.auth.oidc import Provider
+from infbox.auth import sign_in
+from infbox.auth.oidc import Provider, RefusedError
 from infbox.auth.sessions import Person, Sessions
 from infbox.auth.sign_in import SESSION_COOKIE, WAY_COOKIE, SignInApp
 from provider import Browser, Liar, Page, changed, know, provider
@@ -438,9 +440,7 @@ def test_what_is_no_page_is_told_that_it_is_not_signed_in(site: Site) -> None:
 OWN = {"Origin": ORIGIN, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
 
 
-@pytest.mark.parametrize(
-    ("subject", "label"), [("alice", "alice@page"), ("carol", "carol-example.org@page")]
-)
+@pytest.mark.parametrize(("subject", "label"), [("alice", "alice"), ("carol", "carol-example.org")])
 def test_who_is_signed_in_may_ask_on_the_page_by_a_name_that_no_user_has(
     issuer: str, subject: str, label: str
 ) -> None:
@@ -449,7 +449,13 @@ def test_who_is_signed_in_may_ask_on_the_page_by_a_name_that_no_user_has(
         browser = site.browser()
         browser.sign_in(subject)
         seen = browser.get("/check-question", OWN)
-    assert (seen.status, seen.headers["x-infbox-user"]) == (200, label)
+        page = browser.check()
+    assert seen.status == 200
+    account = seen.headers["x-infbox-user"]
+    assert re.fullmatch(rf"{label}-[0-9a-f]{{12}}@page", account)
+    assert page.headers["x-infbox-account"] == account
+    assert account == sign_in._account(issuer, {"sub": subject, "preferred_username": label})
+    assert seen.headers["x-infbox-limits"] == "concurrent_requests=2"
     assert seen.headers["x-infbox-concurrent"] == "2"
     assert seen.headers["x-infbox-workspaces"] == "*"
 
@@ -518,3 +524,34 @@ def test_the_session_unused_longest_makes_room() -> None:
 
 def _state(url: str) -> str:
     return dict(parse_qsl(urlsplit(url).query))["state"]
+
+
+def test_nobody_else_is_called_the_same() -> None:
+    name = {"preferred_username": "alice" * 20}
+    accounts = {
+        sign_in._account(issuer, {"sub": subject, **name})
+        for issuer in ("https://one.example", "https://other.example")
+        for subject in ("1", "2")
+    }
+    assert len(accounts) == 4
+    assert all(re.fullmatch("[a-z0-9][a-z0-9._-]{0,31}@page", account) for account in accounts)
+    for renamed in ("Alice B.", "", "ünï"):
+        again = sign_in._account("https://one.example", {"sub": "1", "preferred_username": renamed})
+        assert again[-17:] in {account[-17:] for account in accounts}
+    for without in ({}, {"sub": ""}, {"sub": 5}):
+        with pytest.raises(RefusedError, match="no subject"):
+            sign_in._account("https://one.example", without)
+
+
+def test_a_member_of_groups_has_the_widest_of_their_limits(issuer: str) -> None:
+    limits = {
+        "alice": {"tokens_per_day": 5, "tokens_per_minute": 0},
+        "others": {"tokens_per_day": 1},
+    }
+    site = Site(issuer, groups_claim="sub", groups=frozenset({"alice"}), group_limits=limits)
+    with serving(site.sign_in.app()) as site.url:
+        browser = site.browser()
+        browser.sign_in("alice")
+        seen = browser.get("/check-question", OWN)
+    assert seen.headers["x-infbox-limits"] == "tokens_per_day=5;concurrent_requests=2"
+    assert site.sign_in._limits({"sub": ["alice", "others"]})["tokens_per_day"] == 5

@@ -55,7 +55,8 @@ SEEN = {
 # Paths of the gateway, as its routes have them, that show nothing of a workspace to anybody.
 OPEN = {
     *("/health", "/ready", "/metrics"),
-    *("/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/icon.svg"),
+    *("/", "/status/page.css", "/status/page.js", "/status/ask.js", "/status/usage.js"),
+    "/status/icon.svg",
 }
 
 
@@ -112,6 +113,7 @@ LISTS: dict[str, list[Asked]] = {
     "/v1/workspaces": [Asked("GET", "/v1/workspaces")],
     "/status": [Asked("GET", "/status")],
     "/status/events": [Asked("GET", "/status/events")],
+    "/status/usage": [Asked("GET", "/status/usage", (("X-Infbox-Account", "ann"),))],
     "/v1/responses/{name}": [Asked(method, "/v1/responses/NAME") for method in ("GET", "DELETE")],
     "/v1/responses/{name}/cancel": [Asked("POST", "/v1/responses/NAME/cancel")],
 }

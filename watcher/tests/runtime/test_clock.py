@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from following import following
-from infbox.auth.key_service import KeyService
-from infbox.auth.keys import Limits, User
+from infbox.auth.counts import Counts, Limit, Refused
 from infbox.runtime import clock
 from infbox.runtime.clock import Moment
 from infbox.tree.files import directory_row
@@ -95,32 +94,36 @@ def test_a_folder_of_the_future_is_doubted_once(repo: Path) -> None:
     )
 
 
-def test_a_clock_that_is_set_back_has_no_user_wait_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    authority, user = KeyService(tmp_path / "users.json"), User("alice", Limits(3, 0))
-    now = 1000.0
-    monkeypatch.setattr("infbox.auth.key_service.monotonic", lambda: now)
-    waits = [authority._wait(user) for _ in range(4)]
-    assert waits == [0, 0, 0, 60]
-    monkeypatch.setattr(time, "time", lambda: 0.0)
-    now += 59.5
-    assert authority._wait(user) == 1
-    now += 0.5
-    assert authority._wait(user) == 0
+def test_a_clock_that_is_set_back_has_no_user_wait_for_it() -> None:
+    now, wall = [1000.0], [1_000_000.0]
+    counts = Counts(lambda: now[0], lambda: wall[0])
+    limits = [Limit("requests_per_minute", 3)]
+
+    def wait() -> int:
+        taken = counts.take("alice", limits, 1)
+        return taken.seconds if isinstance(taken, Refused) else 0
+
+    assert [wait() for _ in range(4)] == [0, 0, 0, 61]
+    wall[0] = 0.0
+    now[0] += 60.5
+    assert wait() == 1
+    now[0] += 0.5
+    assert wait() == 0
 
 
-def test_a_limit_that_is_lowered_holds_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    authority, now = KeyService(tmp_path / "users.json"), 1000.0
-    monkeypatch.setattr("infbox.auth.key_service.monotonic", lambda: now)
+def test_a_limit_that_is_lowered_holds_at_once() -> None:
+    now = [1000.0]
+    counts = Counts(lambda: now[0])
+
+    def wait(most: int) -> int:
+        taken = counts.take("alice", [Limit("requests_per_minute", most)], 1)
+        return taken.seconds if isinstance(taken, Refused) else 0
+
     for _ in range(5):
-        assert authority._wait(User("alice", Limits(5, 0))) == 0
-        now += 1
-    lowered = User("alice", Limits(2, 0))
-    assert authority._wait(lowered) == 59 - 1
-    now += 57.9
-    assert authority._wait(lowered) == 1
-    now += 0.1
-    assert authority._wait(lowered) == 0
+        assert wait(5) == 0
+        now[0] += 1
+    assert wait(2) == 60 - 1
+    now[0] += 58.9
+    assert wait(2) == 1
+    now[0] += 0.1
+    assert wait(2) == 0

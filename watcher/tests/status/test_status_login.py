@@ -11,7 +11,8 @@ from urllib.request import Request, urlopen
 import pytest
 
 from infbox.auth.key_service import KeyService
-from infbox.auth.keys import Keyring, Limits
+from infbox.auth.keyring import Keyring
+from infbox.auth.keys import Limits
 from serving import serving
 
 

@@ -10,12 +10,9 @@ import base64
 import contextlib
 import logging
 import secrets
-from collections import deque
 from hashlib import sha256
 from hmac import compare_digest
 from hmac import digest as hmac
-from math import ceil
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, generate_latest
@@ -24,8 +21,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from infbox import grants
-from infbox.auth import keys
+from infbox.auth import counts, keys, told_limits
+from infbox.auth.counts import Limit, Refused
 from infbox.auth.labels import digest
+from infbox.auth.limiter import Limiter
+from infbox.auth.shared_counts import SharedCounts
 from infbox.errors import InputError
 from infbox.log import line
 from infbox.runtime.serve import lasting, server
@@ -36,33 +36,40 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from infbox.auth.keys import User
-    from infbox.config import Listen
+    from infbox.config import Listen, SharedLimits
 
 ANTHROPIC = "/v1/messages"
 """Where clients expect errors in Anthropic's form."""
 
-_WINDOW_SECONDS = 60.0
 _IDLE_SECONDS = 60  # longer than Caddy keeps its connections to us
 _GRACE_SECONDS = 5
 _BEARER = "bearer "
 _BASIC = "basic "
 _ASK_TO_LOG_IN = 'Basic realm="infbox", charset="UTF-8"'
-_PER_MINUTE = "requests_per_minute"
 _UNAUTHORIZED = 401
 _TOO_MANY = 429
 
 _logger = logging.getLogger(__name__)
 
 
-def run(file: Path, listen: Listen) -> None:
+def run(
+    file: Path, listen: Listen, shared: SharedLimits | None = None, timeout: float = 1.0
+) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        file: as for ``KeyService``.
+        listen: where.
+        shared: where replicas count requests together; None to count here alone.
+        timeout: seconds after which this host counts by itself.
 
     Raises:
         InputError: the address cannot be had.
     """
     listener = lasting(listen, "--listen")
     _logger.info(line("ready", listen=listen))
-    app = KeyService(file).app()
+    limiter = Limiter(SharedCounts(shared, "keys", timeout) if shared else None)
+    app = KeyService(file, limiter).app()
     serving = server(app, idle_seconds=_IDLE_SECONDS, grace_seconds=_GRACE_SECONDS)
     serving.run(sockets=[listener])
 
@@ -72,15 +79,16 @@ class KeyService:
 
     Args:
         file: of the digests; looked at with each request, and read when it is another.
+        limiter: counts requests; one of its own where none is given.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, limiter: Limiter | None = None) -> None:
         self._file = file
+        self._limiter = limiter or Limiter()
         self._stamp: tuple[int, ...] | None = None
         # By digests that nobody else can work out: how long a look-up takes tells nothing of a key.
         self._blind = secrets.token_bytes(32)
         self._users: dict[bytes, User] = {}
-        self._began: dict[str, deque[float]] = {}
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "infbox_keys_requests",
@@ -96,7 +104,8 @@ class KeyService:
                 Route("/authorize", self._authorize),
                 Route("/login", self._log_in),
                 Route("/metrics", self._show_metrics),
-            ]
+            ],
+            lifespan=lambda _app: self._limiter.running(),
         )
 
     async def _authorize(self, request: Request) -> Response:
@@ -111,14 +120,16 @@ class KeyService:
             self._requests.labels(user.name, result).inc()
             headers = {"www-authenticate": "Bearer"}
             return _refusal(request, _UNAUTHORIZED, message, headers)
-        if wait := self._wait(user):
+        limit = Limit(counts.REQUESTS, user.limits.requests_per_minute)
+        taken = await self._limiter.take(user.name, [limit])
+        if isinstance(taken, Refused):
             self._requests.labels(user.name, "limited").inc()
             message = (
-                f"{user.name} may send {user.limits.requests_per_minute} requests a minute. "
-                f"Try again in {wait} s. Limit: {_PER_MINUTE}."
+                f"{user.name} may send {limit.most} requests a minute. "
+                f"Try again in {taken.seconds} s. Limit: {limit.name}."
             )
-            headers = {"retry-after": str(wait)}
-            return _refusal(request, _TOO_MANY, message, headers, limit=_PER_MINUTE)
+            headers = {"retry-after": str(taken.seconds)}
+            return _refusal(request, _TOO_MANY, message, headers, limit=limit.name)
         self._requests.labels(user.name, "passed").inc()
         most = str(user.limits.concurrent_requests)
         return Response(headers={**_told_of(user), "x-infbox-concurrent": most})
@@ -136,7 +147,7 @@ class KeyService:
             self._requests.labels("", "unknown").inc()
             message = "Log in with a user's name, and with its key as the password.\n"
             return PlainTextResponse(message, _UNAUTHORIZED, {"www-authenticate": _ASK_TO_LOG_IN})
-        return Response(headers=_told_of(user))
+        return Response(headers={**_told_of(user), told_limits.ACCOUNT: user.name})
 
     async def _show_metrics(self, _request: Request) -> Response:
         page = generate_latest(self._registry)
@@ -168,21 +179,6 @@ class KeyService:
             line("keys-read", users=len({user.name for user in users.values()}), keys=len(users))
         )
 
-    def _wait(self, user: User) -> int:
-        """Count a request; return how many seconds too early it is."""
-        most = user.limits.requests_per_minute
-        if not most:
-            return 0
-        # By the monotonic clock: one that is set back would have a user wait for as long.
-        now, began = monotonic(), self._began.setdefault(user.name, deque())
-        while began and began[0] <= now - _WINDOW_SECONDS:
-            began.popleft()
-        if len(began) < most:
-            began.append(now)
-            return 0
-        # With a limit that was lowered there are more than it allows.
-        return max(ceil(began[-most] + _WINDOW_SECONDS - now), 1)
-
 
 def _ended(user: User) -> tuple[str, str] | None:
     """Return what is counted and what the client is told where a key is no longer good."""
@@ -194,8 +190,12 @@ def _ended(user: User) -> tuple[str, str] | None:
 
 
 def _told_of(user: User) -> dict[str, str]:
-    """Return the headers that say who asks, and which workspaces the user may use."""
-    return {"x-infbox-user": user.name, grants.HEADER: grants.to_header(user.limits.workspaces)}
+    """Return the headers that say who asks, and what the user may use."""
+    return {
+        "x-infbox-user": user.name,
+        grants.HEADER: grants.to_header(user.limits.workspaces),
+        told_limits.HEADER: told_limits.to_header(user.limits.numbers),
+    }
 
 
 def _key(request: Request) -> str:

@@ -1,40 +1,34 @@
 """Who may ask: a key for each user, or several, and what each user may use.
 
-The keys themselves are root's, a file a user, to be handed out. What serves knows their digests
-alone, and reads them anew when the file is another: a key that is rotated or revoked ends at once.
-Further keys of a user have labels (``labels``); the one in the user's file is the default one.
+What serves knows the digests of keys alone, and reads them anew when the file is another: a key
+that is rotated or revoked ends at once. Further keys of a user have labels (``labels``); the one in
+the user's file is the default one. ``keyring`` makes them.
+
 A key has 256 random bits, so that a digest without salt and stretching tells nothing about it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import re
-import secrets
-import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox import grants
 from infbox.auth import labels
-from infbox.auth.labels import DEFAULT, Key, Labelled, digest
-from infbox.errors import InputError, UnreadyError
+from infbox.auth.labels import DEFAULT, Key
+from infbox.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
-
-KEY = re.compile(r"[A-Za-z0-9_-]{32,200}")
-"""What a key may be that was put there by hand."""
 
 USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
+NO_KEY = "none of "
+"""What no digest begins with."""
+
 _NO_NUMBERS = ("workspaces", "expires")
-_NO_KEY = "none of "  # what no digest begins with
-_OWNER_ONLY = 0o600
-_GROUP_READS = 0o640
+_LATER = ("tokens_per_minute", "tokens_per_day")  # which files of earlier releases do not have
 
 
 class Limits(NamedTuple):
@@ -43,6 +37,8 @@ class Limits(NamedTuple):
     Attributes:
         requests_per_minute: that begin; 0 for any number.
         concurrent_requests: under way at once; 0 for any number.
+        tokens_per_minute: that are computed for the user; 0 for any number.
+        tokens_per_day: the same, of a day in UTC.
         workspaces: patterns of their names, as ``grants`` has them.
         expires: the last day, in UTC, on which the user's keys are good, as YYYY-MM-DD; empty for
             no last one.
@@ -50,8 +46,15 @@ class Limits(NamedTuple):
 
     requests_per_minute: int = 0
     concurrent_requests: int = 0
+    tokens_per_minute: int = 0
+    tokens_per_day: int = 0
     workspaces: tuple[str, ...] = grants.ALL
     expires: str = ""
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Those that are numbers, by name."""
+        return {name: value for name, value in self._asdict().items() if name not in _NO_NUMBERS}
 
 
 NO_LIMITS = Limits()
@@ -90,20 +93,6 @@ class User(NamedTuple):
         return labels.is_past(self.last_day)
 
 
-class Change(NamedTuple):
-    """What was changed, or would be.
-
-    Attributes:
-        added: users that got a key.
-        removed: those whose key is gone.
-        changed: whether anything was, be it a mode or a limit.
-    """
-
-    added: list[str]
-    removed: list[str]
-    changed: bool
-
-
 class Known(NamedTuple):
     """A user and his keys, as the file that serves has them.
 
@@ -120,341 +109,8 @@ class Known(NamedTuple):
     @property
     def keys(self) -> dict[str, Key]:
         """All keys, by label, the default one first."""
-        is_there = not self.digest.startswith(_NO_KEY)
+        is_there = not self.digest.startswith(NO_KEY)
         return {**({DEFAULT: Key(self.digest)} if is_there else {}), **self.labelled}
-
-
-class _State(NamedTuple):
-    """All that a keyring writes.
-
-    Attributes:
-        users: what each may use.
-        keys: the default key of each that has one.
-        unfiled: the digests of those that serve and whose file went elsewhere.
-        labelled: what is recorded of the others.
-        fresh: new keys of those, by user and label.
-    """
-
-    users: dict[str, Limits]
-    keys: dict[str, str]
-    unfiled: dict[str, str]
-    labelled: Labelled
-    fresh: dict[tuple[str, str], str]
-
-    def serves(self) -> str:
-        """Return what the file that serves is to hold. A user whose default key is disabled has no
-        digest where releases that know no labels look for one, so that they refuse it too."""
-        known = self.unfiled | {user: digest(key) for user, key in self.keys.items()}
-        entries = {
-            user: {
-                "sha256": known.get(user, f"{_NO_KEY}{user}"),
-                **limits._asdict(),
-                **({"keys": labels.as_content(held)} if (held := self.labelled.get(user)) else {}),
-            }
-            for user, limits in sorted(self.users.items())
-            if user in known or self.labelled.get(user)
-        }
-        return json.dumps({"users": entries}, indent=1) + "\n"
-
-
-class Keyring:
-    """The keys and what is made of them. For root.
-
-    Args:
-        directory: of the keys, a file a user.
-        digests: the file that serves; made with mode 0640, of its directory's group.
-    """
-
-    def __init__(self, directory: Path, digests: Path) -> None:
-        self._directory = directory
-        self._labelled = directory / labels.DIRECTORY
-        self._digests = digests
-
-    def users(self) -> dict[str, Limits]:
-        """Return who has a key, with what each may use.
-
-        Raises:
-            InputError: the file that serves is damaged.
-        """
-        return {user: known.limits for user, known in known_users(self._digests).items()}
-
-    def apply(self, wanted: Mapping[str, Limits], *, is_dry: bool = False) -> Change:
-        """See to it that these users have a key, and nobody else.
-
-        A default key that is disabled stays so, whatever is in its file: a release that knows no
-        labels makes one anew.
-
-        Args:
-            wanted: users, with what each may use.
-            is_dry: change nothing.
-
-        Raises:
-            InputError: a key cannot be used; its file is named, and never what is in it.
-            UnreadyError: a file cannot be written.
-        """
-        with self._alone():
-            held = labels.read(self._labelled)
-            labelled = {user: held[user] for user in wanted if user in held}
-            having = [user for user in wanted if DEFAULT not in labelled.get(user, {})]
-            keys = self._keys(having)
-            added = [user for user in having if user not in keys]
-            removed = [name for name in self._files() if name not in having]
-            keys |= {user: _new_key() for user in added}
-            state = _State(dict(wanted), keys, {}, labelled, {})
-            is_other = self._settle(state, removed, is_dry=is_dry)
-        return Change(added, removed, is_other)
-
-    def add(self, user: str, label: str, expires: str = "", *, is_dry: bool = False) -> Path:
-        """Give a user one more key, or one in place of a disabled one. Return its file.
-
-        Args:
-            user: who has a key.
-            label: of the new key.
-            expires: its last day; empty for none.
-            is_dry: change nothing.
-
-        Raises:
-            InputError: there is no such user, such a key is there, or the user has too many.
-            UnreadyError: a file cannot be written.
-        """
-        with self._alone():
-            state = self._state(user)
-            held = {DEFAULT: Key(""), **state.labelled[user]}
-            if label in held and not held[label].disabled:
-                raise InputError(
-                    f"{user}/{label}: already exists: rotate it, or choose another label"
-                )
-            if len(held.keys() | {label}) > labels.MOST:
-                raise InputError(
-                    f"{user}: has {labels.MOST} keys, and no user may have more: remove one of "
-                    f"{', '.join(sorted(state.labelled[user]))}"
-                )
-            return self._renew(state, user, label, expires, is_dry=is_dry)
-
-    def rotate(
-        self, user: str, label: str = DEFAULT, expires: str = "", *, is_dry: bool = False
-    ) -> Path:
-        """Give a user another key; the one before ends. Return the file that holds it.
-
-        Args:
-            user: whose it is.
-            label: of the key.
-            expires: its last day from now on; empty to leave it.
-            is_dry: change nothing.
-
-        Raises:
-            InputError: there is no such user or key, or it is disabled or past its last day.
-            UnreadyError: a file cannot be written.
-        """
-        with self._alone():
-            state = self._state(user)
-            # What has no default key at all gets one, as from site.yml.
-            is_new = label == DEFAULT and DEFAULT not in state.labelled[user]
-            key = Key("") if is_new else _found(state, user, label)
-            if key.disabled:
-                raise InputError(f"{user}/{label}: is disabled: add it again to get a new key")
-            return self._renew(state, user, label, expires or key.expires, is_dry=is_dry)
-
-    def rotate_all(self, user: str, *, is_dry: bool = False) -> list[Path]:
-        """Rotate all keys of a user that can be used. Return their files.
-
-        Raises:
-            InputError: there is no such user.
-            UnreadyError: a file cannot be written.
-        """
-        held = {DEFAULT: Key(""), **self._state(user).labelled[user]}
-        usable = [
-            label
-            for label, key in held.items()
-            if not key.disabled and not labels.is_past(key.expires)
-        ]
-        return [self.rotate(user, label, is_dry=is_dry) for label in usable]
-
-    def disable(self, user: str, label: str, *, is_dry: bool = False) -> None:
-        """End a key. Its label stays, until it is removed or added again.
-
-        Raises:
-            InputError: there is no such user or key.
-            UnreadyError: a file cannot be written.
-        """
-        with self._alone():
-            state = self._state(user)
-            key = _found(state, user, label)
-            state.labelled[user][label] = key._replace(disabled=True)
-            is_default = label == DEFAULT
-            if is_default:
-                state.keys.pop(user, None)
-                state.unfiled.pop(user, None)
-            self._settle(state, [user] if is_default else [], is_dry=is_dry)
-
-    def remove(self, user: str, label: str, *, is_dry: bool = False) -> None:
-        """End a key with a label, and forget it.
-
-        Raises:
-            InputError: there is no such user or key, or it is the default one.
-            UnreadyError: a file cannot be written.
-        """
-        if label == DEFAULT:
-            raise InputError(
-                f"{user}/{label}: cannot be removed: disable it, or take {user} off infbox_users"
-            )
-        with self._alone():
-            state = self._state(user)
-            _found(state, user, label)
-            del state.labelled[user][label]
-            self._settle(state, is_dry=is_dry)
-
-    def revoke(self, user: str, *, is_dry: bool = False) -> None:
-        """End all keys of a user.
-
-        Raises:
-            InputError: there is no such user.
-            UnreadyError: a file cannot be written.
-        """
-        with self._alone():
-            state = self._state(user)
-            for held in (state.users, state.keys, state.unfiled, state.labelled):
-                held.pop(user, None)
-            self._settle(state, [user], is_dry=is_dry)
-
-    def _renew(self, state: _State, user: str, label: str, expires: str, *, is_dry: bool) -> Path:
-        """Make a key, and have it serve."""
-        labels.checked_day(expires, f"{user}/{label}")
-        if label == DEFAULT:
-            if expires:
-                raise InputError(
-                    f"{user}/{label}: has no last day of its own: "
-                    f"set `expires` of {user} in infbox_users"
-                )
-            state.labelled[user].pop(DEFAULT, None)
-            state.keys[user] = _new_key()
-            file = self._directory / user
-        else:
-            new = _new_key()
-            key = Key(digest(new), labels.today().isoformat(), expires)
-            if labels.is_past(key.expires):
-                raise InputError(
-                    f"{user}/{label}: expires: {expires} is in the past: give today or a later day"
-                )
-            state.labelled[user][label], state.fresh[user, label] = key, new
-            file = labels.file_of(self._labelled, user, label)
-        self._settle(state, is_dry=is_dry)
-        return file
-
-    def _settle(self, state: _State, gone: Iterable[str] = (), *, is_dry: bool) -> bool:
-        """Write what differs; return whether anything does.
-
-        A new key is written before it serves, and what ends no longer serves before it is removed.
-
-        Args:
-            state: what there is to be.
-            gone: files of default keys to remove.
-            is_dry: change nothing.
-        """
-        self._refuse_known(state)
-        texts = self._texts(state)
-        leaving = [self._directory / name for name in gone if (self._directory / name).exists()]
-        strays = labels.strays(self._labelled, state.labelled)
-        if not is_dry:
-            for path, (text, mode) in texts.items():
-                _write(path, text, mode)
-            for path in leaving + labels.strays(self._labelled, state.labelled):
-                path.unlink()
-        return bool(texts or leaving or strays)
-
-    def _refuse_known(self, state: _State) -> None:
-        """Raise where a default key is one that is recorded with a label, be it disabled."""
-        known = {
-            key.sha256: f"{user}/{label}"
-            for user, held in state.labelled.items()
-            for label, key in held.items()
-        }
-        for user, key in state.keys.items():
-            if same := known.get(digest(key)):
-                raise InputError(
-                    f"{self._directory / user}: holds the key of {same}: "
-                    "remove the file to generate a new key"
-                )
-
-    def _texts(self, state: _State) -> dict[Path, tuple[str, int]]:
-        """Return what files are to hold that hold something else, in the order to write them."""
-        texts = {
-            self._directory / user: (f"{key}\n", _OWNER_ONLY)
-            for user, key in state.keys.items()
-            if not self._has_key(user, key)
-        }
-        for (user, label), key in state.fresh.items():
-            texts[labels.file_of(self._labelled, user, label)] = (f"{key}\n", _OWNER_ONLY)
-        record, recorded = self._labelled / labels.RECORD, labels.as_json(state.labelled)
-        is_needed = record.exists() or any(state.labelled.values())
-        if is_needed and not _holds(record, recorded, _OWNER_ONLY):
-            texts[record] = (recorded, _OWNER_ONLY)
-        if not _holds(self._digests, state.serves(), _GROUP_READS):
-            texts[self._digests] = (state.serves(), _GROUP_READS)
-        return texts
-
-    def _has_key(self, user: str, key: str) -> bool:
-        path = self._directory / user
-        return self._keys([user]).get(user) == key and _has_mode(path, _OWNER_ONLY)
-
-    def _state(self, user: str) -> _State:
-        """Return what there is, this user among it; raise where it is none."""
-        known = known_users(self._digests)
-        users = {name: each.limits for name, each in known.items()}
-        if user not in users:
-            raise InputError(f"{user}: no such user: there are {', '.join(users) or 'none'}")
-        labelled: Labelled = {name: {} for name in users} | labels.read(self._labelled)
-        having = [name for name in users if DEFAULT not in labelled[name]]
-        keys = self._keys(having)
-        unfiled = {
-            name: known[name].digest
-            for name in having
-            if name not in keys and not known[name].digest.startswith(_NO_KEY)
-        }
-        return _State(users, keys, unfiled, labelled, {})
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let no other command change keys meanwhile."""
-        if not self._directory.is_dir():
-            yield
-            return
-        try:
-            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _unready(self._directory, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _files(self) -> list[str]:
-        if not self._directory.is_dir():
-            return []
-        return sorted(path.name for path in self._directory.iterdir() if path.is_file())
-
-    def _keys(self, users: Iterable[str]) -> dict[str, str]:
-        """Return the default key of each of these users that has one."""
-        keys: dict[str, str] = {}
-        for user in users:
-            path = self._directory / user
-            if not path.is_file():
-                continue
-            key = path.read_text(encoding="utf-8", errors="replace").strip()
-            if not KEY.fullmatch(key):
-                raise InputError(
-                    f"{path}: does not hold a key of 32 to 200 letters, digits, hyphens and "
-                    "underscores: remove the file to generate a new key"
-                )
-            if key in keys.values():
-                other = next(name for name, known in keys.items() if known == key)
-                raise InputError(
-                    f"{path}: holds the same key as {self._directory / other}: "
-                    "remove one of the two to generate a new key"
-                )
-            keys[user] = key
-        return keys
 
 
 def read(file: Path) -> dict[str, User]:
@@ -486,7 +142,7 @@ def known_users(file: Path) -> dict[str, Known]:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
             name: Known(
-                _limits(name, {key: entry[key] for key in Limits._fields}),
+                _limits(name, {key: entry[key] for key in _fields(entry)}),
                 entry["sha256"],
                 labels.keys_from(entry.get("keys", {}), name),
             )
@@ -499,6 +155,10 @@ def known_users(file: Path) -> dict[str, Known]:
             f"{file}: cannot be read ({type(error).__name__}): run infbox-keys apply, which "
             "rewrites it"
         ) from error
+
+
+def _fields(entry: Mapping[str, Any]) -> list[str]:
+    return [name for name in Limits._fields if name not in _LATER or name in entry]
 
 
 def limits_from(content: object) -> dict[str, Limits]:
@@ -529,55 +189,3 @@ def _limits(user: str, given: Any) -> Limits:
     expires = labels.checked_day(given.get("expires", ""), user)
     workspaces = grants.checked(given.get("workspaces", grants.ALL), user)
     return Limits(**numbers, workspaces=workspaces, expires=expires)
-
-
-def _new_key() -> str:
-    """Return a key of 256 random bits; its prefix lets scanners for leaked secrets find it."""
-    return f"sk-infbox-{secrets.token_hex(32)}"
-
-
-def _found(state: _State, user: str, label: str) -> Key:
-    """Return a key of a user; raise where there is none with this label."""
-    held = state.labelled[user]
-    if label == DEFAULT and user in state.keys:
-        return Key(digest(state.keys[user]))
-    if label == DEFAULT and user in state.unfiled:
-        return Key(state.unfiled[user])
-    if label not in held:
-        there = ", ".join([DEFAULT, *sorted(held)])
-        raise InputError(f"{user}/{label}: no such key: {user} has {there}")
-    return held[label]
-
-
-def _holds(file: Path, content: str, mode: int) -> bool:
-    try:
-        return file.read_text(encoding="utf-8") == content and _has_mode(file, mode)
-    except (OSError, ValueError):
-        return False
-
-
-def _has_mode(path: Path, mode: int) -> bool:
-    return stat.S_IMODE(path.stat().st_mode) == mode
-
-
-def _write(path: Path, content: str, mode: int) -> None:
-    """Replace a file as a whole, of its directory's group, never readable to others on the way."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        if path.parent.name == labels.DIRECTORY:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-        beside.unlink(missing_ok=True)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as stream:  # noqa: PTH123  # a descriptor
-            stream.write(content)
-            os.fchown(stream.fileno(), -1, path.parent.stat().st_gid)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise _unready(path, error) from error
-
-
-def _unready(path: Path, error: OSError) -> UnreadyError:
-    return UnreadyError(f"{path}: {error.strerror}: run it as root, on the host")

@@ -6,12 +6,13 @@ import secrets
 import time
 from dataclasses import dataclass
 from hashlib import sha256
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from infbox import grants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _TOKEN_BYTES = 32
 _MOST = 10_000
@@ -23,10 +24,14 @@ class Person(NamedTuple):
     Attributes:
         name: of the person.
         workspaces: patterns of the workspaces that the person may see, as ``grants`` has them.
+        account: what nobody else is called: questions are counted by it.
+        limits: of the person, by name.
     """
 
     name: str
     workspaces: tuple[str, ...] = grants.ALL
+    account: str = ""
+    limits: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass

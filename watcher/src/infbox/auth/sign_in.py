@@ -29,6 +29,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from infbox import grants
+from infbox.auth import told_limits
 from infbox.auth.oidc import AwayError, Provider, RefusedError
 from infbox.auth.sessions import Person, Sessions
 from infbox.log import line
@@ -51,6 +52,7 @@ _GRACE_SECONDS = 5
 _LONGEST_TARGET = 2000
 _LONGEST_NAME = 128
 _LONGEST_LABEL = 32
+_ID_DIGITS = 12
 _QUESTIONS_AT_ONCE = 2  # of one person
 
 _FOUND, _SEE_OTHER = 302, 303
@@ -155,8 +157,8 @@ class SignInApp:
         """Answer 200 with who asks, or send a browser to sign in; 401 to what is no page."""
         person = self._sessions.person(request.cookies.get(SESSION_COOKIE, ""))
         if person is not None:
-            grant = grants.to_header(person.workspaces)
-            return Response(headers={"x-infbox-user": person.name, grants.HEADER: grant})
+            headers = {"x-infbox-user": person.name, told_limits.ACCOUNT: person.account}
+            return Response(headers={**headers, **_may(person)})
         if not _is_navigation(request):
             error = {"error": "Sign in, or send an API key."}
             return JSONResponse(error, _UNAUTHORIZED, _NOT_KEPT)
@@ -176,9 +178,9 @@ class SignInApp:
         if person is None:
             return _no_question("Sign in, or send an API key to /v1.", _UNAUTHORIZED)
         headers = {
-            "x-infbox-user": _label(person.name),
+            "x-infbox-user": person.account,
             "x-infbox-concurrent": str(_QUESTIONS_AT_ONCE),
-            grants.HEADER: grants.to_header(person.workspaces),
+            **_may(person),
         }
         return Response(headers=headers)
 
@@ -210,6 +212,7 @@ class SignInApp:
             if "code" not in given:
                 return self._turned_down(given.get("error", ""), way.target)
             claims = await self._provider.claims(given["code"], way.nonce, way.verifier)
+            account = _account(self._settings.issuer, claims)
         except AwayError as error:
             return self._away(error, way.target)
         except RefusedError as error:
@@ -220,7 +223,7 @@ class SignInApp:
         self._sessions.end(request.cookies.get(SESSION_COOKIE, ""))
         self._note("signed_in", user=user)
         answer = RedirectResponse(self._address(way.target) or "/", _SEE_OTHER, _NOT_KEPT)
-        person = Person(user, self._workspaces(claims))
+        person = Person(user, self._workspaces(claims), account, self._limits(claims))
         _set_cookie(answer, SESSION_COOKIE, self._sessions.begin(person))
         return answer
 
@@ -294,6 +297,16 @@ class SignInApp:
         if not found:
             return self._settings.workspaces
         return tuple(dict.fromkeys(pattern for patterns in found for pattern in patterns))
+
+    def _limits(self, claims: Mapping[str, Any]) -> dict[str, int]:
+        """Return the limits that somebody's groups give, the widest of each; 0 is any number."""
+        given = self._settings.group_limits
+        found: dict[str, list[int]] = {}
+        for group in self._groups(claims) & given.keys():
+            for name, most in given[group].items():
+                found.setdefault(name, []).append(most)
+        widest = {name: 0 if 0 in several else max(several) for name, several in found.items()}
+        return {**widest, told_limits.AT_ONCE: _QUESTIONS_AT_ONCE}
 
     def _groups(self, claims: Mapping[str, Any]) -> set[str]:
         value = claims.get(self._settings.groups_claim)
@@ -369,10 +382,27 @@ def _name(claims: Mapping[str, Any]) -> str:
     return re.sub(r"[^!-~]", "_", name)[:_LONGEST_NAME]
 
 
-def _label(name: str) -> str:
-    """Return what the gateway is to call somebody: like a user, with an end that no user's has."""
-    known = re.sub(r"[^a-z0-9._-]", "-", name.lower()).lstrip("._-")[:_LONGEST_LABEL]
-    return f"{known or 'somebody'}@page"
+def _account(issuer: str, claims: Mapping[str, Any]) -> str:
+    """Return what the gateway is to call somebody: like a user, with an end that no user's has, and
+    like nobody else. Names may be chosen and given anew; issuer and subject stay one person's.
+
+    Raises:
+        RefusedError: there is no subject.
+    """
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not subject:
+        raise RefusedError("the provider names no subject")
+    known = re.sub(r"[^a-z0-9._-]", "-", _name(claims).lower()).lstrip("._-")
+    own = sha256(f"{issuer}\0{subject}".encode()).hexdigest()[:_ID_DIGITS]
+    return f"{known[: _LONGEST_LABEL - _ID_DIGITS - 1] or 'somebody'}-{own}@page"
+
+
+def _may(person: Person) -> dict[str, str]:
+    """Return the headers that say what a person may use."""
+    return {
+        grants.HEADER: grants.to_header(person.workspaces),
+        told_limits.HEADER: told_limits.to_header(person.limits),
+    }
 
 
 def _no_question(message: str, status: int) -> JSONResponse:

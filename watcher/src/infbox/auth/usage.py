@@ -12,8 +12,8 @@ import contextlib
 import logging
 import os
 import sqlite3
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.log import line
 from infbox.runtime.database import transaction
@@ -178,19 +178,40 @@ def read(file: Path, days: int) -> list[tuple[Key, Counts]]:
     Raises:
         sqlite3.Error: it cannot be read.
     """
-    if not file.exists():
-        return []
     asked = """
         SELECT * FROM usage WHERE day IN (
             SELECT DISTINCT day FROM usage ORDER BY day DESC LIMIT ?
         ) ORDER BY day, user, workspace
     """
+    return [(Key(*row[:3]), Counts(*row[3:])) for row in _found(file, asked, (days,))]
+
+
+def _found(file: Path, asked: str, told: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    if not file.exists():
+        return []
     uri = f"{file.absolute().as_uri()}?mode=rw"
     with contextlib.closing(sqlite3.connect(uri, timeout=_IN_USE_SECONDS, uri=True)) as database:
         if database.execute("PRAGMA user_version").fetchone()[0] == 0:
             return []  # it is just being made
-        found = database.execute(asked, (days,)).fetchall()
-    return [(Key(*row[:3]), Counts(*row[3:])) for row in found]
+        return database.execute(asked, told).fetchall()
+
+
+def of_user(file: Path, user: str, since: str) -> dict[str, Counts]:
+    """Return what a user had, by day.
+
+    Args:
+        file: as for ``read``.
+        user: who.
+        since: the first day, as YYYY-MM-DD.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    asked = """
+        SELECT day, sum(requests), sum(uncounted), sum(prompt), sum(cached), sum(completion)
+        FROM usage WHERE user = ? AND day >= ? GROUP BY day
+    """
+    return {row[0]: Counts(*row[1:]) for row in _found(file, asked, (user, since))}
 
 
 class Daily:
@@ -230,6 +251,33 @@ class Daily:
         if key not in self._counted and len(self._counted) >= MOST_ROWS:
             key = Key(key.day, OTHERS, "")
         self._counted[key] = self._counted.get(key, Counts()).plus(counts)
+
+    def of_user(self, user: str, days: int) -> dict[str, Counts]:
+        """Return what a user had on the last days, the present one among them. Blocking.
+
+        Raises:
+            OSError, sqlite3.Error: it cannot be read.
+        """
+        today = self._today()
+        since = date.fromisoformat(today) - timedelta(days=days - 1)
+        found = {today: Counts(), **of_user(self._file, user, since.isoformat())}
+        for key, counts in list(self._counted.items()):
+            if key.user == user:
+                found[key.day] = found.get(key.day, Counts()).plus(counts)
+        return found
+
+    def of_today(self) -> dict[str, Counts]:
+        """Return what each user had of the day, as far as it is written down. Blocking."""
+        found: dict[str, Counts] = {}
+        try:
+            rows = read(self._file, 1)
+        except (OSError, sqlite3.Error) as error:
+            _logger.error(line("usage-not-read", file=self._file, reason=error))
+            rows = []
+        for key, counts in rows:
+            if key.day == self._today():
+                found[key.user] = found.get(key.user, Counts()).plus(counts)
+        return found
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

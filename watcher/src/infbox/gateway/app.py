@@ -9,6 +9,7 @@ finds.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -21,16 +22,20 @@ from starlette.routing import Mount, Route
 
 from infbox.auth import usage
 from infbox.auth.audit import Audit
+from infbox.auth.limiter import Limiter
+from infbox.auth.shared_counts import SharedCounts
 from infbox.gateway import apis, fields
 from infbox.gateway.connection import Incoming
 from infbox.gateway.conversations.service import Conversations
 from infbox.gateway.conversations.summary import Summary
 from infbox.gateway.exchange import check_user, user_of
 from infbox.gateway.forwarder import Forwarder, Upstream
+from infbox.gateway.limit import TokenLimits, computed
 from infbox.gateway.questions import Questions
 from infbox.gateway.refusals import RefusalError
 from infbox.gateway.routes.health import Health
 from infbox.gateway.routes.models import Models
+from infbox.gateway.routes.own_usage import OwnUsage
 from infbox.gateway.routes.responses import StoredResponses
 from infbox.gateway.routes.tools import ToolRoutes
 from infbox.gateway.routes.workspaces import WorkspacePages
@@ -101,6 +106,7 @@ class Gateway:
         )
         self._metrics = GatewayMetrics()
         self._daily = usage.Daily(usage.file_in(config.state_dir))
+        self._limiter = _limiter(config)
         self._summary = Summary()
         self._engine = Engine(config.engine.url, config.engine.model)
         self._conversations = Conversations(
@@ -128,6 +134,7 @@ class Gateway:
             metrics=self._metrics,
             daily=self._daily,
             summary=self._summary,
+            tokens=TokenLimits(self._limiter, config.engine.max_model_len),
             first_tokens=self._sampler.first_tokens,
         )
         routes = self._routes()
@@ -186,6 +193,7 @@ class Gateway:
             *WorkspacePages(engine, watcher, told, admit).routes(),
             *StoredResponses(self._responses, admit).routes(),
             *self._tool_routes(),
+            *OwnUsage(self._daily, self._limiter, self._seen_by).routes(),
             *self.page.routes(),
             Mount("/", app=rest),
         ]
@@ -212,12 +220,26 @@ class Gateway:
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         tracing = self._tracer.running() if self._tracer else contextlib.nullcontext()
         keeping = self._conversations.running(self._workspaces.all_packs)
-        counting = self._daily.running()
+        counting = self._counting()
         async with tracing, self._engine.running(), self._sampler.running(), keeping, counting:
             gc.freeze()  # what is there now stays; looking through it takes 5 ms each time
             yield
             gc.unfreeze()
         self._questions.close()
+
+    @contextlib.asynccontextmanager
+    async def _counting(self) -> AsyncIterator[None]:
+        """Count what users use, beginning with what they had of the day already."""
+        for user, had in (await asyncio.to_thread(self._daily.of_today)).items():
+            self._limiter.note(user, computed(had))
+        async with self._daily.running(), self._limiter.running():
+            yield
+
+
+def _limiter(config: Config) -> Limiter:
+    shared = config.gateway.shared_limits
+    host = config.replicas.host if config.replicas else ""
+    return Limiter(SharedCounts(shared, host) if shared else None)
 
 
 def _tracer(collector: str | None) -> Tracer | None:

@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -48,6 +49,7 @@ _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib tells one fo
 _SHORT_BYTES = 1000  # of a value that is decoded to decide
 
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY = msgspec.json.Decoder()
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -185,6 +187,20 @@ class Body:
     def limit(self) -> int | None:
         """Tokens that the answer may have; None where no more was asked for than there can be."""
         return self.window if self.lowered else None
+
+    @property
+    def answers(self) -> int:
+        """How many answers it asks for: so many times its prompts as it says."""
+        asked = _short(self.values.get("n"))
+        times = ceil(asked) if isinstance(asked, int | float) and asked > 1 else 1
+        return _prompts(self.values.get("prompt")) * times
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens that all its answers may have together."""
+        limits = (_short(self.values.get(name)) for name in ANSWER_LIMITS)
+        most = next((each for each in limits if isinstance(each, int)), self.window)
+        return max(min(most, self.window), 1) * self.answers
 
     def taken(self) -> dict[str, Any]:
         """Return it parsed, and forget it otherwise.
@@ -349,6 +365,17 @@ def _short(value: msgspec.Raw | None) -> object:
         return _ANY.decode(value)
     except _MALFORMED:
         return _LONG
+
+
+def _prompts(value: msgspec.Raw | None) -> int:
+    """Return how many prompts the field of that name has: a text, tokens, or a list of these."""
+    if value is None or bytes(memoryview(value)[:1]) != b"[":
+        return 1
+    try:
+        each = _LIST.decode(value)
+    except _MALFORMED:
+        return 1  # which vLLM refuses
+    return len(each) if each and bytes(memoryview(each[0])[:1]) in (b"[", b'"') else 1
 
 
 def _raw(value: object) -> msgspec.Raw:

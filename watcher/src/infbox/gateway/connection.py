@@ -24,6 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _BODY_SECONDS = 300
 _DRAIN_SECONDS = 30
+_EVENT = b"data: {"
 
 
 class BadRequestError(Exception):
@@ -191,6 +192,8 @@ class Outgoing:
         """0 until the answer began."""
         self.usage: Usage | None = None
         """What the answer cost, as far as it said so."""
+        self.events = 0
+        """Of a stream that went to the client so far; of what is none, 0."""
         self.tap: Callable[[bytes], None] | None = None
         """Called with each piece of the body before it goes to the client."""
 
@@ -202,6 +205,7 @@ class Outgoing:
 
     async def write(self, chunk: bytes) -> None:
         """Send a piece of the body; this waits while the client is slow to read."""
+        self.events += chunk.count(_EVENT)
         if self.tap is not None:
             self.tap(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})

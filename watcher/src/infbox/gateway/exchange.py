@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from infbox.auth import told_limits
 from infbox.gateway.refusals import BAD_REQUEST, UNAUTHORIZED, RefusalError
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # So that no stranger makes labels of metrics. `@page` ends the name of somebody who is signed in.
 _USER = re.compile("[a-z0-9][a-z0-9._-]{0,31}(?:@page)?")
+
+_LIMITS = told_limits.HEADER.encode()
+_ACCOUNT = told_limits.ACCOUNT.encode()
 
 
 @dataclass
@@ -33,6 +37,8 @@ class Exchange:
         is_counted: whether it is counted as under way where it came from.
         handover: where it goes to a replica; None where it is answered here.
         own_workspace: that it names, where it is answered here.
+        answer_tokens: that all its answers may have together.
+        answers: that it asks for.
         workspaces: that the user may use; not known before the request is let in.
     """
 
@@ -45,6 +51,8 @@ class Exchange:
     is_counted: bool = False
     handover: Handover | None = None
     own_workspace: str = ""
+    answer_tokens: int = 0
+    answers: int = 1
     workspaces: SeenWorkspaces = field(init=False)
 
     @property
@@ -61,6 +69,12 @@ class Exchange:
 def user_of(incoming: Incoming) -> str:
     """Return whose key the request came with, as Caddy says; empty where it does not."""
     names = incoming.header(b"x-infbox-user")
+    return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
+
+
+def account_of(incoming: Incoming) -> str:
+    """Return whose usage the page shows, as Caddy says; empty where it does not."""
+    names = incoming.header(_ACCOUNT)
     return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
 
 
@@ -86,6 +100,23 @@ def most_at_once(incoming: Incoming) -> int:
     """Return how many requests the user may have under way, as Caddy says; 0 is any number."""
     given = incoming.header(b"x-infbox-concurrent")
     return int(given[0]) if len(given) == 1 and given[0].isascii() and given[0].isdigit() else 0
+
+
+def limits_of(incoming: Incoming) -> dict[str, int]:
+    """Return the limits of the user by name, as Caddy says.
+
+    Raises:
+        RefusalError: that cannot be understood.
+    """
+    given = incoming.header(_LIMITS)
+    try:
+        return told_limits.from_header(*given) if given not in ([], [""]) else {}
+    except (TypeError, ValueError):  # several, or what the key service never says
+        raise RefusalError(
+            UNAUTHORIZED,
+            "The request came with limits that cannot be understood. Send it to the server's "
+            "address, with a key; on the host itself without the header X-Infbox-Limits.",
+        ) from None
 
 
 def wants_fit(incoming: Incoming) -> bool | None:

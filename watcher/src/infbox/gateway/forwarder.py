@@ -19,7 +19,7 @@ from infbox.gateway.connection import (
     TooLargeError,
 )
 from infbox.gateway.exchange import Exchange, check_user, most_at_once, user_of
-from infbox.gateway.limit import ConcurrencyLimit
+from infbox.gateway.limit import ConcurrencyLimit, TokenLimits
 from infbox.gateway.refusals import BAD_GATEWAY, TOO_LARGE, UNAVAILABLE, RefusalError
 from infbox.gateway.upstream import replicas
 from infbox.gateway.upstream.replicas import Handover
@@ -71,6 +71,7 @@ class Forwarder:
         metrics: to count in.
         daily: counts what each user had of the day.
         summary: notes how conversations fare.
+        tokens: holds users to their limits.
         first_tokens: notes how long answers take to begin.
     """
 
@@ -84,6 +85,7 @@ class Forwarder:
         metrics: GatewayMetrics,
         daily: Daily,
         summary: Summary,
+        tokens: TokenLimits,
         first_tokens: FirstTokens,
     ) -> None:
         self._limit_bytes = settings.max_body_bytes
@@ -96,6 +98,7 @@ class Forwarder:
         self._summary = summary
         self._first_tokens = first_tokens
         self._limit = ConcurrencyLimit()
+        self._tokens = tokens
         self.memory = Memory()
         """For the bodies of all requests."""
 
@@ -176,7 +179,8 @@ class Forwarder:
             exchange.own_workspace = question.workspace
             if question.recording is not None:
                 exchange.outgoing.tap = question.recording.take
-            usage = await self._upstream.forwarder.answer(exchange, question)
+            async with self._tokens.counted(exchange, question):
+                usage = await self._upstream.forwarder.answer(exchange, question)
         if question.turn is not None:
             self._summary.note(exchange.workspace, question.turn, usage)
         self._first_tokens.note(time.monotonic(), exchange.events.seconds, usage)

@@ -1,4 +1,4 @@
-"""How many requests a user may have under way."""
+"""How many requests a user may have under way, and how many tokens computed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from infbox.auth import counts, told_limits
+from infbox.auth.counts import Limit, Refused
+from infbox.gateway import fields
+from infbox.gateway.exchange import limits_of
 from infbox.gateway.refusals import TOO_MANY, RefusalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
-_LIMIT = "concurrent_requests"
-"""As settings name it."""
+    from infbox.auth.limiter import Limiter
+    from infbox.auth.usage import Counts
+    from infbox.gateway.exchange import Exchange
+    from infbox.gateway.requests import Question
+    from infbox.metrics import Usage
+
+_LIMIT = told_limits.AT_ONCE
+_PERIODS = {counts.TOKENS: "a minute", counts.TOKENS_A_DAY: "a day"}
+_OK = 200
+_BYTES_PER_TOKEN = 4
 
 
 class ConcurrencyLimit:
@@ -46,3 +58,80 @@ class ConcurrencyLimit:
             self._under_way[user] -= 1
             if not self._under_way[user]:
                 del self._under_way[user]
+
+
+class TokenLimits:
+    """Holds users to the tokens that they may have computed.
+
+    Args:
+        limiter: counts them.
+        window: of the model, in tokens: no prompt and its answer are more together.
+    """
+
+    def __init__(self, limiter: Limiter, window: int) -> None:
+        self._limiter = limiter
+        self._window = window
+
+    @contextlib.asynccontextmanager
+    async def counted(self, exchange: Exchange, question: Question) -> AsyncIterator[None]:
+        """Count the tokens of a request: the most that it may cost while it is under way, then what
+        it did.
+
+        Args:
+            exchange: the request.
+            question: as it goes to vLLM.
+
+        Raises:
+            RefusalError: the user has had as many tokens as there may be.
+        """
+        user, told = exchange.user, limits_of(exchange.incoming)
+        limits = [Limit(name, told[name]) for name in _PERIODS if told.get(name)]
+        if exchange.incoming.path not in fields.SALTED:
+            yield
+            return
+        own = sum(map(len, question.parts or []))
+        taken = await self._limiter.reserve(user, limits, self._most(exchange, question, own))
+        if isinstance(taken, Refused):
+            raise _refusal(user, taken)
+        cost = 0
+        try:
+            yield
+            cost = _cost(exchange, own)
+        except RefusalError:
+            raise
+        except BaseException:  # the client left
+            cost = _cost(exchange, own)
+            raise
+        finally:
+            self._limiter.settle(taken, cost)
+            if counts.TOKENS_A_DAY not in taken.places:
+                self._limiter.note(user, cost)
+
+    def _most(self, exchange: Exchange, question: Question, own: int) -> int:
+        """Return tokens that a request may cost at most. No token is shorter than a byte."""
+        prompt = own + (question.front.tokens if question.front else 0)
+        return min(prompt + exchange.answer_tokens, self._window * exchange.answers)
+
+
+def computed(usage: Usage | Counts) -> int:
+    """Return the tokens that a limit counts: those from the cache are none."""
+    return usage.prompt - (usage.cached or 0) + usage.completion
+
+
+def _cost(exchange: Exchange, own: int) -> int:
+    """Return what a request did cost, or an estimate where its answer did not come to its end."""
+    outgoing = exchange.outgoing
+    if outgoing.usage is not None:
+        return computed(outgoing.usage)
+    return own // _BYTES_PER_TOKEN + outgoing.events if outgoing.status in (0, _OK) else 0
+
+
+def _refusal(user: str, refused: Refused) -> RefusalError:
+    name, most = refused.limit
+    return RefusalError(
+        TOO_MANY,
+        f"{user} may have {most} tokens {_PERIODS[name]} computed. "
+        f"Try again in {refused.seconds} s. Limit: {name}.",
+        ours={"limit": name},
+        seconds=refused.seconds,
+    )

@@ -96,6 +96,8 @@ class Questions:
                 raise RefusalError(NOT_FOUND, "There is nothing at this path.")
             return Question()
         body = await self._opened(exchange, await incoming.body(exchange.lease))
+        if incoming.path in fields.SALTED:
+            exchange.answers, exchange.answer_tokens = body.answers, body.answer_tokens
         api, model = APIS.get(incoming.path), self._engine.model
         recording = following.follow(
             self._responses, incoming.path, body, exchange.user, self._limit

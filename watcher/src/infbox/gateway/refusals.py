@@ -45,6 +45,7 @@ class RefusalError(Exception):
         param: the field that is wrong; None where it is none.
         ours: what there is to say besides, in a field of its own: programs look for the words that
             they know in the message.
+        seconds: after which to ask again; None for what the status says.
     """
 
     is_busy = False
@@ -55,8 +56,10 @@ class RefusalError(Exception):
         message: str,
         param: str | None = None,
         ours: dict[str, Any] | None = None,
+        seconds: int | None = None,
     ) -> None:
         super().__init__(message)
+        self.seconds = seconds
         self.status = status
         self.param = param
         self.ours = ours
@@ -64,6 +67,8 @@ class RefusalError(Exception):
     @property
     def retry_after(self) -> str | None:
         """Seconds after which to ask again; None where that would not help."""
+        if self.seconds is not None:
+            return str(self.seconds)
         return _BUSY_RETRY_AFTER if self.is_busy else _RETRY_AFTER.get(self.status)
 
 

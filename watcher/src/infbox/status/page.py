@@ -24,6 +24,7 @@ FILES = {
     "/status/page.css": ("page.css", "text/css"),
     "/status/page.js": ("page.js", "text/javascript"),
     "/status/ask.js": ("ask.js", "text/javascript"),
+    "/status/usage.js": ("usage.js", "text/javascript"),
     "/status/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """What the page consists of, which everybody may read: file and type, by path."""

@@ -1,0 +1,155 @@
+"""What users have used is counted, and one request at most goes beyond a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infbox.auth import told_limits
+from infbox.auth.counts import DAY, Counts, Limit, Refused
+from infbox.auth.limiter import Limiter, Taken
+
+MINUTE, OF_DAY = "tokens_per_minute", "tokens_per_day"
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@given(
+    st.integers(1, 50),
+    st.lists(st.tuples(st.floats(0, 20), st.integers(0, 30)), max_size=60),
+)
+def test_no_minute_has_more_than_the_limit_and_one_request(
+    most: int, requests: list[tuple[float, int]]
+) -> None:
+    clock = Clock(100.0)
+    counts, passed = Counts(clock), []
+    for pause, cost in requests:
+        clock.seconds += pause
+        if not isinstance(counts.take("ann", [Limit(MINUTE, most)], cost), Refused):
+            passed.append((clock.seconds, cost))
+    for began, cost in passed:
+        minute = [each for at, each in passed if began - 60 < at <= began]
+        assert sum(minute) - cost < most
+
+
+@given(st.integers(1, 50), st.lists(st.tuples(st.floats(0, 20), st.integers(1, 30)), max_size=40))
+def test_who_waits_as_long_as_is_said_gets_in_and_not_before(
+    most: int, requests: list[tuple[float, int]]
+) -> None:
+    clock = Clock(100.0)
+    counts = Counts(clock)
+    for pause, cost in requests:
+        clock.seconds += pause
+        refused = counts.take("ann", [Limit(MINUTE, most)], cost)
+        if isinstance(refused, Refused):
+            assert 1 <= refused.seconds <= 61
+            clock.seconds += refused.seconds
+            assert not isinstance(counts.take("ann", [Limit(MINUTE, most)], cost), Refused)
+
+
+def test_a_day_ends_at_midnight_in_utc() -> None:
+    wall = Clock(5 * DAY.seconds - 90.0)
+    counts, limit = Counts(wall=wall), [Limit(OF_DAY, 10)]
+    counts.take("ann", limit, 10)
+    assert counts.take("ann", limit, 1) == Refused(limit[0], 10, 90)
+    wall.seconds += 90
+    assert not isinstance(counts.take("ann", limit, 1), Refused)
+    assert counts.used("ann", OF_DAY) == 1
+
+
+def test_of_two_limits_that_are_used_up_the_longer_wait_is_told_and_nothing_is_counted() -> None:
+    counts = Counts(Clock(100.0), Clock(DAY.seconds * 3.5))
+    limits = [Limit(MINUTE, 5), Limit(OF_DAY, 5)]
+    counts.take("ann", limits, 5)
+    refused = counts.take("ann", limits, 5)
+    assert isinstance(refused, Refused)
+    assert (refused.limit.name, refused.seconds) == (OF_DAY, DAY.seconds // 2)
+    assert counts.used("ann", MINUTE) == 5
+
+
+def run(limiter: Limiter, *takes: tuple[int, int]) -> list[Any]:
+    """Reserve, and settle at once."""
+
+    async def one_after_another() -> list[Any]:
+        found = []
+        for most, cost in takes:
+            taken = await limiter.reserve("ann", [Limit(OF_DAY, 100)], most)
+            if isinstance(taken, Taken):
+                limiter.settle(taken, cost)
+            found.append(taken)
+        return found
+
+    return asyncio.run(one_after_another())
+
+
+def test_what_a_request_did_cost_takes_the_place_of_the_most_that_it_could() -> None:
+    limiter = Limiter()
+    found = run(limiter, (90, 10), (500, 89), (500, 5), (1, 1))
+    assert [isinstance(taken, Taken) for taken in found] == [True, True, True, False]
+    assert found[-1].used == 104
+
+
+def test_what_was_used_before_counts_of_the_day() -> None:
+    limiter = Limiter()
+    limiter.note("ann", 100)
+    assert isinstance(run(limiter, (1, 1))[0], Refused)
+
+
+def test_who_is_refused_for_what_is_under_way_may_ask_again_at_once() -> None:
+    async def ask() -> Refused:
+        limiter = Limiter()
+        await limiter.reserve("ann", [Limit(OF_DAY, 100)], 1000)
+        refused = await limiter.reserve("ann", [Limit(OF_DAY, 100)], 1)
+        assert isinstance(refused, Refused)
+        return refused
+
+    assert asyncio.run(ask()).seconds == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_twenty_clients_at_once_one_request_at_most_goes_beyond(seed: int) -> None:
+    rng, limiter, most = random.Random(seed), Limiter(), 5000  # noqa: S311
+    costs = []
+
+    async def client() -> None:
+        for _ in range(100):
+            taken = await limiter.reserve("ann", [Limit(OF_DAY, most)], 100)
+            if isinstance(taken, Taken):
+                await asyncio.sleep(0)
+                costs.append(rng.randrange(1, 100))
+                limiter.settle(taken, costs[-1])
+            await asyncio.sleep(0)
+
+    async def clients() -> None:
+        await asyncio.gather(*(client() for _ in range(20)))
+
+    asyncio.run(clients())
+    assert most <= sum(costs) < most + 100
+
+
+@given(st.dictionaries(st.sampled_from(told_limits.NAMES), st.integers(0, 10**15 - 1)))
+def test_a_header_tells_the_limits_that_there_are(limits: dict[str, int]) -> None:
+    told = told_limits.to_header(limits)
+    assert told
+    assert told_limits.from_header(told) == {name: most for name, most in limits.items() if most}
+
+
+@pytest.mark.parametrize(
+    "value", ["", "tokens_per_day", "tokens_per_day=-1", "tokens=1", "tokens_per_day=1;", "*"]
+)
+def test_a_header_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="no limits"):
+        told_limits.from_header(value)

@@ -1,0 +1,174 @@
+"""A user may have no more tokens computed than the limits say, and one request beyond."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_apis import CHAT, COMPLETIONS, COUNT, MESSAGES, RESPONSES
+from fake_engine import FakeEngine
+from gateway_stack import BODIES, Stack, publish
+from infbox.auth import usage
+from infbox.gateway.app import Gateway
+from infbox.gateway.bodies import opened
+from serving import serving, settings_for, until
+
+DAY, MINUTE = "tokens_per_day", "tokens_per_minute"
+
+
+def ann(**limits: int) -> dict[str, str]:
+    told = ";".join(f"{name}={most}" for name, most in limits.items())
+    return {"X-Infbox-User": "ann", "X-Infbox-Limits": told}
+
+
+def ask(stack: Stack, headers: dict[str, str], path: str = CHAT, **body: Any) -> int:
+    return stack.post(path, headers, **{"model": "coder", **BODIES[path], **body}).status
+
+
+@contextlib.contextmanager
+def gateway(tmp_path: Path, **engine: Any) -> Iterator[Stack]:
+    """A gateway in front of an engine; the next one in the same place goes on where it ended."""
+    publish(tmp_path)
+    with FakeEngine(**engine).running() as upstream:
+        config = settings_for(tmp_path, upstream.url, shop=(tmp_path, 1000))
+        with serving(Gateway(config).app) as url:
+            yield Stack(upstream, url)
+
+
+@pytest.mark.parametrize("limit", [MINUTE, DAY])
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES])
+def test_a_limit_that_is_used_up_refuses_in_the_form_of_the_api(
+    stack: Stack, path: str, limit: str
+) -> None:
+    may = ann(**{limit: 1})
+    assert ask(stack, may, path) == 200, "the one that goes beyond"
+    answer = stack.post(path, may, model="coder", **BODIES[path])
+    assert answer.status == 429
+    error = answer.json["error"]
+    assert error["type"] == ("rate_limit_error" if path == MESSAGES else "RateLimitError")
+    assert error["message"].startswith("ann may have 1 tokens a ")
+    assert error["message"].endswith(f"Limit: {limit}.")
+    assert error["infbox"] == {"limit": limit}
+    assert 1 <= int(answer.headers["retry-after"]) <= (61 if limit == MINUTE else 86_400)
+    assert ask(stack, {**may, "X-Infbox-User": "bob"}, path) == 200
+    assert ask(stack, {"X-Infbox-User": "ann"}, path) == 200, "without a limit"
+
+
+def test_counting_tokens_is_free(stack: Stack) -> None:
+    assert ask(stack, ann(tokens_per_day=1)) == 200
+    body = {"model": "coder", "messages": BODIES[CHAT]["messages"]}
+    assert stack.post(COUNT, ann(tokens_per_day=1), **body).status == 200
+
+
+def test_tokens_from_the_cache_do_not_count(stack: Stack) -> None:
+    assert ask(stack, {"X-Infbox-User": "ann"}, model="coder@shop") == 200
+    had = len(stack.engine.prompts[-1]) + 1
+    may = ann(tokens_per_day=had + 3)
+    for _ in range(2):  # of which each costs its answer, and the end of its prompt
+        assert ask(stack, may, model="coder@shop") == 200
+
+
+@contextlib.contextmanager
+def under_way(stack: Stack, headers: dict[str, str], **body: Any) -> Iterator[None]:
+    """Have the engine think about a question."""
+    stack.engine.delay, before = 30.0, stack.engine.under_way
+    with contextlib.closing(stack.connect()) as client:
+        told = json.dumps({"model": "coder", **BODIES[CHAT], **body})
+        client.request("POST", CHAT, told, headers)
+        until(lambda: stack.engine.under_way == before + 1)
+        stack.engine.delay = 0.0
+        yield
+
+
+def test_what_is_under_way_counts_with_the_most_that_it_may_cost(stack: Stack) -> None:
+    may = ann(tokens_per_minute=5000)
+    with under_way(stack, may, max_tokens=10):
+        assert ask(stack, may, max_tokens=10) == 200
+    until(lambda: stack.engine.under_way == 0)
+    with under_way(stack, may):  # may fill the window
+        answer = stack.post(CHAT, may, model="coder", **BODIES[CHAT])
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    until(lambda: ask(stack, may) == 200)
+
+
+@pytest.mark.parametrize(
+    ("body", "answers", "tokens"),
+    [
+        ({}, 1, 100),
+        ({"max_tokens": 7}, 1, 7),
+        ({"max_tokens": 7, "max_completion_tokens": 8}, 1, 7),
+        ({"max_tokens": 1000}, 1, 100),
+        ({"max_tokens": "many", "n": "many"}, 1, 100),
+        ({"max_tokens": -5, "n": -5}, 1, 1),
+        ({"max_tokens": 7, "n": 50}, 50, 350),
+        ({"max_tokens": 7, "n": 1.5}, 2, 14),
+        ({"max_tokens": 7, "n": 2, "prompt": ["a", "b", "c"]}, 6, 42),
+        ({"max_tokens": 7, "prompt": [[1, 2], [3]]}, 2, 14),
+        ({"max_tokens": 7, "prompt": [1, 2, 3]}, 1, 7),
+        ({"max_tokens": 7, "prompt": []}, 1, 7),
+        ({"max_tokens": 7, "prompt": "[1, 2]"}, 1, 7),
+    ],
+)
+def test_each_answer_that_is_asked_for_counts(
+    body: dict[str, Any], answers: int, tokens: int
+) -> None:
+    read = opened(COMPLETIONS, [json.dumps(body).encode()], "ann", 100)
+    assert (read.answers, read.answer_tokens) == (answers, tokens)
+
+
+def test_what_the_engine_refuses_costs_nothing(stack: Stack) -> None:
+    may = ann(tokens_per_day=1)
+    for _ in range(2):
+        assert ask(stack, may, model="coder@nowhere") == 404
+        assert ask(stack, may, model="another") == 404
+    assert ask(stack, may) == 200
+
+
+def test_who_leaves_is_counted_by_an_estimate(stack: Stack) -> None:
+    long = {"messages": [{"role": "user", "content": "x" * 4000}], "max_tokens": 1}
+    may = ann(tokens_per_day=900)
+    with under_way(stack, may, **long):
+        pass
+    until(lambda: stack.engine.under_way == 0)
+    until(lambda: ask(stack, may, max_tokens=1) == 429)
+
+
+def test_a_day_goes_on_after_a_restart(tmp_path: Path) -> None:
+    may = ann(tokens_per_day=1)
+    with gateway(tmp_path) as stack:
+        assert ask(stack, {"X-Infbox-User": "ann"}) == 200
+    assert usage.read(usage.file_in(tmp_path / "state"), 1)
+    with gateway(tmp_path) as stack:
+        assert ask(stack, may) == 429
+
+
+@pytest.mark.parametrize("told", ["many", "tokens_per_day=-1", "tokens_per_day=1, x=2"])
+def test_limits_that_cannot_be_understood_let_nobody_in(stack: Stack, told: str) -> None:
+    assert ask(stack, {"X-Infbox-User": "ann", "X-Infbox-Limits": told}) == 401
+
+
+def test_twenty_clients_at_the_limit_have_one_request_beyond_it(stack: Stack) -> None:
+    most, may = 6000, ann(tokens_per_day=6000)
+
+    def client(number: int) -> int:
+        computed = 0
+        for turn in range(15):
+            content = f"{number} {turn} " + "x" * (10 * number)
+            question = {"messages": [{"role": "user", "content": content}], "max_tokens": 5}
+            answer = stack.post(CHAT, may, model="coder", **question)
+            assert answer.status in (200, 429)
+            if answer.status == 200:
+                told = answer.json["usage"]
+                cached = told["prompt_tokens_details"]["cached_tokens"]
+                computed += told["prompt_tokens"] - cached + told["completion_tokens"]
+        return computed
+
+    with ThreadPoolExecutor(20) as clients:
+        computed = sum(clients.map(client, range(20)))
+    assert most - 1000 < computed < most + 400, "the largest has some 300 tokens"
