@@ -1,0 +1,112 @@
+"""A cost over the size of what causes it, beside the same of a floor, and how fast either grows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+WORSE_THAN_LINEAR = 1.15
+"""An exponent above this is more than the noise of a line: ten times the files take 14 times."""
+
+LEAST_SHARE = 0.1
+"""Of the largest point: smaller ones are mostly what a start costs, and say nothing of growth."""
+
+
+@dataclass
+class Curve:
+    """A cost at each size.
+
+    Attributes:
+        name: of what costs it.
+        unit: of the cost.
+        by: what the sizes count.
+        floor: what the floor does.
+        bar: the most of the floor that is allowed; None where nothing is.
+        points: sizes with the cost, and the floor's.
+    """
+
+    name: str
+    unit: str
+    by: str
+    floor: str
+    bar: float | None = None
+    points: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def add(self, size: int, seen: float, floor: float) -> None:
+        """Add a point."""
+        self.points.append((size, seen, floor))
+
+    @property
+    def exponent(self) -> float:
+        """How it grows: 1 where ten times the size costs ten times as much."""
+        return exponent([(size, seen) for size, seen, _ in self.points])
+
+    @property
+    def floor_exponent(self) -> float:
+        """How the floor grows."""
+        return exponent([(size, floor) for size, _, floor in self.points])
+
+    @property
+    def is_worse_than_linear(self) -> bool:
+        """Whether it grows faster than its size, and than its floor does."""
+        return self.exponent > max(WORSE_THAN_LINEAR, self.floor_exponent + WORSE_THAN_LINEAR - 1)
+
+    def json(self) -> dict[str, Any]:
+        """Return it for a file."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "by": self.by,
+            "floor": self.floor,
+            "bar": self.bar,
+            "points": [
+                {"size": size, "seen": _rounded(seen), "floor": _rounded(floor)}
+                for size, seen, floor in self.points
+            ],
+            "exponent": round(self.exponent, 2),
+            "floor_exponent": round(self.floor_exponent, 2),
+            "worse_than_linear": self.is_worse_than_linear,
+        }
+
+
+def exponent(points: Sequence[tuple[float, float]]) -> float:
+    """Return the exponent of a power that fits points best, by their logarithms.
+
+    Args:
+        points: sizes with costs. Those below a tenth of the last count only where fewer than two
+            would be left.
+
+    Returns:
+        It, or nan where there are fewer than two points that cost anything.
+    """
+    points = [point for point in points if min(point) > 0]
+    large = [point for point in points if point[1] >= LEAST_SHARE * points[-1][1]]
+    points = large if len(large) > 1 else points[-2:]
+    if len(points) < 2:  # noqa: PLR2004  # a line takes two
+        return math.nan
+    across = [math.log(size) for size, _ in points]
+    up = [math.log(cost) for _, cost in points]
+    middle, height = sum(across) / len(across), sum(up) / len(up)
+    spread = sum((x - middle) ** 2 for x in across)
+    return sum((x - middle) * (y - height) for x, y in zip(across, up, strict=True)) / spread
+
+
+def rows(curves: Mapping[str, Curve]) -> list[list[str]]:
+    """Return the cells of a table: a row for each point, then one that says how the curve grows."""
+    lines: list[list[str]] = []
+    for curve in curves.values():
+        for size, seen, floor in curve.points:
+            times = f"{seen / floor:.1f} x" if floor else ""
+            cells = [f"{size:,} {curve.by}", _figure(seen), _figure(floor), times]
+            lines.append([f"{curve.name}, {curve.unit}", *cells])
+        said = f"size to the power of {curve.exponent:.2f}, floor {curve.floor_exponent:.2f}"
+        lines.append(["", said, "", "", "WORSE" if curve.is_worse_than_linear else ""])
+    return lines
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
