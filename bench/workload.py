@@ -110,7 +110,7 @@ class Watcher:
         return sum(shares) / 1000
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that its processes, and those that they waited for, have used."""
+        """Return the processor time of its processes, and of those that they waited for."""
         return sum(cpu_seconds(process) for process in self._processes())
 
     def _processes(self) -> list[Path]:

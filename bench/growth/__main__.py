@@ -28,8 +28,7 @@ COUNTS = (1, 5, 20, 100)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table, and name what grows worse than linearly."""
-    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument("--most", type=int, default=SIZES[-1], metavar="FILES")
     parser.add_argument("--workspaces", type=int, default=COUNTS[-1], metavar="N", help="0: none")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the curves there too")
