@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from infbox.watcher.service import SWITCH_SECONDS
@@ -37,30 +37,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.freeze()  # the service has not imported what this benchmark has
     found = {**trees.curves(), **{f"many_{k}": v for k, v in workspaces.curves().items()}}
     with tempfile.TemporaryDirectory(prefix="infbox-bench-") as name:
-        measure(Path(name), options.most, options.workspaces, found)
-    found = {name: curve for name, curve in found.items() if curve.points}
-    show(found)
-    if options.json:
-        kept = {name: curve.json() for name, curve in found.items()}
-        options.json.write_text(json.dumps(kept, indent=1) + "\n")
+        for told in measure(Path(name), options.most, options.workspaces, found):
+            print(f"{told} measured", file=sys.stderr, flush=True)
+            if options.json:  # each time: whoever cannot wait has the smaller sizes
+                kept = {name: curve.json() for name, curve in found.items() if curve.points}
+                options.json.write_text(json.dumps(kept, indent=1) + "\n")
+    show({name: curve for name, curve in found.items() if curve.points})
     return 0
 
 
-def measure(folder: Path, most: int, many: int, found: Mapping[str, Curve]) -> None:
-    """Measure each size in turn; a tree is removed before the next one is made."""
+def measure(folder: Path, most: int, many: int, found: Mapping[str, Curve]) -> Iterator[str]:
+    """Measure each size in turn, and say which; a tree is removed before the next one is made."""
     for size in (size for size in SIZES if size <= most):
         place = folder / f"files-{size}"
         place.mkdir()
         trees.measure(place, size, dict(found))
         shutil.rmtree(place)
-        print(f"{size:,} files measured", file=sys.stderr)
+        yield f"{size:,} files"
     roots: dict[str, Path] = {}
     several = {name.removeprefix("many_"): c for name, c in found.items() if "many_" in name}
     for count in (count for count in COUNTS if count <= many):
         place = folder / f"workspaces-{count}"
         place.mkdir()
         workspaces.measure(place, count, roots, several)
-        print(f"{count} workspaces measured", file=sys.stderr)
+        yield f"{count} workspaces"
 
 
 def show(found: Mapping[str, Curve]) -> None:

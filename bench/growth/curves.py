@@ -52,7 +52,7 @@ class Curve:
         return self.exponent > max(WORSE_THAN_LINEAR, self.floor_exponent + WORSE_THAN_LINEAR - 1)
 
     def json(self) -> dict[str, Any]:
-        """Return it for a file."""
+        """Return it for a file; an exponent is null where there are too few points."""
         return {
             "name": self.name,
             "unit": self.unit,
@@ -63,8 +63,8 @@ class Curve:
                 {"size": size, "seen": _rounded(seen), "floor": _rounded(floor)}
                 for size, seen, floor in self.points
             ],
-            "exponent": round(self.exponent, 2),
-            "floor_exponent": round(self.floor_exponent, 2),
+            "exponent": _rounded(self.exponent),
+            "floor_exponent": _rounded(self.floor_exponent),
             "worse_than_linear": self.is_worse_than_linear,
         }
 
@@ -108,5 +108,5 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else float(f"{value:.3g}")

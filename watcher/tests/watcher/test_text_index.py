@@ -116,15 +116,16 @@ def test_what_becomes_secret_between_two_steps_leaves_with_the_next(shop: Shop) 
 def test_files_of_a_step_that_failed_are_put_later(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(70):
+    for number in range(120):
         shop.save(f"f{number}.py", f"def common_{number}(): return backlog\n")
+    assert shop.keeper.step()
     with monkeypatch.context() as patched:
         patched.setattr(Tree, "readable", lambda *_: (_ for _ in ()).throw(OSError("no answer")))
         with pytest.raises(OSError, match="no answer"):
             shop.keeper.step()
     shop.keep()
     with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
-        assert len(found.digests()) == 70
+        assert len(found.digests()) == 120
 
 
 @pytest.mark.parametrize("is_refused", [True, False])
