@@ -414,11 +414,13 @@ def _session() -> aiohttp.ClientSession:
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str | Path], port: int) -> Iterator[int]:
+def _process(
+    command: Sequence[str | Path], port: int, patience: float = _READY_SECONDS
+) -> Iterator[int]:
     """Run a program that listens on a port until the block is left; give its process number."""
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        ends = time.monotonic() + _READY_SECONDS
+        ends = time.monotonic() + patience
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > ends:
                 raise SystemExit(f"{command[0]} does not listen on port {port}")

@@ -1,6 +1,6 @@
 """How costs grow, from 1,000 to 200,000 files and from 1 to 100 workspaces, each beside a floor.
 
-    python -m bench.growth [--most 200000] [--workspaces 100] [--json FILE]
+    python -m bench.growth [--files 1000,20000] [--workspaces 1,20] [--json FILE]
 
 Trees are made in a temporary directory and removed. Costs are processor time where that can be
 told. The exponent of a curve says how it grows: 1 where ten times the files cost ten times as much.
@@ -29,15 +29,15 @@ COUNTS = (1, 5, 20, 100)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table, and name what grows worse than linearly."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
-    parser.add_argument("--most", type=int, default=SIZES[-1], metavar="FILES")
-    parser.add_argument("--workspaces", type=int, default=COUNTS[-1], metavar="N", help="0: none")
+    parser.add_argument("--files", type=_numbers, default=SIZES, metavar="N,N", help="of a tree")
+    parser.add_argument("--workspaces", type=_numbers, default=COUNTS, metavar="N,N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the curves there too")
     options = parser.parse_args(arguments)
     sys.setswitchinterval(SWITCH_SECONDS)  # as the service has it
     gc.freeze()  # the service has not imported what this benchmark has
     found = {**trees.curves(), **{f"many_{k}": v for k, v in workspaces.curves().items()}}
     with tempfile.TemporaryDirectory(prefix="infbox-bench-") as name:
-        for told in measure(Path(name), options.most, options.workspaces, found):
+        for told in measure(Path(name), options.files, options.workspaces, found):
             print(f"{told} measured", file=sys.stderr, flush=True)
             if options.json:  # each time: whoever cannot wait has the smaller sizes
                 kept = {name: curve.json() for name, curve in found.items() if curve.points}
@@ -46,9 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(folder: Path, most: int, many: int, found: Mapping[str, Curve]) -> Iterator[str]:
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(sorted(int(part) for part in text.split(",") if part))
+
+
+def measure(
+    folder: Path, sizes: Sequence[int], counts: Sequence[int], found: Mapping[str, Curve]
+) -> Iterator[str]:
     """Measure each size in turn, and say which; a tree is removed before the next one is made."""
-    for size in (size for size in SIZES if size <= most):
+    for size in sizes:
         place = folder / f"files-{size}"
         place.mkdir()
         trees.measure(place, size, dict(found))
@@ -56,7 +62,7 @@ def measure(folder: Path, most: int, many: int, found: Mapping[str, Curve]) -> I
         yield f"{size:,} files"
     roots: dict[str, Path] = {}
     several = {name.removeprefix("many_"): c for name, c in found.items() if "many_" in name}
-    for count in (count for count in COUNTS if count <= many):
+    for count in counts:
         place = folder / f"workspaces-{count}"
         place.mkdir()
         workspaces.measure(place, count, roots, several)

@@ -133,7 +133,7 @@ def measure(folder: Path, size: int, found: dict[str, Curve]) -> None:
         found["memory"].add(size, watcher.memory(), bare)
         found["peak"].add(size, peak, bare)
         saving(root, watcher, paths, folder, found)
-    found["restart"].add(size, *restarting(root, state, size))
+    found["restart"].add(size, *restarting(root, state))
     found["question"].add(size, *asking(root, state))
 
 
@@ -165,13 +165,12 @@ def saving(
     found["after"].add(len(paths), worked / len(chosen) * 1e3, alone / len(chosen) * 1e3)
 
 
-def restarting(root: Path, state: Path, size: int) -> tuple[float, float]:
+def restarting(root: Path, state: Path) -> tuple[float, float]:
     """Start again with nothing changed; return the seconds of CPU of that and its floor."""
     starts: list[float] = []
     for _ in range(STARTS):
         with watching(root, state, budget=BUDGET) as watcher:
             starts.append(watcher.ready_cpu_seconds)
-            settle(watcher, {"bench": size})
     return statistics.mean(starts), bare_restart(known_places(root, state), state)
 
 
