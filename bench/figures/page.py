@@ -69,8 +69,7 @@ def growth(read: Read) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | --- | ---: |"
     for curve in result.figures.values():
         points = [(p["size"], p["seen"], p["floor"]) for p in curve["points"]]
-        named = (curve[key] for key in ("name", "unit", "by", "floor"))
-        whole = Curve(*named, points=points)
+        whole = Curve(curve["name"], curve["unit"], curve["by"], curve["floor"], points=points)
         first, end = (f"{size:,}: {number(seen)}" for size, seen, _ in (points[0], points[-1]))
         power = f"{whole.exponent:.2f}"
         worse = f"**{power}**" if whole.is_worse_than_linear else power

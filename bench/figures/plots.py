@@ -96,7 +96,7 @@ def save_to_warm(read: Read, file: Path) -> None:
         "the engine's own prefill": (f["engine_prefill"], GREY),
         "in the engine beside that": (f["request_less_prefill"], ORANGE),
     }
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.9), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.2), layout="constrained")
     left = 0.0
     for name, (seconds, colour) in parts.items():
         label = f"{name}, {seconds * 1e3:.0f} ms"
@@ -104,7 +104,8 @@ def save_to_warm(read: Read, file: Path) -> None:
         left += seconds
     axes.set_xlim(0, 1.02e3 * left)
     axes.set_xlabel("Milliseconds after a save, medians of 20")
-    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    axes.set_yticks([])
+    figure.legend(frameon=False, fontsize=9.5, loc="outside upper left")
     svg.save(figure, file, DARK)
 
 

@@ -9,7 +9,7 @@ WORSE_THAN_LINEAR = 1.15
 """An exponent above this is more than the noise of a line: ten times the files take 14 times."""
 
 LEAST_SHARE = 0.1
-"""Of the largest point: smaller ones are mostly what a start costs, and say nothing of growth."""
+"""Of what the largest point adds: smaller ones are mostly noise, and say nothing of growth."""
 
 
 @dataclass
@@ -49,7 +49,8 @@ class Curve:
     @property
     def is_worse_than_linear(self) -> bool:
         """Whether it grows faster than its size, and than its floor does."""
-        return self.exponent > max(WORSE_THAN_LINEAR, self.floor_exponent + WORSE_THAN_LINEAR - 1)
+        floor = 0.0 if math.isnan(self.floor_exponent) else self.floor_exponent
+        return self.exponent > max(WORSE_THAN_LINEAR, floor + WORSE_THAN_LINEAR - 1)
 
     def json(self) -> dict[str, Any]:
         """Return it for a file; an exponent is null where there are too few points."""
@@ -70,22 +71,27 @@ class Curve:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """Return the exponent of a power that fits points best, by their logarithms.
+    """Return the exponent of a power that fits best what is added to the first point.
+
+    What a start costs, whatever the size, is so left out.
 
     Args:
-        points: sizes with costs. Those below a tenth of the last count only where fewer than two
-            would be left.
+        points: sizes with costs, the smallest first. Of what they add, less than a tenth of the
+            last counts only where fewer than two points would be left.
 
     Returns:
-        It, or nan where there are fewer than two points that cost anything.
+        It; 0 where the largest costs no more than the smallest; nan for fewer than three points.
     """
-    points = [point for point in points if min(point) > 0]
-    large = [point for point in points if point[1] >= LEAST_SHARE * points[-1][1]]
-    points = large if len(large) > 1 else points[-2:]
-    if len(points) < 2:  # noqa: PLR2004  # a line takes two
+    added = [(size - points[0][0], cost - points[0][1]) for size, cost in points[1:]]
+    if added and added[-1][1] <= 0:
+        return 0.0
+    added = [point for point in added if point[1] > 0]
+    large = [point for point in added if point[1] >= LEAST_SHARE * added[-1][1]]
+    added = large if len(large) > 1 else added[-2:]
+    if len(added) < 2:  # noqa: PLR2004  # a line takes two
         return math.nan
-    across = [math.log(size) for size, _ in points]
-    up = [math.log(cost) for _, cost in points]
+    across = [math.log(size) for size, _ in added]
+    up = [math.log(cost) for _, cost in added]
     middle, height = sum(across) / len(across), sum(up) / len(up)
     spread = sum((x - middle) ** 2 for x in across)
     return sum((x - middle) * (y - height) for x, y in zip(across, up, strict=True)) / spread

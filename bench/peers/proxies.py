@@ -22,7 +22,6 @@ from .trees import row
 
 QUESTIONS = 400
 AT_ONCE = 4
-_READY_SECONDS = 180.0
 _QUESTION = {"role": "user", "content": "Where are orders priced?"}
 
 
@@ -38,12 +37,13 @@ def measure(folder: Path, programs: Path) -> Iterator[dict[str, object]]:
     gateway = fast.Gateway(folder, direct, "coder", pack)
     config = folder / "litellm.yml"
     config.write_text(json.dumps(proxied(direct)))  # which is YAML too
-    litellm = [programs / "litellm", "--config", config, "--port", str(own)]
-    engine = [sys.executable, fast.__file__, "--serve-engine", str(port)]
+    litellm: list[str | Path] = ["env", "LITELLM_LOCAL_MODEL_COST_MAP=True", programs / "litellm"]
+    litellm += ["--config", config, "--port", str(own), "--host", "127.0.0.1"]
+    engine: list[str | Path] = [sys.executable, "-m", "bench.gateway", "--serve-engine", str(port)]
     with (
         fast._process(engine, port) as asked,
         gateway.running(),
-        fast._process([*litellm, "--host", "127.0.0.1"], own, _READY_SECONDS) as proxy,
+        fast._process(litellm, own) as proxy,
     ):
         through = f"http://127.0.0.1:{gateway.port}"
         ways = {
@@ -73,12 +73,15 @@ def proxied(url: str) -> dict[str, object]:
     return {
         "model_list": [{"model_name": "coder", "litellm_params": model}],
         "litellm_settings": {"telemetry": False},
+        # As ours, it is asked without a key, on this machine alone.
+        "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
     }
 
 
 async def ask(target: fast.Target, count: int) -> list[float]:
     """Ask so often, a few at once; return the seconds to each first byte."""
-    turns, firsts = iter(range(count)), []
+    turns = iter(range(count))
+    firsts: list[float] = []
 
     async def ask_on() -> None:
         for _ in turns:
