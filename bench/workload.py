@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sysconfig
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -170,11 +171,13 @@ def watching(
         try:
             heard.recv(100)
             took = time.perf_counter() - began
+            threading.Thread(target=_drain, args=(heard,), daemon=True).start()
             used = cpu_seconds(Path(f"/proc/{process.pid}"))
             yield Watcher(process, took, used, state)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
+            heard.shutdown(socket.SHUT_RDWR)  # ends the thread's wait
 
 
 def environment(state: Path, **variables: str) -> dict[str, str]:
@@ -186,6 +189,14 @@ def environment(state: Path, **variables: str) -> dict[str, str]:
     """
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": str(state.parent / "compiled"), **variables}
+
+
+def _drain(heard: socket.socket) -> None:
+    """Take what the watcher tells systemd each second: it waits for whoever does not."""
+    with contextlib.suppress(OSError):  # it was closed
+        while heard.fileno() >= 0:
+            with contextlib.suppress(TimeoutError):
+                heard.recv(100)
 
 
 def cpu_seconds(process: Path) -> float:

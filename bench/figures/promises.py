@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cake.cells import Cell
+from ..peers.environment import version
 from .results import find
 
 Path = Sequence[str | int]
@@ -225,6 +226,28 @@ SECTIONS: dict[str, Sequence[Promise]] = {
         Promise("Sockets left of 10,000 requests", "gateway", ["leaked_sockets"], bar=0),
         Promise("Longest standstill of its loop, bodies of 32 MB", "bodies",
                 lambda figures: max(row["loop_ms"] for row in figures.values()), "ms"),
+    ),
+    "Beside others": (
+        Promise("A question through the gateway, processor time", "peers",
+                ["infbox's gateway: a question", "seen"], "ms",
+                floor=[f"{version('litellm')}: a question", "seen"], floor_is="litellm's proxy"),
+        Promise("Memory of the gateway", "peers",
+                ["infbox's gateway: memory", "seen"], "MB",
+                floor=[f"{version('litellm')}: memory", "seen"], floor_is="litellm's proxy"),
+        Promise("One text of a tree of 5,000 files, processor time: a pack of 32,000 tokens",
+                "peers", ["infbox: one text of the tree, CPU", "seen"], "s",
+                floor=[f"{version('gitingest')}: one text of the tree, CPU", "seen"],
+                floor_is="gitingest, all files"),
+        Promise("Until a save is told: judged, hashed and committed", "peers",
+                ["infbox: from a save", "seen"], "ms",
+                floor=[f"{version('watchfiles')}: from a save", "seen"],
+                floor_is="watchfiles, the path alone"),
+        Promise("The same", "peers", ["infbox: from a save", "seen"], "ms",
+                floor=[f"{version('watchdog')}: from a save", "seen"],
+                floor_is="watchdog, the path alone"),
+        Promise("Memory of what follows a tree: with pack, text index and warming", "peers",
+                ["infbox: memory", "seen"], "MB",
+                floor=[f"{version('watchdog')}: memory", "seen"], floor_is="watchdog"),
     ),
     "Cake": (
         Promise("Whole prompt of 2,000 tokens, disk as fast as computing, of the better way alone",
