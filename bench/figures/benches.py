@@ -52,7 +52,6 @@ BENCHES = (
     Bench("gateway", minutes=20),
     Bench("bodies"),
     Bench("peers", minutes=30),
-    Bench("cake_paper", minutes=2),
     Bench("sessions", minutes=60, needs_lab=True),
     Bench("eviction", minutes=30, needs_lab=True),
     Bench("cake", minutes=90, needs_lab=True),

@@ -1,5 +1,6 @@
 """The tables of docs/performance.md and of the README, made of the results."""
 
+import math
 from collections.abc import Callable, Iterator
 
 from ..growth.curves import Curve
@@ -71,13 +72,18 @@ def growth(read: Read) -> Iterator[str]:
         points = [(p["size"], p["seen"], p["floor"]) for p in curve["points"]]
         whole = Curve(curve["name"], curve["unit"], curve["by"], curve["floor"], points=points)
         first, end = (f"{size:,}: {number(seen)}" for size, seen, _ in (points[0], points[-1]))
-        power = f"{whole.exponent:.2f}"
+        power = _power(whole.exponent)
         worse = f"**{power}**" if whole.is_worse_than_linear else power
         times = f"{points[-1][1] / points[-1][2]:.1f} {TIMES}" if points[-1][2] else ""
         yield (
             f"| {whole.name}, {whole.unit} | {first} | {end} | {worse}, floor"
-            f" {whole.floor_exponent:.2f} | {whole.floor} | {times} |"
+            f" {_power(whole.floor_exponent)} | {whole.floor} | {times} |"
         )
+
+
+def _power(exponent: float) -> str:
+    """Return an exponent; where the points are too few for one, words."""
+    return "not told" if math.isnan(exponent) else f"{exponent:.2f}"
 
 
 def runs(read: Read) -> Iterator[str]:

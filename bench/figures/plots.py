@@ -23,7 +23,7 @@ CURVES = {
     "question": "a question",
     "after": "all work after a save",
     "memory": "memory",
-    "many_served": "workspaces of 1,000 files, all served",
+    "many_served": "workspaces, all served",
     "many_restart": "workspaces, restart",
 }
 COLUMNS = 3

@@ -121,6 +121,7 @@ def measure(folder: Path, size: int, found: dict[str, Curve]) -> None:
     paths = make(root, kept=size, text=text)
     rounds = 9 if size <= 20_000 else _FEW  # noqa: PLR2004
     listing(root, folder, size, rounds, found["listing"])
+    read_all([root], folder)  # the first time Python compiles what it imports
     reading = children(lambda: read_all([root], folder))
     packed = children(lambda: _pack(root, folder))
     found["pack"].add(size, packed, reading)

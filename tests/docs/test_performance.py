@@ -10,7 +10,7 @@ import pytest
 
 from bench.figures import __main__ as runner
 from bench.figures import benches, page, plots, results
-from bench.figures.benches import BENCHES, Bench
+from bench.figures.benches import BENCHES, ROOT, Bench
 from bench.figures.promises import SECTIONS, Promise
 from bench.figures.results import MEASURED, Result
 
@@ -118,7 +118,7 @@ def test_one_that_gives_no_figures_says_why_and_keeps_the_earlier_ones(
 
 def test_what_is_run_writes_json_to_a_file() -> None:
     for bench in BENCHES:
-        module = runner.ROOT / "bench" / bench.name
+        module = ROOT / "bench" / bench.name
         file = module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
         assert re.search(r'"--json",[^)]*type=Path', file.read_text(), re.DOTALL), bench.name
 

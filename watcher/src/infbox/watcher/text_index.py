@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from infbox.errors import GitError, InputError
 from infbox.log import line
 from infbox.retrieval import texts as module
+from infbox.runtime import memory
 from infbox.watching.index import Reader, is_damage
 
 if TYPE_CHECKING:
@@ -186,8 +187,11 @@ class TextThread(threading.Thread):
     def _keep(self) -> float | None:
         """Bring it up to the index; return in how many seconds to try again, None for done."""
         try:
+            steps = 0
             while not self._is_closed and self._text_index.step():
-                pass
+                steps += 1
+            if steps:  # many files: it took much more memory than a save does
+                memory.give_back()
         except Exception as error:  # without it there are still packs
             return self._complain(error)
         if self.failure:
