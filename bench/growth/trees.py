@@ -33,6 +33,7 @@ STARTS = 5
 _WORDS = 3_000
 _FUNCTIONS = 20
 _FEW = 3
+_FEW_FILES = 20
 _PATIENCE_SECONDS = 3_600.0
 _POLL_SECONDS = 0.2
 _SETTLE_SECONDS = 2.0
@@ -116,12 +117,12 @@ def measure(folder: Path, size: int, found: dict[str, Curve]) -> None:
         size: files of the tree, and as many that git ignores.
         found: takes the points.
     """
+    warm(folder)
     root, state = folder / "tree", folder / "state"
     root.mkdir()
     paths = make(root, kept=size, text=text)
     rounds = 9 if size <= 20_000 else _FEW  # noqa: PLR2004
     listing(root, folder, size, rounds, found["listing"])
-    read_all([root], folder)  # the first time Python compiles what it imports
     reading = children(lambda: read_all([root], folder))
     packed = children(lambda: _pack(root, folder))
     found["pack"].add(size, packed, reading)
@@ -136,6 +137,17 @@ def measure(folder: Path, size: int, found: dict[str, Curve]) -> None:
         saving(root, watcher, paths, folder, found)
     found["restart"].add(size, *restarting(root, state))
     found["question"].add(size, *asking(root, state))
+
+
+def warm(folder: Path) -> None:
+    """Have Python compile what will be measured, as it is where a program was installed."""
+    root = folder / "few"
+    root.mkdir()
+    make(root, kept=_FEW_FILES, text=text)
+    read_all([root], folder)
+    _pack(root, folder)
+    with watching(root, folder / "few-state", budget=BUDGET) as watcher:
+        settle(watcher, {"bench": _FEW_FILES})
 
 
 def listing(root: Path, folder: Path, size: int, rounds: int, curve: Curve) -> None:

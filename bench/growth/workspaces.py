@@ -32,6 +32,7 @@ def measure(folder: Path, count: int, roots: dict[str, Path], found: dict[str, C
         roots: trees by name; those that are missing are made.
         found: takes the points.
     """
+    trees.warm(folder)
     names = [f"w{number:03}" for number in range(count)]
     for name in names:
         if name not in roots:
