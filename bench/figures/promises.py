@@ -72,11 +72,6 @@ def _value(value: Value, figures: Any) -> float:
     return float(value(figures) if callable(value) else find(figures, value))
 
 
-def last(curve: str, key: str) -> Callable[[Any], float]:
-    """Return what takes the largest point of a curve."""
-    return lambda figures: float(find(figures, (curve, "points"))[-1][key])
-
-
 def at(curve: str, size: int, key: str) -> Callable[[Any], float]:
     """Return what takes a curve's point of a size."""
 
