@@ -22,7 +22,7 @@ $(if $(JSON)$(CSV),-e infbox_$(1)_output="$$out" >&2; code=$$?; cat "$$out"; exi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench simulate docs lock lab molecule system backup restore drill chaos interrupted conformance upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation clients airgap collection bundle profile plan status usage models logs restart upgrade rollback keys rotate-secrets uninstall
+.PHONY: help demo ask demo-down lowered-plan test test-fast fuzz lint bench bench-all simulate docs lock lab molecule system backup restore drill chaos interrupted conformance upgrade-test engine-cuda fleet replicas shared-cache multinode overlay rotation clients airgap collection bundle profile plan status usage models logs restart upgrade rollback keys rotate-secrets uninstall
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,10 @@ bench: $(STAMP) ## Benchmark the watcher and its packs against lower bounds and 
 	@$(BIN)/python -m bench.replay
 	@$(BIN)/python -m bench.use
 	@$(BIN)/python -m bench.retrieval
+	@$(BIN)/python -m bench.growth
+
+bench-all: $(STAMP) ## Run all benchmarks in turn (hours), and write docs/performance.md of their figures; ONLY="watch growth" for some
+	@$(BIN)/python -m bench.figures run $(ONLY)
 
 simulate: $(STAMP) ## Simulate how many hosts a number of developers needs, and draw the plots of docs/scale.md
 	@$(BIN)/python -m bench.scale --plots docs/scale $(ARGS)

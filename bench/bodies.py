@@ -101,7 +101,7 @@ async def send(session: aiohttp.ClientSession, url: str, body: bytes) -> str:
 async def measure(model: str, rest: bytes, at_once: int) -> dict[str, object]:
     """Send a body so often at once to a gateway of its own."""
     port, told = bench._free_port(), bench._free_port()
-    engine = [sys.executable, bench.__file__, "--serve-engine", str(port)]
+    engine = [sys.executable, "-m", "bench.gateway", "--serve-engine", str(port)]
     with tempfile.TemporaryDirectory() as folder, bench._process(engine, port):
         pack = bench._text(bench.PACK_BYTES)
         gateway = bench.Gateway(Path(folder), f"http://127.0.0.1:{port}", "coder", pack)

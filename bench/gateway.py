@@ -33,6 +33,8 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from bench.workload import cpu_seconds
+
 CHAT = "/v1/chat/completions"
 WORKSPACE = "bench"
 PACK_TOKENS = 100_000
@@ -48,7 +50,9 @@ _ROUNDS = 4
 _ROUND_SECONDS = 9.0
 _ENGINE_ROUNDS = 6  # of a real engine, which answers a question in seconds
 _ENGINE_ROUND_SECONDS = 30.0
-_READY_SECONDS = 20.0
+_READY_SECONDS = 180.0  # on a machine that does much else
+_GRACE_SECONDS = 15.0  # after a round, for answers that have begun
+_LEAST_ANSWERS = 20  # of which a median and a tail can be told
 _SETTLE_SECONDS = 4.0  # by then connections that nobody uses are closed
 _MEGABYTE = 1_000_000
 
@@ -186,6 +190,11 @@ class Gateway:
         return float(status.partition("VmRSS:")[2].split()[0]) / 1024
 
     @property
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used."""
+        return cpu_seconds(Path(f"/proc/{self.pid}"))
+
+    @property
     def sockets(self) -> int:
         """Sockets that it has open."""
         links = [_link(entry) for entry in Path(f"/proc/{self.pid}/fd").iterdir()]
@@ -244,6 +253,8 @@ async def listen(target: Target, query: str, streams: int, seconds: float) -> He
     """Keep so many streams going for so long, their starts spread over the first second.
 
     The first question on each connection is left out: neither side keeps one waiting in practice.
+    What is not answered a while after the end is broken off: on a machine that gives this next to
+    nothing, rounds took minutes.
     """
     firsts: list[float] = []
     heard = 0
@@ -252,17 +263,20 @@ async def listen(target: Target, query: str, streams: int, seconds: float) -> He
     async def ask_on(session: aiohttp.ClientSession, number: int) -> None:
         nonlocal heard
         await asyncio.sleep(number / streams)
-        own: list[float] = []
+        is_first = True
         while time.perf_counter() - began < seconds:
             start, first = time.perf_counter(), None
             async for chunk in _answer(session, target, query):
-                first = first or time.perf_counter() - start
+                if first is None:
+                    first = time.perf_counter() - start
+                    firsts.extend([] if is_first else [first])
                 heard += chunk.count(b"\n\n")
-            own.append(first or float("nan"))
-        firsts.extend(own[1:])
+            is_first = False
 
     async with _session() as session:
-        await asyncio.gather(*(ask_on(session, number) for number in range(streams)))
+        asking = asyncio.gather(*(ask_on(session, number) for number in range(streams)))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asking, seconds + _GRACE_SECONDS)
     return Heard(firsts, heard / (time.perf_counter() - began))
 
 
@@ -334,7 +348,7 @@ async def leaks(gateway: Gateway, target: Target, requests: int) -> Left:
 async def overhead(folder: Path) -> dict[str, float]:
     """Measure against the fast engine."""
     pack, port = _text(PACK_BYTES), _free_port()
-    own = [sys.executable, __file__, "--serve-engine", str(port)]
+    own = [sys.executable, "-m", "bench.gateway", "--serve-engine", str(port)]
     direct = f"http://127.0.0.1:{port}"
     gateway = Gateway(folder, direct, "coder", pack)
     with _process(own, port), gateway.running():
@@ -362,18 +376,35 @@ async def overhead(folder: Path) -> dict[str, float]:
 async def conversations(folder: Path) -> dict[str, float]:
     """Measure further turns of many conversations that are known, against the fast engine."""
     pack, port = _text(PACK_BYTES), _free_port()
-    own = [sys.executable, __file__, "--serve-engine", str(port)]
+    own = [sys.executable, "-m", "bench.gateway", "--serve-engine", str(port)]
     direct = f"http://127.0.0.1:{port}"
     gateway = Gateway(folder, direct, "coder", pack)
     with _process(own, port), gateway.running():
         targets_of = talks(direct, gateway, pack)
         first = targets_of.pop("first")
-        async with _session() as session:
-            for _ in range(CONVERSATIONS):
-                async for _ in _answer(session, first, SHORT.query):
-                    pass
+        began = time.monotonic()
+        await ask(first, SHORT.query, CONVERSATIONS)
+        _say(f"{CONVERSATIONS} conversations begun in {time.monotonic() - began:.0f} s")
+        before = gateway.cpu_seconds
+        await ask(targets_of["gateway"], SHORT.query, CONVERSATIONS)
+        used = (gateway.cpu_seconds - before) / CONVERSATIONS
+        _say(f"a turn takes the gateway {used * 1e3:.2f} ms of processor time")
         heard = await compare(targets_of, CHATTING.query, STREAMS)
-        return {**_figures("known_", heard), "known_mb": gateway.megabytes}
+        figures = {**_figures("known_", heard), "known_cpu_ms": used * 1e3}
+        return {**figures, "known_mb": gateway.megabytes}
+
+
+async def ask(target: Target, query: str, count: int) -> None:
+    """Ask so often, as many at once as there are streams: a busy machine makes each wait."""
+    turns = iter(range(count))
+
+    async def ask_on(session: aiohttp.ClientSession) -> None:
+        for _ in turns:
+            async for _ in _answer(session, target, query):
+                pass
+
+    async with _session() as session:
+        await asyncio.gather(*(ask_on(session) for _ in range(STREAMS)))
 
 
 async def whole(folder: Path, url: str, model: str, pack_bytes: int) -> dict[str, float]:
@@ -390,6 +421,12 @@ async def whole(folder: Path, url: str, model: str, pack_bytes: int) -> dict[str
 
 def _figures(prefix: str, heard: dict[str, Heard]) -> dict[str, float]:
     result: dict[str, float] = {f"{prefix}requests": len(heard["gateway"].firsts)}
+    if min(len(one.firsts) for one in heard.values()) < _LEAST_ANSWERS:
+        _say(
+            f"{prefix or 'overhead'}: too few answers came in the time of a round: the machine does"
+            f" too much else (load {os.getloadavg()[0]:.0f}); measure on a quiet one"
+        )
+        return result
     for name, at in (("median", 50), ("p99", 99)):
         ms = {who: 1000 * _percentile(one.firsts, at) for who, one in heard.items()}
         result |= {f"{prefix}{who}_first_byte_{name}_ms": value for who, value in ms.items()}
@@ -416,7 +453,9 @@ def _session() -> aiohttp.ClientSession:
 @contextlib.contextmanager
 def _process(command: Sequence[str | Path], port: int) -> Iterator[int]:
     """Run a program that listens on a port until the block is left; give its process number."""
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         ends = time.monotonic() + _READY_SECONDS
         while not _listens(port):
@@ -452,6 +491,11 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+def _say(text: str) -> None:
+    """Say how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _text(size: int) -> str:
     """Return source text of so many bytes, no line like another."""
     line = 'def function_{}(value):\n    return "{}", value * {}\n\n'
@@ -480,16 +524,22 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         result = {"load": os.getloadavg()[0]}
-        if not options.conversations:
-            result |= uvloop.run(overhead(_made(Path(folder) / "fast")))
-        result |= uvloop.run(conversations(_made(Path(folder) / "known")))
-        if options.engine:
-            real = _made(Path(folder) / "real")
-            result |= uvloop.run(whole(real, options.engine, options.model, options.pack_bytes))
-    for name, value in result.items():
-        print(f"{name:36} {value:12.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        for part in parts(Path(folder), options):
+            result |= part
+            for name, value in part.items():
+                print(f"{name:36} {value:12.2f}", flush=True)
+            if options.json:  # each time: whoever cannot wait has the parts that were measured
+                options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def parts(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, float]]:
+    """Yield the figures of each part as soon as it is measured."""
+    yield uvloop.run(conversations(_made(folder / "known")))
+    if not options.conversations:
+        yield uvloop.run(overhead(_made(folder / "fast")))
+    if options.engine:
+        real = _made(folder / "real")
+        yield uvloop.run(whole(real, options.engine, options.model, options.pack_bytes))
 
 
 if __name__ == "__main__":

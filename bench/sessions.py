@@ -361,8 +361,7 @@ async def sessions(bench_: Bench, agent: Agent, options: argparse.Namespace) -> 
             sent = recorder.last
             asked = {"model": f"{both.model}@bench", "messages": agent.messages}
             equal += await both.text(both.gateway, asked) == await both.text(both.direct, sent)
-        if not options.json:
-            show_turn(len(through), through[-1], direct[-1])
+        show_turn(len(through), through[-1], direct[-1])
     return {"through": through, "direct": direct, "equal": equal, "compared": options.turns // 10}
 
 
@@ -526,7 +525,7 @@ def main() -> None:
     )
     parser.add_argument("--small", action="store_true", help="the lab's model: quicker")
     parser.add_argument("--without-conversations", action="store_true", help="switch them off")
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     if bool(options.engine) != bool(options.tokenizer):
         parser.error("--engine and --tokenizer: give both, or neither")
@@ -536,10 +535,9 @@ def main() -> None:
             served = stack.enter_context(bench.engine.running(_ENGINE, _WINDOW, _TOOL_CALLS, shape))
             options.engine, options.tokenizer = served
         figures = report(asyncio.run(measure(options)))
+    show(figures)
     if options.json:
-        print(json.dumps(figures))
-    else:
-        show(figures)
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -332,16 +332,15 @@ def main() -> None:
     parser.add_argument("--budget", metavar="TOKENS", type=int, default=6000)
     parser.add_argument("--files", metavar="N", type=int, default=20)
     parser.add_argument("--saves", metavar="N", type=int, default=20)
-    parser.add_argument("--json", action="store_true", help="print JSON instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     options = parser.parse_args()
     done = asyncio.run(measure(options))
     if not done:
         raise SystemExit("nothing was measured: somebody else used the engine")
     medians = report(done)
+    show(medians)
     if options.json:
-        print(json.dumps(medians))
-    else:
-        show(medians)
+        options.json.write_text(json.dumps(medians, indent=1) + "\n")
 
 
 if __name__ == "__main__":

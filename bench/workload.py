@@ -7,50 +7,61 @@ import signal
 import socket
 import subprocess
 import sysconfig
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDERS = 3_000
 KEPT = 20_000
-IGNORED = 20_000
 
-_IGNORED_FOLDERS = 1_000
-_FUNCTIONS = 20
+_IGNORED_IN_FOLDER = 20
+_BODY = "".join(f"def function_{n}(value):\n    return value * {n}\n\n" for n in range(20))
 _SETTINGS = (
     "user.name=Bench",
     "user.email=bench@example.org",
     "gc.auto=0",  # else git packs a new repository for seconds, beside what is measured
 )
-_READY_SECONDS = 180.0
+_READY_SECONDS = 1800.0  # of 200,000 files, on a machine that does much else
 
 
-def make(root: Path, *, tracked: bool = True) -> list[str]:
-    """Make a repository of 20,000 files in 3,000 folders, and 20,000 files that it ignores.
+def same_text(number: int) -> str:
+    """Return a file's text that differs from the others' in its number alone."""
+    return f"NUMBER = {number}\n\n\n{_BODY}"
+
+
+def make(
+    root: Path,
+    *,
+    kept: int = KEPT,
+    tracked: bool = True,
+    text: Callable[[int], str] = same_text,
+) -> list[str]:
+    """Make a repository of files in folders of six or seven, and of as many that it ignores.
 
     Args:
         root: to be made.
+        kept: files that it does not ignore.
         tracked: whether the files are committed.
+        text: of the file with a number.
 
     Returns:
-        The paths of the 20,000 files.
+        The paths of the files that are not ignored.
     """
-    body = "".join(
-        f"def function_{n}(value):\n    return value * {n}\n\n" for n in range(_FUNCTIONS)
-    )
     paths: list[str] = []
-    for number in range(FOLDERS):
+    folders = max(kept * FOLDERS // KEPT, 1)
+    for number in range(folders):
         folder = f"src/part{number // 100:02}/module{number % 100:02}"
         (root / folder).mkdir(parents=True)
-        share = KEPT // FOLDERS + (number < KEPT % FOLDERS)
+        share = kept // folders + (number < kept % folders)
         paths += [f"{folder}/file{n}.py" for n in range(share)]
     for number, path in enumerate(paths):
-        (root / path).write_text(f"NUMBER = {number}\n\n\n{body}")
-    for number in range(_IGNORED_FOLDERS):
+        (root / path).write_text(text(number))
+    for number in range(kept // _IGNORED_IN_FOLDER):
         folder = f"node_modules/package{number}"
         (root / folder).mkdir(parents=True)
-        for n in range(IGNORED // _IGNORED_FOLDERS):
+        for n in range(_IGNORED_IN_FOLDER):
             (root / folder / f"index{n}.js").write_text("module.exports = 1;\n")
     (root / ".gitignore").write_text("node_modules/\n*.o\n")
     git(root, "init", "--quiet")
@@ -75,14 +86,24 @@ class Watcher:
     Attributes:
         process: it.
         ready_seconds: from its start until it said that it is ready.
-        index: its database.
-        published: the pack it publishes.
+        ready_cpu_seconds: the processor time that it had used by then.
+        state: its state directory.
     """
 
     process: subprocess.Popen[bytes]
     ready_seconds: float
-    index: Path
-    published: Path
+    ready_cpu_seconds: float
+    state: Path
+
+    @property
+    def index(self) -> Path:
+        """The database of the workspace ``bench``."""
+        return self.state / "index" / "bench.db"
+
+    @property
+    def published(self) -> Path:
+        """The pack that it publishes of the workspace ``bench``."""
+        return self.state / "packs" / "bench" / "pack.json"
 
     def memory(self) -> float:
         """Return the memory of its processes, in MB; what they share is counted once."""
@@ -90,12 +111,8 @@ class Watcher:
         return sum(shares) / 1000
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that its processes have used."""
-        ticks = 0
-        for process in self._processes():
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        """Return the processor time of its processes, and of those that they waited for."""
+        return sum(cpu_seconds(process) for process in self._processes())
 
     def _processes(self) -> list[Path]:
         """Return the folders of those that run Python: it, and the one that packs."""
@@ -107,16 +124,21 @@ class Watcher:
 
 @contextlib.contextmanager
 def watching(
-    root: Path, state: Path, tokenizer: Path | None = None, budget: int = 32_000
+    root: Path | Mapping[str, Path],
+    state: Path,
+    tokenizer: Path | None = None,
+    budget: int = 32_000,
 ) -> Iterator[Watcher]:
-    """Run the real watcher on a tree until the block is left; there is no engine.
+    """Run the real watcher on trees until the block is left; there is no engine.
 
     Args:
-        root: of the tree.
+        root: of the tree, whose workspace is ``bench``; or of each of several, by the names of
+            their workspaces.
         state: its state directory; what is there is used.
         tokenizer: a tokenizer.json to count with.
-        budget: of the pack, in tokens.
+        budget: of each pack, in tokens.
     """
+    roots = {"bench": root} if isinstance(root, Path) else root
     state.mkdir(exist_ok=True)
     settings = {
         "state_dir": str(state),
@@ -127,7 +149,9 @@ def watching(
             **({"tokenizer": str(tokenizer)} if tokenizer else {}),
         },
         "watcher": {"listen": f"127.0.0.1:{_free_port()}"},
-        "workspaces": [{"name": "bench", "path": str(root), "budget": budget}],
+        "workspaces": [
+            {"name": name, "path": str(place), "budget": budget} for name, place in roots.items()
+        ],
     }
     config = state / "watcher.yml"
     config.write_text(json.dumps(settings))  # which is YAML too
@@ -147,11 +171,13 @@ def watching(
         try:
             heard.recv(100)
             took = time.perf_counter() - began
-            index = state / "index" / "bench.db"
-            yield Watcher(process, took, index, state / "packs" / "bench" / "pack.json")
+            threading.Thread(target=_drain, args=(heard,), daemon=True).start()
+            used = cpu_seconds(Path(f"/proc/{process.pid}"))
+            yield Watcher(process, took, used, state)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
+            heard.shutdown(socket.SHUT_RDWR)  # ends the thread's wait
 
 
 def environment(state: Path, **variables: str) -> dict[str, str]:
@@ -163,6 +189,20 @@ def environment(state: Path, **variables: str) -> dict[str, str]:
     """
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": str(state.parent / "compiled"), **variables}
+
+
+def _drain(heard: socket.socket) -> None:
+    """Take what the watcher tells systemd each second: it waits for whoever does not."""
+    with contextlib.suppress(OSError):  # it was closed
+        while heard.fileno() >= 0:
+            with contextlib.suppress(TimeoutError):
+                heard.recv(100)
+
+
+def cpu_seconds(process: Path) -> float:
+    """Return the processor time of a process, by its folder in /proc, and of what it waited for."""
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _kilobytes(file: Path, key: str) -> int:

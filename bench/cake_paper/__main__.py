@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..pages import write
 from . import tables, tiers
 from .grid import Result, simulate_all
 
@@ -40,7 +41,7 @@ def main() -> int:
         kept = {"paper": [r.row() for r in results], "presets": [row.json() for row in rows]}
         arguments.json.write_text(json.dumps(kept, indent=1) + "\n")
     if arguments.docs:
-        arguments.docs.write_text(tables.write(arguments.docs, made))
+        arguments.docs.write_text(write(arguments.docs, made))
     if arguments.plot:
         from .plots import draw  # noqa: PLC0415 - only drawing needs matplotlib
 

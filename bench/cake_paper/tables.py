@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from .grid import Result, against_bound, ratios
 from .paper import BANDWIDTHS, TABLE_3
@@ -83,22 +81,3 @@ def gain(row: Row) -> str:
     """Return a cell: the tier's speed, and the seconds of loading alone and of Cake."""
     raced = f"**{row.raced:.2f}**" if row.gain <= WORTH_IT else f"{row.raced:.2f}"
     return f"{row.ratio:.1f}: {row.loaded:.2f} → {raced}"
-
-
-def write(file: Path, tables: dict[str, Sequence[str]]) -> str:
-    """Return a page's text with its tables between their marks made anew.
-
-    Args:
-        file: the page.
-        tables: lines by name; the page has a comment `table NAME` before each, and `end` after it.
-
-    Raises:
-        ValueError: the page has no such comments.
-    """
-    text = file.read_text()
-    for name, lines in tables.items():
-        marks = re.search(rf"<!-- table {name}\b[^\n]*-->\n(.*?)<!-- end -->", text, re.DOTALL)
-        if not marks:
-            raise ValueError(f"{file} has no comments «table {name}» and «end».")
-        text = text[: marks.start(1)] + "\n".join([*lines, ""]) + text[marks.end(1) :]
-    return text

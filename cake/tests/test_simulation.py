@@ -7,9 +7,10 @@ import pytest
 from infbox_cake.race import ON_GPU
 
 from bench.cake_paper import __main__ as runner
-from bench.cake_paper import grid, tables, tiers
+from bench.cake_paper import grid, tiers
 from bench.cake_paper.paper import AVERAGES, cells
 from bench.cake_paper.simulation import Speeds, bound, race
+from bench.pages import write
 
 PAGE = Path(__file__).parents[2] / "docs/cake-paper.md"
 
@@ -97,6 +98,6 @@ def test_on_a_gpu_the_decisions_are_as_good_as_the_paper_s_but_where_it_is_known
 def test_the_page_has_what_the_simulation_gives(
     results: list[grid.Result], rows: list[tiers.Row]
 ) -> None:
-    assert tables.write(PAGE, runner.pages(results, rows)) == PAGE.read_text(), (
+    assert write(PAGE, runner.pages(results, rows)) == PAGE.read_text(), (
         "run python -m bench.cake_paper --docs docs/cake-paper.md --plot docs/cake-paper.svg"
     )

@@ -82,6 +82,52 @@ def test_many_files_are_taken_in_over_several_steps(shop: Shop) -> None:
         assert len(found.digests()) == 120
 
 
+def test_indexes_are_compared_again_only_after_the_watchers_was_written_to(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Path] = []
+
+    def counting(self: Texts, file: Path) -> tuple[list[str], dict[str, str]]:
+        compared.append(file)
+        return differences(self, file)
+
+    differences = Texts.differences
+    monkeypatch.setattr(Texts, "differences", counting)
+    for number in range(170):
+        shop.save(f"f{number}.py", f"def common_{number}(): return backlog\n")
+    shop.keep()
+    assert len(compared) == 1, "four steps"
+    shop.save("f0.py", "def rare(): return 1\n")
+    shop.keep()
+    assert (len(compared), shop.found("rare")) == (2, ["f0.py"])
+
+
+def test_what_becomes_secret_between_two_steps_leaves_with_the_next(shop: Shop) -> None:
+    for number in range(120):
+        shop.save(f"f{number:03}.py", f"def common_{number}(): return backlog\n")
+    assert shop.keeper.step()
+    shop.save("f000.py", "def wanderlust(): return 1\n", refused="secret")
+    assert shop.keeper.step(), "there is more to do"
+    with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
+        assert "f000.py" not in found.digests()
+    shop.keep()
+
+
+def test_files_of_a_step_that_failed_are_put_later(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(120):
+        shop.save(f"f{number}.py", f"def common_{number}(): return backlog\n")
+    assert shop.keeper.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(Tree, "readable", lambda *_: (_ for _ in ()).throw(OSError("no answer")))
+        with pytest.raises(OSError, match="no answer"):
+            shop.keeper.step()
+    shop.keep()
+    with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
+        assert len(found.digests()) == 120
+
+
 @pytest.mark.parametrize("is_refused", [True, False])
 def test_what_must_not_be_shown_leaves_at_once_and_the_disk_too(
     shop: Shop, is_refused: bool

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from infbox.config import check_paths
+from infbox.runtime import memory
 from infbox.runtime.notify import notify
 from infbox.runtime.serve import listening
 from infbox.watcher.service import Service
@@ -30,6 +31,7 @@ def run(config: Config) -> int:
         InputError: the configuration cannot be used on this machine.
         UnreadyError: the state directory or a tree cannot be used at present.
     """
+    memory.share_one_arena()
     check_paths(config)
     os.umask(_PRIVATE_UMASK)
     listener = listening(config.watcher.listen, "watcher.listen")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from infbox.errors import GitError, InputError, UnreadyError
 from infbox.log import line
+from infbox.runtime import memory
 from infbox.runtime.background import Turns
 from infbox.runtime.notify import notify
 from infbox.tree.records import Stamp
@@ -97,6 +98,7 @@ class Service:
         self.is_ready = True
         notify("READY=1")
         _logger.info(line("ready", workspaces=len(self.followers)))
+        memory.give_back()  # what a first listing took
 
     def beat(self) -> None:
         """Write to the directory that each follower watches beside its tree."""

@@ -6,12 +6,13 @@ import logging
 import sqlite3
 import threading
 import time
-from itertools import islice
+from collections import deque
 from typing import TYPE_CHECKING
 
 from infbox.errors import GitError, InputError
 from infbox.log import line
 from infbox.retrieval import texts as module
+from infbox.runtime import memory
 from infbox.watching.index import Reader, is_damage
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class TextIndex:
     """A workspace's text index, for the thread that writes it. Blocking.
 
     What must not be shown goes first, and what changed follows. What is missing comes from
-    comparing the two indexes alone, so that nothing is lost between them.
+    comparing the two indexes alone, so that nothing is lost between them; they are compared again
+    before each step if the watcher's was written to.
 
     Args:
         file: of the text index.
@@ -51,6 +53,10 @@ class TextIndex:
         self._texts: Texts | None = None
         self._must_forget = True  # what another process removed, and was ended before it forgot
         self._skipped: dict[str, str] = {}
+        self._compared: tuple[int, int] | None = None
+        """The index's state when the two were compared; None if they must be again."""
+        self._behind: deque[tuple[str, str]] = deque()
+        """Files to put, with their digests, as long as the index is in that state."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -77,38 +83,52 @@ class TextIndex:
 
     def _step(self) -> bool:
         texts = self._opened()
-        gone, behind = texts.differences(self._index_file)
-        if gone:
-            self._must_forget = True
-            texts.remove(*gone)
-        self._skipped = {p: d for p, d in self._skipped.items() if behind.get(p) == d}
-        left = (path for path in behind if path not in self._skipped)
+        state, compared = self._index.state(), self._compared
+        self._compared = None  # if anything fails below
+        if state != compared:
+            self._compare(texts)
         # After an upgrade it takes a while until the index was judged by the rules as they are now.
         is_judged = self._index.policy() == self._tree.policy
-        some = list(islice(left, AT_ONCE))
-        read = {path: self._tree.readable(path, behind[path] if is_judged else "") for path in some}
+        some = dict(self._behind.popleft() for _ in range(min(AT_ONCE, len(self._behind))))
+        read = {
+            path: self._tree.readable(path, digest if is_judged else "")
+            for path, digest in some.items()
+        }
         lost = []
         for path, content in read.items():
-            if content is None or content.digest != behind[path]:
-                self._skipped[path] = behind[path]  # the watcher will tell what became of it
+            if content is None or content.digest != some[path]:
+                self._skipped[path] = some[path]  # the watcher will tell what became of it
                 lost.append(path)
         if lost:
             self._must_forget = True
             texts.remove(*lost)
         texts.put_all({path: read[path] for path in some if path not in self._skipped})
-        if next(left, None) is not None:
+        self._compared = state
+        if self._behind:
             return True
         if self._must_forget:
             texts.forget_removed()
             self._must_forget = False
         return False
 
+    def _compare(self, texts: Texts) -> None:
+        """Take out what has to go, and note what is to be put: the one thing here that takes as
+        long as the tree is large, and so not done with each step of a tree's first index."""
+        gone, behind = texts.differences(self._index_file)
+        if gone:
+            self._must_forget = True
+            texts.remove(*gone)
+        self._skipped = {p: d for p, d in self._skipped.items() if behind.get(p) == d}
+        self._behind = deque((p, d) for p, d in behind.items() if p not in self._skipped)
+
     def _opened(self) -> Texts:
         """Return the text index, begun anew where other rules let its files in."""
         if self._texts is None:
             self._texts = module.opened(self._file)
+            self._compared = None
         if self._texts.judged_by != self._tree.policy:
             self._texts.begin(self._tree.policy)
+            self._compared = None
         return self._texts
 
     def _is_damaged(self) -> bool:
@@ -167,8 +187,11 @@ class TextThread(threading.Thread):
     def _keep(self) -> float | None:
         """Bring it up to the index; return in how many seconds to try again, None for done."""
         try:
+            steps = 0
             while not self._is_closed and self._text_index.step():
-                pass
+                steps += 1
+            if steps:  # many files: it took much more memory than a save does
+                memory.give_back()
         except Exception as error:  # without it there are still packs
             return self._complain(error)
         if self.failure:

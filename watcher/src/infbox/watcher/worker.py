@@ -33,7 +33,7 @@ from infbox.packing.overlay import BaseWorkspace
 from infbox.packing.packer import Packer
 from infbox.replicas.placement import Placement
 from infbox.retrieval import texts
-from infbox.runtime import clock
+from infbox.runtime import clock, memory
 from infbox.runtime.command import exit_status
 from infbox.runtime.notify import watchdog_seconds
 from infbox.runtime.serve import server
@@ -565,6 +565,7 @@ def main() -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    memory.share_one_arena()
     log.to_stderr()
     link = Link(Connection(options.link))
     with contextlib.suppress(EOFError), socket.socket(fileno=options.listener) as listener:

@@ -256,12 +256,18 @@ class Reader:
         self._file = file
         self._db: sqlite3.Connection | None = None
         self._inode = 0
+        self._opened = 0
 
     def close(self) -> None:
         """Close the database."""
         if self._db:
             self._db.close()
             self._db = None
+
+    def state(self) -> tuple[int, int]:
+        """Return what is another once anything was written: to be compared, and nothing else."""
+        written = self._query("PRAGMA data_version").fetchone()[0]
+        return self._opened, written  # the second says nothing about another connection
 
     def kept(self) -> list[File]:
         """Return the files that may enter the pack, in order of their paths."""
@@ -327,6 +333,7 @@ class Reader:
                 isolation_level=None,
             )
             self._inode = inode
+            self._opened += 1
         return self._db.execute(statement, values)
 
 

@@ -1,0 +1,1 @@
+"""The page of figures: every promise beside what was measured: `python -m bench.figures`."""

@@ -1,0 +1,1 @@
+"""How costs grow with files and workspaces: `python -m bench.growth`."""

@@ -1,0 +1,1 @@
+"""What others take for the same: `python -m bench.peers`."""
