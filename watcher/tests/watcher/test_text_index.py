@@ -82,6 +82,46 @@ def test_many_files_are_taken_in_over_several_steps(shop: Shop) -> None:
         assert len(found.digests()) == 120
 
 
+def test_a_first_index_compares_once_and_notices_what_goes_meanwhile(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(170):
+        shop.save(f"f{number:03}.py", f"def common_{number}(): return backlog\n")
+    compared: list[int] = []
+    differences = Texts.differences
+
+    def counted(texts: Texts, file: Path) -> tuple[list[str], dict[str, str]]:
+        found = differences(texts, file)
+        compared.append(len(found[1]))
+        return found
+
+    monkeypatch.setattr(Texts, "differences", counted)
+    assert shop.keeper.step()
+    assert shop.keeper.step()
+    assert compared == [170]
+    shop.forget("f000.py")
+    assert shop.keeper.step()
+    assert compared == [170, 70]
+    with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
+        assert sorted(found.digests()) == [f"f{number:03}.py" for number in range(1, 150)]
+
+
+def test_what_could_not_be_read_is_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(60):
+        shop.save(f"f{number:02}.py", f"def common_{number}(): return backlog\n")
+    assert shop.keeper.step()
+
+    def away(*_: object) -> None:
+        raise OSError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tree, "readable", away)
+        with pytest.raises(OSError, match="away"):
+            shop.keeper.step()
+    shop.keep()
+    assert shop.found("common_59") == ["f59.py"]
+
+
 @pytest.mark.parametrize("is_refused", [True, False])
 def test_what_must_not_be_shown_leaves_at_once_and_the_disk_too(
     shop: Shop, is_refused: bool

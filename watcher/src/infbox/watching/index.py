@@ -256,6 +256,7 @@ class Reader:
         self._file = file
         self._db: sqlite3.Connection | None = None
         self._inode = 0
+        self._opened = 0
 
     def close(self) -> None:
         """Close the database."""
@@ -296,6 +297,12 @@ class Reader:
         found = self._query("SELECT value FROM meta WHERE key = 'policy'").fetchone()
         return found[0] if found else ""
 
+    def version(self) -> tuple[int, int]:
+        """Return what is another value after each change to it, and the same one as long as there
+        was none."""
+        found: int = self._query("PRAGMA data_version").fetchone()[0]
+        return self._opened, found
+
     def counts(self) -> tuple[int, int]:
         """Return how many files may enter the pack, and how many there are in all."""
         row = self._query("SELECT count(*) - count(refused), count(*) FROM files").fetchone()
@@ -327,6 +334,7 @@ class Reader:
                 isolation_level=None,
             )
             self._inode = inode
+            self._opened += 1
         return self._db.execute(statement, values)
 
 
