@@ -83,8 +83,10 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     ask = commands.add_parser("ask", help="print what would precede a question, and why")
     ask.add_argument("directory", metavar="DIR", type=Path)
     ask.add_argument("question", metavar="QUESTION")
-    ask.add_argument("--show", action="store_true", required=True,
-                     help="print it; no request is sent to an engine")  # fmt: skip
+    ask.add_argument("--show", action="store_true", required=True, help="print it")
+    _add_engine(ask, "have a model answer it too")
+    ask.add_argument("--answer", metavar="TOKENS", type=_positive, default=300,
+                     help="that the answer may have (%(default)s)")  # fmt: skip
     ask.add_argument("--budget", metavar="TOKENS", type=_positive, default=32_000,
                      help="tokens before the question in all (%(default)s)")  # fmt: skip
     ask.add_argument("--retrieve", metavar="TOKENS", type=_positive, default=8000,
@@ -92,6 +94,20 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     _add_tokenizer(ask)
     ask.set_defaults(command=_ask)
 
+    _add_evaluate(commands)
+    _add_client(commands)
+    _add_run(commands, "run the watcher, until stopped", _run_watcher)
+    return exit_status("infbox-watch", parser.parse_args(arguments))
+
+
+def _add_engine(parser: argparse.ArgumentParser, what: str) -> None:
+    told = f"{what}; an API key is taken from INFBOX_API_KEY"
+    parser.add_argument("--engine", metavar="URL", help=told)
+    parser.add_argument("--model", metavar="NAME", default="coder",
+                        help="that the engine serves (%(default)s)")  # fmt: skip
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     use = commands.add_parser(
         "evaluate", help="print how much of the code that commits changed a prompt would have shown"
     )
@@ -102,12 +118,11 @@ def watch(arguments: Sequence[str] | None = None) -> int:
     use.add_argument("--retrieve", metavar="TOKENS", type=_positive, default=8000,
                      help="of these, tokens for retrieval (%(default)s)")  # fmt: skip
     use.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_engine(use, "have a model judge too, by vLLM's prompt_logprobs; needs --tokenizer")
+    use.add_argument("--samples", metavar="N", type=_positive, default=20,
+                     help="commits that the model judges (%(default)s)")  # fmt: skip
     _add_tokenizer(use)
     use.set_defaults(command=_evaluate)
-
-    _add_client(commands)
-    _add_run(commands, "run the watcher, until stopped", _run_watcher)
-    return exit_status("infbox-watch", parser.parse_args(arguments))
 
 
 def _add_client(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -338,6 +353,7 @@ def _ask(options: argparse.Namespace) -> None:
 
     from infbox.packing import tokens
     from infbox.retrieval.asking import explained, prompt_for
+    from infbox.retrieval.search import rendered
 
     if options.retrieve >= options.budget:
         raise InputError(
@@ -347,7 +363,15 @@ def _ask(options: argparse.Namespace) -> None:
     with contextlib.closing(_tree(options.directory)) as tree:
         budgets = options.budget, options.retrieve
         prompt = prompt_for(tree, options.question, *budgets, tokenizer)
-    print(explained(prompt, tokenizer).encode(errors="replace").decode())
+    print(explained(prompt, tokenizer).encode(errors="replace").decode(), flush=True)
+    if options.engine:
+        from infbox.evaluation.engine import Engine
+
+        asked = rendered(prompt.chosen) + options.question
+        answer = Engine(options.engine).answer(
+            options.model, prompt.pack.text, asked, options.answer
+        )
+        print(f"\nanswer of {options.model}\n\n{answer}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -361,8 +385,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"{done} of {of} commits", file=sys.stderr, flush=True)
 
     tokenizer = tokens.load(options.tokenizer)
+    judge = None
+    if options.engine:
+        from infbox.evaluation.engine import Engine
+        from infbox.evaluation.judge import Judge
+
+        if not isinstance(tokenizer, tokens.Model):
+            raise InputError("--engine: give --tokenizer FILE, the tokenizer.json of its model")
+        samples = options.samples, options.commits
+        judge = Judge(Engine(options.engine), options.model, tokenizer, *samples)
     numbers = options.commits, options.budget, options.retrieve
-    result = evaluate(options.repository, *numbers, tokenizer, tell=tell)
+    result = evaluate(options.repository, *numbers, tokenizer, tell=tell, judge=judge)
     print(json.dumps(result) if options.json else table(result))
 
 

@@ -176,3 +176,21 @@ def test_what_is_asked_too_late_is_broken_off() -> None:
         found(texts, "first")
     texts.end_at(float("inf"))
     assert found(texts, "first")
+
+
+def test_what_is_read_of_a_long_file_is_what_was_put() -> None:
+    text = "".join(
+        f"def f{number}():\n    return {'ä' * (number % 90)!r}\n\n\n" for number in range(900)
+    )
+    assert len(text) > 3 * module.BLOCK
+    texts = filled({"a.py": text.rstrip("\n"), "b.py": "x = 1\n"})
+    places = texts.of_file("a.py")
+    assert "".join(map(texts.text, places)) == texts.whole("a.py") == text.rstrip("\n") + "\n"
+    assert [len(texts.text(place)) for place in places] == [place.size for place in places]
+    blocks = [(start, data.decode()) for path, start, data in texts.all_blocks() if path == "a.py"]
+    assert len(blocks) > 3
+    lines = text.splitlines(keepends=True)
+    for start, block in blocks:
+        assert "".join(lines[start - 1 :]).startswith(block.rstrip("\n"))
+    texts.remove("a.py")
+    assert list(texts.all_blocks()) == [("b.py", 1, b"x = 1\n")]

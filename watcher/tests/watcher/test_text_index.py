@@ -82,24 +82,44 @@ def test_many_files_are_taken_in_over_several_steps(shop: Shop) -> None:
         assert len(found.digests()) == 120
 
 
-def test_indexes_are_compared_again_only_after_the_watchers_was_written_to(
+def test_a_first_index_compares_once_and_notices_what_goes_meanwhile(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compared: list[Path] = []
-
-    def counting(self: Texts, file: Path) -> tuple[list[str], dict[str, str]]:
-        compared.append(file)
-        return differences(self, file)
-
-    differences = Texts.differences
-    monkeypatch.setattr(Texts, "differences", counting)
     for number in range(170):
-        shop.save(f"f{number}.py", f"def common_{number}(): return backlog\n")
+        shop.save(f"f{number:03}.py", f"def common_{number}(): return backlog\n")
+    compared: list[int] = []
+    differences = Texts.differences
+
+    def counted(texts: Texts, file: Path) -> tuple[list[str], dict[str, str]]:
+        found = differences(texts, file)
+        compared.append(len(found[1]))
+        return found
+
+    monkeypatch.setattr(Texts, "differences", counted)
+    assert shop.keeper.step()
+    assert shop.keeper.step()
+    assert compared == [170]
+    shop.forget("f000.py")
+    assert shop.keeper.step()
+    assert compared == [170, 70]
+    with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
+        assert sorted(found.digests()) == [f"f{number:03}.py" for number in range(1, 150)]
+
+
+def test_what_could_not_be_read_is_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(60):
+        shop.save(f"f{number:02}.py", f"def common_{number}(): return backlog\n")
+    assert shop.keeper.step()
+
+    def away(*_: object) -> None:
+        raise OSError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tree, "readable", away)
+        with pytest.raises(OSError, match="away"):
+            shop.keeper.step()
     shop.keep()
-    assert len(compared) == 1, "four steps"
-    shop.save("f0.py", "def rare(): return 1\n")
-    shop.keep()
-    assert (len(compared), shop.found("rare")) == (2, ["f0.py"])
+    assert shop.found("common_59") == ["f59.py"]
 
 
 def test_what_becomes_secret_between_two_steps_leaves_with_the_next(shop: Shop) -> None:
@@ -111,21 +131,6 @@ def test_what_becomes_secret_between_two_steps_leaves_with_the_next(shop: Shop) 
     with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
         assert "f000.py" not in found.digests()
     shop.keep()
-
-
-def test_files_of_a_step_that_failed_are_put_later(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(120):
-        shop.save(f"f{number}.py", f"def common_{number}(): return backlog\n")
-    assert shop.keeper.step()
-    with monkeypatch.context() as patched:
-        patched.setattr(Tree, "readable", lambda *_: (_ for _ in ()).throw(OSError("no answer")))
-        with pytest.raises(OSError, match="no answer"):
-            shop.keeper.step()
-    shop.keep()
-    with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
-        assert len(found.digests()) == 120
 
 
 @pytest.mark.parametrize("is_refused", [True, False])

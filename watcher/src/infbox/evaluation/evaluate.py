@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from infbox.errors import InputError
 from infbox.evaluation.history import History
+from infbox.evaluation.judge import lines as judge_lines
 from infbox.evaluation.policies import Log, Ordered, Remembering, by_age
 from infbox.packing import hunks
 from infbox.packing.kinds import FileKind, kind_of
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from infbox.evaluation.history import Blob, Save
+    from infbox.evaluation.judge import Judge
     from infbox.packing.tokens import Tokenizer
     from infbox.retrieval.texts import Place
 
@@ -104,11 +106,20 @@ class Evaluation:
         budget: tokens in all, of each view but ``retrieved``.
         retrieve: tokens of them for retrieval.
         tokenizer: counts tokens.
+        judge: a model that judges too; None for none.
     """
 
     def __init__(
-        self, history: History, start: str, budget: int, retrieve: int, tokenizer: Tokenizer
+        self,
+        history: History,
+        start: str,
+        budget: int,
+        retrieve: int,
+        tokenizer: Tokenizer,
+        *,
+        judge: Judge | None = None,
     ) -> None:
+        self._judge, self._commits = judge, 0
         self._history = history
         self._budget, self._retrieve, self._tokenizer = budget, retrieve, tokenizer
         self._tree = _bounded(history.files(start))
@@ -137,11 +148,12 @@ class Evaluation:
         wanted = list(_wanted(saves))
         is_sweep = len(saves) > MAX_FILES or sum(len(w.hunks) for w in wanted) > MAX_HUNKS
         if wanted and not is_sweep and read_question(question).words:
-            self._ask(question, wanted)
+            self._ask(question, wanted, saves)
+        self._commits += 1
         for save in saves:
             self._take(save)
 
-    def _ask(self, question: str, wanted: Sequence[Wanted]) -> None:
+    def _ask(self, question: str, wanted: Sequence[Wanted], saves: Sequence[Save]) -> None:
         self.questions += 1
         choose = partial(
             search.choose,
@@ -154,7 +166,8 @@ class Evaluation:
         besides = choose(in_full=self._is_in_full)
         cost = self._tokenizer.count(search.rendered(besides)) + self._tokenizer.count(question)
         self.computed_per_question.append(cost)
-        alone = _lines_of(each.place for each in choose(in_full=lambda _: False))
+        by_itself = choose(in_full=lambda _: False)
+        alone = _lines_of(each.place for each in by_itself)
         added = _lines_of(each.place for each in besides)
         plain = _lines_of(plain_bm25(self._windows, question, self._budget, self._tokenizer))
         views: Mapping[str, Callable[[str, Blob], Sequence[tuple[int, int]]]] = {
@@ -170,6 +183,14 @@ class Evaluation:
                 self.wanted.files[kind] += 1
             for name, shown in views.items():
                 self.found[name].count(each, shown)
+
+        if self._judge and self._judge.wants(self._commits):
+            contexts = {
+                "pack": self._pack.text(),
+                "retrieved": search.rendered(by_itself),
+                "both": self._smaller.text() + search.rendered(besides),
+            }
+            self._judge.judge(self._commits, question, saves, contexts)
 
     def _is_in_full(self, path: str) -> bool:
         blob = self._tree.get(path)
@@ -198,6 +219,7 @@ def evaluate(
     tokenizer: Tokenizer,
     *,
     tell: Callable[[int, int], None] = lambda _done, _of: None,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Replay the last commits of what is checked out, and see what each way would have shown.
 
@@ -208,21 +230,25 @@ def evaluate(
         retrieve: tokens of them for retrieval.
         tokenizer: counts tokens.
         tell: is called now and then with the commits that are done, and how many there are.
+        judge: a model that judges too; None for none.
 
     Returns:
         ``questions``; ``hunks`` and ``files``, by view and kind of file, as the share that was
         shown, None where there were none of a kind; ``computed_per_question``, what is behind the
-        pack; ``computed_per_save``, of the pack that leaves retrieval its tokens.
+        pack; ``computed_per_save``, of the pack that leaves retrieval its tokens; and, if there is
+        a judge, ``judge`` as ``Judge.result`` has it.
 
     Raises:
         InputError: the directory is in no repository, or that has no commits or too large a tree;
-            or retrieval leaves the pack nothing.
+            or retrieval leaves the pack nothing; or the judge's engine does not answer.
     """
     if retrieve >= budget:
         raise InputError(f"--retrieve {retrieve}: give fewer tokens than --budget, {budget}")
     with History(repository) as history:
         steps = history.steps(commits)
-        running = Evaluation(history, steps[0][0], budget, retrieve, Remembering(tokenizer))
+        running = Evaluation(
+            history, steps[0][0], budget, retrieve, Remembering(tokenizer), judge=judge
+        )
         for done, (parent, commit) in enumerate(steps, start=1):
             running.step(parent, commit)
             if done % _TOLD_EVERY == 0:
@@ -233,6 +259,7 @@ def evaluate(
         "files": {view: _shares(running.found[view].files, running.wanted.files) for view in VIEWS},
         "computed_per_question": _mean(running.computed_per_question),
         "computed_per_save": _mean(running.computed_per_save),
+        **({"judge": judge.result()} if judge else {}),
     }
 
 
@@ -248,6 +275,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"tokens computed: {result['computed_per_question']:,.0f} a question,"
         f" {result['computed_per_save']:,.0f} a save"
     )
+    if "judge" in result:
+        lines += judge_lines(result["judge"])
     return "\n".join(lines)
 
 

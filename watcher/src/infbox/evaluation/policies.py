@@ -193,6 +193,10 @@ class Log:
         """Return the size of the pack."""
         return self._pack.tokens
 
+    def text(self) -> str:
+        """Return the pack."""
+        return self._pack.text
+
     def heat(self, path: str) -> float:
         """Return how often and how lately a file was edited."""
         heat, noted = self._heats.get(path, (0.0, 0))

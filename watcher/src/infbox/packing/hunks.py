@@ -68,6 +68,16 @@ def replaced(old: str, new: str) -> list[tuple[int, int]] | None:
     return [(start, end) for tag, start, end, _, _ in opcodes if tag != "equal"]
 
 
+def added(old: str, new: str) -> str | None:
+    """Return the lines of ``new`` that are not those of ``old``; None as ``replaced`` does."""
+    before, after = _lines(old), _lines(new)
+    opcodes = _opcodes(before, after)
+    if opcodes is None:
+        return None
+    kept = (after[start:end] for tag, _, _, start, end in opcodes if tag != "equal")
+    return "".join(line for lines in kept for line in lines)
+
+
 class _Changes(SequenceMatcher[str]):
     """difflib's grouping of changes that were found by other means."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from infbox.log import line
+from infbox.packing.tokens import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +68,11 @@ class Pack:
     epoch: str = ""
     withdrawn: Mapping[str, int] = field(default_factory=dict, repr=False)
     others: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def pieces(self) -> float:
+        """How many pieces the text has, as ``tokens.pieces`` counts them."""
+        return pieces(self.text.decode(errors="replace"))
 
     @property
     def whole(self) -> Front:

@@ -7,14 +7,15 @@ definitions is found too.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from infbox.packing.symbols import Definition, definitions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 VERSION = 1
 """Changes when the same text gives other chunks: what was made by another version is made anew."""
@@ -52,6 +53,28 @@ class Chunk:
     names: tuple[str, ...] = ()
 
 
+class _Lines(list[str]):
+    """The lines of a file, which know how long some of them are together."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        super().__init__(lines)
+        self._ends = [0, *accumulate(len(line) + 1 for line in self)]
+        self._filled = [0, *accumulate(1 if line.strip() else 0 for line in self)]
+
+    def size(self, chunk: Chunk) -> int:
+        """Return how many characters a chunk has."""
+        return self._ends[chunk.end] - self._ends[chunk.start - 1]
+
+    def has_text(self, chunk: Chunk) -> bool:
+        """Say whether a chunk has more than empty lines."""
+        return self._filled[chunk.end] > self._filled[chunk.start - 1]
+
+    def too_far(self, start: int, behind: int) -> int:
+        """Return the first line behind another up to which, from ``start`` on, there are more than
+        LARGEST characters."""
+        return bisect_right(self._ends, self._ends[start - 1] + LARGEST, lo=behind + 1)
+
+
 def chunks(path: str, text: str) -> list[Chunk]:
     """Cut a file into chunks.
 
@@ -62,7 +85,7 @@ def chunks(path: str, text: str) -> list[Chunk]:
     Returns:
         Chunks in the order of the file that have each of its lines once; none of an empty file.
     """
-    lines = lines_of(text)
+    lines = _Lines(lines_of(text))
     if not lines:
         return []
     ending = path.rpartition(".")[2].lower()
@@ -88,7 +111,7 @@ def lines_of(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _defined(lines: Sequence[str], around: Chunk, inside: Sequence[Definition]) -> Iterator[Chunk]:
+def _defined(lines: _Lines, around: Chunk, inside: Sequence[Definition]) -> Iterator[Chunk]:
     """Cut lines into the definitions in them and what lies between; large types into members."""
     at = around.start
     for definition in inside:
@@ -100,7 +123,7 @@ def _defined(lines: Sequence[str], around: Chunk, inside: Sequence[Definition]) 
             yield Chunk(at, start - 1, around.names)
         names = (*around.names[:1], definition.name)
         chunk = Chunk(start, end, names)
-        if definition.members and _size(lines, chunk) > LARGEST:
+        if definition.members and lines.size(chunk) > LARGEST:
             yield from _defined(lines, chunk, definition.members)
         else:
             inner = tuple(member.name for member in definition.members)
@@ -118,33 +141,28 @@ def _with_comments(lines: Sequence[str], lowest: int, start: int) -> int:
     return max(lowest, start - _ABOVE)
 
 
-def _fitting(lines: Sequence[str], piece: Chunk) -> Iterator[Chunk]:
+def _fitting(lines: _Lines, piece: Chunk) -> Iterator[Chunk]:
     """Cut a piece that is too large to be shown whole, best at an empty line."""
-    most = WHOLE if piece.names else LARGEST
-    if _size(lines, piece) <= most:
+    if lines.size(piece) <= (WHOLE if piece.names else LARGEST):
         yield piece
         return
-    start, size, blank = piece.start, 0, 0
-    for line in range(piece.start, piece.end + 1):
-        size += len(lines[line - 1]) + 1
-        if size > LARGEST and line > start:
-            end = blank if blank > start else line - 1
-            yield Chunk(start, end, piece.names)
-            start, blank = end + 1, 0
-            size = sum(len(lines[n - 1]) + 1 for n in range(start, line + 1))
-        if not lines[line - 1].strip():
-            blank = line
+    start = line = piece.start
+    while (line := lines.too_far(start, max(line, start))) <= piece.end:
+        blank = next((n for n in range(line - 1, start, -1) if not lines[n - 1].strip()), 0)
+        end = blank or line - 1
+        yield Chunk(start, end, piece.names)
+        start = end + 1
     yield Chunk(start, piece.end, piece.names)
 
 
-def _joined(lines: Sequence[str], pieces: Sequence[Chunk]) -> list[Chunk]:
+def _joined(lines: _Lines, pieces: Sequence[Chunk]) -> list[Chunk]:
     """Join neighbours that are small together, empty lines to what is above them, and chunks beyond
     the most that a file may have."""
     joined: list[Chunk] = []
     size = 0
     for piece in pieces:
-        more = _size(lines, piece)
-        is_small = size + more <= SMALLEST or not _has_text(lines, piece)
+        more = lines.size(piece)
+        is_small = size + more <= SMALLEST or not lines.has_text(piece)
         if joined and (is_small or len(joined) >= MAX_CHUNKS):
             before = joined[-1]
             names = tuple(dict.fromkeys((*before.names, *piece.names)))
@@ -154,14 +172,6 @@ def _joined(lines: Sequence[str], pieces: Sequence[Chunk]) -> list[Chunk]:
             joined.append(piece)
             size = more
     return joined
-
-
-def _has_text(lines: Sequence[str], chunk: Chunk) -> bool:
-    return any(line.strip() for line in lines[chunk.start - 1 : chunk.end])
-
-
-def _size(lines: Sequence[str], chunk: Chunk) -> int:
-    return sum(len(line) + 1 for line in lines[chunk.start - 1 : chunk.end])
 
 
 def _cut_at(whole: Chunk, headings: Sequence[tuple[int, str]]) -> list[Chunk]:

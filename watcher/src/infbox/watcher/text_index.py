@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from infbox.errors import GitError, InputError
@@ -16,8 +16,10 @@ from infbox.runtime import memory
 from infbox.watching.index import Reader, is_damage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from infbox.packing.pack import Source
     from infbox.retrieval.texts import Texts
     from infbox.tree.files import Tree
 
@@ -52,11 +54,10 @@ class TextIndex:
         self._tree = tree
         self._texts: Texts | None = None
         self._must_forget = True  # what another process removed, and was ended before it forgot
-        self._skipped: dict[str, str] = {}
+        self._behind: dict[str, str] = {}
         self._compared: tuple[int, int] | None = None
-        """The index's state when the two were compared; None if they must be again."""
-        self._behind: deque[tuple[str, str]] = deque()
-        """Files to put, with their digests, as long as the index is in that state."""
+        """The version of the watcher's index that ``_behind`` comes from; None to compare anew."""
+        self._skipped: dict[str, str] = {}
 
     def close(self) -> None:
         """Close what is open."""
@@ -83,27 +84,15 @@ class TextIndex:
 
     def _step(self) -> bool:
         texts = self._opened()
-        state, compared = self._index.state(), self._compared
-        self._compared = None  # if anything fails below
-        if state != compared:
+        version = self._index.version()
+        # To compare takes as long as to put some files: in a first index of many, nearly all of it.
+        if version != self._compared:
             self._compare(texts)
-        # After an upgrade it takes a while until the index was judged by the rules as they are now.
-        is_judged = self._index.policy() == self._tree.policy
-        some = dict(self._behind.popleft() for _ in range(min(AT_ONCE, len(self._behind))))
-        read = {
-            path: self._tree.readable(path, digest if is_judged else "")
-            for path, digest in some.items()
-        }
-        lost = []
-        for path, content in read.items():
-            if content is None or content.digest != some[path]:
-                self._skipped[path] = some[path]  # the watcher will tell what became of it
-                lost.append(path)
-        if lost:
-            self._must_forget = True
-            texts.remove(*lost)
-        texts.put_all({path: read[path] for path in some if path not in self._skipped})
-        self._compared = state
+            self._compared = version
+        some = dict(islice(self._behind.items(), AT_ONCE))
+        self._put(texts, some)
+        for path in some:  # once they are in: what cannot be put now is tried again
+            del self._behind[path]
         if self._behind:
             return True
         if self._must_forget:
@@ -112,14 +101,27 @@ class TextIndex:
         return False
 
     def _compare(self, texts: Texts) -> None:
-        """Take out what has to go, and note what is to be put: the one thing here that takes as
-        long as the tree is large, and so not done with each step of a tree's first index."""
+        """Take out what has to go, and note what is to be put."""
         gone, behind = texts.differences(self._index_file)
         if gone:
             self._must_forget = True
             texts.remove(*gone)
         self._skipped = {p: d for p, d in self._skipped.items() if behind.get(p) == d}
-        self._behind = deque((p, d) for p, d in behind.items() if p not in self._skipped)
+        self._behind = {p: d for p, d in behind.items() if p not in self._skipped}
+
+    def _put(self, texts: Texts, wanted: Mapping[str, str]) -> None:
+        """Put files with these digests; one that is no longer so is taken out."""
+        # After an upgrade it takes a while until the index was judged by the rules as they are now.
+        is_judged = self._index.policy() == self._tree.policy
+        found: dict[str, Source | None] = {}
+        for path, digest in wanted.items():
+            content = self._tree.readable(path, digest if is_judged else "")
+            is_same = content is not None and content.digest == digest
+            found[path] = content if is_same else None
+        lost = {path for path, content in found.items() if content is None}
+        self._skipped |= {path: wanted[path] for path in lost}  # the watcher will tell of them
+        self._must_forget |= bool(lost)
+        texts.put_all(found)
 
     def _opened(self) -> Texts:
         """Return the text index, begun anew where other rules let its files in."""

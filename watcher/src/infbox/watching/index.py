@@ -302,6 +302,12 @@ class Reader:
         found = self._query("SELECT value FROM meta WHERE key = 'policy'").fetchone()
         return found[0] if found else ""
 
+    def version(self) -> tuple[int, int]:
+        """Return what is another value after each change to it, and the same one as long as there
+        was none."""
+        found: int = self._query("PRAGMA data_version").fetchone()[0]
+        return self._opened, found
+
     def counts(self) -> tuple[int, int]:
         """Return how many files may enter the pack, and how many there are in all."""
         row = self._query("SELECT count(*) - count(refused), count(*) FROM files").fetchone()

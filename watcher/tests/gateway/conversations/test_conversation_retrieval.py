@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from gateway_stack import Stack, running
 from infbox.gateway.app import Gateway
 from infbox.gateway.conversations import retrieving
 from infbox.gateway.conversations.service import Conversations
+from infbox.packing.published import Pack
+from infbox.packing.tokens import PIECES_PER_TOKEN, Estimate
 from infbox.retrieval import texts
+from infbox.retrieval.search import Chosen
+from infbox.retrieval.texts import Place
 from serving import serving, settings_for
 
 ALL = pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
@@ -406,3 +411,30 @@ def test_it_is_erased_from_the_disk(tmp_path: Path, shop: Workspace, stack: Stac
 
 def _bytes_in(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.iterdir())
+
+
+def test_chunks_that_have_more_tokens_than_their_bytes_let_expect_are_left_out() -> None:
+    dense = "[[0, 1], [2, 3]], {('a', 'b'): (4, 5)}, (x[i][j] << 3) & 0xff,\n" * 4
+    places = [Place(n, f"f{n}.py", 1, 4, len(dense), ()) for n in range(12)]
+    chosen = [Chosen(place, dense if n % 2 else "x = 1\n", "") for n, place in enumerate(places)]
+    wanted = retrieving.Wanted(
+        "shop", 0, QUESTION, (), 700, 4.0, {}, frozenset(), pieces_per_token=0.9
+    )
+    kept = retrieving.fitting(chosen, wanted)
+    note = retrieving.composed(kept, {place.path: "digest" for place in places}, wanted)
+    assert note
+    assert 500 < note.tokens <= 700
+    assert kept == [each for each in chosen if each in kept], "the first ones first"
+    assert kept[0] is chosen[0]
+    assert len(kept) < len(chosen)
+    assert Estimate(4.0).count(note.text) < 0.7 * note.tokens
+
+
+def test_the_pieces_of_a_token_are_those_of_the_pack() -> None:
+    text = b"def price_of(order):\n    return 42\n" * 20
+    pack = Pack(1, 1, 250, "", text, text)
+    assert pack.pieces == 20 * 11
+    assert retrieving.pieces_per_token(pack) == pytest.approx(0.95 * 220 / 250)
+    assert retrieving.pieces_per_token(replace(pack, tokens=0)) == PIECES_PER_TOKEN
+    assert retrieving.pieces_per_token(replace(pack, tokens=1)) == 1.2
+    assert retrieving.pieces_per_token(replace(pack, tokens=9000)) == 0.5

@@ -206,6 +206,7 @@ class Sending:
             {path: shows.digests[path] for path, whole in shows.in_full.items() if whole},
             frozenset(chunk for each in told for chunk in each.found),
             must_search=bool(options.query or options.files),
+            pieces_per_token=retrieving.pieces_per_token(self._present),
         )
 
     def decide(self, retrieval: Found | None = None) -> Turn:

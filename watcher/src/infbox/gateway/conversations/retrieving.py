@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.gateway.conversations.notes import Note
 from infbox.log import line
-from infbox.packing.tokens import BYTES_PER_TOKEN, Estimate, estimate
+from infbox.packing.tokens import BYTES_PER_TOKEN, PIECES_PER_TOKEN, Estimate, Pieces
 from infbox.retrieval import questions, search
 from infbox.retrieval.kept import FAILURES, KeptTexts
 
@@ -62,7 +62,8 @@ _FRAME_CHARS = len(_BEGIN + _END)
 _LEAST_WORDS = 2  # of a question that names nothing: "and now?" asks for nothing else
 _MOST_OPEN = 16  # text indexes
 _LEAST_BYTES_PER_TOKEN = 2.0
-_MARGIN = 0.95  # of the bytes per token of the whole tree, as some files have fewer
+_MARGIN = 0.95  # of what makes a token in the whole tree, as some files have less
+_LEAST_PIECES_PER_TOKEN, _MOST_PIECES_PER_TOKEN = 0.5, 1.2
 
 _logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Wanted(NamedTuple):
             digests, by path.
         told: chunks that it was told.
         must_search: whether a question of hardly a word is searched for, too.
+        pieces_per_token: of the tree's files, about.
     """
 
     workspace: str
@@ -92,6 +94,7 @@ class Wanted(NamedTuple):
     in_full: Mapping[str, str]
     told: frozenset[Chunk]
     must_search: bool = False
+    pieces_per_token: float = PIECES_PER_TOKEN
 
 
 class Found(NamedTuple):
@@ -119,6 +122,13 @@ def bytes_per_token(pack: Pack) -> float:
     pack."""
     own = _MARGIN * len(pack.text) / pack.tokens if pack.tokens else BYTES_PER_TOKEN
     return min(max(own, _LEAST_BYTES_PER_TOKEN), BYTES_PER_TOKEN)
+
+
+def pieces_per_token(pack: Pack) -> float:
+    """Return how many pieces of a tree's text make a token of the model, as the watcher counted its
+    pack."""
+    own = _MARGIN * pack.pieces / pack.tokens if pack.tokens else PIECES_PER_TOKEN
+    return min(max(own, _LEAST_PIECES_PER_TOKEN), _MOST_PIECES_PER_TOKEN)
 
 
 class Retrieval:
@@ -224,7 +234,7 @@ class Retrieval:
 
         counted = Estimate(wanted.bytes_per_token)
         room = wanted.room - math.ceil(_FRAME_CHARS / wanted.bytes_per_token)
-        return search.choose(
+        chosen = search.choose(
             texts,
             wanted.text,
             is_in_full,
@@ -234,6 +244,7 @@ class Retrieval:
             was_shown=was_told,
             is_explained=False,
         )
+        return fitting(chosen, wanted)
 
     def _kept(self, workspace: str) -> KeptTexts:
         kept = self._open.get(workspace)
@@ -248,6 +259,20 @@ class Retrieval:
         kept = self._open.pop(workspace, None)
         if kept is not None:
             kept.close()
+
+
+def fitting(chosen: list[Chosen], wanted: Wanted) -> list[Chosen]:
+    """Return those chunks, the first ones first, that fit by a closer estimate than that from
+    bytes, by which they were chosen: it would take too long for all that might be."""
+    counted = Pieces(wanted.pieces_per_token)
+    room = wanted.room - counted.count(_BEGIN + _END)
+    kept = []
+    for each in chosen:
+        cost = counted.count(search.rendered([each], ""))
+        if cost <= room:
+            kept.append(each)
+            room -= cost
+    return kept
 
 
 def composed(chosen: list[Chosen], digests: Mapping[str, str], wanted: Wanted) -> Note | None:
@@ -265,7 +290,7 @@ def composed(chosen: list[Chosen], digests: Mapping[str, str], wanted: Wanted) -
         (place.path, digests[place.path], place.start, place.end)
         for place in (each.place for each in chosen)
     )
-    return Note(text, estimate(text, wanted.bytes_per_token), found=found)
+    return Note(text, Pieces(wanted.pieces_per_token).count(text), found=found)
 
 
 def _asks(text: str) -> bool:
