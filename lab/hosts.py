@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import ipaddress
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 from lab.images import host_image, lock
 from lab.settings import (
     CHECKOUT,
+    KEEP_MODULES,
+    KEPT_MODULES,
     LABEL,
     NETWORK,
     REGISTRY_ADDRESS,
@@ -107,6 +110,10 @@ def fresh(name: str, base: str, mounts: Sequence[str] = ()) -> Iterator[Host]:
 
 def start_container(container: str, name: str, image: str, mounts: Sequence[str]) -> None:
     """Run a new host; its own Engine keeps its data on a volume that goes with it."""
+    if os.environ.get(KEEP_MODULES):
+        KEPT_MODULES.mkdir(parents=True, exist_ok=True)
+        # Where each boot empties, so that no test takes it for a part of the host.
+        mounts = [*mounts, f"{KEPT_MODULES}:/run/lab-modules"]
     run(
         ["docker", "run", "--detach", "--name", container, "--hostname", name,
          "--label", f"{LABEL}={CHECKOUT}", "--network", NETWORK, "--ip", free_address(),
