@@ -110,10 +110,6 @@ def fresh(name: str, base: str, mounts: Sequence[str] = ()) -> Iterator[Host]:
 
 def start_container(container: str, name: str, image: str, mounts: Sequence[str]) -> None:
     """Run a new host; its own Engine keeps its data on a volume that goes with it."""
-    if os.environ.get(KEEP_MODULES):
-        KEPT_MODULES.mkdir(parents=True, exist_ok=True)
-        # Where each boot empties, so that no test takes it for a part of the host.
-        mounts = [*mounts, f"{KEPT_MODULES}:/run/lab-modules"]
     run(
         ["docker", "run", "--detach", "--name", container, "--hostname", name,
          "--label", f"{LABEL}={CHECKOUT}", "--network", NETWORK, "--ip", free_address(),
@@ -124,9 +120,18 @@ def start_container(container: str, name: str, image: str, mounts: Sequence[str]
          "--cgroupns=host", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw",
          "--tmpfs", "/run:exec", "--tmpfs", "/tmp:exec,mode=1777", "--shm-size", "4g",
          "--volume", "/var/lib/docker",
-         *(word for mount in mounts for word in ("--volume", mount)),
+         *(word for mount in [*mounts, *kept_modules()] for word in ("--volume", mount)),
          image]
     )  # fmt: skip
+
+
+def kept_modules() -> list[str]:
+    """Return what to mount so that a host keeps what Ansible's modules compile to, if it should."""
+    if not os.environ.get(KEEP_MODULES):
+        return []
+    KEPT_MODULES.mkdir(parents=True, exist_ok=True)
+    # Below a folder that each boot empties, so that no test takes it for a part of the host.
+    return [f"{KEPT_MODULES}:/run/lab-modules"]
 
 
 def free_address() -> str:

@@ -53,6 +53,11 @@ def test_few_engines_start_side_by_side_and_what_has_none_goes_before(
     assert queue._can_begin(SYSTEM)
 
 
+def test_what_needs_no_lab_leaves_the_cores_to_what_does() -> None:
+    assert run.command(UNIT) == ("nice", "-n", "10", "true")
+    assert run.command(LAB) == run.command(SYSTEM) == ("true",)
+
+
 def test_what_is_ordered_by_its_length_is_among_the_stages() -> None:
     assert {*LONGEST_FIRST, *WITH_ENGINE} <= {stage.name for stage in STAGES}
     assert [stage.name for stage in STAGES][: len(LONGEST_FIRST)] == [*LONGEST_FIRST]
