@@ -34,7 +34,7 @@ IMAGES = {
 }
 SUMMARY_LINES = 40
 # Seconds between two questions whether something has happened. To ask a host over SSH computes a
-# fifth of one, which whatever is waited for would need: the longer it takes, the rarer it is asked.
+# tenth of one, which whatever is waited for would need: the longer it takes, the rarer it is asked.
 LEAST_PAUSE, MOST_PAUSE = 0.05, 2.0
 PAUSE_SHARE = 1 / 20
 
