@@ -132,5 +132,5 @@ def test_all_have_the_certificate_and_the_keys_of_the_one_that_has_had_them(tmp_
     # While the one is away the other has its own.
     subprocess.run(["docker", "stop", "--time", "1", container("gpu1")], check=True)
     # With pipelining the connection does not tell one that is away from a module that fails.
-    deploy(tmp_path, "--limit", "gpu2", "--extra-vars", "ansible_pipelining=false")
+    deploy(tmp_path, "--limit", "gpu2", "-e", '{"ansible_pipelining": false}')
     assert held("gpu2") == first
