@@ -33,6 +33,10 @@ IMAGES = {
     "valkey": "valkey",
 }
 SUMMARY_LINES = 40
+# Seconds between two questions whether something has happened. To ask a host over SSH computes a
+# tenth of one, which whatever is waited for would need: the longer it takes, the rarer it is asked.
+LEAST_PAUSE, MOST_PAUSE = 0.05, 2.0
+PAUSE_SHARE = 1 / 20
 
 T = TypeVar("T")
 
@@ -185,7 +189,7 @@ def ssh(host: Host, command: str) -> str:
 
 
 def wait_for(what: str, ask: Callable[[], T | None], timeout: float) -> T:
-    """Ask until there is an answer.
+    """Ask until there is an answer, which is noticed a twentieth of the time later at most.
 
     Args:
         what: what is waited for, for the error.
@@ -195,9 +199,10 @@ def wait_for(what: str, ask: Callable[[], T | None], timeout: float) -> T:
     Raises:
         LabError: there was none in time.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while (answer := ask()) is None:
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise LabError(f"{what} did not happen within {timeout:.0f} s")
-        time.sleep(0.05)
+        time.sleep(min(max(LEAST_PAUSE, waited * PAUSE_SHARE), MOST_PAUSE))
     return answer

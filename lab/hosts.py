@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import ipaddress
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 from lab.images import host_image, lock
 from lab.settings import (
     CHECKOUT,
+    KEEP_MODULES,
+    KEPT_MODULES,
     LABEL,
     NETWORK,
     REGISTRY_ADDRESS,
@@ -117,9 +120,18 @@ def start_container(container: str, name: str, image: str, mounts: Sequence[str]
          "--cgroupns=host", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw",
          "--tmpfs", "/run:exec", "--tmpfs", "/tmp:exec,mode=1777", "--shm-size", "4g",
          "--volume", "/var/lib/docker",
-         *(word for mount in mounts for word in ("--volume", mount)),
+         *(word for mount in [*mounts, *kept_modules()] for word in ("--volume", mount)),
          image]
     )  # fmt: skip
+
+
+def kept_modules() -> list[str]:
+    """Return what to mount so that a host keeps what Ansible's modules compile to, if it should."""
+    if not os.environ.get(KEEP_MODULES):
+        return []
+    KEPT_MODULES.mkdir(parents=True, exist_ok=True)
+    # Below a folder that each boot empties, so that no test takes it for a part of the host.
+    return [f"{KEPT_MODULES}:/run/lab-modules"]
 
 
 def free_address() -> str:

@@ -20,6 +20,10 @@ REGISTRY_PUSH = "127.0.0.1:5077"
 REGISTRY_PULL = f"{REGISTRY_ADDRESS}:{REGISTRY_PORT}"
 
 IMAGES_FILE = STATE / "images.json"
+# What Ansible's modules compile to, for hosts that are made where this variable says so: tests
+# run thousands of modules. Whoever measures a run wants a host that compiles as any other does.
+KEPT_MODULES = STATE / "modules"
+KEEP_MODULES = "LAB_KEEP_MODULES"
 SSH_KEY = STATE / "ssh" / "id_ed25519"
 LABEL = "infbox.lab"
 

@@ -7,7 +7,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOW_SCENARIOS = ("nvidia_driver", "stack", "watcher", "backup")
+# What takes over a minute and a half, the longest first, by what the last runs of all stages took:
+# the short ones fill the gaps and the end. Those that are not named follow as they stand below.
+LONGEST_FIRST = (
+    "lab", "system", "bootstrap", "unit-watcher", "role-watcher", "role-model_store", "sign-in",
+    "role-nvidia_driver", "role-stack", "unit", "role-backup", "cake", "role-docker",
+    "role-nvidia_container_toolkit", "role-dcgm", "page", "ansible-lint", "role-caddy",
+)  # fmt: skip
+# They start an engine, which computes on all cores, or make a model with one's libraries.
+WITH_ENGINE = ("system", "bootstrap", "role-model_store", "cake", "gpu-presets")
 # Of the system tests the one that does not share its host with the others.
 HOST_OF_ITS_OWN = "tests/system/test_gpus_without_driver_stub.py"
 # What people, linters and unit tests read, and nothing on a lab host.
@@ -37,6 +45,11 @@ class Stage:
     group: str
     untouched_by: Sequence[str] = ()
     touched_by: Sequence[str] = ()
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether it computes with an engine: few of these go on at once."""
+        return self.name in WITH_ENGINE
 
     @property
     def needs_lab(self) -> bool:
@@ -78,13 +91,17 @@ def scenario(name: str) -> Stage:
     return Stage(f"role-{name}", command, "roles", (*NO_LAB, *own))
 
 
-# The slowest first of what wants the lab, so that the short ones fill the gaps.
-STAGES = (
+def by_length(stages: Iterable[Stage]) -> tuple[Stage, ...]:
+    """Return stages in the order in which they should begin."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    return tuple(sorted(stages, key=lambda stage: places.get(stage.name, len(places))))
+
+
+STAGES = by_length((
     Stage("lab", ("python", "-m", "lab", "up"), "lab"),
     Stage("system", pytest("-m", "lab and not long", "--ignore", HOST_OF_ITS_OWN, "tests/system"),
           "system", NO_LAB, PAGES_OF_A_HOST),
     Stage("bootstrap", pytest("-m", "lab", "tests/bootstrap"), "bootstrap", NO_LAB),
-    *(scenario(name) for name in SLOW_SCENARIOS),
     Stage("system-gpus", pytest("-m", "lab", HOST_OF_ITS_OWN), "system", NO_LAB),
     Stage("ansible-lint", ("ansible-lint", "--offline", "--profile", "production"), "lint",
           ("*.md", "*.py", "docs/*", "watcher/*")),
@@ -94,7 +111,8 @@ STAGES = (
           "unit",
           ("*.md", "docs/*", "watcher/tests/*")),
     Stage("pages", pytest("tests/docs"), "unit"),
-    Stage("unit-watcher", pytest("-n", "2", "-c", "watcher/pyproject.toml",
+    # Four, since each waits for the most part: for clocks, sockets and git.
+    Stage("unit-watcher", pytest("-n", "4", "-c", "watcher/pyproject.toml",
                                  "--ignore", "watcher/tests/fuzz", "watcher/tests"),
           "unit", NOT_OF_THE_WATCHER),
     Stage("fuzz", pytest("-n", "2", "--dist", "loadfile", "-c", "watcher/pyproject.toml",
@@ -119,15 +137,11 @@ STAGES = (
     Stage("alerts", ("python", "tools/check_alerts.py"), "lint"),
     # Rules are tried with promtool, which the lab's image has.
     Stage("rules", pytest("-m", "lab", "tests/monitoring"), "roles", NO_LAB),
-    *(
-        scenario(file.parent.name)
-        for file in sorted(ROOT.glob("molecule/*/molecule.yml"))
-        if file.parent.name not in SLOW_SCENARIOS
-    ),
+    *(scenario(file.parent.name) for file in sorted(ROOT.glob("molecule/*/molecule.yml"))),
     Stage("sign-in", pytest("-m", "lab", "tests/caddy"), "roles", NO_LAB),
     Stage("collection", pytest("-m", "lab and not long", "tests/collection"), "roles", NO_LAB),
     Stage("valkey-client", pytest("-m", "lab", "tests/valkey"), "roles", NO_LAB),
     Stage("cake", pytest("-m", "lab", "tests/cake"), "roles", NO_LAB),
     Stage("gpu-presets", pytest("-m", "lab and not long", "tests/engine"), "roles", NO_LAB),
     Stage("page", pytest("-m", "lab", "tests/page"), "roles", NO_LAB),
-)  # fmt: skip
+))  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests import run
-from tests.stages import ROOT, STAGES, Stage
+from tests.stages import LONGEST_FIRST, ROOT, STAGES, WITH_ENGINE, Stage
 
 LAB = Stage("lab", ("true",), "lab")
 SYSTEM = Stage("system", ("true",), "system")
@@ -37,6 +37,30 @@ def test_without_the_lab_the_rest_is_proven_all_the_same(began: list[str]) -> No
     results = run.run_stages([Stage("lab", ("false",), "lab"), SYSTEM, UNIT])
     assert began == ["lab", "unit"]
     assert [result.passed for result in results] == [False, True]
+
+
+def test_few_engines_start_side_by_side_and_what_has_none_goes_before(
+    began: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "ENGINES", 0)
+    queue = run.Queue([SYSTEM, UNIT], wants_lab=False)
+    assert queue._can_begin(UNIT)
+    assert not queue._can_begin(SYSTEM)
+    monkeypatch.setattr(run, "ENGINES", 1)
+    queue.work()
+    assert began == ["system", "unit"]
+    # Those that have ended count no more.
+    assert queue._can_begin(SYSTEM)
+
+
+def test_what_needs_no_lab_leaves_the_cores_to_what_does() -> None:
+    assert run.command(UNIT) == ("nice", "-n", "10", "true")
+    assert run.command(LAB) == run.command(SYSTEM) == ("true",)
+
+
+def test_what_is_ordered_by_its_length_is_among_the_stages() -> None:
+    assert {*LONGEST_FIRST, *WITH_ENGINE} <= {stage.name for stage in STAGES}
+    assert [stage.name for stage in STAGES][: len(LONGEST_FIRST)] == [*LONGEST_FIRST]
 
 
 def test_all_scenarios_and_all_tests_of_the_lab_are_among_the_stages() -> None:
