@@ -30,10 +30,10 @@ FAILURE_LINES = 150
 WRONG = re.compile(r"^[\s'\"-]*(E  |____|FAILED )")
 SUMMARY_LINES = 12
 SLOWEST = 10
-# With two, the cores were idle for a third of the time: most stages wait for SSH, disks and clocks.
+# Two leave the cores idle for a third of the time: stages wait for SSH, disks and clocks.
 WORKERS = 3
-# An engine needs all the cores while it starts: with three, each took longer than clients wait.
-ENGINES = 2
+# An engine needs all cores while it starts: with three, each took longer than clients wait.
+IN_LAB = 2
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def command(stage: Stage) -> tuple[str, ...]:
     """Return what a stage runs; what needs no lab leaves the cores to what takes longest."""
     if stage.needs_lab or stage.group == "lab":
         return tuple(stage.command)
-    return ("nice", "-n", "10", *stage.command)
+    return ("nice", "-n", "5", *stage.command)
 
 
 def environment(report: Path) -> dict[str, str]:
@@ -152,7 +152,7 @@ class Queue:
     def __init__(self, stages: Sequence[Stage], *, wants_lab: bool) -> None:
         self.results: list[Result] = []
         self._pending = list(stages)
-        self._engines = 0
+        self._in_lab = 0
         self._lab_is_there = not wants_lab
         self._changed = threading.Condition()
 
@@ -168,14 +168,14 @@ class Queue:
                 for stage in self._pending:
                     if self._can_begin(stage):
                         self._pending.remove(stage)
-                        self._engines += stage.has_engine
+                        self._in_lab += stage.needs_lab
                         return stage
                 self._changed.wait()
             return None
 
     def _can_begin(self, stage: Stage) -> bool:
         """Say whether what a stage needs is there."""
-        if stage.has_engine and self._engines >= ENGINES:
+        if stage.needs_lab and self._in_lab >= IN_LAB:
             return False
         return self._lab_is_there or not stage.needs_lab
 
@@ -183,7 +183,7 @@ class Queue:
         """Keep a result; without the lab, what needs it is left out."""
         with self._changed:
             self.results.append(result)
-            self._engines -= stage.has_engine
+            self._in_lab -= stage.needs_lab
             if stage.group == "lab":
                 self._lab_is_there = result.passed
                 if not result.passed:

@@ -14,8 +14,6 @@ LONGEST_FIRST = (
     "role-nvidia_driver", "role-stack", "unit", "role-backup", "cake", "role-docker",
     "role-nvidia_container_toolkit", "role-dcgm", "page", "ansible-lint", "role-caddy",
 )  # fmt: skip
-# They start an engine, which computes on all cores, or make a model with one's libraries.
-WITH_ENGINE = ("system", "bootstrap", "role-model_store", "cake", "gpu-presets")
 # Of the system tests the one that does not share its host with the others.
 HOST_OF_ITS_OWN = "tests/system/test_gpus_without_driver_stub.py"
 # What people, linters and unit tests read, and nothing on a lab host.
@@ -45,11 +43,6 @@ class Stage:
     group: str
     untouched_by: Sequence[str] = ()
     touched_by: Sequence[str] = ()
-
-    @property
-    def has_engine(self) -> bool:
-        """Whether it computes with an engine: few of these go on at once."""
-        return self.name in WITH_ENGINE
 
     @property
     def needs_lab(self) -> bool:
@@ -111,8 +104,7 @@ STAGES = by_length((
           "unit",
           ("*.md", "docs/*", "watcher/tests/*")),
     Stage("pages", pytest("tests/docs"), "unit"),
-    # Four, since each waits for the most part: for clocks, sockets and git.
-    Stage("unit-watcher", pytest("-n", "4", "-c", "watcher/pyproject.toml",
+    Stage("unit-watcher", pytest("-n", "2", "-c", "watcher/pyproject.toml",
                                  "--ignore", "watcher/tests/fuzz", "watcher/tests"),
           "unit", NOT_OF_THE_WATCHER),
     Stage("fuzz", pytest("-n", "2", "--dist", "loadfile", "-c", "watcher/pyproject.toml",

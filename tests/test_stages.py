@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests import run
-from tests.stages import LONGEST_FIRST, ROOT, STAGES, WITH_ENGINE, Stage
+from tests.stages import LONGEST_FIRST, ROOT, STAGES, Stage
 
 LAB = Stage("lab", ("true",), "lab")
 SYSTEM = Stage("system", ("true",), "system")
@@ -39,14 +39,14 @@ def test_without_the_lab_the_rest_is_proven_all_the_same(began: list[str]) -> No
     assert [result.passed for result in results] == [False, True]
 
 
-def test_few_engines_start_side_by_side_and_what_has_none_goes_before(
+def test_two_stages_have_lab_hosts_at_once_and_what_needs_none_goes_before(
     began: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ENGINES", 0)
+    monkeypatch.setattr(run, "IN_LAB", 0)
     queue = run.Queue([SYSTEM, UNIT], wants_lab=False)
     assert queue._can_begin(UNIT)
     assert not queue._can_begin(SYSTEM)
-    monkeypatch.setattr(run, "ENGINES", 1)
+    monkeypatch.setattr(run, "IN_LAB", 1)
     queue.work()
     assert began == ["system", "unit"]
     # Those that have ended count no more.
@@ -54,12 +54,12 @@ def test_few_engines_start_side_by_side_and_what_has_none_goes_before(
 
 
 def test_what_needs_no_lab_leaves_the_cores_to_what_does() -> None:
-    assert run.command(UNIT) == ("nice", "-n", "10", "true")
+    assert run.command(UNIT) == ("nice", "-n", "5", "true")
     assert run.command(LAB) == run.command(SYSTEM) == ("true",)
 
 
 def test_what_is_ordered_by_its_length_is_among_the_stages() -> None:
-    assert {*LONGEST_FIRST, *WITH_ENGINE} <= {stage.name for stage in STAGES}
+    assert {*LONGEST_FIRST} <= {stage.name for stage in STAGES}
     assert [stage.name for stage in STAGES][: len(LONGEST_FIRST)] == [*LONGEST_FIRST]
 
 
