@@ -139,7 +139,7 @@ class Keyring:
             held = {DEFAULT: Key(""), **state.labelled[user]}
             if label in held and not held[label].disabled:
                 raise InputError(
-                    f"{user}/{label}: is there already: rotate it, or choose another label"
+                    f"{user}/{label}: already exists: rotate it, or choose another label"
                 )
             if len(held.keys() | {label}) > labels.MOST:
                 raise InputError(
@@ -169,7 +169,7 @@ class Keyring:
             is_new = label == DEFAULT and DEFAULT not in state.labelled[user]
             key = Key("") if is_new else _found(state, user, label)
             if key.disabled:
-                raise InputError(f"{user}/{label}: is disabled: add it again to have a new key")
+                raise InputError(f"{user}/{label}: is disabled: add it again to get a new key")
             return self._renew(state, user, label, expires or key.expires, is_dry=is_dry)
 
     def rotate_all(self, user: str, *, is_dry: bool = False) -> list[Path]:
@@ -251,7 +251,7 @@ class Keyring:
             key = Key(digest(new), labels.today().isoformat(), expires)
             if labels.is_past(key.expires):
                 raise InputError(
-                    f"{user}/{label}: expires: {expires} is past: give a day from today on"
+                    f"{user}/{label}: expires: {expires} is in the past: give today or a later day"
                 )
             state.labelled[user][label], state.fresh[user, label] = key, new
             file = labels.file_of(self._labelled, user, label)
@@ -290,7 +290,7 @@ class Keyring:
             if same := known.get(digest(key)):
                 raise InputError(
                     f"{self._directory / user}: holds the key of {same}: "
-                    "remove the file to have a new key made"
+                    "remove the file to generate a new key"
                 )
 
     def _texts(self, state: _State) -> dict[Path, tuple[str, int]]:
@@ -362,13 +362,13 @@ class Keyring:
             if not KEY.fullmatch(key):
                 raise InputError(
                     f"{path}: does not hold a key of 32 to 200 letters, digits, hyphens and "
-                    "underscores: remove the file to have a new key made"
+                    "underscores: remove the file to generate a new key"
                 )
             if key in keys.values():
                 other = next(name for name, known in keys.items() if known == key)
                 raise InputError(
                     f"{path}: holds the same key as {self._directory / other}: "
-                    "remove one of the two to have a new key made"
+                    "remove one of the two to generate a new key"
                 )
             keys[user] = key
         return keys

@@ -264,11 +264,6 @@ class Reader:
             self._db.close()
             self._db = None
 
-    def state(self) -> tuple[int, int]:
-        """Return what is another once anything was written: to be compared, and nothing else."""
-        written = self._query("PRAGMA data_version").fetchone()[0]
-        return self._opened, written  # the second says nothing about another connection
-
     def kept(self) -> list[File]:
         """Return the files that may enter the pack, in order of their paths."""
         return self._files("refused IS NULL ORDER BY path")
