@@ -250,8 +250,8 @@ SECTIONS: dict[str, Sequence[Promise]] = {
         Promise("The same, 8,000 tokens", "cake", cake(8000, 1), TIMES, bar=0.65),
     ),
     "Operations": (
-        Promise("`site.yml` with nothing to do, one host", "operations", hosts(1), "s", bar=60),
-        Promise("The same, four hosts of one machine", "operations", hosts(4), "s", bar=90),
+        Promise("`site.yml` with nothing to do, one host", "operations", hosts(1), "s", bar=25),
+        Promise("The same, four hosts of one machine", "operations", hosts(4), "s", bar=70),
         Promise("`make demo` with images at hand", "demo", ["first_run_seconds"], "s"),
     ),
 }  # fmt: skip
