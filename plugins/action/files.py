@@ -15,6 +15,8 @@ from ansible.plugins.action import ActionBase
 FORMAT = r"%y %#m %U %u %G %g %p\n"
 FOUND = re.compile(r"([a-z]) (0[0-7]*) (\d+) (\S+) (\d+) (\S+) (.*)")
 CHECKSUM = re.compile(r"([0-9a-f]{64})  (.*)")
+MODE = re.compile("0[0-7]{3,4}")
+NOTES = ("warnings", "deprecations")
 
 RIGHTS = {
     "mode": {"type": "str", "required": True},
@@ -83,9 +85,13 @@ def wanted(arguments: Mapping[str, Any]) -> list[Wanted]:
         arguments: those of the task, as ARGUMENTS has them.
 
     Raises:
-        ValueError: a content is no text.
+        ValueError: a content is no text, or a mode is not octal.
     """
     found = []
+    for item in [*arguments["directories"], *arguments["files"]]:
+        if not MODE.fullmatch(item["mode"]):
+            # YAML reads 0644 as 420.
+            raise ValueError(f"The mode {item['mode']} is not octal. Give it as text: '0644'.")
     for item in arguments["directories"]:
         paths = [item["path"]] if item["paths"] is None else item["paths"]
         found += [Wanted(path, **_rights(item)) for path in paths]
@@ -105,16 +111,16 @@ def _rights(item: Mapping[str, Any]) -> dict[str, str]:
     return {name: item[name] for name in RIGHTS}
 
 
-def state_command(paths: Iterable[str]) -> list[str]:
-    """Return the command that prints what of all this is on a host.
-
-    It fails where something is missing, having told of the rest.
+def state_command(paths: Iterable[str]) -> str:
+    """Return the command, for a shell, that prints what of all this is on a host.
 
     Args:
         paths: of files and directories.
     """
     each = ["-maxdepth", "0", "-printf", FORMAT, "-type", "f", "-exec", "sha256sum", "{}", "+"]
-    return ["find", *paths, *each]
+    # Ansible's SSH gives commands a terminal: on it `find` writes letters beyond ASCII as `?`, and
+    # complaints about what is missing in the middle of lines.
+    return f"{shlex.join(['find', *paths, *each])} 2>/dev/null | cat"
 
 
 def existing(lines: Sequence[str]) -> list[str]:
@@ -171,8 +177,12 @@ def apply(items: Iterable[Wanted], run: Run) -> dict[str, Any]:
     """
     changed: list[str] = []
     diffs: list[Any] = []
+    notes: dict[str, list[Any]] = {}
     for item in items:
         result = run(item)
+        for kind in NOTES:
+            if result.get(kind):
+                notes.setdefault(kind, []).extend(result[kind])
         if result.get("failed"):
             reason = result.get("msg") or "Ansible gave no reason."
             return {
@@ -184,13 +194,12 @@ def apply(items: Iterable[Wanted], run: Run) -> dict[str, Any]:
             changed.append(item.path)
             diff = result.get("diff") or []
             diffs += diff if isinstance(diff, list) else [diff]
-    return {"changed": bool(changed), "changed_paths": changed, "diff": diffs}
+    return {**notes, "changed": bool(changed), "changed_paths": changed, "diff": diffs}
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Ask the host once; what differs is done by Ansible's own `file` and `copy`."""
 
-    TRANSFERS_FILES = True
     _supports_async = False
 
     def run(
@@ -209,20 +218,28 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except ValueError as error:
             return {**result, "failed": True, "msg": str(error)}
         lines = self._lines([item.path for item in items])
+        differ = differing(items, lines)
+        if any(item.content is not None for item in differ):
+            self._ensure_tmp_path()
 
         def run(item: Wanted) -> dict[str, Any]:
             if item.content is None:
                 return self._directory(item, task_vars)
             return self._file(item, task_vars)
 
-        return {**result, "existing": existing(lines), **apply(differing(items, lines), run)}
+        return {**result, "existing": existing(lines), **apply(differ, run)}
 
     def _lines(self, paths: list[str]) -> list[str]:
         """Return what the command prints. It changes nothing, so check mode runs it too."""
         if not paths:
             return []
-        asked = self._low_level_execute_command(shlex.join(state_command(paths)))
+        asked = self._low_level_execute_command(state_command(paths))
         return list(asked["stdout_lines"])
+
+    def _ensure_tmp_path(self) -> None:
+        """Have the directory on the host from which `copy` moves files; Ansible removes it."""
+        if self._connection._shell.tmpdir is None:
+            self._make_tmp_path()
 
     def _directory(self, item: Wanted, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         done: dict[str, Any] = self._execute_module(

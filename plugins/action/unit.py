@@ -55,9 +55,12 @@ def state_command(name: str, files: Iterable[str]) -> str:
         name: of the unit.
         files: paths; of a directory, all that is below it. Of a link its own time counts.
     """
-    show = ["systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", name]
+    wanted = f"--property={','.join(PROPERTIES)}"
+    show = ["systemctl", "--no-pager", "show", "--timestamp=us+utc", wanted, name]
     find = ["find", *files, "-printf", FILE_FORMAT]
-    return f"{shlex.join(show)}; {shlex.join(find)}"
+    # Ansible's SSH gives commands a terminal: on it `systemctl` begins a pager, and complaints
+    # about what is missing come in the middle of lines.
+    return f"{{ {shlex.join(show)}; {shlex.join(find)}; }} 2>/dev/null | cat"
 
 
 def state(lines: Sequence[str]) -> State:

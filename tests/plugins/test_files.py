@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.plugin_files import ROOT, load
+from tests.plugins.plugin_files import ROOT, load, on_a_terminal
 
 module = load("action", "files")
 Wanted, wanted = module.Wanted, module.wanted
@@ -38,7 +38,8 @@ def differing(items: list[Any]) -> list[str]:
 def ask(*paths: str) -> list[str]:
     """Return what the command prints of some paths."""
     command = module.state_command(paths)
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    told = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+    return told.stdout.splitlines()
 
 
 def test_what_is_there_is_found_whatever_it_is(there: list[Any], tmp_path: Path) -> None:
@@ -46,6 +47,14 @@ def test_what_is_there_is_found_whatever_it_is(there: list[Any], tmp_path: Path)
     link.symlink_to("nowhere")
     paths = [*(item.path for item in there), str(link)]
     assert sorted(module.existing(ask(*paths, str(tmp_path / "none")))) == sorted(paths)
+
+
+def test_on_a_terminal_the_same_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "täxt"
+    file.touch()
+    command = module.state_command([str(file)])
+    told = on_a_terminal(command, LC_ALL="C")
+    assert module.existing(told) == [str(file)]
 
 
 def test_what_is_as_it_should_be_is_left_out(there: list[Any]) -> None:
@@ -181,3 +190,15 @@ def test_a_content_that_is_no_text_is_refused_by_its_path() -> None:
             "mode": "0644", "owner": "root", "group": "root"}  # fmt: skip
     with pytest.raises(ValueError, match=r"The content of /a is of type int\. Give text\."):
         wanted({"directories": [], "files": [item]})
+
+
+@pytest.mark.parametrize("mode", ["420", "u=rwx", "0755 ", "09"])
+def test_a_mode_that_is_not_octal_is_refused(mode: str) -> None:
+    item = {"path": "/a", "paths": None, "mode": mode, "owner": "root", "group": "root"}
+    with pytest.raises(ValueError, match=f"The mode {mode} is not octal"):
+        wanted({"directories": [item], "files": []})
+
+
+def test_warnings_are_handed_on(there: list[Any]) -> None:
+    result = module.apply(there, lambda item: {"changed": True, "warnings": [f"no {item.path}"]})
+    assert result["warnings"] == [f"no {item.path}" for item in there]

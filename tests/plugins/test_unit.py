@@ -1,13 +1,12 @@
 """Whether a unit is active, enabled and no older than its files; molecule tries it on real ones."""
 
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.plugins.plugin_files import load
+from tests.plugins.plugin_files import load, on_a_terminal
 
 module = load("action", "unit")
 
@@ -80,8 +79,20 @@ def test_files_are_found_below_directories_and_links_by_themselves(tmp_path: Pat
     os.utime(deep.parent, (START, START))
     os.utime(link, (START, START), follow_symlinks=False)
     find = module.state_command("a.service", [str(deep.parent), str(link), "/nowhere/at all"])
-    command = find.partition("; ")[2]
-    assert find.startswith(shlex.join(["systemctl", "show"]))
+    command = "{ " + find.partition("; ")[2]
+    assert find.startswith("{ systemctl --no-pager show ")
     told = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
     found = module.state([*shown(), *told.stdout.splitlines()])
     assert found.reasons == [f"{deep} is newer than its start"]
+
+
+def test_on_a_terminal_the_same_is_told(tmp_path: Path) -> None:
+    # As with `less`, which ends each line of what it shows in a colour.
+    paged = "[ -t 1 ] && end='\\033[m' || end=''"
+    stand_in = tmp_path / "systemctl"
+    printed = "; ".join(f'printf "{line}$end\\n"' for line in SHOWN)
+    stand_in.write_text(f"#!/bin/sh\n{paged}\n{printed}\n")
+    stand_in.chmod(0o755)
+    command = module.state_command("a.service", ["/nowhere"])
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert module.state(on_a_terminal(command, PATH=path, TERM="xterm")).is_right
