@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,11 @@ from hypothesis import strategies as st
 from infbox.auth import told_limits
 from infbox.auth.counts import DAY, Counts, Limit, Refused
 from infbox.auth.limiter import Limiter, Taken
+from infbox.auth.shared_counts import AwayError
+
+if TYPE_CHECKING:
+    from infbox.auth.counts import Places
+    from infbox.auth.shared_counts import Place, SharedCounts
 
 MINUTE, OF_DAY = "tokens_per_minute", "tokens_per_day"
 
@@ -117,6 +123,70 @@ def test_who_is_refused_for_what_is_under_way_may_ask_again_at_once() -> None:
         return refused
 
     assert asyncio.run(ask()).seconds == 1
+
+
+def test_who_is_refused_for_what_was_used_is_told_the_whole_wait() -> None:
+    clock = Clock(100.0)
+
+    async def ask() -> Refused:
+        limiter = Limiter(counts=Counts(clock))
+        limits = [Limit(MINUTE, 200)]
+        await limiter.reserve("ann", limits, 1000)  # and goes on for longer than a minute
+        clock.seconds += 70
+        limiter.settle(taken(await limiter.reserve("ann", limits, 1)), 300)
+        refused = await limiter.reserve("ann", limits, 1)
+        assert isinstance(refused, Refused)
+        return refused
+
+    assert asyncio.run(ask()).seconds == 61
+
+
+class Store:
+    """Stands in for the counts in Valkey: it notes what it is told, unless it is away."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+        self.sums: Counter[str] = Counter()
+
+    async def take(self, user: str, limits: list[Limit], cost: int, _own: object) -> Places:
+        self._check()
+        self.sums[user] += cost
+        return {limit.name: 5 for limit in limits}
+
+    async def change(self, changes: dict[Place, int]) -> None:
+        self._check()
+        for place, by in changes.items():
+            self.sums[place.user] += by
+
+    async def close(self) -> None:
+        pass
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise AwayError("away")
+
+
+def test_what_was_settled_while_valkey_was_away_is_told_later() -> None:
+    store = Store()
+
+    async def settle() -> None:
+        limiter = Limiter(cast("SharedCounts", store))
+        limits = [Limit(MINUTE, 100)]
+        async with limiter.running():
+            reserved = taken(await limiter.reserve("ann", limits, 1000))
+            store.is_away = True
+            limiter.settle(reserved, 5)
+            await asyncio.sleep(0.01)
+            store.is_away = False
+            limiter.settle(taken(await limiter.reserve("ann", limits, 10)), 10)
+
+    asyncio.run(settle())
+    assert store.sums == {"ann": 15}
+
+
+def taken(found: Taken | Refused) -> Taken:
+    assert isinstance(found, Taken)
+    return found
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -14,9 +14,12 @@ import pytest
 from fake_apis import CHAT, COMPLETIONS, COUNT, MESSAGES, RESPONSES
 from fake_engine import FakeEngine
 from gateway_stack import BODIES, Stack, publish
-from infbox.auth import usage
+from infbox.auth import told_limits, usage
 from infbox.gateway.app import Gateway
 from infbox.gateway.bodies import opened
+from infbox.gateway.upstream import responses
+from infbox.gateway.upstream.responses import UsageReader
+from infbox.metrics import Usage
 from serving import serving, settings_for, until
 
 DAY, MINUTE = "tokens_per_day", "tokens_per_minute"
@@ -104,7 +107,7 @@ def test_what_is_under_way_counts_with_the_most_that_it_may_cost(stack: Stack) -
         ({"max_tokens": 7}, 1, 7),
         ({"max_tokens": 7, "max_completion_tokens": 8}, 1, 7),
         ({"max_tokens": 1000}, 1, 100),
-        ({"max_tokens": "many", "n": "many"}, 1, 100),
+        ({"max_tokens": "many"}, 1, 100),
         ({"max_tokens": -5, "n": -5}, 1, 1),
         ({"max_tokens": 7, "n": 50}, 50, 350),
         ({"max_tokens": 7, "n": 1.5}, 2, 14),
@@ -120,6 +123,90 @@ def test_each_answer_that_is_asked_for_counts(
 ) -> None:
     read = opened(COMPLETIONS, [json.dumps(body).encode()], "ann", 100)
     assert (read.answers, read.answer_tokens) == (answers, tokens)
+
+
+@pytest.mark.parametrize(
+    ("most", "tokens"), [(8, 8), (90.5, 91), ("90", 100), ("1" * 2000, 100), (None, 1)]
+)
+def test_of_two_limits_of_an_answer_the_larger_counts(most: object, tokens: int) -> None:
+    body = json.dumps({"max_tokens": 1, "max_completion_tokens": most}).encode()
+    assert opened(CHAT, [body], "ann", 100).answer_tokens == tokens
+
+
+@pytest.mark.parametrize("n", ["128", "10000", [2], {}])
+def test_a_number_of_answers_that_is_none_is_refused(stack: Stack, n: object) -> None:
+    answer = stack.post(CHAT, ann(), model="coder", **BODIES[CHAT], n=n)
+    assert answer.status == 400
+    assert "`n` must be a whole number" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize(("interval", "tokens"), [(None, 1), (7, 7), (1e9, 100), ("50", 100)])
+def test_an_event_of_many_tokens_counts_as_so_many(interval: object, tokens: int) -> None:
+    body = json.dumps({"stream_interval": interval}).encode()
+    assert opened(CHAT, [body], "ann", 100).event_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "is_asked"),
+    [
+        ({"stream": True}, True),
+        ({"stream": 1}, True),
+        ({"stream": "true"}, True),
+        ({"stream": "off"}, False),
+        ({"stream": 0}, False),
+        ({"stream": None}, False),
+        ({"stream": True, "stream_options": None}, True),
+        ({"stream": True, "stream_options": {"include_usage": "false"}}, True),
+        ({"stream": True, "stream_options": {"include_usage": False, "pad": "x" * 2000}}, True),
+        ({"stream": True, "stream_options": {"include_usage": True}}, False),
+        ({"stream": True, "stream_options": 5}, False),
+    ],
+)
+def test_a_stream_is_asked_what_it_costs_however_its_client_writes_it(
+    options: dict[str, object], is_asked: bool
+) -> None:
+    read = opened(CHAT, [json.dumps(options).encode()], "ann", 100)
+    assert read.adds_usage is is_asked
+    if is_asked:
+        assert json.loads(read.data)["stream_options"]["include_usage"] is True
+
+
+def test_whoever_hides_what_an_answer_costs_pays_the_most(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UsageReader, "found", None)
+    monkeypatch.setattr(responses, "usage_in", lambda _: None)
+    may = ann(tokens_per_day=2000)
+    assert ask(stack, may, max_tokens=1000, stream=True) == 200
+    assert ask(stack, may, max_tokens=1000, stream=True) == 200
+    assert ask(stack, may, max_tokens=1000, stream=True) == 429
+
+
+def test_a_usage_is_found_whatever_comes_behind_it() -> None:
+    told = b'{"usage": {"prompt_tokens": 7, "completion_tokens": 3}, "prompt_token_ids": ['
+    answer = b'{"choices": [{"text": "' + b"x" * 9000 + b'"}],' + told + b"1," * 9000 + b"1]}"
+    for size in (1, 7, 4096, len(answer)):
+        reader = UsageReader()
+        for at in range(0, len(answer), size):
+            reader.take(answer[at : at + size])
+        assert reader.found == Usage(7, None, 3)
+
+
+def test_a_person_has_one_count_whatever_the_name() -> None:
+    names = ("anna-0cfad52e3e04@page", "bob-x-0cfad52e3e04@page", "0cfad52e3e04@page")
+    assert {told_limits.person(name) for name in names} == {"0cfad52e3e04@page"}
+    assert told_limits.person("anna-0cfad52e3e04") == "anna-0cfad52e3e04"
+
+
+def test_a_person_who_changes_the_name_has_no_limit_anew(stack: Stack) -> None:
+    may = ann(tokens_per_day=1)
+    assert ask(stack, {**may, "X-Infbox-User": "anna-0cfad52e3e04@page"}) == 200
+    assert ask(stack, {**may, "X-Infbox-User": "bob-0cfad52e3e04@page"}) == 429
+
+
+def test_a_limit_beyond_all_sense_is_none_that_locks_out() -> None:
+    told = told_limits.to_header({"tokens_per_day": 10**20})
+    assert told_limits.from_header(told) == {"tokens_per_day": 10**15 - 1}
 
 
 def test_what_the_engine_refuses_costs_nothing(stack: Stack) -> None:

@@ -121,6 +121,11 @@ class Counts:
             if piece in held:
                 held[piece] += by
 
+    def is_counted(self, name: str, piece: int | None) -> bool:
+        """Say whether a piece of time still counts."""
+        now = self.piece(name)
+        return piece is not None and now - PERIODS[name].pieces < piece <= now
+
     def used(self, user: str, name: str) -> int:
         """Return how much of a limit is used."""
         return sum(self._held(user, name).values())
@@ -140,8 +145,7 @@ class Counts:
     def _held(self, user: str, name: str) -> dict[int, int]:
         """Return what counts, by its piece of time, without what is over."""
         held = self._used.get((user, name), {})
-        now, pieces = self.piece(name), PERIODS[name].pieces
-        for piece in [piece for piece in held if not now - pieces < piece <= now]:
+        for piece in [piece for piece in held if not self.is_counted(name, piece)]:
             del held[piece]
         return held
 

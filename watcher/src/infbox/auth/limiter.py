@@ -11,8 +11,8 @@ import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from infbox.auth.counts import DAY, PERIODS, Counts, Limit, Places, Refused
-from infbox.auth.shared_counts import AwayError, Own, Place
+from infbox.auth.counts import DAY, MINUTE, PERIODS, Counts, Limit, Places, Refused
+from infbox.auth.shared_counts import AWAY_SECONDS, AwayError, Own, Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -57,7 +57,7 @@ class Limiter:
         self._shared = shared
         self._counts = counts or Counts()
         self._seconds = seconds
-        self._reserved: Counter[str] = Counter()
+        self._reserved: dict[str, list[Taken]] = {}
         self._in_order = asyncio.Lock()
         self._owed: Counter[Place] = Counter()
         self._owing_days: set[str] = set()
@@ -92,14 +92,14 @@ class Limiter:
         """
         taken = await self.take(user, limits, most)
         if isinstance(taken, Taken):
-            self._reserved[user] += most
-        elif taken.used - self._reserved[user] < taken.limit.most:
+            self._reserved.setdefault(user, []).append(taken)
+        elif taken.used - self._under_way(user, taken.limit.name) < taken.limit.most:
             return taken._replace(seconds=1)  # one that is under way may cost less
         return taken
 
     def settle(self, taken: Taken, cost: int) -> None:
         """Count what a request did cost, in place of what was reserved. Never waits."""
-        self._reserved[taken.user] -= taken.cost
+        self._reserved[taken.user].remove(taken)
         if not self._reserved[taken.user]:
             del self._reserved[taken.user]
         self._change(taken, cost - taken.cost)
@@ -134,6 +134,14 @@ class Limiter:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._pay_all()
             await self._shared.close()
+
+    def _under_way(self, user: str, name: str) -> int:
+        """Return what is reserved of a limit where it still counts."""
+        return sum(
+            taken.cost
+            for taken in self._reserved.get(user, [])
+            if self._counts.is_counted(name, taken.places.get(name))
+        )
 
     def _change(self, taken: Taken, by: int) -> None:
         self._counts.change(taken.user, taken.places, by)
@@ -179,21 +187,33 @@ class Limiter:
             await self._is_owing.wait()
             self._is_owing.clear()
             await asyncio.shield(asyncio.ensure_future(self._pay_all()))
+            if self._owed or self._owing_days:  # Valkey is away
+                self._is_owing.set()
+                await asyncio.sleep(AWAY_SECONDS)
 
     async def _pay_all(self) -> None:
-        """Tell what was settled. What cannot be told of a minute is forgotten with it."""
+        """Tell what was settled, as far as it can be told now."""
         with contextlib.suppress(AwayError):
             async with self._in_order:
                 await self._pay_minutes()
-            while self._owing_days:
+            for user in list(self._owing_days):
                 async with self._in_order:
-                    await self._write(self._owing_days.pop())
+                    await self._write(user)
 
     async def _pay_minutes(self) -> None:
         assert self._shared is not None  # noqa: S101
         owed, self._owed = self._owed, Counter()
-        if owed:
+        if not owed:
+            return
+        try:
             await self._shared.change(owed)
+        except AwayError:
+            self._owed.update(owed)
+            newest = max(place.piece for place in self._owed)
+            over = [each for each in self._owed if each.piece <= newest - MINUTE.pieces]
+            for place in over:  # with their minute
+                del self._owed[place]
+            raise
 
     async def _write_days(self) -> None:
         while True:
@@ -204,5 +224,10 @@ class Limiter:
     async def _write(self, user: str) -> None:
         """Write down what a user had of the day."""
         assert self._shared is not None  # noqa: S101
-        for name, own in self._own(user).items():
-            await self._shared.write(user, name, own)
+        self._owing_days.discard(user)  # before: what is settled meanwhile is owed anew
+        try:
+            for name, own in self._own(user).items():
+                await self._shared.write(user, name, own)
+        except AwayError:
+            self._owing_days.add(user)
+            raise

@@ -28,7 +28,8 @@ USER = "infbox-limits"
 PREFIX = "infbox:limits:"
 
 _SECONDS = 1.0
-_AWAY_SECONDS = 2.0  # for which nobody asks again
+AWAY_SECONDS = 2.0
+"""For which nobody asks a Valkey again that was away."""
 
 # Of each limit: seconds of a piece, pieces, most, and of a day its number and what this host has
 # counted before, or -1 twice. Nothing is counted where any limit is used up.
@@ -65,6 +66,7 @@ for number, key in ipairs(KEYS) do
     sum = sum + value
     order[#order + 1] = begun
   end
+  sum = math.max(sum, 0) -- what Valkey forgot may be given back
   if sum >= most then
     table.sort(order)
     local left, over = sum, now
@@ -267,7 +269,7 @@ class SharedCounts:
     async def _note_away(self, reason: str) -> None:
         # What it says later must not be taken for the answer to something else.
         await self.close()
-        self._away_until = time.monotonic() + _AWAY_SECONDS
+        self._away_until = time.monotonic() + AWAY_SECONDS
         if not self._reason:
             hint = "each host counts by itself until then: look whether Valkey runs"
             at = self._settings.address

@@ -24,13 +24,16 @@ AT_ONCE = "concurrent_requests"
 NAMES = (*PERIODS, AT_ONCE)
 """Of all limits, as settings have them."""
 
+_MOST = 10**15 - 1
 _LIMIT = re.compile(rf"({'|'.join(NAMES)})=([0-9]{{1,15}})")
+_CHOSEN = re.compile("^.*-(?=[0-9a-f]{12}@page$)")
 _SEPARATOR = ";"
 
 
 def to_header(limits: Mapping[str, int]) -> str:
     """Return the header's value: the limits that there are, by name; ``-`` for none."""
-    return _SEPARATOR.join(f"{name}={most}" for name, most in limits.items() if most) or "-"
+    there = {name: min(most, _MOST) for name, most in limits.items() if most}
+    return _SEPARATOR.join(f"{name}={most}" for name, most in there.items()) or "-"
 
 
 def from_header(value: str) -> dict[str, int]:
@@ -46,3 +49,9 @@ def from_header(value: str) -> dict[str, int]:
     if len(limits) != len(found):
         raise ValueError("no limits")
     return limits
+
+
+def person(account: str) -> str:
+    """Return what an account is counted by. Of somebody who signed in it has no name, since a
+    provider may let people choose theirs."""
+    return _CHOSEN.sub("", account)

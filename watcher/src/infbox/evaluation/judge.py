@@ -124,6 +124,8 @@ class Judge:
 
 def lines(result: Mapping[str, Any]) -> list[str]:
     """Return what ``Judge.result`` returned for people."""
+    if not result["samples"]:
+        return ["the engine judged no commit: none of them adds lines to a source file"]
     values = ", ".join(f"{name} {result['nll'][name]:.3f}" for name in JUDGED)
     better = ", ".join(f"{name} {share:.0%}" for name, share in result["better"].items())
     return [

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 
-from infbox.auth import usage
+from infbox.auth import told_limits, usage
 from infbox.auth.audit import Audit
 from infbox.auth.limiter import Limiter
 from infbox.auth.shared_counts import SharedCounts
@@ -231,7 +231,7 @@ class Gateway:
     async def _counting(self) -> AsyncIterator[None]:
         """Count what users use, beginning with what they had of the day already."""
         for user, had in (await asyncio.to_thread(self._daily.of_today)).items():
-            self._limiter.note(user, computed(had))
+            self._limiter.note(told_limits.person(user), computed(had))
         async with self._daily.running(), self._limiter.running():
             yield
 

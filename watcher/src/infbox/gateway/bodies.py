@@ -47,6 +47,7 @@ _MOST_LARGE_OF_ONE = _MOST_LARGE_BYTES // 2
 _MOST_REPAIRED_BYTES = 8_000_000
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib tells one form from the other
 _SHORT_BYTES = 1000  # of a value that is decoded to decide
+_FALSE = {"0", "off", "f", "false", "n", "no"}
 
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
@@ -197,10 +198,21 @@ class Body:
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that all its answers may have together."""
-        limits = (_short(self.values.get(name)) for name in ANSWER_LIMITS)
-        most = next((each for each in limits if isinstance(each, int)), self.window)
-        return max(min(most, self.window), 1) * self.answers
+        """Tokens that all its answers may have together, whichever of several limits counts."""
+        limits = [_short(self.values.get(name)) for name in ANSWER_LIMITS]
+        most = [self._tokens(limit) for limit in limits if limit is not None]
+        return max(most, default=self.window) * self.answers
+
+    @property
+    def event_tokens(self) -> int:
+        """Tokens that an event of its stream may have."""
+        asked = _short(self.values.get("stream_interval"))
+        return 1 if asked is None else self._tokens(asked)
+
+    def _tokens(self, asked: object) -> int:
+        """Return a number of tokens as vLLM may understand it: it takes texts for numbers too."""
+        number = asked if isinstance(asked, int | float) else self.window
+        return max(ceil(min(number, self.window)), 1)
 
     def taken(self) -> dict[str, Any]:
         """Return it parsed, and forget it otherwise.
@@ -280,13 +292,22 @@ def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
 def _with_usage(path: str, values: dict[str, msgspec.Raw]) -> dict[str, object] | None:
     """Return options of a stream that has it say what it costs; None where it does so anyway, or is
     none."""
-    if path not in STREAMED or _short(values.get("stream")) is not True:
+    if path not in STREAMED or not _is_true(_short(values.get("stream"))):
         return None
-    given = _short(values.get("stream_options"))
-    if not isinstance(given, dict | None) or (given and given.get("include_usage")):
+    options = values.get("stream_options")
+    given = {} if _short(options) is None or options is None else _members(options)
+    if given is None or _is_true(_short(given.get("include_usage"))):
         return None  # what is no object is for vLLM to refuse
     # Where the usage was not asked for, vLLM heeds no wish to have it in each event.
-    return {**(given or {}), "include_usage": True, "continuous_usage_stats": False}
+    return {**given, "include_usage": True, "continuous_usage_stats": False}
+
+
+def _is_true(value: object) -> bool:
+    """Say whether vLLM takes a value for true, or refuses it: pydantic takes texts and numbers for
+    booleans too."""
+    if isinstance(value, str):
+        return value.lower() not in _FALSE
+    return value is not None and value != 0
 
 
 def _top(data: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:
@@ -345,7 +366,7 @@ def _check(values: dict[str, msgspec.Raw]) -> None:
             raise RefusalError(BAD_REQUEST, found, name)
 
 
-def _members(value: msgspec.Raw) -> object:
+def _members(value: msgspec.Raw) -> dict[str, msgspec.Raw] | None:
     try:
         return _TOP.decode(value)
     except _MALFORMED:

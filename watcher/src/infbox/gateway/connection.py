@@ -194,6 +194,8 @@ class Outgoing:
         """What the answer cost, as far as it said so."""
         self.events = 0
         """Of a stream that went to the client so far; of what is none, 0."""
+        self.is_cut = False
+        """Whether vLLM broke the answer off."""
         self.tap: Callable[[bytes], None] | None = None
         """Called with each piece of the body before it goes to the client."""
 

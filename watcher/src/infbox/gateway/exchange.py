@@ -39,6 +39,7 @@ class Exchange:
         own_workspace: that it names, where it is answered here.
         answer_tokens: that all its answers may have together.
         answers: that it asks for.
+        event_tokens: that an event of its stream may have.
         workspaces: that the user may use; not known before the request is let in.
     """
 
@@ -53,6 +54,7 @@ class Exchange:
     own_workspace: str = ""
     answer_tokens: int = 0
     answers: int = 1
+    event_tokens: int = 1
     workspaces: SeenWorkspaces = field(init=False)
 
     @property

@@ -171,6 +171,8 @@ def problem(name: str, value: object) -> str | None:
         return "`cache_salt` must be a text of up to 128 characters."
     if name in REFUSED and not is_neutral(value):
         return f"`{name}` is not for clients: {REFUSED[name]}. Leave it out."
+    if name == "n" and value is not None and not isinstance(value, int | float):
+        return f"`n` must be a whole number of at most {MOST_ANSWERS}."
     if name == "n" and isinstance(value, int | float) and value > MOST_ANSWERS:
         return f"`n` may be {MOST_ANSWERS}: one request may ask for so many answers."
     if name == "chat_template_kwargs" and isinstance(value, dict) and "chat_template" in value:

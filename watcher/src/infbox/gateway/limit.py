@@ -44,20 +44,21 @@ class ConcurrencyLimit:
         Raises:
             RefusalError: as many are under way as there may be.
         """
-        if most and self._under_way[user] >= most:
+        person = told_limits.person(user)
+        if most and self._under_way[person] >= most:
             raise RefusalError(
                 TOO_MANY,
                 f"{user} may have {most} requests under way. Wait until one has ended. "
                 f"Limit: {_LIMIT}.",
                 ours={"limit": _LIMIT},
             )
-        self._under_way[user] += 1
+        self._under_way[person] += 1
         try:
             yield
         finally:
-            self._under_way[user] -= 1
-            if not self._under_way[user]:
-                del self._under_way[user]
+            self._under_way[person] -= 1
+            if not self._under_way[person]:
+                del self._under_way[person]
 
 
 class TokenLimits:
@@ -84,19 +85,21 @@ class TokenLimits:
         Raises:
             RefusalError: the user has had as many tokens as there may be.
         """
-        user, told = exchange.user, limits_of(exchange.incoming)
+        person, told = told_limits.person(exchange.user), limits_of(exchange.incoming)
         limits = [Limit(name, told[name]) for name in _PERIODS if told.get(name)]
         if exchange.incoming.path not in fields.SALTED:
             yield
             return
         own = sum(map(len, question.parts or []))
-        taken = await self._limiter.reserve(user, limits, self._most(exchange, question, own))
+        taken = await self._limiter.reserve(person, limits, self._most(exchange, question, own))
         if isinstance(taken, Refused):
-            raise _refusal(user, taken)
+            raise _refusal(exchange.user, taken)
         cost = 0
         try:
             yield
-            cost = _cost(exchange, own)
+            # Who hides what a whole answer did cost pays the most that it may have cost.
+            hides = exchange.outgoing.usage is None and not exchange.outgoing.is_cut
+            cost = taken.cost if hides and exchange.outgoing.status == _OK else _cost(exchange, own)
         except RefusalError:
             raise
         except BaseException:  # the client left
@@ -105,7 +108,7 @@ class TokenLimits:
         finally:
             self._limiter.settle(taken, cost)
             if counts.TOKENS_A_DAY not in taken.places:
-                self._limiter.note(user, cost)
+                self._limiter.note(person, cost)
 
     def _most(self, exchange: Exchange, question: Question, own: int) -> int:
         """Return tokens that a request may cost at most. No token is shorter than a byte."""
@@ -123,7 +126,10 @@ def _cost(exchange: Exchange, own: int) -> int:
     outgoing = exchange.outgoing
     if outgoing.usage is not None:
         return computed(outgoing.usage)
-    return own // _BYTES_PER_TOKEN + outgoing.events if outgoing.status in (0, _OK) else 0
+    if outgoing.status not in (0, _OK):
+        return 0
+    answered = min(outgoing.events * exchange.event_tokens, exchange.answer_tokens)
+    return own // _BYTES_PER_TOKEN + answered
 
 
 def _refusal(user: str, refused: Refused) -> RefusalError:

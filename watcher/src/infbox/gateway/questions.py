@@ -98,6 +98,7 @@ class Questions:
         body = await self._opened(exchange, await incoming.body(exchange.lease))
         if incoming.path in fields.SALTED:
             exchange.answers, exchange.answer_tokens = body.answers, body.answer_tokens
+            exchange.event_tokens = body.event_tokens
         api, model = APIS.get(incoming.path), self._engine.model
         recording = following.follow(
             self._responses, incoming.path, body, exchange.user, self._limit

@@ -392,8 +392,9 @@ class Texts:
         """Return a chunk's lines; empty where its file was changed since."""
         row = self._db.execute(
             "SELECT text, at, size FROM chunks JOIN blocks ON blocks.id = block"
-            " WHERE chunks.id = ?",
-            (place.id,),
+            " JOIN files ON files.id = chunks.file"
+            " WHERE chunks.id = ? AND path = ? AND chunks.start = ?",
+            (place.id, os.fsencode(place.path), place.start),
         ).fetchone()
         if row is None:
             return ""

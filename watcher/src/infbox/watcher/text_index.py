@@ -130,6 +130,7 @@ class TextIndex:
             self._compared = None
         if self._texts.judged_by != self._tree.policy:
             self._texts.begin(self._tree.policy)
+            self._must_forget = True
             self._compared = None
         return self._texts
 

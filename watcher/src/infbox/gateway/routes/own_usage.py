@@ -74,7 +74,7 @@ class OwnUsage:
     async def _limits(self, account: str, limits: dict[str, int]) -> list[dict[str, Any]]:
         """Return the limits that there are; how much is used of those that are counted here."""
         counted = [Limit(name, limits[name]) for name in _COUNTED_HERE if limits.get(name)]
-        used = await self._limiter.used(account, counted)
+        used = await self._limiter.used(told_limits.person(account), counted)
         return [
             {"name": name, "most": limits[name], "used": used.get(name)}
             for name in told_limits.NAMES

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from infbox.gateway.apis import Api
     from infbox.gateway.connection import Headers, Outgoing
 
-_TAIL_BYTES = 4096  # the end of an answer, where its usage stands
+_TAIL_BYTES = 4096  # the end of an answer that is broken off
+_USAGE_BYTES = 4096  # of a usage, at most
+_MARK_BYTES = 64  # before its object, however it is written
 _WHOLE_BYTES = 1024 * 1024  # an answer is held so far, for its usage to become a header
 _EVENT_BYTES = 256 * 1024  # an event is held so far until it is whole
 
@@ -60,14 +62,14 @@ async def hand_on(
     if answer.status >= BAD_REQUEST or (marks and is_small):
         return await _hand_on_whole(answer, headers, outgoing)
     await outgoing.start(answer.status, headers)
-    tail = b""
+    usage = UsageReader()
     try:
         async for chunk in answer.content.iter_any():
-            tail = _end(tail, chunk)
+            usage.take(chunk)
             await outgoing.write(chunk)
         await outgoing.end()
     finally:
-        outgoing.usage = usage_in(tail)
+        outgoing.usage = usage.found
     return outgoing.usage
 
 
@@ -88,25 +90,50 @@ async def _hand_on_whole(
 async def _hand_on_events(
     answer: aiohttp.ClientResponse, api: Api, outgoing: Outgoing, *, drops_usage: bool
 ) -> Usage | None:
-    events, tail = Events(), b""
+    events, usage, tail = Events(), UsageReader(), b""
     try:
         try:
             async for chunk in answer.content.iter_any():
                 whole = events.take(chunk)
+                usage.take(whole)
                 tail = _end(tail, whole)
                 if told := without_usage(whole) if drops_usage else whole:
                     await outgoing.write(told)
         except aiohttp.ClientError:
             if events.is_torn or not outgoing.status:
                 raise
+            outgoing.is_cut = True
             await outgoing.write(api.broken_off(tail))
         else:
             if told := without_usage(events.rest) if drops_usage else events.rest:
                 await outgoing.write(told)
         await outgoing.end()
     finally:
-        outgoing.usage = usage_in(tail)
+        outgoing.usage = usage.found
     return outgoing.usage
+
+
+class UsageReader:
+    """Finds the last usage that passes by: what a client may have put behind it can be long."""
+
+    def __init__(self) -> None:
+        self._kept = b""  # from the last mark on, as far as a usage may go
+        self._end = b""  # of what passed by, in which a mark may begin
+
+    def take(self, chunk: bytes) -> None:
+        """Look at the next piece of an answer."""
+        joined = self._end + chunk
+        places = [match.start() for match in _USAGE.finditer(joined)]
+        if places:
+            self._kept = joined[places[-1] :][:_USAGE_BYTES]
+        elif self._kept:
+            self._kept += chunk[: _USAGE_BYTES - len(self._kept)]
+        self._end = joined[-_MARK_BYTES:]
+
+    @property
+    def found(self) -> Usage | None:
+        """The usage; None where there was none."""
+        return usage_in(self._kept)
 
 
 class Events:
