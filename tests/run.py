@@ -159,7 +159,11 @@ class Queue:
     def work(self) -> None:
         """Run one stage after the other until none is left."""
         while stage := self._take():
-            self._note(stage, run(stage))
+            try:
+                result = run(stage)
+            except OSError as error:  # others would wait for it for ever
+                result = Result(stage.name, passed=False, wrong=[str(error)], seconds=0)
+            self._note(stage, result)
 
     def _take(self) -> Stage | None:
         """Return the first stage that can run now, or None at the end."""

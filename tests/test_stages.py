@@ -1,6 +1,7 @@
 """What `make test` runs, in which order, and what it leaves out."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,16 @@ def test_without_the_lab_the_rest_is_proven_all_the_same(began: list[str]) -> No
     results = run.run_stages([Stage("lab", ("false",), "lab"), SYSTEM, UNIT])
     assert began == ["lab", "unit"]
     assert [result.passed for result in results] == [False, True]
+
+
+def test_a_stage_whose_program_is_not_there_has_failed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "LOGS", tmp_path)
+    monkeypatch.setattr(run, "environment", lambda _: {"PATH": str(tmp_path)})
+    missing = Stage("missing", ("/nowhere/program",), "system")
+    (result,) = run.run_stages([missing])
+    assert (result.passed, "/nowhere/program" in result.wrong[0]) == (False, True)
 
 
 def test_two_stages_have_lab_hosts_at_once_and_what_needs_none_goes_before(
