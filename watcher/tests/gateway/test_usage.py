@@ -93,7 +93,7 @@ def test_a_stream_that_was_not_asked_for_its_usage_is_the_same_to_its_client(
     [
         {},
         {"stream": False},
-        {"stream": 1},
+        {"stream": 0},
         {"stream": True, "stream_options": {"include_usage": True}},
         {"stream": True, "stream_options": "usage"},
         {"stream": True, "stream_options": [1]},
