@@ -30,7 +30,7 @@ FAILURE_LINES = 150
 WRONG = re.compile(r"^[\s'\"-]*(E  |____|FAILED )")
 SUMMARY_LINES = 12
 SLOWEST = 10
-# Two leave the cores idle for a third of the time: stages wait for SSH, disks and clocks.
+# Two have lab hosts; the third fills the gaps in which those wait for SSH, disks and clocks.
 WORKERS = 3
 # An engine needs all cores while it starts: with three, each took longer than clients wait.
 IN_LAB = 2
