@@ -23,13 +23,6 @@ AT_ONCE = 0.2
 BACK = 4 * SECONDS
 
 
-@pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    valkey = Valkey(tmp_path_factory.mktemp("tls"))
-    yield valkey
-    valkey.remove()
-
-
 @pytest.fixture
 def valkey(certified: Valkey) -> Valkey:
     certified.start()

@@ -38,13 +38,6 @@ OK = 200
 PATIENCE = 60.0  # that tests wait for Valkey, on whatever machine
 
 
-@pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    valkey = Valkey(tmp_path_factory.mktemp("tls"))
-    yield valkey
-    valkey.remove()
-
-
 @pytest.fixture
 def valkey(certified: Valkey) -> Valkey:
     certified.start()
