@@ -181,6 +181,12 @@ def address_of(container: str) -> str:
     return run(["docker", "container", "inspect", "--format", template, container])
 
 
+def network_of(name: str) -> Path:
+    """Return the file of a lab host's network namespace, for ``nsenter``."""
+    inspect = ["docker", "container", "inspect", "--format", "{{.State.Pid}}", container_name(name)]
+    return Path(f"/proc/{run(inspect)}/ns/net")
+
+
 def remove(name: str) -> None:
     """Remove a host and all it held; nothing happens where it is not there."""
     container = container_name(name)

@@ -30,10 +30,10 @@ FAILURE_LINES = 150
 WRONG = re.compile(r"^[\s'\"-]*(E  |____|FAILED )")
 SUMMARY_LINES = 12
 SLOWEST = 10
-# Two have lab hosts; the third fills the gaps in which those wait for SSH, disks and clocks.
+# Two would leave the cores idle while they wait for SSH, disks and clocks.
 WORKERS = 3
 # An engine needs all cores while it starts: with three, each took longer than clients wait.
-IN_LAB = 2
+WITH_ENGINE = 2
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Queue:
     def __init__(self, stages: Sequence[Stage], *, wants_lab: bool) -> None:
         self.results: list[Result] = []
         self._pending = list(stages)
-        self._in_lab = 0
+        self._with_engine = 0
         self._lab_is_there = not wants_lab
         self._changed = threading.Condition()
 
@@ -172,14 +172,14 @@ class Queue:
                 for stage in self._pending:
                     if self._can_begin(stage):
                         self._pending.remove(stage)
-                        self._in_lab += stage.needs_lab
+                        self._with_engine += stage.has_engine
                         return stage
                 self._changed.wait()
             return None
 
     def _can_begin(self, stage: Stage) -> bool:
         """Say whether what a stage needs is there."""
-        if stage.needs_lab and self._in_lab >= IN_LAB:
+        if stage.has_engine and self._with_engine >= WITH_ENGINE:
             return False
         return self._lab_is_there or not stage.needs_lab
 
@@ -187,7 +187,7 @@ class Queue:
         """Keep a result; without the lab, what needs it is left out."""
         with self._changed:
             self.results.append(result)
-            self._in_lab -= stage.needs_lab
+            self._with_engine -= stage.has_engine
             if stage.group == "lab":
                 self._lab_is_there = result.passed
                 if not result.passed:

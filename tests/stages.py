@@ -14,6 +14,8 @@ LONGEST_FIRST = (
     "role-nvidia_driver", "role-stack", "unit", "role-backup", "cake", "role-docker",
     "role-nvidia_container_toolkit", "role-dcgm", "page", "ansible-lint", "role-caddy",
 )  # fmt: skip
+# Where vLLM serves.
+WITH_ENGINE = ("system", "bootstrap", "cake")
 # Of the system tests the one that does not share its host with the others.
 HOST_OF_ITS_OWN = "tests/system/test_gpus_without_driver_stub.py"
 # What people, linters and unit tests read, and nothing on a lab host.
@@ -48,6 +50,11 @@ class Stage:
     def needs_lab(self) -> bool:
         """Whether the lab must be there."""
         return self.group in ("roles", "bootstrap", "system")
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether vLLM serves on a lab host of it."""
+        return self.name in WITH_ENGINE
 
     def is_touched(self, changed: Iterable[str]) -> bool:
         """Say whether a change can touch it: where in doubt, it can.

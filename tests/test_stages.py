@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests import run
-from tests.stages import LONGEST_FIRST, ROOT, STAGES, Stage
+from tests.stages import LONGEST_FIRST, ROOT, STAGES, WITH_ENGINE, Stage
 
 LAB = Stage("lab", ("true",), "lab")
 SYSTEM = Stage("system", ("true",), "system")
+ROLE = Stage("role-stack", ("true",), "roles")
 UNIT = Stage("unit", ("true",), "unit")
 
 Fake = Callable[[Stage], run.Result]
@@ -50,16 +51,17 @@ def test_a_stage_whose_program_is_not_there_has_failed(
     assert (result.passed, "/nowhere/program" in result.wrong[0]) == (False, True)
 
 
-def test_two_stages_have_lab_hosts_at_once_and_what_needs_none_goes_before(
+def test_two_stages_have_an_engine_at_once_and_what_has_none_goes_before(
     began: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "IN_LAB", 0)
-    queue = run.Queue([SYSTEM, UNIT], wants_lab=False)
+    monkeypatch.setattr(run, "WITH_ENGINE", 0)
+    queue = run.Queue([SYSTEM, ROLE, UNIT], wants_lab=False)
+    assert queue._can_begin(ROLE)
     assert queue._can_begin(UNIT)
     assert not queue._can_begin(SYSTEM)
-    monkeypatch.setattr(run, "IN_LAB", 1)
+    monkeypatch.setattr(run, "WITH_ENGINE", 1)
     queue.work()
-    assert began == ["system", "unit"]
+    assert began == ["system", "role-stack", "unit"]
     # Those that have ended count no more.
     assert queue._can_begin(SYSTEM)
 
@@ -70,7 +72,7 @@ def test_what_needs_no_lab_leaves_the_cores_to_what_does() -> None:
 
 
 def test_what_is_ordered_by_its_length_is_among_the_stages() -> None:
-    assert {*LONGEST_FIRST} <= {stage.name for stage in STAGES}
+    assert {*LONGEST_FIRST, *WITH_ENGINE} <= {stage.name for stage in STAGES}
     assert [stage.name for stage in STAGES][: len(LONGEST_FIRST)] == [*LONGEST_FIRST]
 
 

@@ -1,12 +1,15 @@
 """A visit of the status page, and pictures of it at every size."""
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
-from lab import engine
+from lab import engine, hosts
 from lab.images import lock
 from lab.settings import STATE
 
@@ -33,15 +36,39 @@ new PerformanceObserver((list) => {
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """Start Debian's Chromium, installed where it is missing."""
+def chromium(program: str | Path = CHROMIUM) -> Iterator[Browser]:
+    """Start Debian's Chromium, installed where it is missing.
+
+    Args:
+        program: that starts it.
+    """
     with lock():  # several stages of `make test` may want it at once
         engine.ensure_packages({CHROMIUM: "chromium"})
     with sync_playwright() as playwright:
         # Its sandbox wants a user other than root, and namespaces that a container may lack.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
+        browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=False)
         yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def chromium_at(host: hosts.Host) -> Iterator[Browser]:
+    """Start Chromium in the network of a lab host; as another user than root, in this machine's.
+
+    It ends all connections when its network gets an interface, as this machine's does with each
+    lab host that another stage creates.
+    """
+    if os.geteuid() != 0:
+        with chromium() as browser:
+            yield browser
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "chromium"
+        network = hosts.network_of(host.instance)
+        program.write_text(f'#!/bin/sh\nexec nsenter --net={network} {CHROMIUM} "$@"\n')
+        program.chmod(0o700)
+        with chromium(program) as browser:
+            yield browser
 
 
 class Visit:

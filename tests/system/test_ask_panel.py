@@ -2,12 +2,11 @@
 
 import json
 import re
-import time
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, Request, Route, expect
+from playwright.sync_api import Page, Request, Route, expect
 
-from tests.page.visit import PICTURES, SIZES, chromium
+from tests.page.visit import PICTURES, SIZES, chromium_at
 from tests.system.conftest import WORKSPACE, Site
 
 pytestmark = pytest.mark.lab
@@ -15,9 +14,6 @@ pytestmark = pytest.mark.lab
 LONG = 600_000  # milliseconds: however long a busy machine takes to answer
 TOKENS = 4
 UNDER_WAY = re.compile("^$|Checking the key|Waiting for the first token|Answering")
-PATIENCE = 600  # seconds, in which the network is quiet for long enough
-# Chromium ends all connections when this machine gets an interface, as it does with each lab host.
-CHANGED = "net::ERR_NETWORK_CHANGED"
 
 
 def shortened(route: Route) -> None:
@@ -63,28 +59,12 @@ def ask_by_panel(page: Page, address: str, workspace: str, key: str) -> None:
     assert errors == []
 
 
-def ask_on_a_quiet_network(browser: Browser, address: str, workspace: str, key: str) -> Page:
-    """Ask on a page of its own, again if the network of this machine changed meanwhile."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        # The certificate is of the host's own authority: other tests verify it.
-        page = browser.new_page(viewport=SIZES["desktop"], ignore_https_errors=True)
-        failures: list[str] = []
-        page.on("requestfailed", lambda request: failures.append(request.failure or ""))  # noqa: B023
-        try:
-            ask_by_panel(page, address, workspace, key)
-        except (AssertionError, Error) as error:
-            if time.monotonic() > deadline or CHANGED not in f"{failures} {error}":
-                raise
-            page.close()
-            continue
-        return page
-
-
 def test_a_pasted_key_asks_through_the_edge_and_finds_the_pack_cached(site: Site) -> None:
     site.client.wait_until_warm()
     key = site.client.openai.api_key
-    with chromium() as browser:
-        page = ask_on_a_quiet_network(browser, site.host.address, WORKSPACE, key)
+    with chromium_at(site.host) as browser:
+        # The certificate is of the host's own authority: other tests verify it.
+        page = browser.new_page(viewport=SIZES["desktop"], ignore_https_errors=True)
+        ask_by_panel(page, site.host.address, WORKSPACE, key)
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=PICTURES / "system-asked.png", full_page=True)
