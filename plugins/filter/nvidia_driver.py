@@ -426,20 +426,6 @@ def number(card: Mapping[str, str]) -> int:
     return int(card["device"] or "0", 16)
 
 
-def installed_packages(listing: str) -> dict[str, str]:
-    """Return the packages that are installed, with their versions.
-
-    Args:
-        listing: lines of status, name and version, as dpkg-query prints them.
-    """
-    words = (line.split() for line in listing.splitlines())
-    return {
-        line[1]: line[2]
-        for line in words
-        if len(line) == 3 and line[0] == "installed"  # noqa: PLR2004
-    }
-
-
 def driver_packages(installed: Mapping[str, str]) -> dict[str, str]:
     """Return those of the installed packages that are the driver's."""
     return {name: version for name, version in installed.items() if FAMILY.match(name)}
@@ -609,7 +595,6 @@ class FilterModule:
             "driver_queries": driver_queries,
             "choose_driver": choose_driver,
             "complete_driver": complete_driver,
-            "installed_packages": installed_packages,
             "driver_packages": driver_packages,
             "installed_driver": installed_driver,
             "driver_choice": driver_choice,
