@@ -146,7 +146,7 @@ HOST = {"memory_bytes": 10**12, "free_bytes": 10**12, "held_bytes": 0, "driver_v
     ],
 )  # fmt: skip
 def test_a_branch_stands_for_its_newest_driver(driver: str, coming: str, *, refused: bool) -> None:
-    table = {"dev24": {"gpus": 1, "gpu_memory_mib": 22528, "least_driver": "580.65.06"}}
+    table = {"dev24": {"gpus": 1, "gpu_memory_mib": 22528, "min_driver_version": "580.65.06"}}
     host = {**HOST, "driver_version": driver, "coming_driver": coming}
     choice = presets.choose_preset(table, "dev24", known("2684")["gpus"], host)
     assert bool(choice["refusals"]) == refused, choice
