@@ -29,6 +29,7 @@ _MAX_PORT = 65535
 _RENAMED = {
     "gateway.hold_seconds": "request_queue_timeout_seconds",
     "gateway.hold_requests": "request_queue_limit",
+    "folder": "directory",
 }
 _SCOPES = ["openid", "profile", "email"]
 POLL_SECONDS = 5
@@ -409,6 +410,7 @@ class _Section:
         value = self._content.pop(key, None)
         if value is None:
             if default is _REQUIRED:
+                self._refuse_renamed()
                 raise InputError(f"{self.name(key)}: missing: add it")
             return default
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -459,12 +461,15 @@ class _Section:
         return _Section(self.take(key, dict, default), self.name(key))
 
     def done(self) -> None:
-        for old, new in _RENAMED.items():
-            if any(self.name(str(key)) == old for key in self._content):
-                raise InputError(f"{old}: is now named {new}: rename it")
+        self._refuse_renamed()
         if self._content:
             unknown = ", ".join(sorted(self.name(str(key)) for key in self._content))
             raise InputError(f"{unknown}: unknown: remove it, or fix the spelling")
+
+    def _refuse_renamed(self) -> None:
+        for old, new in _RENAMED.items():
+            if any(self.name(str(key)) == old for key in self._content):
+                raise InputError(f"{old}: is now named {new}: rename it")
 
     def name(self, key: str) -> str:
         return f"{self._place}.{key}" if self._place else key
@@ -622,7 +627,7 @@ def _group_limits(section: _Section) -> dict[str, dict[str, int]]:
 def _remotes(section: _Section) -> Remotes:
     settings = Remotes(
         listen=section.listen("127.0.0.1:8014"),
-        directory=section.path("folder"),
+        directory=section.path("directory"),
         secrets=section.path("secrets"),
         keep_free=section.at_least_0("keep_free_mb", _KEEP_FREE_MB) * 1_000_000,
         remotes=tuple(

@@ -298,10 +298,17 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         config.load_remotes(file)
 
 
+def test_a_setting_by_its_earlier_name_is_refused_with_the_one_that_it_has(tmp_path: Path) -> None:
+    file = settings(tmp_path, Host(tmp_path / "host"), 8014)
+    file.write_text(file.read_text().replace("directory:", "folder:"))
+    with pytest.raises(InputError, match="folder: is now named directory: rename it"):
+        config.load_remotes(file)
+
+
 def settings(folder: Path, host: Host, port: int, *remotes: dict[str, Any]) -> Path:
     content = {
         "listen": f"127.0.0.1:{port}",
-        "folder": str(host.folder),
+        "directory": str(host.folder),
         "secrets": str(host.secrets),
         "remotes": list(remotes),
     }
