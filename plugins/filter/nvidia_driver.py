@@ -511,7 +511,7 @@ def card_refusals(
     refusals = []
     firsts = [
         int(device)
-        for branch, device in source["first_card"].items()
+        for branch, device in source["first_gpu"].items()
         if int(plan["branch"]) >= int(branch)
     ]
     first = max(firsts, default=0)
