@@ -229,7 +229,7 @@ def path_refusals(
         return [
             (
                 f"The user {reader['name']} may not read the workspace {name}: {path} has mode"
-                f" {seen['mode']} and group {seen['group']}. {reader['mend']}."
+                f" {seen['mode']} and group {seen['group']}. {reader['hint']}."
             )
         ]
     return []

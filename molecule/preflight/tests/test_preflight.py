@@ -19,7 +19,7 @@ BAD: dict[str, Any] = {
         {"name": "link", "path": "/srv/link"},
         {"name": "closed", "path": "/root"},
     ],
-    "preflight_reader": {"name": "infbox", "uid": 64430, "groups": [], "mend": "Open it"},
+    "preflight_reader": {"name": "infbox", "uid": 64430, "groups": [], "hint": "Open it"},
     "preflight_users": [{"name": "infbox", "uid": 64430}],
     "preflight_model_path": "/srv/shop",
     "preflight_ports": [
