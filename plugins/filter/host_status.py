@@ -222,8 +222,8 @@ def _served(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "requests", f"{asked}, {usage:.0%} of the KV cache in use"
     yield from _kv(told.get("kv") or {})
     for service in told["services"]:
-        words = SERVICE_WORDS.get(service["state"], "not checked yet")
-        yield "service", f"{service['name']:<24} {words}"
+        state = SERVICE_WORDS.get(service["state"], "not checked yet")
+        yield "service", f"{service['name']:<24} {state}"
 
 
 def _kv(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

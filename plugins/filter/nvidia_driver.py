@@ -33,7 +33,7 @@ def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]
 
     Returns:
         system, source, branch, asked (as it was asked for), exact (the version where it is exact,
-        else ""), open, fabric_manager, folder and key of the repository, pin (how the names of
+        else ""), open, fabric_manager, directory and key of the repository, pin (how the names of
         pinning packages begin; "" for none), versioned (packages that take the driver's version,
         each a list of names of which one exists), optional, dkms (the package that builds the
         modules), prebuilt (how the names of prebuilt modules begin; "" for none), kernel_common
@@ -55,7 +55,7 @@ def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]
     if asked["fabric_manager"] == "auto":
         fabric = bool(host["nvidia"]["switches"])
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(host["architecture"], "")
-    folder = found.get("architectures", {}).get(architecture, "")
+    directory = found.get("architectures", {}).get(architecture, "")
     words = {"branch": branch, "open": "-open" if opened else ""}
 
     def fill(name: str) -> str:
@@ -72,7 +72,7 @@ def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]
         "exact": version if "." in version else "",
         "open": opened,
         "fabric_manager": fabric,
-        "folder": f"{release.get('folder', '')}/{folder}",
+        "directory": f"{release.get('directory', '')}/{directory}",
         "key": release.get("key", ""),
         "pin": found.get("pin", ""),
         "versioned": [[fill(name) for name in names] for names in versioned],

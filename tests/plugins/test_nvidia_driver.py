@@ -158,7 +158,7 @@ def test_debian_has_those_of_nvidia_held_to_one_version_by_a_pinning_package(
     system: str, key: str, architecture: str, folder: str
 ) -> None:
     found = plan(host(system, architecture=architecture), version="590.48.01")
-    assert found["folder"] == f"{system.replace('-', '')}/{folder}"
+    assert found["directory"] == f"{system.replace('-', '')}/{folder}"
     assert (found["source"], found["key"]) == ("nvidia", key)
     assert (found["pin"], found["prebuilt"]) == ("nvidia-driver-pinning-", "")
     assert (found["versioned"], found["dkms"]) == (
