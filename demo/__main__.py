@@ -48,7 +48,7 @@ PRESET = {
         "random_fallback": False,
         "repository": "HuggingFaceTB/SmolLM2-135M-Instruct",
         "revision": "0.1.2",
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
         "weights_bytes": 269060280,
         "config": {
             "torch_dtype": "bfloat16",

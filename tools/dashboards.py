@@ -111,7 +111,7 @@ SERVING = Page(
                 "Time to first byte, as clients see it",
                 units.Seconds,
                 "Above 2.5 s for more than 5 of 100: check the queue, then the hit rate on KV "
-                "cache; see docs/runbooks/FirstByteLateFast.md.",
+                "cache; see docs/runbooks/TimeToFirstTokenFastBurn.md.",
                 quantiles("infbox_gateway_first_byte_seconds", "host, workspace"),
             ),
             Panel(

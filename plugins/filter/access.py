@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
+from pathlib import Path
 from typing import Any
+
+# Ansible loads filters by path, outside of any package.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from plugins.inputs import rules
 
 ALL = "*"
 LIMITS = ("requests_per_minute", "concurrent_requests", "tokens_per_minute", "tokens_per_day")
@@ -14,12 +21,8 @@ OF_GROUPS = ("tokens_per_minute", "tokens_per_day")
 OF_USERS = ("name", "teams", "workspaces", *LIMITS, "expires")
 OF_TEAMS = ("workspaces", "oidc_groups", *LIMITS)
 
-# As infbox.auth.keys and infbox.grants have them: what is refused there is refused here first.
-USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-PATTERN = re.compile(r"[a-z0-9*][a-z0-9*-]{0,127}")
-DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-MOST_STARS = 4
-MOST_PATTERNS = 200
+# As names of workspaces are, which are in lower case.
+PATTERN = re.compile(r"[a-z0-9*-]*")
 
 
 def user_names(users: Any) -> list[str]:
@@ -199,7 +202,7 @@ def _user_refusals(
         return [f"User {number} of infbox_users has no name. Write a name, or {{name: …}}."]
     name = user["name"]
     where = f"The user {name} of infbox_users"
-    if not isinstance(name, str) or not USER.fullmatch(name):
+    if not rules.is_user(name):
         return [
             (
                 f"{where} cannot be the name of a file. Use up to 32 lower-case letters, digits,"
@@ -254,17 +257,17 @@ def _entry_refusals(
                 " stands for any characters."
             ),
         ]
-    if len(patterns) > MOST_PATTERNS:
+    if len(patterns) > rules.MOST_PATTERNS:
         refusals.append(
-            f"{where} has {len(patterns)} workspaces and may have {MOST_PATTERNS}. Use * to name"
-            " several at once."
+            f"{where} has {len(patterns)} workspaces and may have {rules.MOST_PATTERNS}. Use *"
+            " to name several at once."
         )
     for pattern in patterns:
-        if not PATTERN.fullmatch(pattern) or pattern.count(ALL) > MOST_STARS:
+        if not PATTERN.fullmatch(pattern) or not rules.is_grant(pattern):
             refusals.append(
                 f"{where} has the workspace {pattern}, which is not a workspace name. Use"
-                f" lower-case letters, digits and hyphens, and up to {MOST_STARS} times * for any"
-                " characters."
+                f" lower-case letters, digits and hyphens, and up to {rules.MOST_STARS} times *"
+                " for any characters."
             )
         elif ALL not in pattern and pattern not in workspaces:
             refusals.append(
@@ -279,7 +282,7 @@ def _is_day(value: str) -> bool:
         date.fromisoformat(value)
     except ValueError:
         return False
-    return DAY.fullmatch(value) is not None
+    return rules.is_day(value)
 
 
 def _not_bool(value: Any) -> str:

@@ -120,6 +120,21 @@ def apt_errors(said: str) -> str:
     return " ".join(dict.fromkeys(errors))[:600] or said.strip()[:600]
 
 
+def installed_packages(listing: str) -> dict[str, str]:
+    """Return the packages that are installed, with their versions.
+
+    Args:
+        listing: lines of status, name and version (or another field without blanks), as dpkg-query
+            prints them; other lines are skipped.
+    """
+    words = (line.split() for line in listing.splitlines())
+    return {
+        line[1]: line[2]
+        for line in words
+        if len(line) == 3 and line[0] == "installed"  # noqa: PLR2004
+    }
+
+
 def apt_common_version(
     madison: str, packages: Sequence[str], candidates: Sequence[str]
 ) -> dict[str, str]:
@@ -163,5 +178,6 @@ class FilterModule:
             "apt_repository": apt_repository,
             "apt_conflict": apt_conflict,
             "apt_errors": apt_errors,
+            "installed_packages": installed_packages,
             "apt_common_version": apt_common_version,
         }

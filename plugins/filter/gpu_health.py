@@ -206,7 +206,7 @@ def worst(findings: Sequence[Finding], address: str) -> str:
     """Return how a card is by the worst that was found, which comes first."""
     # The kernel's log has addresses without the function.
     of_card = (each["severity"] for each in findings if address.startswith(each["card"]))
-    return next(of_card, "well")
+    return next(of_card, "healthy")
 
 
 class FilterModule:

@@ -33,7 +33,7 @@ def host_gpus(
         source: "given", "driver", "pci", "unknown" (PCI ids tell nothing of one or more),
         "silent" (the driver does not answer, and PCI ids may not stand in) or "none"; gpus as
         `infbox_gpus` has them, with the least memory that they may have; most: the same with the
-        most; doubts: what is not known, in words.
+        most; unknown: what is not known, in words.
     """
     if given is not None:
         return known("given", given)
@@ -43,15 +43,15 @@ def host_gpus(
         return known("none", [])
     if not by_pci:
         return known("silent", [])
-    doubts = unknown_gpus(devices)
-    if doubts:
-        return {**known("unknown", []), "doubts": doubts}
+    unknown = unknown_gpus(devices)
+    if unknown:
+        return {**known("unknown", []), "unknown": unknown}
     kinds = Counter(kind for device in devices if (kind := gpu_of(device)))
     return {
         "source": "pci",
         "gpus": counted(kinds, "least_mib"),
         "most": counted(kinds, "most_mib"),
-        "doubts": [
+        "unknown": [
             f"{count} x {kind.name}, of {kind.least_mib} to {kind.most_mib} MiB"
             for kind, count in kinds.items()
             if kind.least_mib != kind.most_mib
@@ -61,7 +61,7 @@ def host_gpus(
 
 def known(source: str, gpus: Any) -> dict[str, Any]:
     """Return GPUs of which all is known that anybody tells."""
-    return {"source": source, "gpus": gpus, "most": gpus, "doubts": []}
+    return {"source": source, "gpus": gpus, "most": gpus, "unknown": []}
 
 
 def counted(kinds: Mapping[Gpu, int], memory: str) -> list[dict[str, Any]]:

@@ -21,7 +21,9 @@ UNREACHABLE = "The host cannot be reached."
 LINKS = ("live", "current")
 AGES = ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h"))
 # The states of a service, as the gateway names them.
-SERVICE_WORDS = {"well": "healthy", "late": "slow", "ill": "unhealthy", "down": "down"}
+SERVICE_WORDS = {"healthy": "healthy", "late": "slow", "unhealthy": "unhealthy", "down": "down"}
+# What a gateway of the release before has in place of them.
+EARLIER_STATES = {"well": "healthy", "ill": "unhealthy"}
 KILO = 1000
 LARGE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -50,7 +52,7 @@ def host_status(
             version that the kernel has loaded; either may be missing.
 
     Returns:
-        `well`, `problems` in words, `release`, `containers` and `units` by name, `status`, the
+        `healthy`, `problems` in words, `release`, `containers` and `units` by name, `status`, the
         gateway's own words, or None, `head`, and `driver`: version, branch, modules and loaded, or
         None where infbox installed none.
     """
@@ -64,12 +66,12 @@ def host_status(
             f"infbox-{name}": state
             for name, state in zip_longest(names, units[: len(names)], fillvalue="missing")
         },
-        "status": told if told and "parts" in told else None,
+        "status": _current(told) if told else None,
         "head": head,
         "driver": _driver(driver),
     }
     problems = list(_problems(host))
-    return {"well": not problems, "problems": problems, **host}
+    return {"healthy": not problems, "problems": problems, **host}
 
 
 def hosts_status(
@@ -82,7 +84,7 @@ def hosts_status(
         variables: of each; `status_of_host` is what `host_status` returned.
     """
     away: dict[str, Any] = {
-        "well": False,
+        "healthy": False,
         "problems": [UNREACHABLE],
         "release": None,
         "release_passed": False,
@@ -102,7 +104,7 @@ def status_text(host: Mapping[str, Any], name: str) -> str:
         host: as `host_status` returns it.
         name: of the host.
     """
-    lines = [f"{name}: {'healthy' if host['well'] else 'UNHEALTHY'}"]
+    lines = [f"{name}: {'healthy' if host['healthy'] else 'UNHEALTHY'}"]
     lines += [f"- {problem}" for problem in host["problems"]]
     lines += [_line(head, text) for head, text in _facts(host)]
     return "\n".join(lines)
@@ -120,7 +122,18 @@ def status_table(hosts: Mapping[str, Mapping[str, Any]]) -> str:
 
 def status_figures(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return how all hosts are, for scripts."""
-    return {"well": all(host["well"] for host in hosts.values()), "hosts": dict(hosts)}
+    return {"healthy": all(host["healthy"] for host in hosts.values()), "hosts": dict(hosts)}
+
+
+def _current(told: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what a gateway told in the words of this release; None if it told something else."""
+    if "parts" in told:
+        services = [
+            {**part, "state": EARLIER_STATES.get(part["state"], part["state"])}
+            for part in told["parts"]
+        ]
+        return {**told, "services": services, "healthy": told["well"]}
+    return told if "services" in told else None
 
 
 def _driver(lines: Sequence[str]) -> dict[str, Any] | None:
@@ -145,7 +158,7 @@ def _problems(host: Mapping[str, Any]) -> Iterator[str]:
         yield f"Release {host['release']} has not passed its health checks."
     for name, said in host["containers"].items():
         # Docker asks every few seconds; the gateway has asked just now, and knows who answers.
-        is_answering = "(health: starting)" in said and host["status"] and host["status"]["well"]
+        is_answering = "(health: starting)" in said and host["status"] and host["status"]["healthy"]
         if "(healthy)" not in said and not is_answering:
             yield f"Container {name} is unhealthy: {said}."
     for name, state in host["units"].items():
@@ -165,10 +178,10 @@ def _problems(host: Mapping[str, Any]) -> Iterator[str]:
 
 def _told_problems(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the gateway found."""
-    for part in told["parts"]:
-        if part["state"] in ("ill", "down"):
-            hint = f"Run {part['look']} ({part['see']})"
-            yield f"{part['name']} is unhealthy. {part['detail']} {hint}"
+    for service in told["services"]:
+        if service["state"] in ("unhealthy", "down"):
+            hint = f"Run {service['look']} ({service['see']})"
+            yield f"{service['name']} is unhealthy. {service['detail']} {hint}"
     for workspace in told["workspaces"]:
         if workspace["state"] not in ("warm", "warming", "elsewhere"):
             why = f": {workspace['error']}" if workspace["error"] else ""
@@ -208,8 +221,9 @@ def _served(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         asked = f"{engine['running']:.0f} running, {engine['waiting'] or 0:.0f} queued"
         yield "requests", f"{asked}, {usage:.0%} of the KV cache in use"
     yield from _kv(told.get("kv") or {})
-    for part in told["parts"]:
-        yield "service", f"{part['name']:<24} {SERVICE_WORDS.get(part['state'], 'not checked yet')}"
+    for service in told["services"]:
+        state = SERVICE_WORDS.get(service["state"], "not checked yet")
+        yield "service", f"{service['name']:<24} {state}"
 
 
 def _kv(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -272,7 +286,7 @@ def _tokens(told: Mapping[str, Any]) -> str:
 def _row(name: str, host: Mapping[str, Any]) -> tuple[str, ...]:
     told = host["status"]
     problem = (host["problems"] or [""])[0]
-    state = "healthy" if host["well"] else "UNHEALTHY"
+    state = "healthy" if host["healthy"] else "UNHEALTHY"
     if told is None:
         return (name, state, "-", host["release"] or "-", "-", "-", "-", problem)
     warm = sum(workspace["state"] == "warm" for workspace in told["workspaces"])

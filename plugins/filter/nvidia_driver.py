@@ -33,7 +33,7 @@ def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]
 
     Returns:
         system, source, branch, asked (as it was asked for), exact (the version where it is exact,
-        else ""), open, fabric_manager, folder and key of the repository, pin (how the names of
+        else ""), open, fabric_manager, directory and key of the repository, pin (how the names of
         pinning packages begin; "" for none), versioned (packages that take the driver's version,
         each a list of names of which one exists), optional, dkms (the package that builds the
         modules), prebuilt (how the names of prebuilt modules begin; "" for none), kernel_common
@@ -55,7 +55,7 @@ def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]
     if asked["fabric_manager"] == "auto":
         fabric = bool(host["nvidia"]["switches"])
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(host["architecture"], "")
-    folder = found.get("architectures", {}).get(architecture, "")
+    directory = found.get("architectures", {}).get(architecture, "")
     words = {"branch": branch, "open": "-open" if opened else ""}
 
     def fill(name: str) -> str:
@@ -72,7 +72,7 @@ def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]
         "exact": version if "." in version else "",
         "open": opened,
         "fabric_manager": fabric,
-        "folder": f"{release.get('folder', '')}/{folder}",
+        "directory": f"{release.get('directory', '')}/{directory}",
         "key": release.get("key", ""),
         "pin": found.get("pin", ""),
         "versioned": [[fill(name) for name in names] for names in versioned],
@@ -426,20 +426,6 @@ def number(card: Mapping[str, str]) -> int:
     return int(card["device"] or "0", 16)
 
 
-def installed_packages(listing: str) -> dict[str, str]:
-    """Return the packages that are installed, with their versions.
-
-    Args:
-        listing: lines of status, name and version, as dpkg-query prints them.
-    """
-    words = (line.split() for line in listing.splitlines())
-    return {
-        line[1]: line[2]
-        for line in words
-        if len(line) == 3 and line[0] == "installed"  # noqa: PLR2004
-    }
-
-
 def driver_packages(installed: Mapping[str, str]) -> dict[str, str]:
     """Return those of the installed packages that are the driver's."""
     return {name: version for name, version in installed.items() if FAMILY.match(name)}
@@ -525,7 +511,7 @@ def card_refusals(
     refusals = []
     firsts = [
         int(device)
-        for branch, device in source["first_card"].items()
+        for branch, device in source["first_gpu"].items()
         if int(plan["branch"]) >= int(branch)
     ]
     first = max(firsts, default=0)
@@ -609,7 +595,6 @@ class FilterModule:
             "driver_queries": driver_queries,
             "choose_driver": choose_driver,
             "complete_driver": complete_driver,
-            "installed_packages": installed_packages,
             "driver_packages": driver_packages,
             "installed_driver": installed_driver,
             "driver_choice": driver_choice,

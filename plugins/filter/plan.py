@@ -42,15 +42,15 @@ KNOWN: Mapping[str, Any] = {
     "gpu_memory_mib": None,
     "host_memory_gb": None,
     "disk_gb": None,
-    "least_driver": None,
+    "min_driver_version": None,
     "engine_image": None,
-    "tuple": {"vllm": None, "lmcache": None, "cuda": None},
+    "versions": {"vllm": None, "lmcache": None, "cuda": None},
     "model": dict.fromkeys(
-        ("source", "random_fallback", "repository", "revision", "licence", "weights_bytes",
+        ("source", "random_fallback", "repository", "revision", "license", "weights_bytes",
          "kv_bytes_per_token", "config")
     ),
     "engine": dict.fromkeys(
-        ("device", "max_model_len", "least_model_len", "cpu_kv_cache_gib", "enforce_eager",
+        ("device", "max_model_len", "min_model_len", "cpu_kv_cache_gib", "enforce_eager",
          "tool_call_parser", "tool_calls", "reasoning_parser", "start_period",
          "tensor_parallel_size", "pipeline_parallel_size", "nodes", "expert_parallel",
          "gpu_memory_utilization", "reserve_gib", "max_num_batched_tokens", "max_num_seqs",
@@ -61,6 +61,15 @@ KNOWN: Mapping[str, Any] = {
     # Changes by which it is tried, one after the other, where it does not fit as it is.
     "smaller": None,
 }  # fmt: skip
+
+
+# Keys that have another name now, for one release.
+RENAMED = {
+    "least_driver": "min_driver_version",
+    "least_model_len": "min_model_len",
+    "licence": "license",
+    "tuple": "versions",
+}
 
 
 def presets_with(presets: Table, more: Any, overrides: Any) -> dict[str, dict[str, Any]]:
@@ -135,10 +144,15 @@ def own_mistakes(path: str, preset: Any, names: Sequence[str]) -> Iterator[str]:
 def mistakes(path: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is given and not known, level by level."""
     for key, value in given.items():
-        if key not in known:
+        if RENAMED.get(key) in known:
+            yield f"{path}.{key} is now named {RENAMED[key]}. Rename it."
+        elif key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             fix = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
             yield f"{path}.{key} is nothing that a preset has. {fix}"
+        elif key == "smaller" and isinstance(value, list):
+            for number, changes in enumerate(value):
+                yield from mistakes(f"{path}.smaller[{number}]", mapping(changes), known)
         elif isinstance(known[key], Mapping):
             if isinstance(value, Mapping):
                 yield from mistakes(f"{path}.{key}", value, known[key])

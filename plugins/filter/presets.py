@@ -39,8 +39,8 @@ def choose_preset(
 
     Args:
         presets: name to preset; of each `rank`, `model`, `engine`, `lmcache`, `gpus`,
-            `gpu_memory_mib`, `host_memory_gb`, `disk_gb` and `least_driver` are read. One without
-            `model.config` is judged by its count of cards alone.
+            `gpu_memory_mib`, `host_memory_gb`, `disk_gb` and `min_driver_version` are read. One
+            without `model.config` is judged by its count of cards alone.
         wanted: a name, or `auto`.
         gpus: name, memory_mib and count of the cards.
         host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known) and
@@ -391,7 +391,7 @@ def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> 
     if host is None:
         return []
     refusals = space_refusals(name, preset, host)
-    least, driver = str(preset.get("least_driver", "")), str(host["driver_version"])
+    least, driver = str(preset.get("min_driver_version", "")), str(host["driver_version"])
     coming = str(host.get("coming_driver", ""))
     # With GPUs given by hand nobody may have said what driver there is, or comes.
     if least and (driver or coming) and not any(late_enough(v, least) for v in (driver, coming)):

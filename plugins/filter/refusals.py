@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 import posixpath
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+# Ansible loads filters by path, outside of any package.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from plugins.inputs import rules
+
 WORKSPACE_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-# As OpenID Connect wants it; on loopback nobody else can answer.
-ISSUER = re.compile(r"(https://[^/\s?#]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^\s?#]*)?")
 
 
 def setting_refusals(
@@ -224,7 +229,7 @@ def path_refusals(
         return [
             (
                 f"The user {reader['name']} may not read the workspace {name}: {path} has mode"
-                f" {seen['mode']} and group {seen['group']}. {reader['mend']}."
+                f" {seen['mode']} and group {seen['group']}. {reader['hint']}."
             )
         ]
     return []
@@ -261,7 +266,7 @@ def sign_in_refusals(oidc: Mapping[str, Any]) -> list[str]:
             if oidc.get(name)
         ]
     refusals = []
-    if not ISSUER.fullmatch(str(oidc["issuer"])):
+    if not rules.is_safe_url(oidc["issuer"]):
         refusals.append(
             f"infbox_oidc_issuer is {oidc['issuer']}. Write it exactly as the provider states it,"
             " beginning with https://, without a question mark."

@@ -8,27 +8,20 @@ import fnmatch
 import hashlib
 import hmac
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+# Ansible loads filters by path, outside of any package.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from plugins.inputs import rules
+
 KEYS = ("url", "ref", "every", "depth")
 SECRETS = ("key", "token", "user", "webhook")
-LEAST_EVERY = 5
 LEAST_WEBHOOK = 16
-
-# As infbox.config has them: what is refused there is refused here first.
-HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
-URL = re.compile(
-    rf"(?:ssh://(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?{HOST}|https://{HOST}"
-    r"|http://(?:localhost|127\.0\.0\.1)(?::[0-9]+)?)/[^\s?#\\]+"
-)
-SHORT_URL = re.compile(r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)")
-WITH_SECRET = re.compile(r"https?://[^/]*@|ssh://[^/]*:[^/]*@")
-REF = re.compile(
-    r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
-)
-COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def git_remotes(workspaces: Any) -> list[dict[str, Any]]:
@@ -133,35 +126,20 @@ def git_refusals(name: str, workspace: Mapping[str, Any]) -> list[str]:
             )
         ]
     refusals = []
-    fix = url_fix(str(git.get("url") or ""))
-    if fix:
-        refusals.append(f"The url of the git remote of workspace {name} cannot be used. {fix}")
-    ref = git.get("ref", "")
-    if not isinstance(ref, str) or (ref and (".." in ref or not REF.fullmatch(ref))):
-        refusals.append(f"The ref of workspace {name} is {ref!r}. Give a branch or a tag.")
-    elif COMMIT.fullmatch(ref):
+    url = str(git.get("url") or "")
+    if hint := rules.git_url_hint(url):
+        where = " (in infbox_git_secrets, through Ansible Vault)" if rules.has_secret(url) else ""
         refusals.append(
-            f"The ref of workspace {name} is a commit, which never changes: {ref}. Give a branch or"
-            " a tag."
+            f"The url of the git remote of workspace {name} cannot be used: {hint}{where}."
         )
-    for key, least in (("every", LEAST_EVERY), ("depth", 1)):
+    ref = git.get("ref", "")
+    if ref != "" and (hint := rules.git_ref_hint(ref)):
+        refusals.append(f"The ref of workspace {name} is {ref!r}: {hint}.")
+    for key, least in (("every", rules.LEAST_EVERY), ("depth", 1)):
         value = git.get(key, least)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             refusals.append(f"The {key} of workspace {name} is {value!r}. Give at least {least}.")
     return refusals
-
-
-def url_fix(url: str) -> str:
-    """Return what to do about an address; empty where it will do."""
-    if WITH_SECRET.match(url):
-        return (
-            "It contains a user or a password. Remove that, and set a token in"
-            " infbox_git_secrets, through Ansible Vault."
-        )
-    short = SHORT_URL.fullmatch(url)
-    if short:
-        return f"Write it as ssh://{short[1]}/{short[2]}."
-    return "" if URL.fullmatch(url) else "Write ssh://USER@HOST/PATH or https://HOST/PATH."
 
 
 def secret_refusals(

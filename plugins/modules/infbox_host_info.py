@@ -160,7 +160,7 @@ def read(path: Path) -> str:
         return ""
 
 
-def nvidia_cards(root: Path) -> list[str]:
+def nvidia_gpu_addresses(root: Path) -> list[str]:
     """Return the PCI addresses of NVIDIA's display controllers, seen without any driver."""
     return [device["address"] for device in nvidia_devices(root, DISPLAY_CONTROLLER)]
 
@@ -534,11 +534,11 @@ def main() -> None:
     )
     asked = module.params
     root = Path("/")
-    cards = nvidia_cards(root)
+    cards = nvidia_gpu_addresses(root)
     host = {
         **system(root),
         **disks(asked["data_dirs"], most_needed_bytes(asked["disk_needs"], len(cards))),
-        "nvidia_cards": cards,
+        "nvidia_gpu_addresses": cards,
         "nvidia": nvidia_state(root, asked["project"], run),
         "secure_boot": secure_boot(root),
         "kernel": platform.release(),

@@ -172,7 +172,7 @@ def window_caps(preset: Preset, plan: Plan, *, longest: int) -> Caps:
     """Return what to plan with where the KV of one longest request had no room."""
     engine, context = preset_engine(preset), preset_model(preset).context
     window = floor(longest * WINDOW_SHARE / BLOCK) * BLOCK
-    least = min(engine.least_model_len, context, engine.max_model_len or context)
+    least = min(engine.min_model_len, context, engine.max_model_len or context)
     if window < least:
         raise NotLoweredError(
             f"a window of {window:,} tokens would be left, fewer than {least:,}. Choose a smaller"
@@ -306,7 +306,7 @@ def key(presets: Mapping[str, Preset], name: str, gpus: Gpus) -> str:
     """Return what a lowering holds for, as a hash: preset, model, engine, versions and GPUs."""
     told = [
         name,
-        {what: presets[name].get(what) for what in ("model", "engine", "smaller", "tuple")},
+        {what: presets[name].get(what) for what in ("model", "engine", "smaller", "versions")},
         [[gpu.get(what) for what in ("name", "memory_mib", "count")] for gpu in gpus],
     ]
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()

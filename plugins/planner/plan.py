@@ -57,7 +57,7 @@ class Engine:
         gpu_memory_utilization: share of a card's memory that the engine may take.
         cpu_kv_cache_bytes: main memory for KV on a host without cards.
         max_model_len: tokens of prompt and answer together; 0 takes the most that fit.
-        least_model_len: tokens below which a model is of no use.
+        min_model_len: tokens below which a model is of no use.
         batch: what a step computes at most; None for the engine's own limits.
         enforce_eager: whether there are no CUDA graphs.
         reserve_bytes: memory on each GPU that is kept from KV, beside what computing takes.
@@ -74,7 +74,7 @@ class Engine:
     gpu_memory_utilization: float = 0.9
     cpu_kv_cache_bytes: int = 0
     max_model_len: int = 0
-    least_model_len: int = 8192
+    min_model_len: int = 8192
     batch: Batch | None = None
     enforce_eager: bool = False
     reserve_bytes: int = 0
@@ -307,7 +307,7 @@ def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Pla
             f" Set max_model_len to {model.context} or less."
         )
         return replace(planned, reasons=(reason,))
-    least = min(wanted or engine.least_model_len, model.context)
+    least = min(wanted or engine.min_model_len, model.context)
     a_token = f"{planned.kv_bytes_per_token / 1024:g} KiB a token"
     if longest < least:
         reason = (
@@ -416,7 +416,7 @@ def shorter(model: Model, engine: Engine, cards: Sequence[Card], refused: Plan) 
         return
     longest = refused.layout.longest(refused.kv_pool_bytes, model.context)
     tokens = longest - longest % 1024
-    if tokens >= min(engine.least_model_len, model.context):
+    if tokens >= min(engine.min_model_len, model.context):
         yield f"max_model_len: {tokens}", replace(engine, max_model_len=tokens), cards
 
 
@@ -473,7 +473,7 @@ def engine_refusals(engine: Engine) -> Iterator[str]:
     ):  # fmt: skip
         if getattr(engine, name) < 0:
             yield f"{name} is {getattr(engine, name)}. Give a number that is not negative."
-    for name in ("pipeline_parallel_size", "nodes", "least_model_len"):
+    for name in ("pipeline_parallel_size", "nodes", "min_model_len"):
         if getattr(engine, name) < 1:
             yield f"{name} is {getattr(engine, name)}. Give a number above 0."
     if engine.nodes > 1:

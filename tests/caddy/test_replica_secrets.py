@@ -93,7 +93,7 @@ def deploy(folder: Path, *arguments: str, order: tuple[str, ...] = HOSTS) -> str
     tasks = [
         {"ansible.builtin.include_tasks": str(ROOT / "playbooks/tasks/replica_source.yml")},
         {"ansible.builtin.include_role": {"name": "caddy"}},
-        {"ansible.builtin.include_role": {**of_watcher, "tasks_from": "folders"}},
+        {"ansible.builtin.include_role": {**of_watcher, "tasks_from": "directories"}},
         {"ansible.builtin.include_role": {**of_watcher, "tasks_from": "keys"}},
         {
             "ansible.builtin.include_role": {**of_watcher, "tasks_from": "shared_keys"},

@@ -50,7 +50,7 @@ def test_scripts_read_it_as_json(
     assert done.returncode
     file = next(tmp_path_factory.getbasetemp().glob("status*/status.json"))
     told = json.loads(file.read_text())
-    assert told["well"] is False
+    assert told["healthy"] is False
     assert told["hosts"]["one"]["status"]["served"]["preset"] == "dev32"
     assert told["hosts"]["two"]["problems"] == ["The host cannot be reached."]
     names = ["keys", "watcher", "gateway", "signin", "remotes", "autoheal"]

@@ -144,7 +144,7 @@ def test_the_table_has_a_line_a_card_with_the_worst_of_each() -> None:
     assert [line.split() for line in table.splitlines()] == [
         ["card", "name", "MiB", "ECC", "Xid", "PCIe", "NVLink", "bandwidth", "state"],
         [ADDRESS, "NVIDIA", "H100", "80GB", "HBM3", "0/81559", "0", "errors", "none", "5x16",
-         "18/18", "pass", "well"],
+         "18/18", "pass", "healthy"],
         ["0000:19:00.0", "NVIDIA", "H100", "80GB", "HBM3", "0/81559", "off", "13,79", "5x16",
          "0/0", "-", "critical"],
     ]  # fmt: skip

@@ -50,19 +50,19 @@ def test_gpus_are_known_by_their_pci_ids() -> None:
         },
     ]
     assert seen["most"] == seen["gpus"]
-    assert seen["doubts"] == []
+    assert seen["unknown"] == []
 
 
 def test_one_that_no_id_tells_leaves_all_of_them_unknown() -> None:
     seen = known("2330", "ffff")
     assert (seen["source"], seen["gpus"]) == ("unknown", [])
-    assert seen["doubts"] == ["0000:01:00.0 (PCI id 10de:ffff)"]
+    assert seen["unknown"] == ["0000:01:00.0 (PCI id 10de:ffff)"]
 
 
 def test_memory_that_an_id_does_not_tell_is_not_guessed() -> None:
     seen = known("2bb3")
     assert [seen[key][0]["memory_mib"] for key in ("gpus", "most")] == [48935, 73415]
-    assert seen["doubts"] == ["1 x NVIDIA RTX PRO 5000 Blackwell, of 48935 to 73415 MiB"]
+    assert seen["unknown"] == ["1 x NVIDIA RTX PRO 5000 Blackwell, of 48935 to 73415 MiB"]
 
 
 def test_the_subsystem_tells_boards_of_one_id_apart() -> None:
@@ -146,7 +146,7 @@ HOST = {"memory_bytes": 10**12, "free_bytes": 10**12, "held_bytes": 0, "driver_v
     ],
 )  # fmt: skip
 def test_a_branch_stands_for_its_newest_driver(driver: str, coming: str, *, refused: bool) -> None:
-    table = {"dev24": {"gpus": 1, "gpu_memory_mib": 22528, "least_driver": "580.65.06"}}
+    table = {"dev24": {"gpus": 1, "gpu_memory_mib": 22528, "min_driver_version": "580.65.06"}}
     host = {**HOST, "driver_version": driver, "coming_driver": coming}
     choice = presets.choose_preset(table, "dev24", known("2684")["gpus"], host)
     assert bool(choice["refusals"]) == refused, choice

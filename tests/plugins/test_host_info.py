@@ -167,11 +167,11 @@ def test_only_nvidia_display_controllers_count_as_cards(tmp_path: Path) -> None:
     ):
         write(tmp_path / "sys/bus/pci/devices" / address / "vendor", f"{vendor}\n")
         write(tmp_path / "sys/bus/pci/devices" / address / "class", f"{kind}\n")
-    assert host_info.nvidia_cards(tmp_path) == ["0000:01:00.0", "0000:02:00.0"]
+    assert host_info.nvidia_gpu_addresses(tmp_path) == ["0000:01:00.0", "0000:02:00.0"]
 
 
 def test_a_machine_without_pci_has_no_cards(tmp_path: Path) -> None:
-    assert host_info.nvidia_cards(tmp_path) == []
+    assert host_info.nvidia_gpu_addresses(tmp_path) == []
 
 
 def pci(root: Path, address: str, device: str, kind: str) -> Path:

@@ -26,8 +26,8 @@ def host(tmp_path: Path) -> FakeHost:
 def answer(host: FakeHost, *away: str) -> Any:
     """What the gateway of a host answers while some parts are away."""
     with host.running():
-        for part in away:
-            host.down(part)
+        for service in away:
+            host.down(service)
         with host.gateway() as gateway:
             return json.loads(gateway.ask("GET", "/status")[2])
 
@@ -43,12 +43,27 @@ def test_a_host_that_is_well_says_what_it_serves(host: FakeHost) -> None:
     assert "GPU          0 NVIDIA H100 80GB HBM3" in text
 
 
+def test_a_gateway_of_the_release_before_is_understood(host: FakeHost) -> None:
+    told = answer(host, "lmcache")
+    words = {"healthy": "well", "unhealthy": "ill"}
+    parts = [
+        {**each, "state": words.get(each["state"], each["state"])} for each in told.pop("services")
+    ]
+    earlier = {**told, "parts": parts, "well": told.pop("healthy")}
+    now, before = (
+        plugin.host_status(each, LINKS, RUNNING, ACTIVE, names=NAMES)
+        for each in (answer(host, "lmcache"), earlier)
+    )
+    assert len(now["problems"]) == 1
+    assert before["problems"] == now["problems"]
+
+
 def test_the_kv_cache_is_shown_beside_its_plan_and_one_that_is_smaller_is_explained(
     host: FakeHost,
 ) -> None:
     def text() -> str:
         found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE, names=NAMES)
-        assert found["well"]
+        assert found["healthy"]
         return str(plugin.status_text(found, "one"))
 
     assert "KV tokens    96,800 reported by vLLM, 94,165 planned\nservice" in text()
@@ -76,7 +91,7 @@ def test_the_driver_that_infbox_installed_is_shown_and_one_that_waits_for_a_rebo
 
     found = status(DRIVER, "580.178.04")
     shown = "driver       580.178.04 of branch 580, held in apt, kernel modules prebuilt"
-    assert found["well"] and shown in plugin.status_text(found, "one")
+    assert found["healthy"] and shown in plugin.status_text(found, "one")
     trouble = "NVIDIA driver 580.178.04 is installed, and {} is loaded: reboot the host."
     assert status(DRIVER, "580.173.02")["problems"] == [trouble.format("580.173.02")]
     assert status(DRIVER)["problems"] == [trouble.format("none")]
@@ -121,19 +136,19 @@ def test_who_answers_already_is_well_before_docker_has_seen_it(
 ) -> None:
     starting = ["infbox-vllm-1\tUp 38 seconds (health: starting)", *RUNNING[1:]]
     found = plugin.host_status(answer(host, *away), LINKS, starting, ACTIVE, names=NAMES)
-    assert found["well"] is is_well
+    assert found["healthy"] is is_well
     assert any("infbox-vllm-1" in problem for problem in found["problems"]) is not is_well
 
 
 def test_a_part_of_a_model_is_not_well_before_docker_has_seen_it() -> None:
     starting = ["infbox-vllm-1\tUp 38 seconds (health: starting)"]
-    assert plugin.host_status(None, LINKS, starting, [], head="one")["well"] is False
+    assert plugin.host_status(None, LINKS, starting, [], head="one")["healthy"] is False
 
 
 @pytest.mark.parametrize("told", [None, {}, {"detail": "Not Found"}])
 def test_a_gateway_that_tells_nothing_is_a_trouble(told: Any) -> None:
     found = plugin.host_status(told, LINKS, RUNNING, ACTIVE, names=NAMES)
-    assert found["well"] is False
+    assert found["healthy"] is False
     assert found["status"] is None
     assert "The gateway does not report" in plugin.status_text(found, "one")
 
@@ -148,7 +163,7 @@ def test_a_workspace_of_another_replica_is_no_trouble(host: FakeHost) -> None:
     host.workspaces["shop"]["warm"] = False
     host.workspaces["shop"]["elsewhere"] = True
     found = plugin.host_status(answer(host), LINKS, RUNNING, ACTIVE, names=NAMES)
-    assert found["well"] is True
+    assert found["healthy"] is True
     assert "warm on another replica" in plugin.status_text(found, "one")
 
 
@@ -159,14 +174,14 @@ def test_a_host_that_was_not_reached_is_in_the_table_and_the_figures(host: FakeH
     assert table[1].split() == ["one", "healthy", "dev32", "7", "1", "of", "1", "2", "-"]
     assert table[2].endswith("The host cannot be reached.")
     figures = plugin.status_figures(hosts)
-    assert figures["well"] is False
+    assert figures["healthy"] is False
     written = json.loads(json.dumps(figures))
     assert written["hosts"]["two"]["problems"] == ["The host cannot be reached."]
 
 
 def test_each_part_leads_to_a_heading_that_there_is(host: FakeHost) -> None:
     told = answer(host, "vllm", "lmcache", "watcher", "keys", "caddy", "dcgm")
-    sees = {part["see"] for part in told["parts"] if part["see"]}
+    sees = {service["see"] for service in told["services"] if service["see"]}
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     titles = [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
     headings = {f"docs/troubleshooting.md#{title.lower().replace(' ', '-')}" for title in titles}
@@ -177,7 +192,7 @@ def test_each_part_leads_to_a_heading_that_there_is(host: FakeHost) -> None:
 def test_a_host_that_holds_a_part_of_a_model_has_the_units_of_one_and_no_gateway() -> None:
     found = plugin.host_status({}, LINKS, RUNNING, ["active"], "gpu1", names=["autoheal"])
     assert found["units"] == {"infbox-autoheal": "active"}
-    assert found["well"], found["problems"]
+    assert found["healthy"], found["problems"]
     assert "worker of the model that gpu1 serves" in plugin.status_text(found, "gpu2")
     ill = plugin.host_status({}, LINKS, [f"{RUNNING[0].split(chr(9))[0]}\tUp (unhealthy)"], [], "g")
     assert "is unhealthy" in ill["problems"][0]

@@ -1,6 +1,8 @@
 """The callback that spares Ansible's workers what was done before them; a real ansible-playbook."""
 
+import ast
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -85,6 +87,15 @@ COLLECTING = """
 """
 
 
+# A Jinja whose method takes something else; Python imports this first.
+OTHER_JINJA = """
+import inspect, jinja2
+whole = inspect.signature(jinja2.Environment.compile)
+other = whole.replace(parameters=[*whole.parameters.values()][:1])
+jinja2.Environment.compile.__signature__ = other
+"""
+
+
 def notes_of(folder: Path, playbook: str, callbacks: str, **settings: str) -> dict[str, list[str]]:
     """Run a playbook and return what was noted, by the name of the note."""
     notes = folder / f"notes-{callbacks}"
@@ -102,11 +113,13 @@ def notes_of(folder: Path, playbook: str, callbacks: str, **settings: str) -> di
         "ANSIBLE_LOCALHOST_WARNING": "false",
         "PYTHONPATH": str(folder),
     }
-    subprocess.run(
+    run = subprocess.run(
         ["ansible-playbook", "--inventory", "localhost,", "--connection", "local", "play.yml"],
-        cwd=folder, env={**os.environ, **settings}, check=True, capture_output=True, timeout=120,
+        cwd=folder, env={**os.environ, **settings}, check=True, capture_output=True,
+        text=True, timeout=120,
     )  # fmt: skip
-    return {note.name: note.read_text().splitlines() for note in notes.iterdir()}
+    noted = {note.name: note.read_text().splitlines() for note in notes.iterdir()}
+    return {**noted, "warned": [" ".join(run.stderr.split())]}
 
 
 # Without it the figures are Ansible's own; where one becomes 1, that part is not needed any more.
@@ -119,6 +132,25 @@ def test_filters_are_loaded_once_a_run(tmp_path: Path, callbacks: str, expected:
 def test_a_template_is_compiled_once_a_run(tmp_path: Path, callbacks: str, expected: int) -> None:
     extension = {"ANSIBLE_JINJA2_EXTENSIONS": "noting_extension.Noting"}
     assert len(notes_of(tmp_path, THREE_TASKS, callbacks, **extension)["compiled"]) == expected
+
+
+def test_what_does_not_fit_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(OTHER_JINJA)
+    extension = {"ANSIBLE_JINJA2_EXTENSIONS": "noting_extension.Noting"}
+    notes = notes_of(tmp_path, THREE_TASKS, WITH, **extension)
+    assert (len(notes["loaded"]), len(notes["compiled"])) == (1, 4)
+    assert "infbox_workers does not fit this ansible-core" in notes["warned"][0]
+
+
+def test_nothing_private_of_ansible_is_imported() -> None:
+    tree = ast.parse((ROOT / "plugins/callback/infbox_workers.py").read_text())
+    names = {
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(each.name for each in node.names)]
+    }
+    assert [name for name in names if re.search(r"(^|\.)_[a-z]", name)] == []
 
 
 def test_a_text_means_what_it_meant(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_steps_become_smaller_where_nothing_was_left_for_kv() -> None:
     table["wide"]["engine"] = {
         **table["wide"]["engine"],
         "max_num_seqs": 512,
-        "least_model_len": 4096,
+        "min_model_len": 4096,
     }
     before = presets.choose_preset(table, "wide", RTX_4090, None)
     assert before["plan"]["fits"], before
@@ -175,7 +175,7 @@ def test_it_is_forgotten_where_what_it_was_for_is_another(what: str) -> None:
     if what == "engine":
         table["moe24"]["engine"]["max_num_seqs"] = 7
     if what == "version":
-        table["moe24"]["tuple"]["vllm"] = "0.33.0"
+        table["moe24"]["versions"]["vllm"] = "0.33.0"
     if what == "preset":
         table["other"] = table.pop("moe24")
     assert in_force(record, table, gpus) == {}

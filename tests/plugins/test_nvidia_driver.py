@@ -11,6 +11,7 @@ import yaml
 from tests.plugins.plugin_files import ROOT, load
 
 driver = load("filter", "nvidia_driver")
+apt_sources = load("filter", "apt_sources")
 
 VARIABLES = yaml.safe_load((ROOT / "roles/nvidia_driver/vars/main.yml").read_text())
 SOURCES = VARIABLES["_nvidia_driver_sources"]
@@ -157,7 +158,7 @@ def test_debian_has_those_of_nvidia_held_to_one_version_by_a_pinning_package(
     system: str, key: str, architecture: str, folder: str
 ) -> None:
     found = plan(host(system, architecture=architecture), version="590.48.01")
-    assert found["folder"] == f"{system.replace('-', '')}/{folder}"
+    assert found["directory"] == f"{system.replace('-', '')}/{folder}"
     assert (found["source"], found["key"]) == ("nvidia", key)
     assert (found["pin"], found["prebuilt"]) == ("nvidia-driver-pinning-", "")
     assert (found["versioned"], found["dkms"]) == (
@@ -537,7 +538,7 @@ def test_a_driver_that_works_and_is_late_enough_is_left_alone(
 
 
 def test_the_drivers_packages_are_told_from_others() -> None:
-    listed = driver.installed_packages(
+    listed = apt_sources.installed_packages(
         "installed nvidia-utils-580-server 580.173.02-0ubuntu0.24.04.1\n"
         "installed libnvidia-container1 1.20.0-1\n"
         "installed nvidia-container-toolkit 1.20.0-1\n"

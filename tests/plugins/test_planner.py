@@ -173,19 +173,19 @@ def test_a_card_of_48_gb_holds_the_small_one_and_some_90000_tokens() -> None:
 
 def test_a_card_of_24_gb_holds_only_some_thousand() -> None:
     few = Batch(1024, 8)
-    tokens = int4(RTX4090, least_model_len=2048, gpu_memory_utilization=0.92, batch=few).kv_tokens
+    tokens = int4(RTX4090, min_model_len=2048, gpu_memory_utilization=0.92, batch=few).kv_tokens
     assert 8_000 < tokens < 12_000
 
 
 def test_the_context_is_the_most_that_fits_up_to_the_models_own() -> None:
     assert int4(A6000).max_model_len == 32768
-    few = int4(RTX4090, least_model_len=2048)
+    few = int4(RTX4090, min_model_len=2048)
     # An engine with a little less KV than promised starts nevertheless.
     assert 0.96 * few.kv_tokens < few.max_model_len <= 0.97 * few.kv_tokens
 
 
 def test_a_context_that_does_not_fit_is_refused_with_the_arithmetic_and_the_mend() -> None:
-    verdict = int4(RTX4090, max_model_len=32768, least_model_len=2048)
+    verdict = int4(RTX4090, max_model_len=32768, min_model_len=2048)
     assert not verdict.fits
     # 24,564 MiB less 400 and 0.6 % of it is 24,016.6: 23.45 GiB, and 90 % of that is 21.1.
     assert (
@@ -401,14 +401,14 @@ def test_the_planner_counts_on_no_memory_that_cuda_does_not_have(
 
 def test_what_the_engine_does_not_take_must_hold_cudas_contexts_and_lmcaches_buffers() -> None:
     # 1,024 tokens of 256 KiB are 256 MiB; with two contexts of 640, 1.5 GiB.
-    greedy = int4(RTX4090, gpu_memory_utilization=0.97, least_model_len=2048)
+    greedy = int4(RTX4090, gpu_memory_utilization=0.97, min_model_len=2048)
     assert not greedy.fits
     assert (
         "gpu_memory_utilization leaves 0.7 GiB of the 23.5 GiB that CUDA has, and CUDA's contexts"
         " and LMCache's buffers take 1.5 GiB." in greedy.reasons[0]
     )
     assert greedy.reasons[-1] == "It would fit with gpu_memory_utilization: 0.93."
-    assert int4(RTX4090, gpu_memory_utilization=0.93, least_model_len=2048).fits
+    assert int4(RTX4090, gpu_memory_utilization=0.93, min_model_len=2048).fits
 
 
 def test_a_kind_of_model_that_is_not_known_is_refused_by_name_and_taken_with_an_override() -> None:

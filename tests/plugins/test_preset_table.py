@@ -58,11 +58,11 @@ def test_a_preset_pins_all_that_it_must(name: str) -> None:
     assert list(filters.mistakes(name, preset, filters.KNOWN)) == []
     # dev32 waits for somebody who can see the hub; a host asks it for the commit until then.
     assert re.fullmatch(r"[0-9a-f]{40}", preset["model"]["revision"]) or name == "dev32"
-    assert preset["model"]["licence"]
-    assert preset["tuple"]["vllm"] == "0.32.0"
+    assert preset["model"]["license"]
+    assert preset["versions"]["vllm"] == "0.32.0"
     assert preset["engine"]["tool_call_parser"]
     if preset["gpus"]:
-        assert preset["least_driver"]
+        assert preset["min_driver_version"]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_preset_without_tool_calls_says_so() -> None:
 def test_an_override_holds_in_the_smaller_forms_too() -> None:
     shorter = filters.presets_with(PRESETS, {}, {"engine": {"max_num_seqs": 4}})
     assert shorter["dev32"]["smaller"][0]["engine"]["max_num_seqs"] == 4
-    assert shorter["dev32"]["smaller"][0]["engine"]["least_model_len"] == 8192
+    assert shorter["dev32"]["smaller"][0]["engine"]["min_model_len"] == 8192
 
 
 def test_a_preset_that_names_no_commit_is_taken_and_told_of() -> None:
@@ -295,6 +295,26 @@ def test_mistakes_are_named(more: Any, overrides: Any, words: str) -> None:
     assert words in " ".join(found)
     # What is wrong is told, and stands in nobody's way until it is.
     assert set(filters.presets_with(PRESETS, more, overrides)) >= set(PRESETS)
+
+
+def test_a_key_by_an_earlier_name_is_refused_with_the_one_that_it_has() -> None:
+    more = {
+        "mine": {
+            "like": "moe80",
+            "least_driver": "580.65.06",
+            "model": {"licence": "MIT"},
+            "smaller": [{"engine": {"least_model_len": 8192}}],
+        }
+    }
+    found = filters.preset_mistakes(PRESETS, more, {"tuple": {}})
+    assert [
+        re.sub(r"^infbox_(more_presets\.mine|preset_overrides)\.", "", row) for row in found
+    ] == [
+        "least_driver is now named min_driver_version. Rename it.",
+        "model.licence is now named license. Rename it.",
+        "smaller[0].engine.least_model_len is now named min_model_len. Rename it.",
+        "tuple is now named versions. Rename it.",
+    ]
 
 
 @pytest.mark.parametrize("key", ["max_model_len", "tensor_parallel_size", "gpu_memory_utilization"])

@@ -14,7 +14,7 @@ most_needed_bytes = load("modules", "infbox_host_info").most_needed_bytes
 PRESETS = {
     "cpu": {"gpus": 0, "host_memory_gb": 8, "disk_gb": 15},
     "dev24": {"gpus": 1, "gpu_memory_mib": 24000, "host_memory_gb": 32, "disk_gb": 60},
-    "dev48": {"gpus": 1, "gpu_memory_mib": 46000, "least_driver": "575.51", "disk_gb": 80},
+    "dev48": {"gpus": 1, "gpu_memory_mib": 46000, "min_driver_version": "575.51", "disk_gb": 80},
     "team": {"gpus": 4, "gpu_memory_mib": 80000, "disk_gb": 400},
 }
 HOST = {"memory_bytes": 64e9, "free_bytes": 500e9, "held_bytes": 0, "driver_version": "580.9"}

@@ -150,7 +150,7 @@ class TestWorkspaces:
         assert refusal.startswith("The path of workspace shop is not a directory: /srv/shop.")
 
     def test_one_that_its_reader_may_not_read_is_refused(self) -> None:
-        reader = {"name": "infbox", "mend": "Open it"}
+        reader = {"name": "infbox", "hint": "Open it"}
         closed = {"readable": False, "mode": "0750", "group": "devs"}
         seen = {"/srv/a": {**THERE, "real": "/srv/a", **closed}}
         (refusal,) = refusals.workspace_refusals([workspace("shop", "/srv/a")], seen, reader)

@@ -28,7 +28,7 @@ def planned(log: dict[str, Any]) -> Plan:
     cards = read_cards([log["gpu"]])
     engine = replace(
         preset_engine({"engine": log["engine"]}, default_batch(cards[0])),
-        least_model_len=1024,
+        min_model_len=1024,
         enforce_eager=not log["graphs"],
     )
     if "weights_gib" in log:

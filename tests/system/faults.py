@@ -104,8 +104,8 @@ def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
 def well(site: Site, right: str) -> bool | None:
     """Return True once every part is well, the pack is warm and the answer is the right one."""
     with contextlib.suppress(LabError, openai.APIError, BrokenOffError):
-        is_well = json.loads(site.fetch("http://127.0.0.1:8010/status"))["well"]
+        is_healthy = json.loads(site.fetch("http://127.0.0.1:8010/status"))["healthy"]
         answer = site.client.ask()
         has_pack = answer.prompt_tokens > FEW_TOKENS
-        return (is_well and has_pack and answer.text == right) or None
+        return (is_healthy and has_pack and answer.text == right) or None
     return None

@@ -28,7 +28,7 @@ TREE = "mkdir -p /srv/shop && echo 'def price(): return 1' > /srv/shop/prices.py
 def variables() -> dict[str, Any]:
     """What the host is deployed by: the demo's model, and blocks that its window does not fit."""
     preset: dict[str, Any] = copy.deepcopy(PRESET)
-    preset["engine"]["least_model_len"] = 4096
+    preset["engine"]["min_model_len"] = 4096
     preset["workspace_budget"] = 1500
     return {
         "infbox_workspaces": [{"name": "shop", "path": "/srv/shop"}],

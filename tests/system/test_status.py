@@ -16,7 +16,7 @@ from tests.system.conftest import WORKSPACE, Site
 
 pytestmark = pytest.mark.lab
 
-PARTS = {"Caddy", "Key service", "Gateway", "vLLM", "LMCache", "Watcher"}
+SERVICES = {"Caddy", "Key service", "Gateway", "vLLM", "LMCache", "Watcher"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def events(answer: HTTPResponse) -> Iterator[dict[str, Any]]:
 
 def well(status: dict[str, Any]) -> dict[str, Any] | None:
     """Return a status if all is well by it."""
-    return status if status["well"] and status["workspaces"][0]["state"] == "warm" else None
+    return status if status["healthy"] and status["workspaces"][0]["state"] == "warm" else None
 
 
 @pytest.mark.parametrize("path", ["/", "/status", "/status/events", "/status/page.js"])
@@ -68,8 +68,8 @@ def test_every_part_is_well_and_the_workspace_warm(site: Site, login: dict[str, 
             return well(json.load(answer))
 
     status = wait_for("a host that is well", ask, 60)
-    assert {part["name"] for part in status["parts"]} == PARTS
-    assert {part["state"] for part in status["parts"]} == {"well"}
+    assert {service["name"] for service in status["services"]} == SERVICES
+    assert {service["state"] for service in status["services"]} == {"healthy"}
     workspace = status["workspaces"][0]
     assert workspace["name"] == WORKSPACE
     assert workspace["files"] > 100

@@ -1,4 +1,4 @@
-"""What people find at the root: licence, workflows, hooks, tags, and paths that exist."""
+"""What people find at the root: license, workflows, hooks, tags, and paths that exist."""
 
 import json
 import re

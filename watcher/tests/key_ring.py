@@ -34,7 +34,7 @@ class Ring:
         return (self.folder / user).read_text().strip()
 
     def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        places: list[str | Path] = ["--digests", self.digests, "--folder", self.folder]
+        places: list[str | Path] = ["--digests", self.digests, "--directory", self.folder]
         return subprocess.run(
             [PROGRAM, *places, *arguments],
             input=given,

@@ -14,7 +14,7 @@ ROOT = Path(infbox.__file__).parent
 MOST_FILES = 15
 
 ORDER = (
-    {"errors", "log"},
+    {"errors", "inputs", "log"},
     {"grants"},
     {"config"},
     {"metrics"},

@@ -19,7 +19,7 @@ BAD: dict[str, Any] = {
         {"name": "link", "path": "/srv/link"},
         {"name": "closed", "path": "/root"},
     ],
-    "preflight_reader": {"name": "infbox", "uid": 64430, "groups": [], "mend": "Open it"},
+    "preflight_reader": {"name": "infbox", "uid": 64430, "groups": [], "hint": "Open it"},
     "preflight_users": [{"name": "infbox", "uid": 64430}],
     "preflight_model_path": "/srv/shop",
     "preflight_ports": [
@@ -155,7 +155,7 @@ def test_a_plan_is_lowered_by_the_engine_s_log_and_stays_so_until_it_is_for_anot
     assert "changed=0" in said
     assert f"remove {LOWERED} on the host and run site.yml" in said
 
-    other = {**PRESETS["cpu"], "tuple": {"vllm": "0.33.0", "lmcache": "0.5.6", "cuda": ""}}
+    other = {**PRESETS["cpu"], "versions": {"vllm": "0.33.0", "lmcache": "0.5.6", "cuda": ""}}
     given = {**given, "preflight_presets": {"cpu": other}}
     status, said = run(tmp_path, [{**play, "tasks": [show]}], **given)
     assert "window 16384" in said

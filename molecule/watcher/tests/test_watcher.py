@@ -371,8 +371,8 @@ def test_the_limits_are_noted_for_the_next_boot(host: Host) -> None:
 def test_the_gateway_serves_the_status_page_from_within_its_unit(host: Host) -> None:
     assert "<title>infbox" in get(host, "http://127.0.0.1:8010/")
     status = json.loads(get(host, "http://127.0.0.1:8010/status"))
-    states = {part["name"]: part["state"] for part in status["parts"]}
-    assert (states["Key service"], states["Watcher"], states["Gateway"]) == ("well",) * 3
+    states = {service["name"]: service["state"] for service in status["services"]}
+    assert (states["Key service"], states["Watcher"], states["Gateway"]) == ("healthy",) * 3
     assert (states["Caddy"], states["vLLM"]) == ("down", "down")
     assert status["served"]["preset"] == "dev32"
     assert status["disks"][0]["path"] == "/var/lib/infbox"

@@ -168,8 +168,9 @@ def keys(arguments: Sequence[str] | None = None) -> int:
     parser = _parser("infbox-keys", "Say who may ask, by a key for each user.")
     parser.add_argument("--digests", metavar="FILE", type=Path, default=_DIGESTS,
                         help="digests of the keys, for the key service (%(default)s)")  # fmt: skip
-    parser.add_argument("--folder", metavar="DIR", type=Path, default=_KEYS,
+    parser.add_argument("--directory", metavar="DIR", type=Path, default=_KEYS,
                         help="directory of the keys, one file per user (%(default)s)")  # fmt: skip
+    parser.add_argument("--folder", type=_renamed("--directory"), help=argparse.SUPPRESS)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run the key service, until stopped")
@@ -604,7 +605,7 @@ def _labelled(options: argparse.Namespace) -> tuple[str, str]:
 def _keyring(options: argparse.Namespace) -> Keyring:
     from infbox.auth.keyring import Keyring
 
-    return Keyring(options.folder, options.digests)
+    return Keyring(options.directory, options.digests)
 
 
 @contextlib.contextmanager
@@ -656,6 +657,15 @@ def _relative(path: str, root: Path) -> str:
     if not Path(inside).is_relative_to(root):
         raise InputError(f"{path}: not inside {root}: give a path below it")
     return os.path.relpath(inside, root)
+
+
+def _renamed(new: str) -> Callable[[str], str]:
+    """Return a type of argument that is refused with the argument's new name."""
+
+    def refuse(_: str) -> str:
+        raise argparse.ArgumentTypeError(f"is now named {new}: rename it")
+
+    return refuse
 
 
 def _parser(program: str, description: str) -> argparse.ArgumentParser:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from infbox import grants
+from infbox import grants, inputs
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 256 * 1024
 """Of a file that may be shown, where nothing else is set."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REQUIRED: Any = object()
 _MAX_BODY_BYTES = 32 * 1024 * 1024
 _REQUEST_QUEUE_TIMEOUT_SECONDS = 120
@@ -31,27 +29,13 @@ _MAX_PORT = 65535
 _RENAMED = {
     "gateway.hold_seconds": "request_queue_timeout_seconds",
     "gateway.hold_requests": "request_queue_limit",
+    "folder": "directory",
 }
 _SCOPES = ["openid", "profile", "email"]
-# TLS says who answers; on loopback nobody else can.
-_SAFE_URL = re.compile(
-    r"https://[^/\s?#]+(?:/[^\s?#]*)?|http://(?:localhost|127\.0\.0\.1)(?::\d+)?(?:/[^\s?#]*)?"
-)
 POLL_SECONDS = 5
 _LOOK_SECONDS = 3.0  # at all workspaces, before they are followed
 
-_HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
-_REMOTE_URL = re.compile(
-    rf"(?:ssh://(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?{_HOST}|https://{_HOST}"
-    r"|http://(?:localhost|127\.0\.0\.1)(?::[0-9]+)?)/[^\s?#\\]+"
-)
-_SHORT_URL = re.compile(r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)")
-# What git takes for a ref, less what nobody uses and a shell or a pattern would see something in.
-_REF = re.compile(
-    r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
-)
 _EVERY_SECONDS = 60
-_LEAST_EVERY = 5
 _SALT_DIGITS = 32  # of a name of LMCache's files, which may have 255 characters
 _DEPTH = 100
 _OF_GROUPS = ("tokens_per_minute", "tokens_per_day")
@@ -331,11 +315,6 @@ def load_remotes(file: Path) -> Remotes:
     return _load(file, _remotes)
 
 
-def is_safe_url(value: object) -> bool:
-    """Say whether a value is an address that secrets may be sent to: over TLS, or on loopback."""
-    return isinstance(value, str) and _SAFE_URL.fullmatch(value) is not None
-
-
 def _load(file: Path, read: Callable[[_Section], T]) -> T:
     import yaml  # noqa: PLC0415  # what else is in this module is used without it
 
@@ -431,6 +410,7 @@ class _Section:
         value = self._content.pop(key, None)
         if value is None:
             if default is _REQUIRED:
+                self._refuse_renamed()
                 raise InputError(f"{self.name(key)}: missing: add it")
             return default
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -463,7 +443,7 @@ class _Section:
 
     def safe_url(self, key: str) -> str:
         value = self.take(key, str)
-        if not is_safe_url(value):
+        if not inputs.is_safe_url(value):
             raise InputError(f"{self.name(key)}: must be https://HOST, not {value!r}")
         return value
 
@@ -473,7 +453,7 @@ class _Section:
     def address(self, key: str, default: str = _REQUIRED) -> str:
         value = self.take(key, str, default).rstrip("/")
         is_given = bool(value) or default is _REQUIRED
-        if is_given and not re.fullmatch(r"https?://[^/\s]+", value):
+        if is_given and not inputs.is_service_url(value):
             raise InputError(f"{self.name(key)}: must be http://HOST:PORT, not {value!r}")
         return value
 
@@ -481,12 +461,15 @@ class _Section:
         return _Section(self.take(key, dict, default), self.name(key))
 
     def done(self) -> None:
-        for old, new in _RENAMED.items():
-            if any(self.name(str(key)) == old for key in self._content):
-                raise InputError(f"{old}: is now named {new}: rename it")
+        self._refuse_renamed()
         if self._content:
             unknown = ", ".join(sorted(self.name(str(key)) for key in self._content))
             raise InputError(f"{unknown}: unknown: remove it, or fix the spelling")
+
+    def _refuse_renamed(self) -> None:
+        for old, new in _RENAMED.items():
+            if any(self.name(str(key)) == old for key in self._content):
+                raise InputError(f"{old}: is now named {new}: rename it")
 
     def name(self, key: str) -> str:
         return f"{self._place}.{key}" if self._place else key
@@ -584,7 +567,7 @@ def _replicas(section: _Section) -> Replicas | None:
         return None
     replicas = Replicas(section.address("balancer"), section.take("host", str))
     section.done()
-    if not _NAME.fullmatch(replicas.host):
+    if not inputs.is_name(replicas.host):
         raise InputError(
             f"{section.name('host')}: {replicas.host!r}: use letters, digits, '.', '_', '-'"
         )
@@ -644,7 +627,7 @@ def _group_limits(section: _Section) -> dict[str, dict[str, int]]:
 def _remotes(section: _Section) -> Remotes:
     settings = Remotes(
         listen=section.listen("127.0.0.1:8014"),
-        directory=section.path("folder"),
+        directory=section.path("directory"),
         secrets=section.path("secrets"),
         keep_free=section.at_least_0("keep_free_mb", _KEEP_FREE_MB) * 1_000_000,
         remotes=tuple(
@@ -669,35 +652,19 @@ def _remote(section: _Section) -> Remote:
         depth=section.positive("depth", _DEPTH),
     )
     section.done()
-    if not _NAME.fullmatch(remote.name):
+    if not inputs.is_name(remote.name):
         raise InputError(
             f"{section.name('name')}: {remote.name!r}: use letters, digits, '.', '_', '-'"
         )
-    _check_remote_url(section.name("url"), remote.url)
-    if remote.ref and (".." in remote.ref or not _REF.fullmatch(remote.ref)):
-        raise InputError(f"{section.name('ref')}: {remote.ref!r}: give a branch or a tag")
-    if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", remote.ref):
+    if hint := inputs.git_url_hint(remote.url):
+        raise InputError(f"{section.name('url')}: {hint}")
+    if remote.ref and (hint := inputs.git_ref_hint(remote.ref)):
+        raise InputError(f"{section.name('ref')}: {remote.ref!r}: {hint}")
+    if remote.every < inputs.LEAST_EVERY:
         raise InputError(
-            f"{section.name('ref')}: {remote.ref} is a commit, which never changes: give a branch "
-            "or a tag"
-        )
-    if remote.every < _LEAST_EVERY:
-        raise InputError(
-            f"{section.name('every')}: {remote.every}: give at least {_LEAST_EVERY} seconds"
+            f"{section.name('every')}: {remote.every}: give at least {inputs.LEAST_EVERY} seconds"
         )
     return remote
-
-
-def _check_remote_url(name: str, url: str) -> None:
-    """Refuse what is no address over SSH or TLS; what it says is not repeated where it may be a
-    secret."""
-    if re.match(r"https?://[^/]*@|ssh://[^/]*:[^/]*@", url):
-        raise InputError(f"{name}: has a user or a password in it: give a token in its own file")
-    short = _SHORT_URL.fullmatch(url)
-    if short:
-        raise InputError(f"{name}: {url}: write it as ssh://{short[1]}/{short[2]}")
-    if not _REMOTE_URL.fullmatch(url):
-        raise InputError(f"{name}: must be ssh://USER@HOST/PATH or https://HOST/PATH")
 
 
 def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:
@@ -712,7 +679,7 @@ def _workspaces(items: list[object], window: int) -> tuple[Workspace, ...]:
             base=section.take("base", str, "") or None,
         )
         section.done()
-        if not _NAME.fullmatch(workspace.name):
+        if not inputs.is_name(workspace.name):
             raise InputError(
                 f"{section.name('name')}: {workspace.name!r}: use letters, digits, '.', '_', '-'"
             )

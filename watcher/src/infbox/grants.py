@@ -6,11 +6,11 @@ told in a header that always says something, so that a lost one is never taken f
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from infbox.errors import InputError
+from infbox.inputs import MOST_PATTERNS, is_grant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,11 +20,6 @@ HEADER = "x-infbox-workspaces"
 ALL = ("*",)
 NONE: tuple[str, ...] = ()
 
-MOST_PATTERNS = 200
-"""Of one grant: what goes with each request is bounded."""
-
-_PATTERN = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,127}")
-_MOST_STARS = 4
 _NOTHING = "-"
 _SEPARATOR = ","
 
@@ -39,7 +34,7 @@ def checked(patterns: object, whose: str) -> tuple[str, ...]:
     Raises:
         InputError: they are something else.
     """
-    if not isinstance(patterns, list | tuple) or not all(map(_is_pattern, patterns)):
+    if not isinstance(patterns, list | tuple) or not all(map(is_grant, patterns)):
         raise InputError(
             f"{whose}: workspaces must be a list of names, in which * stands for any characters, "
             f"not {patterns!r}"
@@ -67,7 +62,7 @@ def from_header(value: str) -> tuple[str, ...]:
     if value == _NOTHING:
         return NONE
     patterns = tuple(value.split(_SEPARATOR))
-    if len(patterns) > MOST_PATTERNS or not all(map(_is_pattern, patterns)):
+    if len(patterns) > MOST_PATTERNS or not all(map(is_grant, patterns)):
         raise ValueError("no patterns of workspaces")
     return patterns
 
@@ -75,11 +70,3 @@ def from_header(value: str) -> tuple[str, ...]:
 def covers(patterns: Iterable[str], name: str) -> bool:
     """Return whether a workspace of this name may be used. Upper and lower case differ."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _is_pattern(value: object) -> bool:
-    return (
-        isinstance(value, str)
-        and _PATTERN.fullmatch(value) is not None
-        and value.count("*") <= _MOST_STARS
-    )

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infbox import cli
 from infbox.auth import keys, labels
 from infbox.auth.key_service import KeyService
 from infbox.errors import InputError
@@ -292,3 +293,11 @@ def test_no_header_without_a_key_gets_in(headers: list[tuple[str, str]]) -> None
     raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
     found = _key(Request({"type": "http", "headers": raw}))
     assert found == "" or any(found in value for _, value in headers)
+
+
+def test_an_option_by_its_earlier_name_is_refused_with_the_one_that_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.keys(["--folder", str(tmp_path), "list"])
+    assert "--folder: is now named --directory: rename it" in capsys.readouterr().err

@@ -222,9 +222,9 @@ def test_whoever_sees_one_workspace_alone_gets_its_tools_without_naming_it(site:
 def test_health_of_a_workspace_of_others_is_not_shown(site: Site) -> None:
     ill = {"state": "cold", "unhealthy_since": None}
     well = {"state": "warm", "unhealthy_since": None}
-    status = {"parts": [], "workspaces": [{"name": "mango", **well}, {"name": "lilac", **ill}]}
-    assert shown({**status, "well": False}, {"mango"})["well"] is True
-    assert shown({**status, "well": False}, {"lilac"})["well"] is False
+    status = {"services": [], "workspaces": [{"name": "mango", **well}, {"name": "lilac", **ill}]}
+    assert shown({**status, "healthy": False}, {"mango"})["healthy"] is True
+    assert shown({**status, "healthy": False}, {"lilac"})["healthy"] is False
 
 
 VARIANTS = [

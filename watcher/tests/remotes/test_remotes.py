@@ -240,20 +240,23 @@ def test_the_program_follows_until_it_is_told_to_end(tmp_path: Path, work: Work)
     [
         ({"url": None}, r"remotes\[0\].url: missing"),
         ({"url": "git@forge.example:shop.git"}, "write it as ssh://git@forge.example/shop.git"),
-        ({"url": "https://me:pa55@forge.example/shop.git"}, "has a user or a password in it: give"),
-        ({"url": "ssh://git:pa55@forge.example/shop.git"}, "has a user or a password in it: give"),
-        ({"url": "http://forge.example/shop.git"}, "must be ssh://USER@HOST/PATH or https://"),
-        ({"url": "file:///srv/shop.git"}, "must be ssh://USER@HOST/PATH or https://HOST/PATH"),
-        ({"url": "ext::sh"}, "must be ssh://USER@HOST/PATH or https://HOST/PATH"),
-        ({"url": "ssh://-oProxyCommand=x/y"}, "must be ssh://USER@HOST/PATH or https://HOST/PATH"),
-        ({"url": "--upload-pack=x"}, "must be ssh://USER@HOST/PATH or https://HOST/PATH"),
-        ({"url": "git:pa55@forge.example:shop.git"}, "must be ssh://USER@HOST/PATH or https://"),
-        ({"url": "https://forge.example"}, "must be ssh://USER@HOST/PATH or https://HOST/PATH"),
+        (
+            {"url": "https://me:pa55@forge.example/shop.git"},
+            "remove the user or the password",
+        ),
+        ({"url": "ssh://git:pa55@forge.example/shop.git"}, "remove the user or the password"),
+        ({"url": "http://forge.example/shop.git"}, "write ssh://USER@HOST/PATH or https://"),
+        ({"url": "file:///srv/shop.git"}, "write ssh://USER@HOST/PATH or https://HOST/PATH"),
+        ({"url": "ext::sh"}, "write ssh://USER@HOST/PATH or https://HOST/PATH"),
+        ({"url": "ssh://-oProxyCommand=x/y"}, "write ssh://USER@HOST/PATH or https://HOST/PATH"),
+        ({"url": "--upload-pack=x"}, "write ssh://USER@HOST/PATH or https://HOST/PATH"),
+        ({"url": "git:pa55@forge.example:shop.git"}, "write ssh://USER@HOST/PATH or https://"),
+        ({"url": "https://forge.example"}, "write ssh://USER@HOST/PATH or https://HOST/PATH"),
         ({"ref": "-x"}, "give a branch or a tag"),
         ({"ref": "a..b"}, "give a branch or a tag"),
         ({"ref": "a b"}, "give a branch or a tag"),
         ({"ref": "refs/heads/*"}, "give a branch or a tag"),
-        ({"ref": "a" * 40}, "is a commit, which never changes"),
+        ({"ref": "a" * 40}, "in place of a commit, which never changes"),
         ({"every": 1}, "give at least 5 seconds"),
         ({"depth": 0}, "must be larger than 0"),
         ({"name": "../x"}, "use letters, digits"),
@@ -295,10 +298,17 @@ def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         config.load_remotes(file)
 
 
+def test_a_setting_by_its_earlier_name_is_refused_with_the_one_that_it_has(tmp_path: Path) -> None:
+    file = settings(tmp_path, Host(tmp_path / "host"), 8014)
+    file.write_text(file.read_text().replace("directory:", "folder:"))
+    with pytest.raises(InputError, match="folder: is now named directory: rename it"):
+        config.load_remotes(file)
+
+
 def settings(folder: Path, host: Host, port: int, *remotes: dict[str, Any]) -> Path:
     content = {
         "listen": f"127.0.0.1:{port}",
-        "folder": str(host.folder),
+        "directory": str(host.folder),
         "secrets": str(host.secrets),
         "remotes": list(remotes),
     }

@@ -26,7 +26,7 @@ from infbox.metrics import Usage
 from infbox.status.exposition import Exposition
 from infbox.status.history import FirstTokens, Minutes
 from infbox.status.sampler import MOST_VIEWERS
-from infbox.status.services import DOWN, LATE, WELL, Finding, Part
+from infbox.status.services import DOWN, HEALTHY, LATE, Finding, Service
 from serving import until
 
 
@@ -50,7 +50,7 @@ def status(gateway: Stack) -> dict[str, Any]:
 
 
 def states(told: dict[str, Any]) -> dict[str, str]:
-    return {part["name"]: part["state"] for part in told["parts"]}
+    return {part["name"]: part["state"] for part in told["services"]}
 
 
 @contextlib.contextmanager
@@ -64,8 +64,8 @@ def following(gateway: Stack) -> Iterator[HTTPResponse]:
 
 def test_it_tells_of_every_part_and_of_what_is_served(gateway: Stack) -> None:
     now = status(gateway)
-    assert now["well"] is True
-    assert set(states(now).values()) == {"well"}
+    assert now["healthy"] is True
+    assert set(states(now).values()) == {"healthy"}
     assert now["served"] == {
         "model": "coder",
         "preset": "dev32",
@@ -111,7 +111,7 @@ def test_what_is_not_configured_is_no_part(host: FakeHost) -> None:
         now = status(gateway)
     assert states(now).keys() == {"Gateway", "vLLM", "LMCache", "Watcher"}
     assert now["gpus"] is None
-    assert now["well"] is True
+    assert now["healthy"] is True
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_a_part_that_is_away_is_down_and_says_what_to_do(
     host.down(part)
     with host.gateway() as gateway:
         now = status(gateway)
-    down = next(shown for shown in now["parts"] if shown["name"] == name)
+    down = next(shown for shown in now["services"] if shown["name"] == name)
     assert down["state"] == "down"
     assert down["look"]
     assert down["see"].startswith("docs/troubleshooting.md#")
-    assert now["well"] is False
+    assert now["healthy"] is False
     assert sum(state == "down" for state in states(now).values()) == 1
 
 
@@ -145,7 +145,7 @@ def test_a_part_that_says_it_is_not_well_is_believed(host: FakeHost) -> None:
     host.alive = False
     with host.gateway() as gateway:
         found = states(status(gateway))
-    assert [found[name] for name in ("LMCache", "vLLM", "Watcher")] == ["ill"] * 3
+    assert [found[name] for name in ("LMCache", "vLLM", "Watcher")] == ["unhealthy"] * 3
 
 
 def test_a_part_that_goes_keeps_what_it_told_with_its_age(host: FakeHost, gateway: Stack) -> None:
@@ -164,16 +164,16 @@ def test_a_part_that_is_slow_is_late(host: FakeHost) -> None:
     with host.gateway() as gateway:
         now = status(gateway)
     assert states(now)["LMCache"] == "late"
-    assert now["well"] is True
+    assert now["healthy"] is True
 
 
 def test_a_part_that_stays_slow_is_down_and_since_then() -> None:
-    part = Part("LMCache", "see", "look")
-    part.note(Finding(WELL), 1.0)
+    part = Service("LMCache", "see", "look")
+    part.note(Finding(HEALTHY), 1.0)
     for second in range(2, 5):
         part.note(Finding(LATE), float(second))
     assert (part.state, part.since, part.seen) == (DOWN, 4.0, 1.0)
-    part.note(Finding(WELL), 5.0)
+    part.note(Finding(HEALTHY), 5.0)
     part.note(Finding(LATE), 6.0)
     assert part.state == LATE
 
@@ -184,11 +184,11 @@ def test_a_workspace_is_warm_or_why_it_is_not(host: FakeHost, gateway: Stack) ->
     with following(gateway) as stream:
         shown = next(e for e in events(stream) if e["workspaces"][0]["state"] != "warm")
         assert shown["workspaces"][0]["state"] == "warming"
-        assert shown["well"] is True
+        assert shown["healthy"] is True
         host.workspaces["shop"] = told(warm=False, error="the tree is gone")
         shown = next(e for e in events(stream) if e["workspaces"][0]["state"] == "cold")
     assert shown["workspaces"][0]["error"] == "the tree is gone"
-    assert shown["well"] is False
+    assert shown["healthy"] is False
 
 
 def test_a_workspace_that_another_host_answers_for_is_well_without_being_warm(
@@ -198,7 +198,7 @@ def test_a_workspace_that_another_host_answers_for_is_well_without_being_warm(
     with host.gateway() as gateway:
         now = status(gateway)
     assert now["workspaces"][0]["state"] == "elsewhere"
-    assert now["well"] is True
+    assert now["healthy"] is True
 
 
 def test_an_overlay_says_what_it_shares_with_its_base(host: FakeHost, gateway: Stack) -> None:
@@ -266,7 +266,7 @@ def test_there_is_room_for_so_many_and_no_more(gateway: Stack) -> None:
         with following(gateway) as refused:
             assert refused.status == 503
             assert refused.headers["retry-after"]
-        assert status(gateway)["well"] is True
+        assert status(gateway)["healthy"] is True
 
 
 def test_who_looks_does_not_hold_up_the_end_of_the_gateway(gateway: GatewayStack) -> None:
@@ -367,4 +367,4 @@ def test_the_page_needs_no_engine(tmp_path: Path) -> None:
     with host.gateway(settings) as gateway:
         with urlopen(gateway.url, timeout=5) as answer:  # noqa: S310  # ours
             assert b"<title>infbox" in answer.read()
-        assert set(states(status(gateway)).values()) == {"down", "well"}
+        assert set(states(status(gateway)).values()) == {"down", "healthy"}

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     hub.add_argument("--workers", type=int, default=8, help="files at once")
     hub.add_argument("--tries", type=int, default=12, help="in a row without a byte")
     hub.add_argument("--first-wait", type=float, default=1, help="seconds before the second try")
-    hub.add_argument("--again", action="store_true", help="mend a model that is there")
+    hub.add_argument("--again", action="store_true", help="repair a model that is there")
     copied = commands.add_parser("adopt", help="verify a model that was copied beside its place")
     carried = commands.add_parser("image", help="copy a model that this image carries")
     carried.add_argument("--source", type=Path, required=True, help="its folder in the image")

@@ -10,19 +10,17 @@ A key has 256 random bits, so that a digest without salt and stretching tells no
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox import grants
 from infbox.auth import labels
 from infbox.auth.labels import DEFAULT, Key
 from infbox.errors import InputError
+from infbox.inputs import is_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 NO_KEY = "none of "
 """What no digest begins with."""
@@ -176,7 +174,7 @@ def limits_from(content: object) -> dict[str, Limits]:
 
 
 def _limits(user: str, given: Any) -> Limits:
-    if not USER.fullmatch(user):
+    if not is_user(user):
         raise InputError(
             f"{user!r}: not a user name: use lower-case letters, digits, '.', '_' and '-'"
         )

@@ -7,12 +7,12 @@ written once, to a file to be handed out; that file may be removed, and the key 
 from __future__ import annotations
 
 import json
-import re
 from datetime import date, datetime, timezone
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.errors import InputError
+from infbox.inputs import is_day, is_user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +29,6 @@ RECORD = "_keys.json"
 
 MOST = 20
 """Keys that a user may have, those that are disabled included."""
-
-_LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class Key(NamedTuple):
@@ -66,7 +63,7 @@ def parsed(name: str) -> tuple[str, str]:
         InputError: the label is none.
     """
     user, slash, label = name.partition("/")
-    if slash and not _LABEL.fullmatch(label):
+    if slash and not is_user(label):
         raise InputError(
             f"{name}: {label!r} is not a label: use up to 32 lower-case letters, digits, '.', '_' "
             "and '-', such as laptop"
@@ -90,7 +87,7 @@ def checked_day(day: Any, where: str) -> str:
     Raises:
         InputError: it is something else; where it stands is named.
     """
-    if not isinstance(day, str) or (day and not _DAY.fullmatch(day)):
+    if not isinstance(day, str) or (day and not is_day(day)):
         raise InputError(f"{where}: expires: must be a day as 2027-01-31, not {day!r}")
     try:
         date.fromisoformat(day or "2000-01-01")

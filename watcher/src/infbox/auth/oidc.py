@@ -19,7 +19,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from infbox.config import is_safe_url
+from infbox.inputs import is_safe_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from infbox.auth import told_limits
 from infbox.gateway.refusals import BAD_REQUEST, UNAUTHORIZED, RefusalError
+from infbox.inputs import is_user
 
 if TYPE_CHECKING:
     from infbox.gateway.bodies import Lease
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from infbox.gateway.workspaces import SeenWorkspaces
     from infbox.status.history import FirstEvent
 
-# So that no stranger makes labels of metrics. `@page` ends the name of somebody who is signed in.
-_USER = re.compile("[a-z0-9][a-z0-9._-]{0,31}(?:@page)?")
+# Ends the name of somebody who is signed in.
+_SIGNED_IN = "@page"
 
 _LIMITS = told_limits.HEADER.encode()
 _ACCOUNT = told_limits.ACCOUNT.encode()
@@ -71,13 +72,18 @@ class Exchange:
 def user_of(incoming: Incoming) -> str:
     """Return whose key the request came with, as Caddy says; empty where it does not."""
     names = incoming.header(b"x-infbox-user")
-    return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
+    return names[0] if len(names) == 1 and _is_user(names[0]) else ""
 
 
 def account_of(incoming: Incoming) -> str:
     """Return whose usage the page shows, as Caddy says; empty where it does not."""
     names = incoming.header(_ACCOUNT)
-    return names[0] if len(names) == 1 and _USER.fullmatch(names[0]) else ""
+    return names[0] if len(names) == 1 and _is_user(names[0]) else ""
+
+
+def _is_user(name: str) -> bool:
+    """Return whether a name may be a label of metrics: no stranger is to make any."""
+    return is_user(name.removesuffix(_SIGNED_IN))
 
 
 def check_user(user: str, *, is_required: bool) -> None:

@@ -356,13 +356,13 @@ def _alone(directory: Path) -> Iterator[None]:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise UnreadyError(f"folder: {directory}: {error.strerror}: make it") from error
+        raise UnreadyError(f"directory: {directory}: {error.strerror}: make it") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
         raise UnreadyError(
-            f"folder: {directory}: another process follows remotes there: stop that"
+            f"directory: {directory}: another process follows remotes there: stop that"
         ) from error
     finally:
         os.close(descriptor)

@@ -1,6 +1,6 @@
 """How infbox is on this host: one sampler for everybody who looks.
 
-It asks every part now and then, and every few seconds while somebody looks. What it knows is one
+It asks every service now and then, and every few seconds while somebody looks. What it knows is one
 object of JSON; docs/status.md says what is in it.
 """
 
@@ -19,7 +19,7 @@ import aiohttp
 from infbox.log import line
 from infbox.status.capacity import capacity
 from infbox.status.history import FirstTokens, Minutes
-from infbox.status.services import DOWN, ILL, SOURCES, WELL, Asker, Finding, Part
+from infbox.status.services import DOWN, HEALTHY, SOURCES, UNHEALTHY, Asker, Finding, Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
@@ -52,7 +52,7 @@ class Sampler:
     """Knows how everything is.
 
     Args:
-        config: says where the parts are.
+        config: says where the services are.
         packs: by workspace.
         conversations: says how those of a workspace fared.
         watched: seconds between samples while somebody looks.
@@ -77,7 +77,7 @@ class Sampler:
         self._came = asyncio.Event()
         self._sampled = asyncio.Condition()
         self._sampling = asyncio.Lock()
-        self._parts = _parts(config)
+        self._services = _services(config)
         self._facts: dict[str, tuple[float, Mapping[str, Any]]] = {}
         self._tokens = Minutes()
         self._work: dict[str, Minutes] = {name: Minutes() for name in packs}
@@ -172,18 +172,18 @@ class Sampler:
             "caddy": self._asker.caddy,
             "dcgm": self._asker.dcgm,
         }
-        names = [name for name in self._parts if name in asks]
+        names = [name for name in self._services if name in asks]
         found = await asyncio.gather(*(asks[name]() for name in names), self._look_at_disks())
         now = time.time()
         for name, finding in zip(names, found, strict=False):
             if isinstance(finding, Finding):
                 self._take(name, finding, now)
-        self._parts["gateway"].note(Finding(WELL), now)
-        if self._version is None and self._parts["vllm"].state == WELL:
+        self._services["gateway"].note(Finding(HEALTHY), now)
+        if self._version is None and self._services["vllm"].state == HEALTHY:
             self._version = await self._asker.engine_version()
 
     def _take(self, name: str, finding: Finding, now: float) -> None:
-        self._parts[name].note(finding, now)
+        self._services[name].note(finding, now)
         if finding.facts:
             self._facts[name] = (now, finding.facts)
         if name == "vllm":
@@ -206,7 +206,7 @@ class Sampler:
 
     def _compose(self, now: float) -> dict[str, Any]:
         config = self._config
-        parts = [part.shown() for part in self._parts.values()]
+        services = [service.shown() for service in self._services.values()]
         moment = time.monotonic()
         workspaces = [self._workspace(workspace, moment) for workspace in config.workspaces]
         return {
@@ -214,14 +214,14 @@ class Sampler:
             "host": socket.gethostname(),
             "sign_in": config.status.sign_in,
             "sign_in_asks": config.status.sign_in_asks,
-            "well": _is_well(parts, workspaces),
+            "healthy": _is_healthy(services, workspaces),
             "served": {
                 "model": config.engine.model,
                 "preset": config.status.preset or None,
                 "max_model_len": config.engine.max_model_len,
                 "engine": f"vLLM {self._version}" if self._version else None,
             },
-            "parts": parts,
+            "services": services,
             "engine": self._told("vllm"),
             "kv": capacity(
                 config.status.planned_kv_tokens,
@@ -242,7 +242,7 @@ class Sampler:
         }
 
     def _told(self, name: str) -> dict[str, Any]:
-        """Return what a part told last, with when that was; its being away takes nothing away."""
+        """Return what a service told last, and when; its being away takes nothing away."""
         at, facts = self._facts.get(name, (None, {}))
         return {"at": at, **facts}
 
@@ -272,7 +272,7 @@ class Sampler:
         }
 
     def _warmth(self, name: str, told: Mapping[str, Any], now: float) -> str:
-        if self._parts["watcher"].state in (ILL, DOWN) or not told:
+        if self._services["watcher"].state in (UNHEALTHY, DOWN) or not told:
             return "unknown"
         if told.get("elsewhere"):
             self._warm_at[name] = now
@@ -294,28 +294,32 @@ def shown(status: dict[str, Any], names: Container[str]) -> dict[str, Any]:
     workspaces = [each for each in status["workspaces"] if each["name"] in names]
     if len(workspaces) == len(status["workspaces"]):
         return status
-    return {**status, "workspaces": workspaces, "well": _is_well(status["parts"], workspaces)}
+    return {
+        **status,
+        "workspaces": workspaces,
+        "healthy": _is_healthy(status["services"], workspaces),
+    }
 
 
-def _is_well(parts: list[dict[str, Any]], workspaces: list[dict[str, Any]]) -> bool:
-    return all(part["state"] not in (ILL, DOWN) for part in parts) and all(
+def _is_healthy(services: list[dict[str, Any]], workspaces: list[dict[str, Any]]) -> bool:
+    return all(service["state"] not in (UNHEALTHY, DOWN) for service in services) and all(
         workspace["state"] in ("warm", "warming", "elsewhere")
         and workspace["unhealthy_since"] is None
         for workspace in workspaces
     )
 
 
-def _parts(config: Config) -> dict[str, Part]:
-    """Return the parts that there are, in the order in which a request meets them."""
+def _services(config: Config) -> dict[str, Service]:
+    """Return the services that there are, in the order in which a request meets them."""
     status = config.status
-    parts = {
-        "caddy": Part("Caddy", "caddy-is-down", "docker logs --tail 50 infbox-caddy-1"),
-        "keys": Part("Key service", "the-key-service-is-down", "systemctl status infbox-keys"),
-        "gateway": Part("Gateway", "the-gateway-is-down", "systemctl status infbox-gateway"),
-        "vllm": Part("vLLM", "vllm-is-down", "docker logs --tail 50 infbox-vllm-1"),
-        "lmcache": Part("LMCache", "lmcache-is-down", "docker logs --tail 50 infbox-lmcache-1"),
-        "watcher": Part("Watcher", "the-watcher-is-down", "journalctl -n 50 -u infbox-watcher"),
-        "dcgm": Part("GPU metrics", "no-gpu-metrics", "docker ps --all"),
+    services = {
+        "caddy": Service("Caddy", "caddy-is-down", "docker logs --tail 50 infbox-caddy-1"),
+        "keys": Service("Key service", "the-key-service-is-down", "systemctl status infbox-keys"),
+        "gateway": Service("Gateway", "the-gateway-is-down", "systemctl status infbox-gateway"),
+        "vllm": Service("vLLM", "vllm-is-down", "docker logs --tail 50 infbox-vllm-1"),
+        "lmcache": Service("LMCache", "lmcache-is-down", "docker logs --tail 50 infbox-lmcache-1"),
+        "watcher": Service("Watcher", "the-watcher-is-down", "journalctl -n 50 -u infbox-watcher"),
+        "dcgm": Service("GPU metrics", "no-gpu-metrics", "docker ps --all"),
     }
     there = {
         "caddy": status.caddy,
@@ -323,7 +327,7 @@ def _parts(config: Config) -> dict[str, Part]:
         "lmcache": config.engine.lmcache,
         "dcgm": status.dcgm,
     }
-    return {name: part for name, part in parts.items() if there.get(name, True)}
+    return {name: service for name, service in services.items() if there.get(name, True)}
 
 
 def _disks(directories: tuple[Path, ...]) -> list[dict[str, Any]]:

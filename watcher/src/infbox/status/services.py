@@ -1,4 +1,4 @@
-"""The parts of infbox on a host, and how each is asked whether it is well."""
+"""The services of infbox on a host, and how each is asked whether it is healthy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from infbox.config import Config
 
-WELL = "well"
+HEALTHY = "healthy"
 LATE = "late"
 """It has not answered in time, once or twice: a busy engine is like that."""
-ILL = "ill"
-"""It answers that it is not well."""
+UNHEALTHY = "unhealthy"
+"""It answers that it is unhealthy."""
 DOWN = "down"
 
 _PATIENCE = aiohttp.ClientTimeout(total=2.0)
@@ -74,13 +74,13 @@ class Answer(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """How a part fares.
+    """How a service fares.
 
     Attributes:
-        state: ``WELL``, ``LATE``, ``ILL`` or ``DOWN``.
+        state: ``HEALTHY``, ``LATE``, ``UNHEALTHY`` or ``DOWN``.
         facts: what it told, as the status has it; empty where it did not.
-        counters: what grows, in an order of the part's own; empty where it did not tell.
-        detail: what it says of itself where it is not well.
+        counters: what grows, in an order of the service's own; empty where it did not tell.
+        detail: what it says of itself where it is unhealthy.
     """
 
     state: str
@@ -90,17 +90,17 @@ class Finding(NamedTuple):
 
 
 @dataclass
-class Part:
-    """One of the parts.
+class Service:
+    """One of the services.
 
     Attributes:
         name: for people.
         see: the heading about it in docs/troubleshooting.md, as an anchor.
-        look: what to run on the host when it is not well.
+        look: what to run on the host when it is unhealthy.
         state: at present; empty until it was asked once.
-        detail: what it says of itself where it is not well.
+        detail: what it says of itself where it is unhealthy.
         since: unix time since when it is in that state, in seconds.
-        seen: unix time at which it was well last; None if it never was.
+        seen: unix time at which it was healthy last; None if it never was.
     """
 
     name: str
@@ -124,25 +124,25 @@ class Part:
         if state != self.state:
             self.state, self.since = state, now
         self.detail = finding.detail
-        if state == WELL:
+        if state == HEALTHY:
             self.seen = now
 
     def shown(self) -> dict[str, Any]:
         """Return it as the status has it."""
-        is_well = self.state == WELL
+        is_healthy = self.state == HEALTHY
         return {
             "name": self.name,
             "state": self.state,
             "since": self.since,
             "seen": self.seen,
             "detail": self.detail,
-            "look": None if is_well else self.look,
-            "see": None if is_well else f"docs/troubleshooting.md#{self.see}",
+            "look": None if is_healthy else self.look,
+            "see": None if is_healthy else f"docs/troubleshooting.md#{self.see}",
         }
 
 
 class Asker:
-    """Asks the parts, each of them at most for two seconds.
+    """Asks the services, each of them at most for two seconds.
 
     Args:
         session: for the requests; the caller closes it.
@@ -160,12 +160,12 @@ class Asker:
             self._get(f"{url}/health"), self._get(f"{url}/metrics")
         )
         if health.status != _OK:
-            return _unwell(health)
+            return _unhealthy(health)
         told = _exposed(metrics, _ENGINE)
         running, waiting, usage = (told.total(name) for name in _ENGINE[1:4])
         sources = [told.total(TOKENS, source=source) for source in SOURCES]
         return Finding(
-            WELL,
+            HEALTHY,
             {
                 "running": running,
                 "waiting": waiting,
@@ -185,11 +185,11 @@ class Asker:
         answer = await self._get(f"{self._config.engine.lmcache}/status")
         told = answer.json
         if answer.status != _OK or told.get("is_healthy") is not True:
-            return _unwell(answer)
+            return _unhealthy(answer)
         try:
-            return Finding(WELL, {"stores": list(_stores(told))})
+            return Finding(HEALTHY, {"stores": list(_stores(told))})
         except (KeyError, TypeError, ValueError):
-            return Finding(WELL)
+            return Finding(HEALTHY)
 
     async def watcher(self) -> Finding:
         """Ask the watcher."""
@@ -200,31 +200,31 @@ class Asker:
         told = answer.json
         workspaces = told.get("workspaces")
         if not told.get("alive") or not isinstance(workspaces, dict):
-            return _unwell(answer)
+            return _unhealthy(answer)
         exposed = _exposed(metrics, _WATCHER)
         counters = {}
         for name in workspaces:
             counts = [exposed.total(metric, workspace=name) for metric in _WATCHER]
             if any_known(counts):
                 counters[name] = tuple(count or 0.0 for count in counts)
-        return Finding(WELL, {"workspaces": workspaces}, counters)
+        return Finding(HEALTHY, {"workspaces": workspaces}, counters)
 
     async def keys(self) -> Finding:
         """Ask the keys' service."""
         answer = await self._get(f"{self._config.status.keys}/metrics")
-        return Finding(WELL) if answer.status == _OK else _unwell(answer)
+        return Finding(HEALTHY) if answer.status == _OK else _unhealthy(answer)
 
     async def caddy(self) -> Finding:
         """Ask Caddy, which sends whoever asks without TLS elsewhere."""
         answer = await self._get(f"{self._config.status.caddy}/")
-        return Finding(WELL) if answer.status else _unwell(answer)
+        return Finding(HEALTHY) if answer.status else _unhealthy(answer)
 
     async def dcgm(self) -> Finding:
         """Ask DCGM's exporter for the cards."""
         answer = await self._get(f"{self._config.status.dcgm}/metrics")
         if answer.status != _OK:
-            return _unwell(answer)
-        return Finding(WELL, {"gpus": _gpus(_exposed(answer, _GPU.values()))})
+            return _unhealthy(answer)
+        return Finding(HEALTHY, {"gpus": _gpus(_exposed(answer, _GPU.values()))})
 
     async def _get(self, url: str) -> Answer:
         try:
@@ -241,9 +241,9 @@ def any_known(values: list[float | None]) -> bool:
     return any(value is not None for value in values)
 
 
-def _unwell(answer: Answer) -> Finding:
+def _unhealthy(answer: Answer) -> Finding:
     if answer.status:
-        return Finding(ILL, detail=f"It reports that it is unhealthy (HTTP {answer.status}).")
+        return Finding(UNHEALTHY, detail=f"It reports that it is unhealthy (HTTP {answer.status}).")
     if answer.is_late:
         return Finding(LATE, detail="It did not respond in time.")
     return Finding(DOWN, detail="It does not respond.")

@@ -24,7 +24,7 @@ MAX_PATTERN_LENGTH = 1000
 MAX_LINE_BYTES = 4096
 # The measure that GitHub takes for a minified file.
 MAX_MEAN_LINE_BYTES = 110
-# A licence often stands above the line that says that a file is generated.
+# A license often stands above the line that says that a file is generated.
 HEAD_BYTES = 2048
 
 

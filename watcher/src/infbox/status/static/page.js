@@ -5,10 +5,10 @@ const STALE_SECONDS = 10; // samples come every two seconds
 const SILENT_SECONDS = 8;
 const LONGEST_PAUSE_MS = 10000;
 const SOURCES = ["engine", "lmcache", "computed"];
-const SERVICE_WORDS = { well: "Healthy", late: "Slow", ill: "Unhealthy", down: "Down", "": "Not checked yet" };
-const SERVICE_SIGNS = { well: "well", late: "warn", ill: "bad", down: "bad" };
+const SERVICE_WORDS = { healthy: "Healthy", late: "Slow", unhealthy: "Unhealthy", down: "Down", "": "Not checked yet" };
+const SERVICE_SIGNS = { healthy: "good", late: "warn", unhealthy: "bad", down: "bad" };
 const CACHE_WORDS = { warm: "Warm", warming: "Warming", cold: "Cold", elsewhere: "Other replica", unknown: "Unknown" };
-const CACHE_SIGNS = { warm: "well", warming: "warn", cold: "bad" };
+const CACHE_SIGNS = { warm: "good", warming: "warn", cold: "bad" };
 const CONSEQUENCES = [
   ["Caddy", "Clients cannot reach this host."],
   ["Key service", "Requests from clients are refused with status 503."],
@@ -90,14 +90,14 @@ function keep(parent, items, make, fill) {
 
 function show() {
   document.body.dataset.state = "shown";
-  document.title = status.well && !lost ? `infbox ${status.host}` : `! infbox ${status.host}`;
+  document.title = status.healthy && !lost ? `infbox ${status.host}` : `! infbox ${status.host}`;
   write(byId("host"), status.host);
   byId("sign-out").hidden = !status.sign_in;
   showServed();
   showWorkspaces();
   showChart();
   showLegend();
-  keep(byId("services"), status.parts, makeService, fillService);
+  keep(byId("services"), status.services, makeService, fillService);
   showFirstTokens();
   showStorage();
   showGpus();
@@ -106,7 +106,7 @@ function show() {
 
 function showServed() {
   const { served } = status;
-  const isThere = status.parts.some((service) => service.name === "vLLM" && ["well", "late"].includes(service.state));
+  const isThere = status.services.some((service) => service.name === "vLLM" && ["healthy", "late"].includes(service.state));
   const engine = isThere ? status.engine : {};
   write(byId("model"), served.model);
   write(byId("preset"), served.preset ?? "none");
@@ -130,13 +130,13 @@ function verdict() {
     const shown = status ? ` The data below is from ${time(status.at)}, ${ago(ageOf(status.at))}.` : "";
     return ["bad", "No connection", `${lost}${shown} Retrying.`];
   }
-  const names = status.parts.filter((service) => ["ill", "down"].includes(service.state)).map((service) => service.name);
-  const late = status.parts.filter((service) => service.state === "late").map((service) => service.name);
+  const names = status.services.filter((service) => ["unhealthy", "down"].includes(service.state)).map((service) => service.name);
+  const late = status.services.filter((service) => service.state === "late").map((service) => service.name);
   const cold = status.workspaces.filter((one) => one.state === "cold").map((one) => one.name);
   if (names.length) return ["bad", `${list(names)} ${names.length > 1 ? "are" : "is"} unhealthy`, consequence(names)];
   if (cold.length) return ["warn", `${list(cold)} ${cold.length > 1 ? "are" : "is"} not warm`, "A request to such a workspace waits until the engine has computed the pack."];
   if (late.length) return ["warn", `${list(late)} ${late.length > 1 ? "are" : "is"} slow to respond`, "A busy engine can cause this for a few seconds."];
-  return ["well", "All services are healthy", "Every service responds, and every workspace is served from the cache."];
+  return ["good", "All services are healthy", "Every service responds, and every workspace is served from the cache."];
 }
 
 const list = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
@@ -152,7 +152,7 @@ function showAges() {
   mark(byId("verdict-sign"), "data-state", sign);
   write(byId("verdict"), words);
   write(byId("verdict-more"), more);
-  byId("what-to-do").hidden = lost || !status.parts.some((service) => service.look);
+  byId("what-to-do").hidden = lost || !status.services.some((service) => service.look);
   if (!status) return;
   stale("workspaces", status.workspaces[0]?.at);
   stale("cache", status.engine.at);

@@ -1,0 +1,116 @@
+"""Names that people meet have none of the words that the project has replaced.
+
+They are settings, roles' variables, files of tasks and modules, options, metrics, alerts, targets
+of make, and the fields of the status. `test_task_names.py` asks the same of the names of tasks.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.plugins.plugin_files import ROOT
+
+REPLACED = {
+    "card": "gpu",
+    "doubt": "read_failure",
+    "errand": "background_task",
+    "folder": "directory",
+    "gate": "health_checks",
+    "heat": "edit_frequency",
+    "held": "queued",
+    "homes": "placement",
+    "ill": "unhealthy",
+    "least": "min",
+    "licence": "license",
+    "mend": "hint",
+    "outlook": "context",
+    "part": "service, shard",
+    "peers": "peer_hosts",
+    "room": "space",
+    "tuple": "versions",
+    "well": "healthy",
+}
+# A hold of a package is dpkg's own word.
+ALLOWED = re.compile(r"_?(common|docker|nvidia_driver)_(was_)?held(_packages)?")
+# Refused with the new name, for one release.
+EARLIER = {"_infbox_renamed_settings"}
+EARLIER_OPTIONS = {"--folder"}
+VARIABLES = ("roles/*/defaults/main.yml", "roles/*/meta/argument_specs.yml",
+             "roles/*/vars/main.yml", "group_vars/all/*.yml",
+             "group_vars/all/wiring/*.yml")  # fmt: skip
+FILES = ("roles/*/tasks/*.yml", "playbooks/*.yml", "playbooks/tasks/*.yml",
+         "watcher/src/infbox/**/*.py", "plugins/filter/*.py", "plugins/action/*.py")  # fmt: skip
+
+
+def keys(node: yaml.Node | None) -> Iterator[str]:
+    """Yield the keys of mappings on all levels, but for those of earlier names."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key.value
+            if key.value not in EARLIER:
+                yield from keys(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            yield from keys(entry)
+
+
+def matches(pattern: str, *files: str) -> Iterator[tuple[Path, str]]:
+    """Yield what a pattern finds in files, each with its file."""
+    for path in found(*files):
+        for name in re.findall(pattern, path.read_text(), re.MULTILINE):
+            yield path, name
+
+
+def found(*patterns: str) -> Iterator[Path]:
+    """Yield the files of patterns."""
+    for pattern in patterns:
+        yield from sorted(ROOT.glob(pattern))
+
+
+def names() -> Iterator[tuple[Path, str]]:
+    """Yield all names, each with the file in which it stands."""
+    for path in found(*VARIABLES):
+        for key in keys(yaml.compose(path.read_text(), Loader=yaml.CSafeLoader)):
+            yield path, key
+    for path in found(*FILES):
+        yield path, path.stem
+    yield from matches(r"(?:alert|record): (\S+)", "files/alerts/*.yml")
+    yield from matches(r"^([a-z-]+):", "Makefile")
+    yield from matches(r'"(infbox_[a-z_]+)', "watcher/src/infbox/**/*.py")
+    yield from matches(r'"(--[a-z-]+)"', "watcher/src/infbox/**/*.py")
+    yield from matches(r'^ +"([a-z_]+)":', "watcher/src/infbox/status/*.py",
+                       "plugins/filter/host_status.py")  # fmt: skip
+
+
+def replaced(name: str) -> list[str]:
+    """Return what is to be said in place of words of a name."""
+    if ALLOWED.fullmatch(name) or name in EARLIER_OPTIONS:
+        return []
+    words = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+    return [
+        f"{better} in place of {word}"
+        for word, better in REPLACED.items()
+        if {word, f"{word}s"} & words
+    ]
+
+
+def test_names_use_the_words_of_the_field() -> None:
+    every = list(names())
+    assert len(every) > 2000
+    wrong = {
+        f"{path.relative_to(ROOT)}: {name}: say {each}"
+        for path, name in every
+        for each in replaced(name)
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dcgm_cards", "folder", "--folders", "KvRoomShort", "stack_gate", "docker_held_requests"],
+)
+def test_a_replaced_word_is_found(name: str) -> None:
+    assert bool(replaced(name)) == (name not in EARLIER_OPTIONS)
