@@ -557,15 +557,15 @@ def _list_keys(options: argparse.Namespace) -> None:
     for user, known in known_users(options.digests).items():
         limits = known.limits
         per_minute = limits.requests_per_minute or "any number of"
-        at_once = limits.concurrent_requests or "any number of"
+        at_once = limits.concurrent_requests or "any number"
         names = ", ".join(limits.workspaces) or "none"
         until = f"; until {limits.expires}" if limits.expires else ""
         tokens = [
-            f"{most} tokens a {period}"
+            f"{most} computed tokens per {period}"
             for period in ("minute", "day")
             if (most := limits.numbers[f"tokens_per_{period}"])
         ]
-        may = ", ".join([f"{per_minute} requests a minute", f"{at_once} at once", *tokens])
+        may = ", ".join([f"{per_minute} requests per minute", f"{at_once} in progress", *tokens])
         says = f"{may}; workspaces: {names}{until}"
         print(f"{user}: {says}")
         for label, key in known.keys.items():

@@ -136,7 +136,7 @@ def test_the_commands_never_print_a_key(ring: Ring) -> None:
         said += done.stdout + done.stderr
     known.append(ring.key("alice"))
     assert not any(key in said for key in known)
-    assert "alice: 60 requests a minute, any number of at once" in said
+    assert "alice: 60 requests per minute, any number in progress" in said
     assert f"alice has another key, in {ring.folder / 'alice'}" in said
     assert ring.run("rotate", "bob").stderr == ("infbox-keys: bob: no such user: there are alice\n")
 

@@ -55,7 +55,7 @@ def test_a_limit_that_is_used_up_refuses_in_the_form_of_the_api(
     assert answer.status == 429
     error = answer.json["error"]
     assert error["type"] == ("rate_limit_error" if path == MESSAGES else "RateLimitError")
-    assert error["message"].startswith("ann may have 1 tokens a ")
+    assert error["message"].startswith("ann may use at most 1 computed tokens per ")
     assert error["message"].endswith(f"Limit: {limit}.")
     assert error["infbox"] == {"limit": limit}
     assert 1 <= int(answer.headers["retry-after"]) <= (61 if limit == MINUTE else 86_400)

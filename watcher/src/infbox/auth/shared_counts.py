@@ -171,7 +171,7 @@ class SharedCounts:
 
     def note_slow(self) -> AwayError:
         """Have nobody ask for a while, since a request waited too long for those before it."""
-        self._note(f"requests waited {self.seconds:g} s for it")
+        self._note(f"requests waited {self.seconds:g} s for their turn")
         return AwayError(self._reason)
 
     async def take(
@@ -298,7 +298,7 @@ class SharedCounts:
     def _note(self, reason: str) -> None:
         self._away_until = time.monotonic() + AWAY_SECONDS
         if not self._reason:
-            hint = "each host counts by itself until then: look whether Valkey runs"
+            hint = "each host counts by itself until then; check that Valkey runs"
             at = self._settings.address
             _logger.warning(line("limits-not-shared", valkey=at, reason=reason, hint=hint))
         self._reason = reason

@@ -1,4 +1,4 @@
-"""How many requests a user may have under way, and how many tokens computed."""
+"""Limits the requests of a user that are in progress, and the tokens computed for a user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infbox.metrics import Usage
 
 _LIMIT = told_limits.AT_ONCE
-_PERIODS = {counts.TOKENS: "a minute", counts.TOKENS_A_DAY: "a day"}
+_PERIODS = {counts.TOKENS: "minute", counts.TOKENS_A_DAY: "day"}
 _OK = 200
 _BYTES_PER_TOKEN = 4
 
@@ -48,7 +48,7 @@ class ConcurrencyLimit:
         if most and self._under_way[person] >= most:
             raise RefusalError(
                 TOO_MANY,
-                f"{user} may have {most} requests under way. Wait until one has ended. "
+                f"{user} may have at most {most} requests in progress. Wait until one has ended. "
                 f"Limit: {_LIMIT}.",
                 ours={"limit": _LIMIT},
             )
@@ -143,7 +143,7 @@ def _refusal(user: str, refused: Refused) -> RefusalError:
     name, most = refused.limit
     return RefusalError(
         TOO_MANY,
-        f"{user} may have {most} tokens {_PERIODS[name]} computed. "
+        f"{user} may use at most {most} computed tokens per {_PERIODS[name]}. "
         f"Try again in {refused.seconds} s. Limit: {name}.",
         ours={"limit": name},
         seconds=refused.seconds,
