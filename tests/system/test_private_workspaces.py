@@ -7,12 +7,14 @@ tests/caddy/test_replicas.py, with a stub of the engine.
 
 import base64
 import contextlib
+import functools
 import http.client
 import json
 import shutil
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +93,11 @@ class Edge:
         """Send a request as a user."""
         return self.ask(bounded(asked), self.keys[user])
 
+    def has_pack(self, name: str) -> bool | None:
+        """Say whether a workspace has a pack; None while it has none."""
+        pack = Asked("GET", f"/v1/workspaces/{name}/pack")
+        return self.as_user("team", pack).status == 200 or None
+
     def lists(self, user: str, key: str = "") -> int:
         """Return how a user's list of models is answered."""
         return self.ask(Asked("GET", "/v1/models"), key or self.keys[user]).status
@@ -122,12 +129,7 @@ def edge(site: Site) -> Iterator[Edge]:
         authority = ssh(site.host, f"cat {AUTHORITY}")
         edge = Edge(site, keys, ssl.create_default_context(cadata=authority))
         for name in NAMES:
-            pack = Asked("GET", f"/v1/workspaces/{name}/pack")
-            wait_for(
-                f"the pack of {name}",
-                lambda pack=pack: edge.as_user("team", pack).status == 200 or None,
-                600,
-            )
+            wait_for(f"the pack of {name}", functools.partial(edge.has_pack, name), 600)
         yield edge
     finally:
         (site.inventory / "hosts.yml").write_text(before)
@@ -258,7 +260,13 @@ def test_without_the_gateway_nobody_is_shown_names(edge: Edge) -> None:
 
 
 def test_a_key_is_made_and_disabled_by_the_playbook_and_the_edge_knows_at_once(edge: Edge) -> None:
-    keys = ["playbooks/keys.yml", "-i", edge.site.inventory, "-e", "user=bob/laptop"]
+    keys: list[str | Path] = [
+        "playbooks/keys.yml",
+        "-i",
+        edge.site.inventory,
+        "-e",
+        "user=bob/laptop",
+    ]
     play([*keys, "-e", "action=add"], "system-private-keys")
     key = ssh(edge.site.host, "cat /etc/infbox/secrets/api-keys/_labelled/bob@laptop")
     assert edge.lists("", key) == 200
