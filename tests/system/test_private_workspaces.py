@@ -239,7 +239,7 @@ def test_a_killed_key_service_lets_nobody_in_and_is_back_by_itself(edge: Edge) -
 
 
 def test_a_slow_key_service_puts_nobody_out(edge: Edge) -> None:
-    slow = f"nohup sh -c '{KEYS.format('STOP')}; sleep 2; {KEYS.format('CONT')}' > /dev/null 2>&1 &"
+    slow = f"nohup sh -c '{KEYS.format('STOP')}; sleep 1; {KEYS.format('CONT')}' > /dev/null 2>&1 &"
     edge.site.ssh(slow)
     statuses = {edge.lists("team") for _ in range(20)}
     assert statuses == {200}
