@@ -148,14 +148,20 @@ def test_limits_and_runs_that_change_nothing_make_no_later_record(rings: list[Ri
     assert of(ring).revision == before.revision + 1
 
 
-def test_a_key_that_ended_and_is_written_back_by_hand_is_replaced(rings: list[Ring]) -> None:
+def test_a_key_that_is_written_back_by_hand_is_valid_where_no_replica_ended_it(
+    rings: list[Ring],
+) -> None:
     ring, key = rings[0], rings[0].key("bob")
     ring.ring.rotate("bob")
+    copy(ring, rings[1])
     (ring.folder / "bob").write_text(key)
     ring.ring.apply(USERS)
-    assert digest(key) not in valid(ring)
-    assert ring.key("bob") != key
-    assert digest(ring.key("bob")) in valid(ring)
+    assert digest(key) in valid(ring)
+    assert digest(key) not in of(ring).ended
+    assert not ring.ring.merge([of(ring)])
+    assert digest(key) in valid(ring)
+    sync(rings)
+    assert not any(digest(key) in valid(each) for each in rings)
 
 
 def test_what_serves_may_be_damaged_and_nothing_that_ended_comes_back(rings: list[Ring]) -> None:

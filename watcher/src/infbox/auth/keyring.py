@@ -17,7 +17,7 @@ from infbox.auth.labels import DEFAULT, Key, Labelled, digest
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from infbox.auth.keys import Known
@@ -114,7 +114,8 @@ class Keyring:
         """Give these users a key, and end the keys of all others.
 
         A default key that is disabled stays so, whatever is in its file: a release that knows no
-        labels makes one anew. So does a key that ended: its user gets another one.
+        labels makes one anew. A key that ended and was written back into its file by hand is valid
+        again, as far as no other replica says that it ended.
 
         Args:
             wanted: users, with what each may use.
@@ -125,10 +126,10 @@ class Keyring:
             UnreadyError: a file cannot be written.
         """
         with self._alone():
-            held = record.read(self._labelled).with_ended([])
+            held = record.read(self._labelled)
             labelled = {user: held.labelled[user] for user in wanted if user in held.labelled}
             having = [user for user in wanted if DEFAULT not in labelled.get(user, {})]
-            keys = self._keys(having, held.ended)
+            keys = self._keys(having)
             added = [user for user in having if user not in keys]
             removed = [name for name in self._files() if name not in having]
             keys |= {user: _new_key() for user in added}
@@ -152,7 +153,7 @@ class Keyring:
             recorded = record.read(self._labelled)
             labelled = {user: recorded.labelled.get(user, {}) for user in users}
             default = {user: known[user].digest for user in users if DEFAULT not in labelled[user]}
-            filed = self._keys(default, recorded.ended)
+            filed = self._keys(default)
             keys = {user: key for user, key in filed.items() if digest(key) == default[user]}
             unfiled = {
                 user: each
@@ -179,8 +180,8 @@ class Keyring:
         with self._alone():
             try:
                 before = self._state()
-            except InputError:  # `apply` writes a damaged file anew, by what is recorded
-                return self._record(record.read(self._labelled).with_ended(ended), is_dry=is_dry)
+            except InputError:  # `apply` writes a damaged file anew, by what is left here
+                return self._record(ended, is_dry=is_dry)
             state = self._state(ended)
             gone = [user for user in before.keys if user not in state.keys]
             return self._settle(state, gone, is_dry=is_dry)
@@ -358,7 +359,8 @@ class Keyring:
             known = {}
         keys = [key for each in known.values() for key in each.keys.values()]
         valid = {key.sha256 for key in keys if not key.disabled}
-        recorded = state.recorded.with_ended({key.sha256 for key in keys} - state.valid)
+        ended = {key.sha256 for key in keys} - state.valid
+        recorded = state.recorded.with_ended(ended).without(state.valid)
         is_first = not valid and recorded.is_empty
         if valid != state.valid and not is_first:
             recorded = recorded._replace(revision=recorded.revision + 1)
@@ -399,17 +401,21 @@ class Keyring:
         is_there = _holds(file, text, _OWNER_ONLY)
         return {file: (text, _OWNER_ONLY)} if is_needed and not is_there else {}
 
-    def _record(self, recorded: Record, *, is_dry: bool) -> bool:
-        """Write the record alone; return whether it is another one."""
-        texts = self._record_text(recorded)
+    def _record(self, ended: Collection[str], *, is_dry: bool) -> bool:
+        """Record that keys ended, and remove their files; return whether this changes anything."""
+        texts = self._record_text(record.read(self._labelled).with_ended(ended))
+        filed = self._keys(self._files())
+        gone = [self._directory / user for user, key in filed.items() if digest(key) in ended]
         if not is_dry:
             for path, (text, mode) in texts.items():
                 _write(path, text, mode)
-        return bool(texts)
+            for path in gone:
+                path.unlink()
+        return bool(texts or gone)
 
     def _has_key(self, user: str, key: str) -> bool:
         path = self._directory / user
-        return self._keys([user], ()).get(user) == key and _has_mode(path, _OWNER_ONLY)
+        return self._keys([user]).get(user) == key and _has_mode(path, _OWNER_ONLY)
 
     def _state_with(self, user: str) -> _State:
         """Return what there is, this user among it; raise where it is none."""
@@ -420,17 +426,18 @@ class Keyring:
         return state
 
     def _state(self, ended: Iterable[str] = ()) -> _State:
-        """Return what there is, without these keys and those that are recorded to have ended."""
+        """Return what there is, without these keys."""
+        ended = set(ended)
         known = known_users(self._digests)
         users = {name: each.limits for name, each in known.items()}
         recorded = record.read(self._labelled).with_ended(ended)
         labelled: Labelled = {name: {} for name in users} | recorded.labelled
         having = [name for name in users if DEFAULT not in labelled[name]]
-        keys = self._keys(having, recorded.ended)
+        keys = self._keys(having, ended)
         unfiled = {
             name: digest
             for name in having
-            if name not in keys and (digest := known[name].digest) not in recorded.ended
+            if name not in keys and (digest := known[name].digest) not in ended
             if not digest.startswith(NO_KEY)
         }
         return _State(users, keys, unfiled, recorded._replace(labelled=labelled), {})
@@ -456,8 +463,8 @@ class Keyring:
             return []
         return sorted(path.name for path in self._directory.iterdir() if path.is_file())
 
-    def _keys(self, users: Iterable[str], ended: Container[str]) -> dict[str, str]:
-        """Return the default key of each of these users that has one which did not end."""
+    def _keys(self, users: Iterable[str], ended: Container[str] = ()) -> dict[str, str]:
+        """Return the default key of each of these users that has one, without those that ended."""
         keys: dict[str, str] = {}
         for user in users:
             path = self._directory / user

@@ -16,7 +16,7 @@ from infbox.auth.labels import RECORD, Labelled
 from infbox.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
 MOST_ENDED = 10_000
@@ -56,6 +56,11 @@ class Record(NamedTuple):
             for user, keys in self.labelled.items()
         }
         return Record(labelled, self.revision, dict(kept))
+
+    def without(self, valid: Container[str]) -> Record:
+        """Return the record without keys that ended and are valid again."""
+        ended = {key: day for key, day in self.ended.items() if key not in valid}
+        return self._replace(ended=ended)
 
 
 def file_in(directory: Path) -> Path:
