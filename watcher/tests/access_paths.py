@@ -1,8 +1,4 @@
-"""Every path of the API that shows something of a workspace, and ways to write a name.
-
-Asked of the gateway by ``gateway/test_access.py``, and through the edge of a deployed host by
-``tests/system/test_private_workspaces.py``.
-"""
+"""Every path of the API that shows something of a workspace, and ways to write a name."""
 
 from __future__ import annotations
 
