@@ -191,12 +191,13 @@ upgrade: $(STAMP) ## Upgrade the hosts to this checkout, the first one alone; AR
 	@$(BIN)/ansible-playbook playbooks/upgrade.yml $(ARGS)
 
 # One action on one key: what is given first of these.
-KEY_ACTION := $(strip $(foreach action,ADD ROTATE DISABLE REMOVE REVOKE,$(if $($(action)),$(action))))
+KEY_ACTION := $(strip $(foreach action,ADD ROTATE DISABLE REMOVE REVOKE SYNC,$(if $($(action)),$(action))))
 
-keys: $(STAMP) ## List users' keys; ADD=USER LABEL=NAME EXPIRES=2027-01-31 makes one, ROTATE=USER/LABEL, DISABLE= and REMOVE= likewise, REVOKE=USER ends all; ARGS=--check shows what would change
+keys: $(STAMP) ## List users' keys; ADD=USER LABEL=NAME EXPIRES=2027-01-31 makes one, ROTATE=USER/LABEL, DISABLE= and REMOVE= likewise, REVOKE=USER ends all; SYNC=1 gives all replicas the same; ARGS=--check shows what would change
 	$(if $(word 2,$(KEY_ACTION)),$(error Give one of $(KEY_ACTION), not all: each run does one thing))
 	@$(BIN)/ansible-playbook playbooks/keys.yml \
-	$(if $(KEY_ACTION),-e action=$(shell echo $(KEY_ACTION) | tr A-Z a-z) -e 'user=$($(KEY_ACTION))') \
+	$(if $(KEY_ACTION),-e action=$(shell echo $(KEY_ACTION) | tr A-Z a-z)) \
+	$(if $(filter-out SYNC,$(KEY_ACTION)),-e 'user=$($(KEY_ACTION))') \
 	$(if $(LABEL),-e 'label=$(LABEL)') $(if $(EXPIRES),-e 'expires=$(EXPIRES)') $(ARGS)
 
 rotate-secrets: $(STAMP) ## Rotate secrets; ARGS="-e secret=users", or kv, backup, monitoring

@@ -87,7 +87,8 @@ def deploy(folder: Path, *arguments: str, order: tuple[str, ...] = HOSTS) -> str
         "caddy_replicas": ["gpu1:8444", "gpu2:8444"],
         "caddy_replicas_source": "{{ _infbox_replica_source }}",
         "watcher_users": ["alice", "bob"],
-        "watcher_keys_source": "{{ _infbox_replica_source }}",
+        "watcher_keys_source": "{{ _infbox_replica_keys_source }}",
+        "watcher_key_records": "{{ _infbox_replica_key_records }}",
     }
     of_watcher = {"name": "watcher"}
     tasks = [
@@ -109,7 +110,8 @@ def deploy(folder: Path, *arguments: str, order: tuple[str, ...] = HOSTS) -> str
          folder / "play.yml", "-vv", "--diff", *arguments],
         capture_output=True, text=True, check=False,
         env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
-             "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1"},
+             "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_NOCOLOR": "1",
+             "ANSIBLE_FILTER_PLUGINS": str(ROOT / "plugins/filter")},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PRIVATE KEY" not in done.stdout

@@ -4,6 +4,7 @@ Replicas have the same paths: each sees a directory of its own there, by a mount
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,8 +61,16 @@ class Hosts:
         hosts = {
             host: {"ansible_python_interpreter": str(folder / f"python-{host}")} for host in HOSTS
         }
-        inventory = {"inference": {"hosts": hosts, "vars": variables}}
-        (folder / "hosts.yml").write_text(json.dumps(inventory))
+        self.inventory = {"inference": {"hosts": hosts, "vars": variables}}
+        self.without()
+
+    def without(self, away: str = "") -> None:
+        """Have all hosts reachable but one."""
+        inventory = json.loads(json.dumps(self.inventory))
+        if away:
+            nobody = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+            inventory["inference"]["hosts"][away] |= nobody
+        (self.folder / "hosts.yml").write_text(json.dumps(inventory))
 
     def ring(self, host: str) -> Keyring:
         return Keyring(
@@ -86,6 +95,11 @@ class Hosts:
             user: [label for label, key in each.keys.items() if not key.disabled]
             for user, each in known.items()
         }
+
+    def valid(self, host: str) -> set[str]:
+        """Return the digests of the keys that a host lets in."""
+        users = keys.read(self.folder / host / "keys/users.json")
+        return {digest for digest, user in users.items() if not user.is_disabled}
 
     def everything(self) -> dict[Path, bytes]:
         return {
@@ -154,6 +168,46 @@ def test_replicas_have_the_keys_of_one(hosts: Hosts) -> None:
     assert [hosts.labels(host)["alice"] for host in HOSTS] == [["default"]] * 2
 
 
+@mounts
+@pytest.mark.parametrize("hosts", [True], indirect=True)
+def test_no_key_comes_back_from_a_replica_that_was_away_when_it_ended(hosts: Hosts) -> None:
+    # Both know the certificate; the one that will be away is the first.
+    (hosts.folder / "two/caddy/replicas/group.crt").touch()
+    for label in ("laptop", "ci", "old"):
+        hosts.ring("one").add("alice", label)
+    for name in ("secrets", "keys"):
+        shutil.copytree(
+            hosts.folder / "one" / name, hosts.folder / "two" / name, dirs_exist_ok=True
+        )
+    before = hosts.valid("one")
+    assert hosts.valid("two") == before
+    hosts.without("one")
+    status, said = hosts.play("-e", "action=disable", "-e", "user=alice/laptop")
+    assert status, "one host was not changed"
+    assert "one was not changed and still has its previous keys" in " ".join(said.split())
+    assert "make keys SYNC=1" in " ".join(said.split())
+    hosts.ring("two").rotate_all("alice")
+    hosts.ring("two").remove("alice", "old")
+    hosts.ring("two").revoke("bob")
+    ended = before - hosts.valid("two")
+    assert (len(before), len(ended), hosts.valid("one")) == (5, 5, before)
+    # Meanwhile somebody ends a key on the one that is away.
+    hosts.ring("one").add("alice", "here")
+    (here,) = hosts.valid("one") - before
+    hosts.ring("one").disable("alice", "here")
+    hosts.without()
+    status, said = hosts.play("-e", "action=sync")
+    assert status == 0, said
+    for host in HOSTS:
+        assert not hosts.valid(host) & {*ended, here}
+    assert hosts.valid("one") == hosts.valid("two")
+    assert set(hosts.labels("two")["alice"]) == {"default", "ci"}
+    assert "bob" not in hosts.labels("one")
+    status, said = hosts.play("-e", "action=sync")
+    assert status == 0, said
+    assert said.count("changed=0 ") == 2, said
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -166,6 +220,7 @@ def test_replicas_have_the_keys_of_one(hosts: Hosts) -> None:
             ["DISABLE=alice/laptop", "ARGS=--check"],
             "playbooks/keys.yml -e action=disable -e user=alice/laptop --check",
         ),
+        (["SYNC=1"], "playbooks/keys.yml -e action=sync"),
         (["ROTATE=alice", "REVOKE=bob"], "Give one of ROTATE REVOKE, not all"),
     ],
 )

@@ -172,7 +172,8 @@ def wired(folder: Path, hosts: dict[str, dict[str, Any]], expressions: str) -> d
 
 
 def test_caddy_and_the_gateway_are_told_of_all_of_them(tmp_path: Path) -> None:
-    v6 = {"infbox_replica_address": "2001:db8::2", "_infbox_replica_source": "gpu1"}
+    sources = {"_infbox_replica_source": "gpu1", "_infbox_replica_keys_source": "gpu1"}
+    v6 = {"infbox_replica_address": "2001:db8::2", **sources}
     hosts: dict[str, dict[str, Any]] = {"gpu1": {}, "gpu2": v6, "gpu3": {"infbox_replicas": False}}
     told = wired(
         tmp_path, hosts,

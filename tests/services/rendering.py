@@ -83,6 +83,7 @@ def replica(number: int, **settings: Any) -> dict[str, Any]:
         infbox_replicas=True,
         infbox_replica_address=f"192.0.2.{20 + number}",
         _infbox_replica_source="rep1",
+        _infbox_replica_keys_source="rep1",
         infbox_shared_cache_gb=8,
         infbox_shared_cache_host="rep2",
         **settings,

@@ -71,6 +71,7 @@ def everything(number: int, **more: Any) -> dict[str, Any]:
         infbox_replicas=True,
         infbox_replica_address=f"192.0.2.{20 + number}",
         _infbox_replica_source="all1",
+        _infbox_replica_keys_source="all1",
         infbox_shared_cache_gb=8,
         **SIGN_IN,
         **more,

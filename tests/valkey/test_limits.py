@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -164,7 +164,7 @@ def gateway(folder: Path, valkey: Valkey, name: str) -> Iterator[Stack]:
         shared = made.gateway._replace(shared_limits=settings(valkey))
         replicas = Replicas("http://127.0.0.1:1", name)
         app = Gateway(made._replace(gateway=shared, replicas=replicas))
-        app._limiter._shared._seconds = PATIENCE  # type: ignore[union-attr]
+        app._limiter._shared.seconds = PATIENCE  # type: ignore[union-attr]
         with serving(app.app) as url:
             yield Stack(engine, url)
 
@@ -231,6 +231,47 @@ def test_while_valkey_is_away_each_replica_counts_by_itself(valkey: Valkey, how:
     assert isinstance(first, Taken)
     assert isinstance(second, Taken)
     assert isinstance(third, Refused)
+
+
+@contextlib.asynccontextmanager
+async def slow(seconds: float) -> AsyncIterator[int]:
+    """Forward to Valkey whatever comes, after a while; give the port."""
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await asyncio.sleep(seconds)
+            writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            there, back = await asyncio.open_connection("127.0.0.1", PORT)
+            await asyncio.gather(forward(reader, back), forward(there, writer))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def test_a_slow_valkey_lets_nobody_wait_for_all_before_him(valkey: Valkey) -> None:
+    async def ask() -> list[Taken | Refused]:
+        async with slow(0.2) as port:
+            there = SharedLimits(Listen("127.0.0.1", port), valkey.folder)
+            at = Limiter(SharedCounts(there, "gpu1", 2.0), seconds=PATIENCE)
+            async with at.running():
+                await at.take("ann", [Limit(DAY, 10)], 1)
+                # One after the other they take a minute and more.
+                return await asyncio.gather(
+                    *(at.take("ann", [Limit(DAY, 10**6)], 1) for _ in range(200))
+                )
+
+    found = [each for each in asyncio.run(ask()) if isinstance(each, Taken)]
+    assert len(found) == 200
+    shared = sum(bool(each.shared) for each in found)
+    print(f"of 200 requests {shared} were counted in Valkey")
+    assert shared < 100
 
 
 def test_who_counts_may_do_nothing_else_with_the_cache(valkey: Valkey) -> None:

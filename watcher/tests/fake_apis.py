@@ -122,6 +122,15 @@ def usage(path: str, prompt: int, cached: int, *, details: bool = True) -> dict[
     return {**told, f"{read}_tokens_details": {"cached_tokens": cached}} if details else told
 
 
+def first_event(path: str, prompt: int) -> bytes:
+    """How a stream begins that says at once what its prompt has, those of the cache included: see
+    vLLM's anthropic/serving.py."""
+    if path != MESSAGES:
+        return b""
+    told = {"input_tokens": prompt, "output_tokens": 0}
+    return _named("message_start", {"message": {"usage": told, "content": []}})
+
+
 def event(path: str, number: int) -> bytes:
     """An event in the middle of a stream."""
     if path == MESSAGES:

@@ -116,6 +116,7 @@ class FakeEngine:
     breaks_whole: bool = False
     event: bytes = b""
     events: int = 5
+    states_prompt: bool = False
     sent: int = 0
     window: int = 0
     template: Callable[[list[dict[str, Any]], list[Any]], str] = render
@@ -387,6 +388,8 @@ class FakeEngine:
         try:
             if self.breaks_first:
                 raise RuntimeError("the test asked for it")
+            if self.states_prompt:
+                yield fake_apis.first_event(path, len(prompt))
             for number in range(self.events):
                 yield self.event or fake_apis.event(path, number)
                 self.sent += 1

@@ -184,8 +184,16 @@ def keys(arguments: Sequence[str] | None = None) -> int:
     serve.set_defaults(command=_serve_keys)
 
     apply = commands.add_parser("apply", help="generate missing keys, and end keys of other users")
-    apply.add_argument("--dry-run", action="store_true", help="only print what would change")
     apply.set_defaults(command=_apply_keys)
+
+    copy = commands.add_parser("copy", help="have the keys of another host, whose files are here")
+    copy.set_defaults(command=_copy_keys)
+
+    merge = commands.add_parser("merge", help="end the keys that ended on other replicas")
+    merge.set_defaults(command=_merge_keys)
+
+    for command in (apply, merge):
+        command.add_argument("--dry-run", action="store_true", help="only print what would change")
 
     shown = commands.add_parser("list", help="print each user's keys and workspaces")
     shown.set_defaults(command=_list_keys)
@@ -516,21 +524,49 @@ def _apply_keys(options: argparse.Namespace) -> None:
     print(json.dumps(change._asdict()))
 
 
+def _copy_keys(options: argparse.Namespace) -> None:
+    from infbox.auth.keys import known_from, limits_from
+
+    try:
+        content = json.load(sys.stdin)
+        wanted, known = content["wanted"], known_from(content["known"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "give the users as JSON, in `wanted`, and the other host's users.json in `known`: "
+            f"{type(error).__name__}"
+        ) from error
+    print(json.dumps(_keyring(options).copy(limits_from(wanted), known)._asdict()))
+
+
+def _merge_keys(options: argparse.Namespace) -> None:
+    from infbox.auth.record import parsed
+
+    try:
+        records = [parsed(each) for each in json.load(sys.stdin)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "give a list of records as JSON, each the content of _keys.json of a replica: "
+            f"{type(error).__name__}"
+        ) from error
+    is_changed = _keyring(options).merge(records, is_dry=options.dry_run)
+    print(json.dumps({"changed": is_changed}))
+
+
 def _list_keys(options: argparse.Namespace) -> None:
     from infbox.auth.keys import known_users
 
     for user, known in known_users(options.digests).items():
         limits = known.limits
         per_minute = limits.requests_per_minute or "any number of"
-        at_once = limits.concurrent_requests or "any number of"
+        at_once = limits.concurrent_requests or "any number"
         names = ", ".join(limits.workspaces) or "none"
         until = f"; until {limits.expires}" if limits.expires else ""
         tokens = [
-            f"{most} tokens a {period}"
+            f"{most} computed tokens per {period}"
             for period in ("minute", "day")
             if (most := limits.numbers[f"tokens_per_{period}"])
         ]
-        may = ", ".join([f"{per_minute} requests a minute", f"{at_once} at once", *tokens])
+        may = ", ".join([f"{per_minute} requests per minute", f"{at_once} in progress", *tokens])
         says = f"{may}; workspaces: {names}{until}"
         print(f"{user}: {says}")
         for label, key in known.keys.items():

@@ -146,22 +146,32 @@ class Store:
 
     def __init__(self) -> None:
         self.is_away = False
+        self.seconds = 60.0
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.sums: Counter[str] = Counter()
 
-    async def take(self, user: str, limits: list[Limit], cost: int, _own: object) -> Places:
-        self._check()
+    async def take(
+        self, user: str, limits: list[Limit], cost: int, _own: object, _until: float
+    ) -> Places:
+        self.check_there()
+        await self.answers.wait()
         self.sums[user] += cost
         return {limit.name: 5 for limit in limits}
 
-    async def change(self, changes: dict[Place, int]) -> None:
-        self._check()
+    async def change(self, changes: dict[Place, int], _until: float | None = None) -> None:
+        self.check_there()
         for place, by in changes.items():
             self.sums[place.user] += by
 
     async def close(self) -> None:
         pass
 
-    def _check(self) -> None:
+    def note_slow(self) -> AwayError:
+        self.is_away = True
+        return AwayError("slow")
+
+    def check_there(self) -> None:
         if self.is_away:
             raise AwayError("away")
 
@@ -182,6 +192,28 @@ def test_what_was_settled_while_valkey_was_away_is_told_later() -> None:
 
     asyncio.run(settle())
     assert store.sums == {"ann": 15}
+
+
+def test_who_waits_too_long_in_line_for_a_slow_valkey_is_counted_here() -> None:
+    async def ask() -> tuple[list[Taken | Refused], Taken]:
+        store = Store()
+        store.seconds = 0.05
+        limiter = Limiter(cast("SharedCounts", store))
+        limits = [Limit(MINUTE, 50)]
+        store.answers.clear()
+        first = asyncio.create_task(limiter.take("ann", limits, 10))
+        await asyncio.sleep(0)
+        line = [asyncio.create_task(limiter.take("ann", limits, 10)) for _ in range(20)]
+        behind = await asyncio.wait_for(asyncio.gather(*line), 60)
+        assert not first.done(), "nobody waited for its end"
+        store.answers.set()
+        return behind, taken(await first)
+
+    behind, first = asyncio.run(ask())
+    here = [each for each in behind if isinstance(each, Taken)]
+    assert len(here) == 5, "this host counts, and refuses"
+    assert not any(each.shared for each in here)
+    assert first.shared == {MINUTE: 5}
 
 
 def taken(found: Taken | Refused) -> Taken:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from infbox.auth import keys, labels
+from infbox.auth import keys, labels, record
 from infbox.auth.key_service import KeyService
 from infbox.auth.keyring import Keyring
 from infbox.auth.keys import Limits
@@ -161,7 +161,7 @@ def test_one_key_is_rotated_or_all(ring: Ring, url: str) -> None:
     ring.ring.rotate("alice", "laptop")
     now = (ring.folder / "_labelled/alice@laptop").read_text().strip()
     assert [status(url, key) for key in (default, laptop, now)] == [200, 401, 200]
-    assert labels.read(ring.folder / "_labelled")["alice"]["laptop"].expires == LATER
+    assert record.read(ring.folder / "_labelled").labelled["alice"]["laptop"].expires == LATER
     off = add(ring, label="off")
     ring.ring.disable("alice", "off")
     said = ring.run("rotate", "--all", "alice")

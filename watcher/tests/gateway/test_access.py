@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import json
 import re
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 import infbox
+from access_paths import (
+    ASKED,
+    BY_HEADER,
+    EMBEDDINGS,
+    EVERY,
+    LISTS,
+    MCP,
+    QUESTIONS,
+    TOOLS,
+    VARIANTS,
+    Asked,
+    post,
+)
 from fake_apis import CHAT, COUNT, MESSAGES
 from fake_engine import FakeEngine
-from gateway_stack import BODIES, SECTION, USER, Answer, Stack, publish
+from gateway_stack import SECTION, USER, Answer, Stack, publish
 from infbox import grants
 from infbox.gateway.app import Gateway
 from infbox.status.sampler import shown
 from serving import serving, settings_for
-
-EMBEDDINGS = "/v1/embeddings"
-QUESTIONS: dict[str, dict[str, Any]] = {
-    **BODIES,
-    COUNT: {"messages": [USER]},
-    EMBEDDINGS: {"input": "Why?"},
-}
 
 BASES = {"lilac-ann": "lilac"}
 WORKSPACES = ("lilac", "lilac-ann", "mango", "quartz")
@@ -63,61 +72,6 @@ OPEN = {
 def mark(name: str) -> str:
     """What only the pack of a workspace says."""
     return f"{name.upper()}-0x5ec2e7"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request; NAME in it stands for a workspace."""
-
-    method: str
-    target: str
-    headers: tuple[tuple[str, str], ...] = ()
-    body: str = ""
-
-    def about(self, name: str) -> Asked:
-        headers = tuple((key, value.replace("NAME", name)) for key, value in self.headers)
-        body = self.body.replace("NAME", json.dumps(name)[1:-1])
-        target = self.target.replace("NAME", quote(name, safe=""))
-        return Asked(self.method, target, headers, body)
-
-
-def post(path: str, model: str, *headers: tuple[str, str], **body: Any) -> Asked:
-    return Asked("POST", path, headers, json.dumps({"model": model, **body}))
-
-
-TOOLS = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
-MCP = (
-    ("Accept", "application/json, text/event-stream"),
-    ("Content-Type", "application/json"),
-)
-BY_HEADER = ("X-Infbox-Workspace", "NAME")
-
-READS = ("GET", "HEAD")
-
-# By the path of the route: what shows something of a workspace, and says which one.
-ASKED: dict[str, list[Asked]] = {
-    "/v1/models/{name:path}": [Asked(method, "/v1/models/coder@NAME") for method in READS],
-    "/v1/workspaces/{name}/status": [Asked("GET", "/v1/workspaces/NAME/status")],
-    "/v1/workspaces/{name}/pack": [Asked(method, "/v1/workspaces/NAME/pack") for method in READS],
-    "/mcp": [Asked("POST", "/mcp", (*MCP, BY_HEADER), TOOLS)],
-    "/mcp/{workspace}": [Asked("POST", "/mcp/NAME", MCP, TOOLS)],
-    "": [
-        *(post(path, "coder@NAME", **body) for path, body in QUESTIONS.items()),
-        *(post(path, "coder", BY_HEADER, **body) for path, body in QUESTIONS.items()),
-        post(CHAT, "coder@NAME", messages=[USER], stream=True),
-    ],
-}
-# What shows something of all of them, or of what a user did before.
-LISTS: dict[str, list[Asked]] = {
-    "/v1/models": [Asked("GET", "/v1/models")],
-    "/v1/workspaces": [Asked("GET", "/v1/workspaces")],
-    "/status": [Asked("GET", "/status")],
-    "/status/events": [Asked("GET", "/status/events")],
-    "/status/usage": [Asked("GET", "/status/usage", (("X-Infbox-Account", "ann"),))],
-    "/v1/responses/{name}": [Asked(method, "/v1/responses/NAME") for method in ("GET", "DELETE")],
-    "/v1/responses/{name}/cancel": [Asked("POST", "/v1/responses/NAME/cancel")],
-}
-EVERY = [each for asked in (ASKED, LISTS) for several in asked.values() for each in several]
 
 
 class Site:
@@ -153,7 +107,8 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, is_restricted: bool = True) -> Iterator[Site]:
+def made(folder: Path, *, is_restricted: bool = True) -> Iterator[tuple[Gateway, FakeEngine]]:
+    """A gateway that does not serve yet, and the engine that it is for."""
     for name in WORKSPACES:
         texts = mark(BASES.get(name, name)), mark(name)
         publish(folder, "\n".join(texts) + "\n" + SECTION * 4, workspace=name)
@@ -162,9 +117,16 @@ def running(folder: Path, *, is_restricted: bool = True) -> Iterator[Site]:
         config = settings_for(folder, engine.url, **dict.fromkeys(WORKSPACES, (folder, 1000)))
         workspaces = [each._replace(base=BASES.get(each.name)) for each in config.workspaces]
         settings = config.gateway._replace(requires_user=True, restricts_workspaces=is_restricted)
-        gateway = Gateway(config._replace(workspaces=tuple(workspaces), gateway=settings))
-        with serving(gateway.app) as url:
-            yield Site(gateway, Stack(engine, url))
+        yield Gateway(config._replace(workspaces=tuple(workspaces), gateway=settings)), engine
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, is_restricted: bool = True) -> Iterator[Site]:
+    with (
+        made(folder, is_restricted=is_restricted) as (gateway, engine),
+        serving(gateway.app) as url,
+    ):
+        yield Site(gateway, Stack(engine, url))
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +159,63 @@ def test_what_a_user_may_not_use_is_like_what_is_not_there(
         assert sorted(answer.headers) == sorted(missing.headers)
 
 
+async def steps(app: Starlette, asked: Asked, grant: str) -> list[tuple[str, int]]:
+    """Return the functions of infbox that are called to refuse a request, in order."""
+    root, called, sent = str(Path(infbox.__file__).parent), [], []
+    own = asyncio.current_task()
+    incoming = [{"type": "http.request", "body": asked.body.encode(), "more_body": False}]
+    told = [*asked.headers, ("X-Infbox-User", "somebody"), ("X-Infbox-Workspaces", grant)]
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": asked.method,
+        "scheme": "http",
+        "path": unquote(asked.target),
+        "raw_path": asked.target.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in told],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+    }
+
+    async def receive() -> Any:
+        return incoming.pop() if incoming else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        is_ours = event == "call" and frame.f_code.co_filename.startswith(root)
+        if is_ours and asyncio.current_task() is own:
+            called.append((frame.f_code.co_name, frame.f_code.co_firstlineno))
+
+    sys.setprofile(note)
+    try:
+        await app(scope, receive, send)
+    finally:
+        sys.setprofile(None)
+    assert sent[0]["status"] == 404
+    return called
+
+
+def test_what_a_user_may_not_use_takes_the_steps_of_what_is_not_there(tmp_path: Path) -> None:
+    """So that no time tells the two apart."""
+
+    async def compare(app: Starlette) -> None:
+        async with app.router.lifespan_context(app):
+            for asked in (each for several in ASKED.values() for each in several):
+                first, absent, hidden, again = [
+                    await steps(app, asked.about(name), grants.to_header(USERS["bob"]))
+                    for name in (ABSENT, ABSENT, "quartz", ABSENT)
+                ]
+                assert first
+                assert absent == hidden == again, asked
+
+    with made(tmp_path) as (gateway, _):
+        asyncio.run(compare(gateway.app))
+
+
 @pytest.mark.parametrize("user", USERS)
 def test_lists_have_what_a_user_may_use_and_no_more(site: Site, user: str) -> None:
     models = site.as_user(user, Asked("GET", "/v1/models")).json["data"]
@@ -225,15 +244,6 @@ def test_health_of_a_workspace_of_others_is_not_shown(site: Site) -> None:
     status = {"services": [], "workspaces": [{"name": "mango", **well}, {"name": "lilac", **ill}]}
     assert shown({**status, "healthy": False}, {"mango"})["healthy"] is True
     assert shown({**status, "healthy": False}, {"lilac"})["healthy"] is False
-
-
-VARIANTS = [
-    *("QUARTZ", "Quartz", "quart\u017a", "\uff51uartz", "quartz\u200b", "qu\u0061\u0301rtz"),
-    *("quartz@", "@quartz", "mango@quartz", "quartz@mango", "coder@quartz", "@@quartz"),
-    *("./quartz", "mango/../quartz", "../quartz", "quartz/", "/quartz", "quartz/pack", "quartz%2F"),
-    *("%71uartz", "%2571uartz", "quartz?", "quartz#", "quartz;a", "*", "q*", "mango,quartz", "-"),
-    *("quartz\u00a0", "quartz\t", "quartz.", "quartz/status", "pack.json"),
-]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

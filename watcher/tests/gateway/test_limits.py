@@ -44,7 +44,8 @@ def test_one_more_than_a_user_may_have_is_refused(stack: Stack, path: str) -> No
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
         kind = {CHAT: "RateLimitError", MESSAGES: "rate_limit_error"}[path]
         assert answer.json["error"]["type"] == kind
-        assert answer.json["error"]["message"].startswith("alice may have 2 requests under way.")
+        message = answer.json["error"]["message"]
+        assert message.startswith("alice may have at most 2 requests in progress.")
         assert answer.json["error"]["infbox"] == {"limit": "concurrent_requests"}
 
 

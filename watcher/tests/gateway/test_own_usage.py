@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fake_apis import CHAT
 from gateway_stack import BODIES, Stack
+from infbox.auth.usage import Counts, Key, Store, file_in
 
 ANN = {"X-Infbox-Account": "ann", "X-Infbox-User": "Ann A."}
 LIMITS = "requests_per_minute=9;tokens_per_minute=7000;tokens_per_day=9000;concurrent_requests=2"
@@ -44,6 +47,29 @@ def test_what_somebody_had_is_shown_at_once_and_what_limits_leave(stack: Stack) 
         {"name": "tokens_per_day", "most": 9000, "used": prompt + 2},
         {"name": "concurrent_requests", "most": 2, "used": None},
     ]
+
+
+def test_who_changes_the_name_keeps_the_history_and_nobody_else_gets_it(
+    stack: Stack, tmp_path: Path
+) -> None:
+    own = "0cfad52e3e04@page"
+    # Of an earlier day, which is in the database alone.
+    store = Store(file_in(tmp_path / "state"))
+    day = (datetime.now(timezone.utc) - timedelta(days=3)).date().isoformat()
+    others = ("bob", "x-bob", "anna-0cfad52e3e05@page", f"ann-{own.upper()}")
+    for user in (f"anna-{own}", f"bob-{own}", *others):
+        store.add({Key(day, user, "shop"): Counts(1, 0, 10, 5, 1)})
+    store.close()
+    for user in (f"anna-{own}", f"bob-x-{own}", "bob"):
+        ask(stack, user)
+
+    def had(account: str) -> tuple[int, int]:
+        _, told = usage(stack, {"X-Infbox-Account": account})
+        return told["today"]["requests"], told["all_days"]["requests"]
+
+    assert had(f"somebody-{own}") == had(f"anna-{own}") == (2, 4)
+    assert had("bob") == (1, 2)
+    assert had("anna-0cfad52e3e05@page") == (0, 1)
 
 
 def test_who_had_nothing_is_told_so(stack: Stack) -> None:

@@ -16,7 +16,7 @@ from fake_engine import FakeEngine
 from gateway_stack import BODIES, Stack, publish
 from infbox.auth import told_limits, usage
 from infbox.gateway.app import Gateway
-from infbox.gateway.bodies import opened
+from infbox.gateway.bodies import EMBEDDINGS, opened
 from infbox.gateway.upstream import responses
 from infbox.gateway.upstream.responses import UsageReader
 from infbox.metrics import Usage
@@ -55,7 +55,7 @@ def test_a_limit_that_is_used_up_refuses_in_the_form_of_the_api(
     assert answer.status == 429
     error = answer.json["error"]
     assert error["type"] == ("rate_limit_error" if path == MESSAGES else "RateLimitError")
-    assert error["message"].startswith("ann may have 1 tokens a ")
+    assert error["message"].startswith("ann may use at most 1 computed tokens per ")
     assert error["message"].endswith(f"Limit: {limit}.")
     assert error["infbox"] == {"limit": limit}
     assert 1 <= int(answer.headers["retry-after"]) <= (61 if limit == MINUTE else 86_400)
@@ -123,6 +123,17 @@ def test_each_answer_that_is_asked_for_counts(
 ) -> None:
     read = opened(COMPLETIONS, [json.dumps(body).encode()], "ann", 100)
     assert (read.answers, read.answer_tokens) == (answers, tokens)
+
+
+@pytest.mark.parametrize(
+    ("given", "answers"),
+    [("Why?", 1), (["Why?", "How?"], 2), ([1, 2, 3], 1), ([[1], [2], [3]], 3), ([], 1)],
+)
+def test_each_text_to_embed_counts_and_no_answer_does(given: object, answers: int) -> None:
+    body = json.dumps({"input": given, "n": 7}).encode()
+    read = opened(EMBEDDINGS, [body], "ann", 100)
+    assert (read.answers, read.answer_tokens) == (answers, 0)
+    assert opened(RESPONSES, [body], "ann", 100).answers == 1
 
 
 @pytest.mark.parametrize(
@@ -224,6 +235,48 @@ def test_who_leaves_is_counted_by_an_estimate(stack: Stack) -> None:
         pass
     until(lambda: stack.engine.under_way == 0)
     until(lambda: ask(stack, may, max_tokens=1) == 429)
+
+
+def used(stack: Stack, limits: dict[str, str]) -> int:
+    """Return how many tokens of the day the page says that ann has used."""
+    headers = {"X-Infbox-Account": "ann", "X-Infbox-Limits": limits["X-Infbox-Limits"]}
+    told = json.loads(stack.ask("GET", "/status/usage", headers=headers)[2])["limits"]
+    return int(told[0]["used"])
+
+
+@pytest.mark.parametrize("is_broken_off", [False, True])
+def test_of_a_stream_that_ends_early_the_pack_is_taken_for_cached(
+    tmp_path: Path, *, is_broken_off: bool
+) -> None:
+    """Anthropic's first event says what the prompt has, not how much of it was cached."""
+    changes = {"breaks_off": True, "events": 20} if is_broken_off else {"events": 10_000}
+    with gateway(tmp_path, states_prompt=True, delay=0.01, **changes) as stack:
+        may = ann(tokens_per_day=10**6)
+        body = json.dumps({**BODIES[MESSAGES], "model": "coder@shop", "stream": True})
+        with contextlib.closing(stack.connect()) as client:
+            client.request("POST", MESSAGES, body, may)
+            answer = client.getresponse()
+            assert answer.readline() == b"event: message_start\n"
+            said = json.loads(answer.readline().removeprefix(b"data:"))
+            if is_broken_off:
+                answer.read()
+            else:
+                until(lambda: stack.engine.sent > 20)
+        prompt = said["message"]["usage"]["input_tokens"]
+        until(lambda: 0 < used(stack, may) < 10**5)
+        own = prompt - 100  # without the pack
+        assert own < used(stack, may) <= own + stack.engine.sent + 2
+        until(lambda: "infbox_gateway_uncounted_requests_total{" in stack.metrics)
+    (counted,) = usage.read(usage.file_in(tmp_path / "state"), 1)
+    assert counted[1] == usage.Counts(1, 1), "what is only guessed is in no table"
+
+
+def test_a_stream_that_came_to_its_end_counts_as_it_says(tmp_path: Path) -> None:
+    with gateway(tmp_path, states_prompt=True) as stack:
+        may = ann(tokens_per_day=10**6)
+        for _ in range(2):
+            assert ask(stack, may, MESSAGES, model="coder@shop", stream=True) == 200
+        assert used(stack, may) == len(stack.engine.prompts[-1]) + 2
 
 
 def test_a_day_goes_on_after_a_restart(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Says at the edge who asks, by the key of a request: Caddy asks here before it hands one on.
+"""Tells Caddy which user a request is from, by its key, before Caddy forwards the request.
 
-Only what begins is counted here. How many requests a user has under way is known to the gateway,
-which is told how many he may have.
+Requests per minute are counted here. Requests in progress and tokens are counted by the gateway,
+which gets the user's limits in headers.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class KeyService:
         )
 
     async def _authorize(self, request: Request) -> Response:
-        """Answer 200 with the user's name, or what the client is to be told."""
+        """Answer 200 with the user's name and limits, or refuse the request."""
         user = self._user(_key(request))
         if user is None:
             self._requests.labels("", "unknown").inc()
@@ -125,7 +125,7 @@ class KeyService:
         if isinstance(taken, Refused):
             self._requests.labels(user.name, "limited").inc()
             message = (
-                f"{user.name} may send {limit.most} requests a minute. "
+                f"{user.name} may send at most {limit.most} requests per minute. "
                 f"Try again in {taken.seconds} s. Limit: {limit.name}."
             )
             headers = {"retry-after": str(taken.seconds)}

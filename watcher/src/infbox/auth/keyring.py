@@ -11,14 +11,17 @@ import secrets
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from infbox.auth import labels
+from infbox.auth import labels, record
 from infbox.auth.keys import NO_KEY, Limits, known_users
 from infbox.auth.labels import DEFAULT, Key, Labelled, digest
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from infbox.auth.keys import Known
+    from infbox.auth.record import Record
 
 KEY = re.compile(r"[A-Za-z0-9_-]{32,200}")
 """What a key may be that was put there by hand."""
@@ -48,15 +51,27 @@ class _State(NamedTuple):
         users: what each may use.
         keys: the default key of each that has one.
         unfiled: the digests of those that serve and whose file went elsewhere.
-        labelled: what is recorded of the others.
-        fresh: new keys of those, by user and label.
+        recorded: what is recorded of the others, and of keys that ended.
+        fresh: new keys of those with a label, by user and label.
     """
 
     users: dict[str, Limits]
     keys: dict[str, str]
     unfiled: dict[str, str]
-    labelled: Labelled
+    recorded: Record
     fresh: dict[tuple[str, str], str]
+
+    @property
+    def labelled(self) -> Labelled:
+        """The keys with labels."""
+        return self.recorded.labelled
+
+    @property
+    def valid(self) -> set[str]:
+        """The digests of all keys that let anybody in."""
+        keys = [key for held in self.labelled.values() for key in held.values()]
+        labelled = {key.sha256 for key in keys if not key.disabled}
+        return labelled | {*map(digest, self.keys.values()), *self.unfiled.values()}
 
     def serves(self) -> str:
         """Return what the file that serves is to hold. A user whose default key is disabled has no
@@ -96,10 +111,11 @@ class Keyring:
         return {user: known.limits for user, known in known_users(self._digests).items()}
 
     def apply(self, wanted: Mapping[str, Limits], *, is_dry: bool = False) -> Change:
-        """See to it that these users have a key, and nobody else.
+        """Give these users a key, and end the keys of all others.
 
         A default key that is disabled stays so, whatever is in its file: a release that knows no
-        labels makes one anew.
+        labels makes one anew. A key that ended and was written back into its file by hand is valid
+        again, as far as no other replica says that it ended.
 
         Args:
             wanted: users, with what each may use.
@@ -110,16 +126,65 @@ class Keyring:
             UnreadyError: a file cannot be written.
         """
         with self._alone():
-            held = labels.read(self._labelled)
-            labelled = {user: held[user] for user in wanted if user in held}
+            held = record.read(self._labelled)
+            labelled = {user: held.labelled[user] for user in wanted if user in held.labelled}
             having = [user for user in wanted if DEFAULT not in labelled.get(user, {})]
             keys = self._keys(having)
             added = [user for user in having if user not in keys]
             removed = [name for name in self._files() if name not in having]
             keys |= {user: _new_key() for user in added}
-            state = _State(dict(wanted), keys, {}, labelled, {})
+            state = _State(dict(wanted), keys, {}, held._replace(labelled=labelled), {})
             is_other = self._settle(state, removed, is_dry=is_dry)
         return Change(added, removed, is_other)
+
+    def copy(self, wanted: Mapping[str, Limits], known: Mapping[str, Known]) -> Change:
+        """Have the keys of another host, whose record and files of keys were copied here.
+
+        Args:
+            wanted: users, with what each may use.
+            known: users and their keys, as the other host knows them; nobody else has one.
+
+        Raises:
+            InputError: a key cannot be used; its file is named, and never what is in it.
+            UnreadyError: a file cannot be written.
+        """
+        users = {user: limits for user, limits in wanted.items() if user in known}
+        with self._alone():
+            recorded = record.read(self._labelled)
+            labelled = {user: recorded.labelled.get(user, {}) for user in users}
+            default = {user: known[user].digest for user in users if DEFAULT not in labelled[user]}
+            filed = self._keys(default)
+            keys = {user: key for user, key in filed.items() if digest(key) == default[user]}
+            unfiled = {
+                user: each
+                for user, each in default.items()
+                if user not in keys and each not in recorded.ended and not each.startswith(NO_KEY)
+            }
+            removed = [name for name in self._files() if name not in keys]
+            state = _State(users, keys, unfiled, recorded._replace(labelled=labelled), {})
+            is_other = self._settle(state, removed, is_copy=True, is_dry=False)
+        return Change([], removed, is_other)
+
+    def merge(self, records: Iterable[Record], *, is_dry: bool = False) -> bool:
+        """End the keys that ended on other replicas. Return whether this changes anything.
+
+        Args:
+            records: of the other replicas.
+            is_dry: change nothing.
+
+        Raises:
+            InputError: a key cannot be used; its file is named, and never what is in it.
+            UnreadyError: a file cannot be written.
+        """
+        ended = {key for each in records for key in each.ended}
+        with self._alone():
+            try:
+                before = self._state()
+            except InputError:  # `apply` writes a damaged file anew, by what is left here
+                return self._record(ended, is_dry=is_dry)
+            state = self._state(ended)
+            gone = [user for user in before.keys if user not in state.keys]
+            return self._settle(state, gone, is_dry=is_dry)
 
     def add(self, user: str, label: str, expires: str = "", *, is_dry: bool = False) -> Path:
         """Give a user one more key, or one in place of a disabled one. Return its file.
@@ -135,7 +200,7 @@ class Keyring:
             UnreadyError: a file cannot be written.
         """
         with self._alone():
-            state = self._state(user)
+            state = self._state_with(user)
             held = {DEFAULT: Key(""), **state.labelled[user]}
             if label in held and not held[label].disabled:
                 raise InputError(
@@ -164,7 +229,7 @@ class Keyring:
             UnreadyError: a file cannot be written.
         """
         with self._alone():
-            state = self._state(user)
+            state = self._state_with(user)
             # What has no default key at all gets one, as from site.yml.
             is_new = label == DEFAULT and DEFAULT not in state.labelled[user]
             key = Key("") if is_new else _found(state, user, label)
@@ -179,7 +244,7 @@ class Keyring:
             InputError: there is no such user.
             UnreadyError: a file cannot be written.
         """
-        held = {DEFAULT: Key(""), **self._state(user).labelled[user]}
+        held = {DEFAULT: Key(""), **self._state_with(user).labelled[user]}
         usable = [
             label
             for label, key in held.items()
@@ -195,7 +260,7 @@ class Keyring:
             UnreadyError: a file cannot be written.
         """
         with self._alone():
-            state = self._state(user)
+            state = self._state_with(user)
             key = _found(state, user, label)
             state.labelled[user][label] = key._replace(disabled=True)
             is_default = label == DEFAULT
@@ -216,7 +281,7 @@ class Keyring:
                 f"{user}/{label}: cannot be removed: disable it, or take {user} off infbox_users"
             )
         with self._alone():
-            state = self._state(user)
+            state = self._state_with(user)
             _found(state, user, label)
             del state.labelled[user][label]
             self._settle(state, is_dry=is_dry)
@@ -229,9 +294,11 @@ class Keyring:
             UnreadyError: a file cannot be written.
         """
         with self._alone():
-            state = self._state(user)
-            for held in (state.users, state.keys, state.unfiled, state.labelled):
-                held.pop(user, None)
+            state = self._state_with(user)
+            state.users.pop(user)
+            state.keys.pop(user, None)
+            state.unfiled.pop(user, None)
+            state.labelled.pop(user, None)
             self._settle(state, [user], is_dry=is_dry)
 
     def _renew(self, state: _State, user: str, label: str, expires: str, *, is_dry: bool) -> Path:
@@ -258,7 +325,9 @@ class Keyring:
         self._settle(state, is_dry=is_dry)
         return file
 
-    def _settle(self, state: _State, gone: Iterable[str] = (), *, is_dry: bool) -> bool:
+    def _settle(
+        self, state: _State, gone: Iterable[str] = (), *, is_copy: bool = False, is_dry: bool
+    ) -> bool:
         """Write what differs; return whether anything does.
 
         A new key is written before it serves, and what ends no longer serves before it is removed.
@@ -266,9 +335,12 @@ class Keyring:
         Args:
             state: what there is to be.
             gone: files of default keys to remove.
+            is_copy: the record is that of another host, and stays as it is.
             is_dry: change nothing.
         """
         self._refuse_known(state)
+        if not is_copy:
+            state = self._revised(state)
         texts = self._texts(state)
         leaving = [self._directory / name for name in gone if (self._directory / name).exists()]
         strays = labels.strays(self._labelled, state.labelled)
@@ -278,6 +350,21 @@ class Keyring:
             for path in leaving + labels.strays(self._labelled, state.labelled):
                 path.unlink()
         return bool(texts or leaving or strays)
+
+    def _revised(self, state: _State) -> _State:
+        """Return a state whose record says which keys end by it, and that it is a later one."""
+        try:
+            known = known_users(self._digests)
+        except InputError:  # which `apply` may replace
+            known = {}
+        keys = [key for each in known.values() for key in each.keys.values()]
+        valid = {key.sha256 for key in keys if not key.disabled}
+        ended = {key.sha256 for key in keys} - state.valid
+        recorded = state.recorded.with_ended(ended).without(state.valid)
+        is_first = not valid and recorded.is_empty
+        if valid != state.valid and not is_first:
+            recorded = recorded._replace(revision=recorded.revision + 1)
+        return state._replace(recorded=recorded)
 
     def _refuse_known(self, state: _State) -> None:
         """Raise where a default key is one that is recorded with a label, be it disabled."""
@@ -302,33 +389,58 @@ class Keyring:
         }
         for (user, label), key in state.fresh.items():
             texts[labels.file_of(self._labelled, user, label)] = (f"{key}\n", _OWNER_ONLY)
-        record, recorded = self._labelled / labels.RECORD, labels.as_json(state.labelled)
-        is_needed = record.exists() or any(state.labelled.values())
-        if is_needed and not _holds(record, recorded, _OWNER_ONLY):
-            texts[record] = (recorded, _OWNER_ONLY)
+        texts |= self._record_text(state.recorded)
         if not _holds(self._digests, state.serves(), _GROUP_READS):
             texts[self._digests] = (state.serves(), _GROUP_READS)
         return texts
+
+    def _record_text(self, recorded: Record) -> dict[Path, tuple[str, int]]:
+        """Return what the record is to hold, if it holds something else."""
+        file, text = record.file_in(self._labelled), record.as_json(recorded)
+        is_needed = file.exists() or not recorded.is_empty
+        is_there = _holds(file, text, _OWNER_ONLY)
+        return {file: (text, _OWNER_ONLY)} if is_needed and not is_there else {}
+
+    def _record(self, ended: Collection[str], *, is_dry: bool) -> bool:
+        """Record that keys ended, and remove their files; return whether this changes anything."""
+        texts = self._record_text(record.read(self._labelled).with_ended(ended))
+        filed = self._keys(self._files())
+        gone = [self._directory / user for user, key in filed.items() if digest(key) in ended]
+        if not is_dry:
+            for path, (text, mode) in texts.items():
+                _write(path, text, mode)
+            for path in gone:
+                path.unlink()
+        return bool(texts or gone)
 
     def _has_key(self, user: str, key: str) -> bool:
         path = self._directory / user
         return self._keys([user]).get(user) == key and _has_mode(path, _OWNER_ONLY)
 
-    def _state(self, user: str) -> _State:
+    def _state_with(self, user: str) -> _State:
         """Return what there is, this user among it; raise where it is none."""
+        state = self._state()
+        if user not in state.users:
+            there = ", ".join(state.users) or "none"
+            raise InputError(f"{user}: no such user: there are {there}")
+        return state
+
+    def _state(self, ended: Iterable[str] = ()) -> _State:
+        """Return what there is, without these keys."""
+        ended = set(ended)
         known = known_users(self._digests)
         users = {name: each.limits for name, each in known.items()}
-        if user not in users:
-            raise InputError(f"{user}: no such user: there are {', '.join(users) or 'none'}")
-        labelled: Labelled = {name: {} for name in users} | labels.read(self._labelled)
+        recorded = record.read(self._labelled).with_ended(ended)
+        labelled: Labelled = {name: {} for name in users} | recorded.labelled
         having = [name for name in users if DEFAULT not in labelled[name]]
-        keys = self._keys(having)
+        keys = self._keys(having, ended)
         unfiled = {
-            name: known[name].digest
+            name: digest
             for name in having
-            if name not in keys and not known[name].digest.startswith(NO_KEY)
+            if name not in keys and (digest := known[name].digest) not in ended
+            if not digest.startswith(NO_KEY)
         }
-        return _State(users, keys, unfiled, labelled, {})
+        return _State(users, keys, unfiled, recorded._replace(labelled=labelled), {})
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -351,8 +463,8 @@ class Keyring:
             return []
         return sorted(path.name for path in self._directory.iterdir() if path.is_file())
 
-    def _keys(self, users: Iterable[str]) -> dict[str, str]:
-        """Return the default key of each of these users that has one."""
+    def _keys(self, users: Iterable[str], ended: Container[str] = ()) -> dict[str, str]:
+        """Return the default key of each of these users that has one, without those that ended."""
         keys: dict[str, str] = {}
         for user in users:
             path = self._directory / user
@@ -370,7 +482,8 @@ class Keyring:
                     f"{path}: holds the same key as {self._directory / other}: "
                     "remove one of the two to generate a new key"
                 )
-            keys[user] = key
+            if digest(key) not in ended:
+                keys[user] = key
         return keys
 
 

@@ -137,15 +137,7 @@ def known_users(file: Path) -> dict[str, Known]:
         InputError: it cannot be read, or is damaged.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return {
-            name: Known(
-                _limits(name, {key: entry[key] for key in _fields(entry)}),
-                entry["sha256"],
-                labels.keys_from(entry.get("keys", {}), name),
-            )
-            for name, entry in content["users"].items()
-        }
+        return known_from(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -153,6 +145,25 @@ def known_users(file: Path) -> dict[str, Known]:
             f"{file}: cannot be read ({type(error).__name__}): run infbox-keys apply, which "
             "rewrites it"
         ) from error
+
+
+def known_from(content: Any) -> dict[str, Known]:
+    """Return who has keys, and which.
+
+    Args:
+        content: of a file as ``known_users`` reads it.
+
+    Raises:
+        InputError, ValueError, KeyError, TypeError, AttributeError: it is something else.
+    """
+    return {
+        name: Known(
+            _limits(name, {key: entry[key] for key in _fields(entry)}),
+            entry["sha256"],
+            labels.keys_from(entry.get("keys", {}), name),
+        )
+        for name, entry in content["users"].items()
+    }
 
 
 def _fields(entry: Mapping[str, Any]) -> list[str]:

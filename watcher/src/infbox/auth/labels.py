@@ -1,12 +1,12 @@
 """A user's further keys: each has a label, and may have a last day or be disabled.
 
-They are recorded by their digests, in a file of root's that outlives what serves. A key itself is
-written once, to a file to be handed out; that file may be removed, and the key stays valid.
+They are recorded by their digests (``record``), in a file of root's that outlives what serves. A
+key itself is written once, to a file to be handed out; that file may be removed, and the key stays
+valid.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import date, datetime, timezone
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -112,31 +112,6 @@ def keys_from(content: Any, user: str) -> dict[str, Key]:
 def as_content(keys: Mapping[str, Key]) -> dict[str, dict[str, Any]]:
     """Return a user's keys as what JSON can hold."""
     return {label: key._asdict() for label, key in sorted(keys.items())}
-
-
-def read(directory: Path) -> Labelled:
-    """Return what is recorded in a directory; nothing where there is no record.
-
-    Raises:
-        InputError: the record cannot be read, or is damaged.
-    """
-    file = directory / RECORD
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return {user: keys_from(entry, user) for user, entry in content["users"].items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file}: cannot be read ({type(error).__name__}): restore it from a backup, or remove "
-            "it, which ends all keys with a label"
-        ) from error
-
-
-def as_json(labelled: Labelled) -> str:
-    """Return what a record holds, without users that have no such key."""
-    users = {user: as_content(keys) for user, keys in sorted(labelled.items()) if keys}
-    return json.dumps({"users": users}, indent=1) + "\n"
 
 
 def file_of(directory: Path, user: str, label: str) -> Path:

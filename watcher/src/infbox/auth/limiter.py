@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
 
 from infbox.auth.counts import DAY, MINUTE, PERIODS, Counts, Limit, Places, Refused
 from infbox.auth.shared_counts import AWAY_SECONDS, AwayError, Own, Place
@@ -114,8 +117,8 @@ class Limiter:
         limits = list(limits)
         if self._shared is not None and limits:
             with contextlib.suppress(AwayError):
-                async with self._in_order:
-                    used = await self._shared.used(user, limits, self._own(user))
+                async with self._turn() as until:
+                    used = await self._shared.used(user, limits, self._own(user), until)
                 return {limit.name: each for limit, each in zip(limits, used, strict=True)}
         return {limit.name: self._counts.used(user, limit.name) for limit in limits}
 
@@ -164,18 +167,39 @@ class Limiter:
 
     async def _take_shared(self, user: str, limits: list[Limit], cost: int) -> Taken | Refused:
         assert self._shared is not None  # noqa: S101
-        async with self._in_order:
-            if self._shared.is_away:
-                return self._taken_here(user, limits, cost)
-            try:
-                await self._pay_minutes()
-                shared = await self._shared.take(user, limits, cost, self._own(user))
-            except AwayError:
-                return self._taken_here(user, limits, cost)
-            if isinstance(shared, Refused):
-                return shared
-            places = {limit.name: self._counts.add(user, limit.name, cost) for limit in limits}
-            return Taken(user, cost, places, shared)
+        try:
+            async with self._turn() as until:
+                await self._pay_minutes(until)
+                shared = await self._shared.take(user, limits, cost, self._own(user), until)
+                if isinstance(shared, Refused):
+                    return shared
+                places = {limit.name: self._counts.add(user, limit.name, cost) for limit in limits}
+                return Taken(user, cost, places, shared)
+        except AwayError:
+            return self._taken_here(user, limits, cost)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[float]:
+        """Wait for one's turn to ask the shared counts; give the monotonic time until which a
+        request may wait for all of it. If they respond slowly, requests wait in line: one that
+        waited as long as for an answer counts here, and so do all behind it.
+
+        Raises:
+            AwayError: the shared counts are away, or too slow for the requests that there are.
+        """
+        assert self._shared is not None  # noqa: S101
+        until = time.monotonic() + self._shared.seconds
+        self._shared.check_there()
+        try:
+            with anyio.fail_after(self._shared.seconds):
+                await self._in_order.acquire()
+        except TimeoutError:
+            raise self._shared.note_slow() from None
+        try:
+            self._shared.check_there()
+            yield until
+        finally:
+            self._in_order.release()
 
     def _own(self, user: str) -> dict[str, Own]:
         return {
@@ -200,13 +224,13 @@ class Limiter:
                 async with self._in_order:
                     await self._write(user)
 
-    async def _pay_minutes(self) -> None:
+    async def _pay_minutes(self, until: float | None = None) -> None:
         assert self._shared is not None  # noqa: S101
         owed, self._owed = self._owed, Counter()
         if not owed:
             return
         try:
-            await self._shared.change(owed)
+            await self._shared.change(owed, until)
         except AwayError:
             self._owed.update(owed)
             newest = max(place.piece for place in self._owed)

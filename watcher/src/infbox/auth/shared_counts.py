@@ -148,7 +148,7 @@ class SharedCounts:
     Args:
         settings: where Valkey is, and by which certificate it is known and knows us.
         host: the name of this one among them.
-        seconds: that an answer may take, in which a request waits.
+        seconds: that an answer may take, and that a request waits for it and for those before it.
     """
 
     def __init__(self, settings: SharedLimits, host: str, seconds: float = _SECONDS) -> None:
@@ -159,18 +159,28 @@ class SharedCounts:
         self._make = valkey.Valkey
         self._settings = settings
         self._host = host
-        self._seconds = seconds
+        self.seconds = seconds
         self._client: Any = None
         self._away_until = 0.0
         self._reason = ""
 
-    @property
-    def is_away(self) -> bool:
-        """Whether it was away just now, and is not asked."""
-        return time.monotonic() < self._away_until
+    def check_there(self) -> None:
+        """Raise AwayError where Valkey was away just now, and is not asked."""
+        if time.monotonic() < self._away_until:
+            raise AwayError(self._reason)
+
+    def note_slow(self) -> AwayError:
+        """Have nobody ask for a while, since a request waited too long for those before it."""
+        self._note(f"requests waited {self.seconds:g} s for their turn")
+        return AwayError(self._reason)
 
     async def take(
-        self, user: str, limits: Iterable[Limit], cost: int, own: Mapping[str, Own]
+        self,
+        user: str,
+        limits: Iterable[Limit],
+        cost: int,
+        own: Mapping[str, Own],
+        until: float | None = None,
     ) -> Places | Refused:
         """Count what a request costs, as ``Counts.take`` does.
 
@@ -179,6 +189,8 @@ class SharedCounts:
             limits: of the user.
             cost: of the request.
             own: of limits by the day, what this host counted.
+            until: the monotonic time until which the request waits, in seconds; None for
+                as long as an answer may take.
 
         Raises:
             AwayError: Valkey does not answer.
@@ -190,20 +202,20 @@ class SharedCounts:
             mine = own[limit.name] if period is DAY else (-1, -1)
             told += [period.seconds, period.pieces, limit.most, *mine]
         keys = [_key(user, limit.name) for limit in limits]
-        worst, seconds, used, *pieces = await self._run(_TAKE, keys, told)
+        worst, seconds, used, *pieces = await self._run(_TAKE, keys, told, until)
         if worst:
             return Refused(limits[worst - 1], used, seconds)
         return {limit.name: piece for limit, piece in zip(limits, pieces, strict=True)}
 
-    async def change(self, changes: Mapping[Place, int]) -> None:
-        """Change what was counted of minutes.
+    async def change(self, changes: Mapping[Place, int], until: float | None = None) -> None:
+        """Change what was counted of minutes; ``until`` as for ``take``.
 
         Raises:
             AwayError: Valkey does not answer.
         """
         keys = [_key(place.user, place.name) for place in changes]
         told = [number for place, by in changes.items() for number in (place.piece, by)]
-        await self._run(_CHANGE, keys, told)
+        await self._run(_CHANGE, keys, told, until)
 
     async def write(self, user: str, name: str, own: Own) -> None:
         """Write down what this host counted of a day.
@@ -213,15 +225,21 @@ class SharedCounts:
         """
         await self._run(_WRITE, [_key(user, name)], [own.day, self._host, own.sum])
 
-    async def used(self, user: str, limits: Iterable[Limit], own: Mapping[str, Own]) -> list[int]:
-        """Return how much of limits is used, in their order.
+    async def used(
+        self,
+        user: str,
+        limits: Iterable[Limit],
+        own: Mapping[str, Own],
+        until: float | None = None,
+    ) -> list[int]:
+        """Return how much of limits is used, in their order; ``until`` as for ``take``.
 
         Raises:
             AwayError: Valkey does not answer.
         """
         found = []
         for limit in limits:  # a limit of nothing is used up, and says by how much
-            answer = await self.take(user, [limit._replace(most=0)], 0, own)
+            answer = await self.take(user, [limit._replace(most=0)], 0, own, until)
             assert isinstance(answer, Refused)  # noqa: S101
             found.append(answer.used)
         return found
@@ -233,17 +251,23 @@ class SharedCounts:
             with contextlib.suppress(Exception):
                 await client.aclose()
 
-    async def _run(self, script: str, keys: list[str], told: Iterable[str | int]) -> Any:
-        if self.is_away:
-            raise AwayError(self._reason)
+    async def _run(
+        self,
+        script: str,
+        keys: list[str],
+        told: Iterable[str | int],
+        until: float | None = None,
+    ) -> Any:
+        self.check_there()
+        left = self.seconds if until is None else max(until - time.monotonic(), 0)
         try:
-            with anyio.fail_after(self._seconds):
+            with anyio.fail_after(min(left, self.seconds)):
                 self._client = self._client or self._connection()
                 answer = await self._client.eval(script, len(keys), *keys, *told)
         except self._failures as error:
             await self._note_away(str(error) or type(error).__name__)
             raise AwayError(self._reason) from error
-        if self._reason:
+        if self._reason and time.monotonic() >= self._away_until:
             _logger.info(line("limits-shared-again", valkey=self._settings.address))
             self._reason = ""
         return answer
@@ -269,9 +293,12 @@ class SharedCounts:
     async def _note_away(self, reason: str) -> None:
         # What it says later must not be taken for the answer to something else.
         await self.close()
+        self._note(reason)
+
+    def _note(self, reason: str) -> None:
         self._away_until = time.monotonic() + AWAY_SECONDS
         if not self._reason:
-            hint = "each host counts by itself until then: look whether Valkey runs"
+            hint = "each host counts by itself until then; check that Valkey runs"
             at = self._settings.address
             _logger.warning(line("limits-not-shared", valkey=at, reason=reason, hint=hint))
         self._reason = reason

@@ -55,3 +55,10 @@ def person(account: str) -> str:
     """Return what an account is counted by. Of somebody who signed in it has no name, since a
     provider may let people choose theirs."""
     return _CHOSEN.sub("", account)
+
+
+def same_end(account: str) -> str:
+    """Return how all accounts of somebody who signed in end, whatever the name; the empty string
+    for a user who has a key, whose whole name is the account."""
+    own = person(account)
+    return f"-{own}" if own != account else ""

@@ -15,6 +15,7 @@ import sqlite3
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from infbox.auth import told_limits
 from infbox.log import line
 from infbox.runtime.database import transaction
 
@@ -197,7 +198,7 @@ def _found(file: Path, asked: str, told: tuple[object, ...]) -> list[tuple[Any, 
 
 
 def of_user(file: Path, user: str, since: str) -> dict[str, Counts]:
-    """Return what a user had, by day.
+    """Return what a user had, by day, under whatever names somebody who signed in had it.
 
     Args:
         file: as for ``read``.
@@ -209,9 +210,13 @@ def of_user(file: Path, user: str, since: str) -> dict[str, Counts]:
     """
     asked = """
         SELECT day, sum(requests), sum(uncounted), sum(prompt), sum(cached), sum(completion)
-        FROM usage WHERE user = ? AND day >= ? GROUP BY day
+        FROM usage WHERE (user = ? OR substr(user, ?) = ?) AND day >= ? GROUP BY day
     """
-    return {row[0]: Counts(*row[1:]) for row in _found(file, asked, (user, since))}
+    end = told_limits.same_end(user)
+    return {
+        row[0]: Counts(*row[1:])
+        for row in _found(file, asked, (user, -len(end), end or None, since))
+    }
 
 
 class Daily:
@@ -261,8 +266,9 @@ class Daily:
         today = self._today()
         since = date.fromisoformat(today) - timedelta(days=days - 1)
         found = {today: Counts(), **of_user(self._file, user, since.isoformat())}
+        person = told_limits.person(user)
         for key, counts in list(self._counted.items()):
-            if key.user == user:
+            if told_limits.person(key.user) == person:
                 found[key.day] = found.get(key.day, Counts()).plus(counts)
         return found
 

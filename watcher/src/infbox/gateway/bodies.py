@@ -36,6 +36,8 @@ LARGE_BYTES = 1_000_000
 STREAMED = ("/v1/chat/completions", "/v1/completions")
 """Paths whose streams say what they cost only where they are asked to."""
 
+EMBEDDINGS = "/v1/embeddings"
+
 ANSWER_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """Fields by which the APIs bound an answer; with several the first one counts."""
 
@@ -155,6 +157,7 @@ class Body:
         window: of the model, in tokens.
         whole: as it came, where nothing of it has to be changed.
         adds_usage: whether it asks what its stream costs, and the client does not.
+        embeds: whether it asks for embeddings, for which no tokens are generated.
     """
 
     values: dict[str, msgspec.Raw]
@@ -162,6 +165,7 @@ class Body:
     window: int
     whole: bytes | None
     adds_usage: bool = False
+    embeds: bool = False
 
     @property
     def model(self) -> object:
@@ -192,6 +196,8 @@ class Body:
     @property
     def answers(self) -> int:
         """How many answers it asks for: so many times its prompts as it says."""
+        if self.embeds:
+            return _prompts(self.values.get("input"))
         asked = _short(self.values.get("n"))
         times = ceil(asked) if isinstance(asked, int | float) and asked > 1 else 1
         return _prompts(self.values.get("prompt")) * times
@@ -199,6 +205,8 @@ class Body:
     @property
     def answer_tokens(self) -> int:
         """Tokens that all its answers may have together, whichever of several limits counts."""
+        if self.embeds:
+            return 0
         limits = [_short(self.values.get(name)) for name in ANSWER_LIMITS]
         most = [self._tokens(limit) for limit in limits if limit is not None]
         return max(most, default=self.window) * self.answers
@@ -286,7 +294,8 @@ def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
     if options is not None:
         kept["stream_options"] = _raw(options)
     is_same = is_same and not lowered and options is None
-    return Body(kept, lowered, window, data if is_same else None, options is not None)
+    whole = data if is_same else None
+    return Body(kept, lowered, window, whole, options is not None, path == EMBEDDINGS)
 
 
 def _with_usage(path: str, values: dict[str, msgspec.Raw]) -> dict[str, object] | None:

@@ -192,6 +192,9 @@ class Outgoing:
         """0 until the answer began."""
         self.usage: Usage | None = None
         """What the answer cost, as far as it said so."""
+        self.stated_prompt: int | None = None
+        """Tokens of the prompt, those from the cache included, where that is all that a stream said
+        before it ended early."""
         self.events = 0
         """Of a stream that went to the client so far; of what is none, 0."""
         self.is_cut = False

@@ -122,8 +122,8 @@ def limits_of(incoming: Incoming) -> dict[str, int]:
     except (TypeError, ValueError):  # several, or what the key service never says
         raise RefusalError(
             UNAUTHORIZED,
-            "The request came with limits that cannot be understood. Send it to the server's "
-            "address, with a key; on the host itself without the header X-Infbox-Limits.",
+            "The header X-Infbox-Limits is malformed. Send the request to the server's address, "
+            "with a key; on the host itself without this header.",
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""How many requests a user may have under way, and how many tokens computed."""
+"""Limits the requests of a user that are in progress, and the tokens computed for a user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infbox.metrics import Usage
 
 _LIMIT = told_limits.AT_ONCE
-_PERIODS = {counts.TOKENS: "a minute", counts.TOKENS_A_DAY: "a day"}
+_PERIODS = {counts.TOKENS: "minute", counts.TOKENS_A_DAY: "day"}
 _OK = 200
 _BYTES_PER_TOKEN = 4
 
@@ -48,7 +48,7 @@ class ConcurrencyLimit:
         if most and self._under_way[person] >= most:
             raise RefusalError(
                 TOO_MANY,
-                f"{user} may have {most} requests under way. Wait until one has ended. "
+                f"{user} may have at most {most} requests in progress. Wait until one has ended. "
                 f"Limit: {_LIMIT}.",
                 ours={"limit": _LIMIT},
             )
@@ -91,7 +91,10 @@ class TokenLimits:
             yield
             return
         own = sum(map(len, question.parts or []))
-        taken = await self._limiter.reserve(person, limits, self._most(exchange, question, own))
+        pack = question.front.tokens if question.front else 0
+        # No token is shorter than a byte.
+        most = min(own + pack + exchange.answer_tokens, self._window * exchange.answers)
+        taken = await self._limiter.reserve(person, limits, most)
         if isinstance(taken, Refused):
             raise _refusal(exchange.user, taken)
         cost = 0
@@ -99,21 +102,17 @@ class TokenLimits:
             yield
             # Who hides what a whole answer did cost pays the most that it may have cost.
             hides = exchange.outgoing.usage is None and not exchange.outgoing.is_cut
-            cost = taken.cost if hides and exchange.outgoing.status == _OK else _cost(exchange, own)
+            is_hidden = hides and exchange.outgoing.status == _OK
+            cost = taken.cost if is_hidden else _cost(exchange, own, pack)
         except RefusalError:
             raise
         except BaseException:  # the client left
-            cost = _cost(exchange, own)
+            cost = _cost(exchange, own, pack)
             raise
         finally:
             self._limiter.settle(taken, cost)
             if counts.TOKENS_A_DAY not in taken.places:
                 self._limiter.note(person, cost)
-
-    def _most(self, exchange: Exchange, question: Question, own: int) -> int:
-        """Return tokens that a request may cost at most. No token is shorter than a byte."""
-        prompt = own + (question.front.tokens if question.front else 0)
-        return min(prompt + exchange.answer_tokens, self._window * exchange.answers)
 
 
 def computed(usage: Usage | Counts) -> int:
@@ -121,22 +120,30 @@ def computed(usage: Usage | Counts) -> int:
     return usage.prompt - (usage.cached or 0) + usage.completion
 
 
-def _cost(exchange: Exchange, own: int) -> int:
-    """Return what a request did cost, or an estimate where its answer did not come to its end."""
+def _cost(exchange: Exchange, own: int, pack: int) -> int:
+    """Return what a request did cost, or an estimate where its answer did not come to its end.
+
+    Args:
+        exchange: the request.
+        own: bytes of its body without the pack.
+        pack: tokens of the pack, which is in the cache.
+    """
     outgoing = exchange.outgoing
     if outgoing.usage is not None:
         return computed(outgoing.usage)
     if outgoing.status not in (0, _OK):
         return 0
     answered = min(outgoing.events * exchange.event_tokens, exchange.answer_tokens)
-    return own // _BYTES_PER_TOKEN + answered
+    if outgoing.stated_prompt is None:
+        return own // _BYTES_PER_TOKEN + answered
+    return max(outgoing.stated_prompt - pack, 0) + answered
 
 
 def _refusal(user: str, refused: Refused) -> RefusalError:
     name, most = refused.limit
     return RefusalError(
         TOO_MANY,
-        f"{user} may have {most} tokens {_PERIODS[name]} computed. "
+        f"{user} may use at most {most} computed tokens per {_PERIODS[name]}. "
         f"Try again in {refused.seconds} s. Limit: {name}.",
         ours={"limit": name},
         seconds=refused.seconds,

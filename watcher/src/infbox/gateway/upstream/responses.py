@@ -90,7 +90,7 @@ async def _hand_on_whole(
 async def _hand_on_events(
     answer: aiohttp.ClientResponse, api: Api, outgoing: Outgoing, *, drops_usage: bool
 ) -> Usage | None:
-    events, usage, tail = Events(), UsageReader(), b""
+    events, usage, tail, is_whole = Events(), UsageReader(), b"", False
     try:
         try:
             async for chunk in answer.content.iter_any():
@@ -105,12 +105,22 @@ async def _hand_on_events(
             outgoing.is_cut = True
             await outgoing.write(api.broken_off(tail))
         else:
+            is_whole = True
             if told := without_usage(events.rest) if drops_usage else events.rest:
                 await outgoing.write(told)
         await outgoing.end()
     finally:
-        outgoing.usage = usage.found
+        _state_usage(outgoing, usage.found, is_whole=is_whole)
     return outgoing.usage
+
+
+def _state_usage(outgoing: Outgoing, usage: Usage | None, *, is_whole: bool) -> None:
+    """Note what a stream said that it cost. Anthropic's first event has the tokens of the prompt,
+    and only the last one says how many of them came from the cache."""
+    if is_whole or usage is None or usage.cached is not None:
+        outgoing.usage = usage
+    else:
+        outgoing.stated_prompt = usage.prompt
 
 
 class UsageReader:
