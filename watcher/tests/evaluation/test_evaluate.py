@@ -142,6 +142,21 @@ def test_the_command_prints_the_contract(history: Path, capsys: pytest.CaptureFi
     assert "both" in capsys.readouterr().out
 
 
+def test_it_is_measured_with_the_weights_that_are_given(
+    history: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["evaluate", str(history), "--commits", "2", "--budget", "1500", "--retrieve", "600"]
+    assert watch([*asked, "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)
+    tests_first = ["--pack-weight", "tests=1000", "--pack-weight", "source=0.001"]
+    assert watch([*asked, "--json", *tests_first]) == 0
+    assert json.loads(capsys.readouterr().out)["hunks"] != before["hunks"]
+    assert watch([*asked, "--pack-weight", "test=1"]) == 2
+    assert "--pack-weight test: no kind of file: use source," in capsys.readouterr().err
+    assert watch([*asked, "--retrieval-weight", "tests"]) == 2
+    assert "--retrieval-weight tests: must be a number from 0.001" in capsys.readouterr().err
+
+
 def test_bad_input_is_refused_with_what_to_give(
     history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
