@@ -83,7 +83,7 @@ def test_where_lines_are_put_between_two_both_must_be_seen(repo: Path) -> None:
     commit(repo, "more", a_py=lines("a", 3) + "new = 1\n" + lines("a", 6).partition("a_2 = 2\n")[2])
     with module.History(repo) as replayed:
         ((parent, now),) = replayed.steps(1)
-        (wanted,) = module._wanted(replayed.saves(parent, now))
+        (wanted,) = module.wanted_of(replayed.saves(parent, now))
     assert wanted.hunks == ((3, 4),)
 
 

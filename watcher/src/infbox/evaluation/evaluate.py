@@ -149,9 +149,8 @@ class Evaluation:
         question = without_names(
             self._history.message(commit)[:MAX_MESSAGE], [save.path for save in saves], self._tree
         )
-        wanted = list(_wanted(saves))
-        is_sweep = len(saves) > MAX_FILES or sum(len(w.hunks) for w in wanted) > MAX_HUNKS
-        if wanted and not is_sweep and read_question(question).words:
+        wanted = list(wanted_of(saves))
+        if wanted and not is_sweep(saves, wanted) and read_question(question).words:
             self._ask(question, wanted, saves)
         self._commits += 1
         for save in saves:
@@ -348,7 +347,12 @@ def _bounded(files: Iterable[tuple[str, Blob]]) -> dict[str, Blob]:
     return tree
 
 
-def _wanted(saves: Iterable[Save]) -> Iterable[Wanted]:
+def is_sweep(saves: Sequence[Save], wanted: Iterable[Wanted]) -> bool:
+    """Say whether a commit changes too much to be the answer to one question."""
+    return len(saves) > MAX_FILES or sum(len(each.hunks) for each in wanted) > MAX_HUNKS
+
+
+def wanted_of(saves: Iterable[Save]) -> Iterable[Wanted]:
     """Yield what a commit changes in files that were there: lines that go, or those around where
     lines are put."""
     for save in saves:
