@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from infbox.kinds import FileKind
 
-from tests.stack.refusals import refusals
+from tests.stack.refusals import ROOT, refusals
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +212,13 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
         {"watcher_gateway_retrieve_tokens": -1},
         "watcher_gateway_retrieve_tokens is -1.",
     ),
+    "a_weight_of_a_kind_that_there_is_not": (
+        [{}],
+        {"watcher_pack_weights": {"doc": 1}},
+        'watcher_pack_weights is {"doc": 1} and watcher_retrieval_weights is',
+    ),
+    "a_weight_of_nothing": ([{}], {"watcher_retrieval_weights": {"docs": 0}}, 'is {"docs": 0}.'),
+    "a_weight_in_words": ([{}], {"watcher_pack_weights": {"docs": "1"}}, 'is {"docs": "1"} and'),
     "a_disk_that_is_no_folder": ([{}], {"watcher_disks": ["var"]}, 'watcher_disks is ["var"].'),
     "an_exporter_without_a_scheme": (
         [{}],
@@ -294,3 +303,8 @@ def test_it_refuses(said: dict[str, str], folder: Path, shown: Path, case: str) 
 def placed(text: str, folder: Path, shown: Path) -> str:
     """Fill in where the folders are."""
     return text.replace("{}", str(folder)).replace("{shown}", str(shown))
+
+
+def test_the_role_knows_the_kinds_of_files_that_the_watcher_knows() -> None:
+    inner = yaml.safe_load((ROOT / "roles/watcher/vars/main.yml").read_text())
+    assert set(inner["_watcher_file_kinds"]) == {kind.value for kind in FileKind}

@@ -15,7 +15,7 @@ MOST_FILES = 15
 
 ORDER = (
     {"errors", "inputs", "log"},
-    {"grants"},
+    {"grants", "kinds"},
     {"config"},
     {"metrics"},
     {"runtime"},

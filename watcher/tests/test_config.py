@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infbox import config
+from infbox import config, kinds
 from infbox.errors import InputError, UnreadyError
 
 
@@ -74,7 +74,19 @@ def test_replicas_are_there_where_they_are_named(tmp_path: Path) -> None:
     assert load(tmp_path, valid(tmp_path)).replicas is None
 
 
+def test_weights_that_are_set_stand_beside_the_defaults(tmp_path: Path) -> None:
+    assert load(tmp_path, valid(tmp_path)).weights == kinds.DEFAULTS
+    weights = {"pack": {"docs": 1}, "retrieval": {"tests": 0.9}}
+    loaded = load(tmp_path, {**valid(tmp_path), "weights": weights}).weights
+    assert loaded.pack == {**kinds.PACK_WEIGHTS, kinds.FileKind.DOCS: 1.0}
+    assert loaded.retrieval == {**kinds.RETRIEVAL_WEIGHTS, kinds.FileKind.TESTS: 0.9}
+
+
 WRONG = [
+    ({"weights": {"packs": {}}}, "weights.packs: unknown"),
+    ({"weights": {"pack": [1]}}, "weights.pack: must be a mapping"),
+    ({"weights": {"pack": {"doc": 1}}}, "weights.pack.doc: no kind of file: use source"),
+    ({"weights": {"retrieval": {"docs": "1"}}}, "weights.retrieval.docs: must be a number"),
     ({"replicas": {"host": "gpu1"}}, "replicas.balancer: missing"),
     ({"replicas": {"balancer": "http://a:1"}}, "replicas.host: missing"),
     ({"replicas": {"balancer": "http://a:1", "host": "g 1"}}, "replicas.host: 'g 1': use"),

@@ -84,6 +84,7 @@ def test_the_configuration_has_what_was_set(host: Host) -> None:
     assert settings["gateway"]["tools"] is True
     assert settings["gateway"]["retrieve"] is True
     assert settings["gateway"]["retrieve_tokens"] == 4000
+    assert settings["weights"] == {"pack": {"docs": 0.2}, "retrieval": {"tests": 1}}
     models = {item["name"]: item.get("model") for item in settings["workspaces"]}
     assert models["notes"] == pack(host, "notes")["model"] == "coder-small"
     assert models["shop"] is None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from infbox.auth.keyring import Keyring
+    from infbox.kinds import Weights
     from infbox.tree.files import Tree
 
 # Each command imports what it needs: `run` is ready sooner than all of it would be imported.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _CONFIG = Path("/etc/infbox/watcher.yml")
 _DIGESTS = Path("/etc/infbox/keys/users.json")
 _KEYS = Path("/etc/infbox/secrets/api-keys")
+_PACK_WEIGHT, _RETRIEVAL_WEIGHT = "--pack-weight", "--retrieval-weight"
 _CERTIFICATES = Path("/etc/infbox/lmcache/shared")
 
 
@@ -91,6 +93,7 @@ def watch(arguments: Sequence[str] | None = None) -> int:
                      help="tokens before the question in all (%(default)s)")  # fmt: skip
     ask.add_argument("--retrieve", metavar="TOKENS", type=_positive, default=8000,
                      help="of these, tokens for retrieval (%(default)s)")  # fmt: skip
+    _add_weights(ask)
     _add_tokenizer(ask)
     ask.set_defaults(command=_ask)
 
@@ -121,8 +124,18 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     _add_engine(use, "have a model judge too, by vLLM's prompt_logprobs; needs --tokenizer")
     use.add_argument("--samples", metavar="N", type=_positive, default=20,
                      help="commits that the model judges (%(default)s)")  # fmt: skip
+    _add_weights(use)
     _add_tokenizer(use)
     use.set_defaults(command=_evaluate)
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    for option, what in (
+        (_PACK_WEIGHT, "what edits are worth in the pack, such as tests=0.5"),
+        (_RETRIEVAL_WEIGHT, "what a match is worth to a question"),
+    ):
+        parser.add_argument(option, metavar="KIND=NUMBER", action="append", default=[],
+                            help=f"{what}; for each kind of file once")  # fmt: skip
 
 
 def _add_client(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -368,10 +381,11 @@ def _ask(options: argparse.Namespace) -> None:
         raise InputError(
             f"--retrieve {options.retrieve}: give fewer tokens than --budget, {options.budget}"
         )
+    weights = _weights(options)
     tokenizer = tokens.load(options.tokenizer)
     with contextlib.closing(_tree(options.directory)) as tree:
         budgets = options.budget, options.retrieve
-        prompt = prompt_for(tree, options.question, *budgets, tokenizer)
+        prompt = prompt_for(tree, options.question, *budgets, tokenizer, weights=weights)
     print(explained(prompt, tokenizer).encode(errors="replace").decode(), flush=True)
     if options.engine:
         from infbox.evaluation.engine import Engine
@@ -393,6 +407,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     def tell(done: int, of: int) -> None:
         print(f"{done} of {of} commits", file=sys.stderr, flush=True)
 
+    weights = _weights(options)
     tokenizer = tokens.load(options.tokenizer)
     judge = None
     if options.engine:
@@ -404,8 +419,31 @@ def _evaluate(options: argparse.Namespace) -> None:
         samples = options.samples, options.commits
         judge = Judge(Engine(options.engine), options.model, tokenizer, *samples)
     numbers = options.commits, options.budget, options.retrieve
-    result = evaluate(options.repository, *numbers, tokenizer, tell=tell, judge=judge)
+    result = evaluate(
+        options.repository, *numbers, tokenizer, tell=tell, judge=judge, weights=weights
+    )
     print(json.dumps(result) if options.json else table(result))
+
+
+def _weights(options: argparse.Namespace) -> Weights:
+    from infbox import kinds
+
+    pack, retrieval = _numbers(options.pack_weight), _numbers(options.retrieval_weight)
+    return kinds.Weights(
+        kinds.changed(kinds.PACK_WEIGHTS, pack, f"{_PACK_WEIGHT} "),
+        kinds.changed(kinds.RETRIEVAL_WEIGHTS, retrieval, f"{_RETRIEVAL_WEIGHT} "),
+    )
+
+
+def _numbers(given: Sequence[str]) -> dict[str, object]:
+    """Return the numbers behind names; what is no number as it is, for the message."""
+    numbers: dict[str, object] = {}
+    for each in given:
+        name, _, value = each.partition("=")
+        numbers[name] = value
+        with contextlib.suppress(ValueError):
+            numbers[name] = float(value)
+    return numbers
 
 
 def _client(options: argparse.Namespace) -> None:

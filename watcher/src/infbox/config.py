@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from infbox import grants, inputs
+from infbox import grants, inputs, kinds
 from infbox.errors import InputError, UnreadyError
 
 if TYPE_CHECKING:
@@ -279,6 +279,7 @@ class Config(NamedTuple):
     workspaces: tuple[Workspace, ...]
     status: Status = Status()
     replicas: Replicas | None = None
+    weights: kinds.Weights = kinds.DEFAULTS
 
     def cache_salts(self, workspace: Workspace) -> tuple[str, str]:
         """Return the salt under which the engine keeps a workspace's KV, and the one under which it
@@ -501,6 +502,7 @@ def _config(top: _Section) -> Config:
         workspaces=_workspaces(top.take("workspaces", list, []), engine.max_model_len),
         status=_status(top.section("status", {})),
         replicas=_replicas(top.section("replicas", {})),
+        weights=_weights(top.section("weights", {})),
     )
     top.done()
     return config
@@ -560,6 +562,21 @@ def _shared_limits(section: _Section) -> SharedLimits | None:
     limits = SharedLimits(address, section.path("certificates"))
     section.done()
     return limits
+
+
+def _weights(section: _Section) -> kinds.Weights:
+    changes = {key: section.take(key, dict, {}) for key in kinds.Weights._fields}
+    section.done()
+    return kinds.Weights(
+        *(
+            kinds.changed(
+                getattr(kinds.DEFAULTS, key),
+                {str(kind): weight for kind, weight in given.items()},
+                f"{section.name(key)}.",
+            )
+            for key, given in changes.items()
+        )
+    )
 
 
 def _replicas(section: _Section) -> Replicas | None:

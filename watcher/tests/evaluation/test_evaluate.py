@@ -83,7 +83,7 @@ def test_where_lines_are_put_between_two_both_must_be_seen(repo: Path) -> None:
     commit(repo, "more", a_py=lines("a", 3) + "new = 1\n" + lines("a", 6).partition("a_2 = 2\n")[2])
     with module.History(repo) as replayed:
         ((parent, now),) = replayed.steps(1)
-        (wanted,) = module._wanted(replayed.saves(parent, now))
+        (wanted,) = module.wanted_of(replayed.saves(parent, now))
     assert wanted.hunks == ((3, 4),)
 
 
@@ -140,6 +140,21 @@ def test_the_command_prints_the_contract(history: Path, capsys: pytest.CaptureFi
         assert all(tuple(shares) == KINDS for shares in result[measure].values())
     assert watch(asked) == 0
     assert "both" in capsys.readouterr().out
+
+
+def test_it_is_measured_with_the_weights_that_are_given(
+    history: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["evaluate", str(history), "--commits", "2", "--budget", "1500", "--retrieve", "600"]
+    assert watch([*asked, "--json"]) == 0
+    before = json.loads(capsys.readouterr().out)
+    tests_first = ["--pack-weight", "tests=1000", "--pack-weight", "source=0.001"]
+    assert watch([*asked, "--json", *tests_first]) == 0
+    assert json.loads(capsys.readouterr().out)["hunks"] != before["hunks"]
+    assert watch([*asked, "--pack-weight", "test=1"]) == 2
+    assert "--pack-weight test: no kind of file: use source," in capsys.readouterr().err
+    assert watch([*asked, "--retrieval-weight", "tests"]) == 2
+    assert "--retrieval-weight tests: must be a number from 0.001" in capsys.readouterr().err
 
 
 def test_bad_input_is_refused_with_what_to_give(

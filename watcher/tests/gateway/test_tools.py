@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mcp import Client
 
 from fake_engine import FakeEngine
+from infbox import kinds
 from infbox.gateway.app import Gateway
 from infbox.retrieval import texts
 from infbox.tools import catalog, reading, searching
@@ -135,10 +136,12 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(tmp_path: Path, **gateway: Any) -> Iterator[Site]:
+def running(
+    tmp_path: Path, weights: kinds.Weights = kinds.DEFAULTS, **gateway: Any
+) -> Iterator[Site]:
     with FakeEngine().running() as upstream:
         config = settings_for(tmp_path, upstream.url, shop=(tmp_path / "shop", 1000))
-        config = config._replace(gateway=config.gateway._replace(**gateway))
+        config = config._replace(gateway=config.gateway._replace(**gateway), weights=weights)
         with serving(Gateway(config).app) as url:
             yield Site(url, config)
 
@@ -160,6 +163,20 @@ def test_the_sdks_client_finds_the_tools_by_either_handshake(site: Site, mode: s
             return [tool.name for tool in listed.tools]
 
     assert anyio.run(names) == ["search", "read", "outline", "references", "changed_since"]
+
+
+def test_the_weights_that_are_set_order_what_a_search_finds(tmp_path: Path, shop: Path) -> None:
+    fill(shop, {"docs/price.md": PRICES})
+    git(shop, "add", "--all")
+    bring_up(shop, state_of(tmp_path))
+    query = "how is a discount of the price computed?"
+    docs = kinds.changed(kinds.RETRIEVAL_WEIGHTS, {"docs": 1000}, "")
+    for weights, first in (
+        (kinds.DEFAULTS, "shop/prices.py:"),
+        (kinds.Weights(retrieval=docs), "docs/price.md:"),
+    ):
+        with running(tmp_path, weights) as site:
+            assert site.done("search", query=query).startswith(first)
 
 
 def test_a_search_by_words_shows_what_is_about_them(site: Site) -> None:

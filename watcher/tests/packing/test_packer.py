@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from infbox.errors import InputError
+from infbox.kinds import PACK_WEIGHTS, KindWeights, changed
 from infbox.packing import tokens
 from infbox.packing.packer import MANY_EDITS, Packer, Publication
 from infbox.tree.files import Tree
@@ -67,7 +68,10 @@ class Shop:
 
     @contextlib.contextmanager
     def packer(
-        self, budget: int = BUDGET, tokenizer: tokens.Tokenizer | None = None
+        self,
+        budget: int = BUDGET,
+        tokenizer: tokens.Tokenizer | None = None,
+        weights: KindWeights = PACK_WEIGHTS,
     ) -> Iterator[Packer]:
         packer = Packer(
             name="shop",
@@ -77,6 +81,7 @@ class Shop:
             budget=budget,
             tokenizer=tokenizer or tokens.load(None),
             state_dir=self.state,
+            weights=weights,
         )
         try:
             yield packer
@@ -440,7 +445,7 @@ def test_an_index_that_counts_from_less_is_followed_too(shop: Shop) -> None:
             assert current(now(packer).text)[f"{name}.py"] == "new\n"
 
 
-@pytest.mark.parametrize("what", ["budget", "tokenizer"])
+@pytest.mark.parametrize("what", ["budget", "tokenizer", "weights"])
 def test_another_policy_makes_a_new_pack(
     shop: Shop, what: str, tokenizer: tokens.Tokenizer
 ) -> None:
@@ -449,9 +454,22 @@ def test_another_policy_makes_a_new_pack(
         packer.update()
     budget = 4000 if what == "budget" else BUDGET
     other = tokenizer if what == "tokenizer" else None
-    with shop.packer(budget, other) as packer:
+    weights = changed(PACK_WEIGHTS, {"docs": 0.2} if what == "weights" else {}, "")
+    with shop.packer(budget, other, weights) as packer:
         packer.update()
         assert (now(packer).generation, now(packer).version) == (2, 2)
+
+
+@pytest.mark.parametrize(("docs", "shown"), [(None, "a.py"), (100.0, "a.md")])
+def test_the_weights_decide_which_kind_of_file_is_shown(
+    shop: Shop, docs: float | None, shown: str
+) -> None:
+    fill(shop.root, {"a.md": "docs\n" * 300})
+    shop.save(a_py="code\n" * 300)
+    weights = changed(PACK_WEIGHTS, {"docs": docs} if docs else {}, "")
+    with shop.packer(budget=900, weights=weights) as packer:
+        packer.update()
+        assert [path for _, path, *_ in now(packer).entries if path] == [shown]
 
 
 def test_a_crash_between_store_and_pack_file_loses_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from test_texts import filled
 
+from infbox.kinds import RETRIEVAL_WEIGHTS, changed
 from infbox.packing.tokens import Estimate
 from infbox.retrieval.search import choose, rendered
 from infbox.retrieval.texts import Texts
@@ -46,6 +47,14 @@ def test_source_comes_before_tests_and_docs_for_the_same_words() -> None:
     order = [place.rpartition(":")[0] for place in chosen("discount of a customer")]
     assert order[0] == "shop/price.py"
     assert "docs/discount.md" in order
+
+
+def test_the_weights_decide_which_kind_of_file_comes_first() -> None:
+    weights = changed(RETRIEVAL_WEIGHTS, {"docs": 100}, "")
+    found = choose(
+        filled(FILES), "discount of a customer", lambda _: False, 2000, ESTIMATE, weights=weights
+    )
+    assert found[0].place.path == "docs/discount.md"
 
 
 def test_nothing_that_the_pack_shows_in_full_is_shown_again() -> None:

@@ -12,6 +12,7 @@ from infbox.retrieval import texts
 from infbox.retrieval.kept import KeptTexts
 from infbox.retrieval.texts import Texts, Weights
 from infbox.tree.files import Tree
+from infbox.watcher import text_index
 from infbox.watcher.text_index import TextIndex
 from infbox.watching import index
 from infbox.watching.index import Index, Row
@@ -60,7 +61,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setattr(text_index, "AT_ONCE", 50)
     return Shop(tmp_path)
 
 
@@ -80,6 +82,19 @@ def test_many_files_are_taken_in_over_several_steps(shop: Shop) -> None:
     shop.keep()
     with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
         assert len(found.digests()) == 120
+
+
+def test_no_more_is_read_at_once_than_memory_is_for(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_index, "BYTES_AT_ONCE", 1000)
+    for number in range(6):
+        shop.save(f"f{number}.py", f"def common_{number}(): return 1\n" + "#\n" * 300)
+    for there in (2, 4, 6):
+        shop.keeper.step()
+        with contextlib.closing(Texts(texts.place(shop.state, "shop"), is_read_only=True)) as found:
+            assert len(found.digests()) == there
+    assert not shop.keeper.step()
 
 
 def test_a_first_index_compares_once_and_notices_what_goes_meanwhile(

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from infbox import kinds
 from infbox.errors import InputError
 from infbox.evaluation.history import History
 from infbox.evaluation.judge import lines as judge_lines
 from infbox.evaluation.policies import Log, Ordered, Remembering, by_age
+from infbox.kinds import FileKind, kind_of
 from infbox.packing import hunks
-from infbox.packing.kinds import FileKind, kind_of
 from infbox.retrieval import chunks, search
 from infbox.retrieval.questions import read as read_question
 from infbox.retrieval.texts import Texts, Weights
@@ -107,6 +108,7 @@ class Evaluation:
         retrieve: tokens of them for retrieval.
         tokenizer: counts tokens.
         judge: a model that judges too; None for none.
+        weights: what files are worth, by their kinds.
     """
 
     def __init__(
@@ -118,15 +120,17 @@ class Evaluation:
         tokenizer: Tokenizer,
         *,
         judge: Judge | None = None,
+        weights: kinds.Weights = kinds.DEFAULTS,
     ) -> None:
+        self._weights = weights.retrieval
         self._judge, self._commits = judge, 0
         self._history = history
         self._budget, self._retrieve, self._tokenizer = budget, retrieve, tokenizer
         self._tree = _bounded(history.files(start))
         heats = history.heats(start)
         order = by_age(history, start, self._tree)
-        self._pack = Log(self._tree, heats, budget, tokenizer)
-        self._smaller = Log(self._tree, heats, budget - retrieve, tokenizer)
+        self._pack = Log(self._tree, heats, budget, tokenizer, weights.pack)
+        self._smaller = Log(self._tree, heats, budget - retrieve, tokenizer, weights.pack)
         self._recent = Ordered(self._tree, order, recency=True, budget=budget, tokenizer=tokenizer)
         self._texts = Texts()
         self._windows = Texts(cut=lambda _, text: chunks.windows(text, WINDOW_LINES))
@@ -145,9 +149,8 @@ class Evaluation:
         question = without_names(
             self._history.message(commit)[:MAX_MESSAGE], [save.path for save in saves], self._tree
         )
-        wanted = list(_wanted(saves))
-        is_sweep = len(saves) > MAX_FILES or sum(len(w.hunks) for w in wanted) > MAX_HUNKS
-        if wanted and not is_sweep and read_question(question).words:
+        wanted = list(wanted_of(saves))
+        if wanted and not is_sweep(saves, wanted) and read_question(question).words:
             self._ask(question, wanted, saves)
         self._commits += 1
         for save in saves:
@@ -162,6 +165,7 @@ class Evaluation:
             room=self._retrieve,
             tokenizer=self._tokenizer,
             heat=self._smaller.heat,
+            weights=self._weights,
         )
         besides = choose(in_full=self._is_in_full)
         cost = self._tokenizer.count(search.rendered(besides)) + self._tokenizer.count(question)
@@ -220,6 +224,7 @@ def evaluate(
     *,
     tell: Callable[[int, int], None] = lambda _done, _of: None,
     judge: Judge | None = None,
+    weights: kinds.Weights = kinds.DEFAULTS,
 ) -> dict[str, Any]:
     """Replay the last commits of what is checked out, and see what each way would have shown.
 
@@ -231,6 +236,7 @@ def evaluate(
         tokenizer: counts tokens.
         tell: is called now and then with the commits that are done, and how many there are.
         judge: a model that judges too; None for none.
+        weights: what files are worth, by their kinds.
 
     Returns:
         ``questions``; ``hunks`` and ``files``, by view and kind of file, as the share that was
@@ -247,7 +253,13 @@ def evaluate(
     with History(repository) as history:
         steps = history.steps(commits)
         running = Evaluation(
-            history, steps[0][0], budget, retrieve, Remembering(tokenizer), judge=judge
+            history,
+            steps[0][0],
+            budget,
+            retrieve,
+            Remembering(tokenizer),
+            judge=judge,
+            weights=weights,
         )
         for done, (parent, commit) in enumerate(steps, start=1):
             running.step(parent, commit)
@@ -335,7 +347,12 @@ def _bounded(files: Iterable[tuple[str, Blob]]) -> dict[str, Blob]:
     return tree
 
 
-def _wanted(saves: Iterable[Save]) -> Iterable[Wanted]:
+def is_sweep(saves: Sequence[Save], wanted: Iterable[Wanted]) -> bool:
+    """Say whether a commit changes too much to be the answer to one question."""
+    return len(saves) > MAX_FILES or sum(len(each.hunks) for each in wanted) > MAX_HUNKS
+
+
+def wanted_of(saves: Iterable[Save]) -> Iterable[Wanted]:
     """Yield what a commit changes in files that were there: lines that go, or those around where
     lines are put."""
     for save in saves:

@@ -12,8 +12,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from infbox.errors import InputError
+from infbox.kinds import FileKind, kind_of
 from infbox.packing import hunks
-from infbox.packing.kinds import FileKind, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

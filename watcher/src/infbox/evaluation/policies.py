@@ -7,6 +7,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+from infbox.kinds import PACK_WEIGHTS, kind_of
 from infbox.packing import context, layout, rank
 from infbox.packing.context import Centre, KnownImports
 from infbox.packing.pack import Kind, Pack, common_length
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from infbox.evaluation.history import Blob, History, Save
+    from infbox.kinds import KindWeights
     from infbox.packing.pack import Entry
     from infbox.packing.tokens import Tokenizer
 
@@ -144,11 +146,18 @@ class Log:
         heats: of the files at the start.
         budget: in tokens.
         tokenizer: counts tokens.
+        weights: what edits are worth, by the kind of their file.
     """
 
     def __init__(
-        self, tree: dict[str, Blob], heats: dict[str, float], budget: int, tokenizer: Tokenizer
+        self,
+        tree: dict[str, Blob],
+        heats: dict[str, float],
+        budget: int,
+        tokenizer: Tokenizer,
+        weights: KindWeights = PACK_WEIGHTS,
     ) -> None:
+        self._weights = weights
         self._tree = dict(tree)
         self._heats = {path: (heat, 0) for path, heat in heats.items()}
         self._clock = 0
@@ -241,7 +250,8 @@ class Log:
 
     def _candidate(self, path: str, blob: Blob) -> rank.Candidate:
         central = self._central.get(path, 0.0)
-        return rank.Candidate(path, blob.digest, blob.size, self.heat(path), central)
+        weight = self._weights[kind_of(path)]
+        return rank.Candidate(path, blob.digest, blob.size, self.heat(path), central, weight)
 
 
 def by_age(history: History, start: str, tree: Mapping[str, Blob]) -> list[str]:

@@ -113,6 +113,7 @@ class Gateway:
             config.state_dir / "conversations" / "conversations.db",
             config.gateway.conversations_mb * _MB,
             config.state_dir,
+            weights=config.weights.retrieval,
         )
         self._responses = ResponseStore(config.gateway.responses_mb * _MB)
         self._questions = Questions(
@@ -201,7 +202,8 @@ class Gateway:
     def _tool_routes(self) -> list[BaseRoute]:
         if not self._config.gateway.tools:
             return []
-        return ToolRoutes(self._config.state_dir, self._metrics, self._admit).routes()
+        weights = self._config.weights.retrieval
+        return ToolRoutes(self._config.state_dir, self._metrics, self._admit, weights).routes()
 
     def _admit(self, request: Request) -> SeenWorkspaces:
         """Return the workspaces that a request's user may use.

@@ -13,6 +13,7 @@ from hashlib import sha256
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from infbox.kinds import PACK_WEIGHTS, described, kind_of
 from infbox.log import line
 from infbox.packing import context, layout, overlay, rank, store
 from infbox.packing.context import Centre, KnownImports
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from infbox.kinds import KindWeights
     from infbox.packing.erasure.cached_chunks import CachedChunks
     from infbox.packing.overlay import BaseWorkspace
     from infbox.packing.pack import Entry
@@ -97,6 +99,7 @@ class Packer:
         state_dir: of the watcher; the pack lies below it.
         base: with whose pack this one begins; None for none. It is closed with this.
         chunks: what LMCache keeps of the packs; None where there is none.
+        weights: what edits are worth, by the kind of their file.
 
     Raises:
         InputError: a newer version wrote what is kept.
@@ -115,8 +118,10 @@ class Packer:
         state_dir: Path,
         base: BaseWorkspace | None = None,
         chunks: CachedChunks | None = None,
+        weights: KindWeights = PACK_WEIGHTS,
     ) -> None:
         self.name = name
+        self._weights = weights
         self._chunks = chunks
         self._base = base
         self._model = model
@@ -125,7 +130,11 @@ class Packer:
         self._budget = budget
         self._tokenizer = tokenizer
         over = f", over {base.name}" if base else ""
-        self._policy = f"format {FORMAT}, {budget} tokens counted by {tokenizer.name}{over}"
+        weighed = described(weights, PACK_WEIGHTS)
+        weighed = f", {weighed}" if weighed else ""
+        self._policy = (
+            f"format {FORMAT}, {budget} tokens counted by {tokenizer.name}{over}{weighed}"
+        )
         directory = state_dir / "packs" / name
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._published = directory / "pack.json"
@@ -351,7 +360,7 @@ class Packer:
                 pack.save(path, source, committed=committed, is_worth_room=is_worth_room)
 
     def _is_worth_room(self, file: File, last: int) -> bool:
-        return _candidate(file, last).worth >= self._state.least_worth
+        return self._candidate(file, last).worth >= self._state.least_worth
 
     def _publish_changes(self, state: State) -> bool:
         """Publish the pack if its text changed, or was not told of by this process yet."""
@@ -436,7 +445,7 @@ class Packer:
             return self._tree.readable(path, digests.get(path, "") if is_judged else "")
 
         central = self._centre.centralities(digests, read)
-        candidates = [_candidate(file, last, central.get(file.path, 0.0)) for file in files]
+        candidates = [self._candidate(file, last, central.get(file.path, 0.0)) for file in files]
         if self._base:
             heats = self._base.heats()
             candidates = [replace(c, heat=max(c.heat, heats.get(c.path, 0.0))) for c in candidates]
@@ -447,6 +456,11 @@ class Packer:
             committed=self._committed,
             draw_map=lambda rest, room: context.drawn_map(rest, read, room, self._tokenizer),
         )
+
+    def _candidate(self, file: File, last: int, centrality: float = 0.0) -> rank.Candidate:
+        heat = edit_frequency.cooled(file.heat, last - file.edit)
+        weight = self._weights[kind_of(file.path)]
+        return rank.Candidate(file.path, file.digest, file.size, heat, centrality, weight)
 
     def _read(self, path: str, digest: str) -> Content | None:
         """Read a file as it stands in the index; one that went on since is told of again."""
@@ -569,12 +583,13 @@ def _committed(tree: Tree, roots: Iterable[Path], path: str) -> str | None:
     return None
 
 
-def seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
+def seen_once(tree: Tree, tokenizer: Tokenizer, weights: KindWeights = PACK_WEIGHTS) -> layout.Tree:
     """Return a tree as it is, of which nothing is known yet.
 
     Args:
         tree: the files; all that may be shown are read, and kept.
         tokenizer: counts tokens.
+        weights: what edits are worth, by the kind of their file.
 
     Raises:
         GitError: git could not answer.
@@ -590,6 +605,7 @@ def seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
             len(content.data),
             heats.get(path, 0.0),
             central.get(path, 0.0),
+            weights[kind_of(path)],
         )
         for path, content in contents.items()
         if content
@@ -603,11 +619,6 @@ def seen_once(tree: Tree, tokenizer: Tokenizer) -> layout.Tree:
     )
 
 
-def _candidate(file: File, last: int, centrality: float = 0.0) -> rank.Candidate:
-    heat = edit_frequency.cooled(file.heat, last - file.edit)
-    return rank.Candidate(file.path, file.digest, file.size, heat, centrality)
-
-
 def _ends(pack: Pack) -> tuple[tuple[int, int], ...]:
     """Return how many characters and tokens there are until the end of each section."""
     characters = accumulate(len(entry.text) for entry in pack.entries)
@@ -615,7 +626,7 @@ def _ends(pack: Pack) -> tuple[tuple[int, int], ...]:
 
 
 def _tokens(files: Iterable[File]) -> float:
-    return sum(_candidate(file, file.edit).tokens for file in files)
+    return sum(rank.Candidate(file.path, file.digest, file.size).tokens for file in files)
 
 
 def _as_json(publication: Publication) -> str:

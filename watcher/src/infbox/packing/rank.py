@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from infbox.packing.kinds import WEIGHTS, kind_of
+from infbox.kinds import PACK_WEIGHTS, kind_of
 from infbox.packing.tokens import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Candidate:
         size: in bytes.
         heat: now.
         centrality: 0 to 1, by how many files import it.
+        weight: what its edits are worth, beside those of others; None for the default of its kind.
     """
 
     path: str
@@ -42,12 +43,14 @@ class Candidate:
     size: int
     heat: float = 0.0
     centrality: float = 0.0
+    weight: float | None = None
 
     @property
     def value(self) -> float:
         """What showing it is worth: edits of late, with a little for files without any, by what
         kind of file it is."""
-        return WEIGHTS[kind_of(self.path)] * (self.heat + PRIOR * (1 + 9 * self.centrality))
+        weight = PACK_WEIGHTS[kind_of(self.path)] if self.weight is None else self.weight
+        return weight * (self.heat + PRIOR * (1 + 9 * self.centrality))
 
     @property
     def tokens(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from infbox import kinds
 from infbox.packing import layout
 from infbox.packing.packer import seen_once
 from infbox.retrieval import search
@@ -33,7 +34,13 @@ class Prompt(NamedTuple):
 
 
 def prompt_for(
-    tree: Tree, question: str, budget: int, retrieve: int, tokenizer: Tokenizer
+    tree: Tree,
+    question: str,
+    budget: int,
+    retrieve: int,
+    tokenizer: Tokenizer,
+    *,
+    weights: kinds.Weights = kinds.DEFAULTS,
 ) -> Prompt:
     """Return what would be put in front of a question.
 
@@ -43,11 +50,12 @@ def prompt_for(
         budget: tokens in all.
         retrieve: tokens of them for what is found for the question.
         tokenizer: counts tokens.
+        weights: what files are worth, by their kinds.
 
     Raises:
         GitError: git could not answer.
     """
-    now = seen_once(tree, tokenizer)
+    now = seen_once(tree, tokenizer, weights.pack)
     pack = layout.first(now, budget - retrieve, tokenizer)
     texts = Texts()
     texts.bring_up(now.digests, now.read)
@@ -58,6 +66,7 @@ def prompt_for(
         retrieve,
         tokenizer,
         heat=lambda path: now.by_path[path].heat if path in now.by_path else 0.0,
+        weights=weights.retrieval,
     )
     texts.close()
     return Prompt(pack, chosen, len(now.candidates))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
+from operator import add
 from typing import TYPE_CHECKING
 
 from infbox.packing.symbols import Definition, definitions
@@ -58,8 +59,9 @@ class _Lines(list[str]):
 
     def __init__(self, lines: Iterable[str]) -> None:
         super().__init__(lines)
-        self._ends = [0, *accumulate(len(line) + 1 for line in self)]
-        self._filled = [0, *accumulate(1 if line.strip() else 0 for line in self)]
+        # By functions of C alone: there are as many lines as files are large.
+        self._ends = ends_of(self)
+        self._filled = [0, *accumulate(map(bool, map(str.strip, self)))]
 
     def size(self, chunk: Chunk) -> int:
         """Return how many characters a chunk has."""
@@ -109,6 +111,13 @@ def lines_of(text: str) -> list[str]:
     """Return the lines of a text without their ends."""
     lines = text.split("\n")
     return lines if lines[-1] else lines[:-1]
+
+
+def ends_of(lines: Iterable[str]) -> list[int]:
+    """Return how many characters there are before each line and behind the last one, with the
+    lines' ends."""
+    lengths = accumulate(map(len, lines), initial=0)
+    return list(map(add, lengths, count()))
 
 
 def _defined(lines: _Lines, around: Chunk, inside: Sequence[Definition]) -> Iterator[Chunk]:

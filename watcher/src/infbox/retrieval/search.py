@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from infbox.packing.kinds import FileKind, kind_of
+from infbox.kinds import RETRIEVAL_WEIGHTS, kind_of
 from infbox.packing.pack import section
 from infbox.retrieval import questions
 from infbox.retrieval.texts import Weights
@@ -19,25 +19,13 @@ from infbox.retrieval.words import words
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from infbox.kinds import KindWeights
     from infbox.packing.tokens import Tokenizer
     from infbox.retrieval.questions import Question
     from infbox.retrieval.texts import Place, Texts
 
 HEADING = "# From the source tree, found for the question that follows\n\n"
 """What the chosen chunks stand under."""
-
-KIND_WEIGHTS: Mapping[FileKind, float] = {
-    FileKind.SOURCE: 1.0,
-    FileKind.README: 0.5,
-    FileKind.TESTS: 0.6,
-    FileKind.DOCS: 0.5,
-    FileKind.CONFIGURATION: 0.5,
-    FileKind.FIXTURES: 0.2,
-    FileKind.CHANGELOG: 0.25,
-    FileKind.CI: 0.5,
-    FileKind.LOCK: 0.1,
-}
-"""What a match is worth, by the kind of its file."""
 
 MAX_MATCHES = 400
 """Chunks that are looked at for one question."""
@@ -88,6 +76,7 @@ def choose(
     heat: Callable[[str], float] = lambda _: 0.0,
     was_shown: Callable[[Place], bool] = lambda _: False,
     is_explained: bool = True,
+    weights: KindWeights = RETRIEVAL_WEIGHTS,
 ) -> list[Chosen]:
     """Choose the chunks that are shown with a question.
 
@@ -102,6 +91,7 @@ def choose(
         was_shown: says whether a chunk stands before the question already.
         is_explained: whether to say of each chunk which words it has, which takes nearly half of
             the time.
+        weights: what a match is worth, by the kind of its file.
 
     Returns:
         Chunks, those that are worth most first; none where there is no room.
@@ -113,8 +103,8 @@ def choose(
     left = room - tokenizer.count(HEADING)
     taken: dict[int, Chosen] = {}
     for candidates, share in (
-        (_named(texts, asked, scores), NAMED_SHARE),
-        (_matching(texts, scores, heat), 1.0),
+        (_named(texts, asked, scores, weights), NAMED_SHARE),
+        (_matching(texts, scores, heat, weights), 1.0),
     ):
         spare = left * (1 - share)
         for place, reason in candidates:
@@ -170,7 +160,7 @@ def _runs(chosen: Sequence[Chosen]) -> Iterator[list[Chosen]]:
 
 
 def _named(
-    texts: Texts, asked: Question, scores: Mapping[int, float]
+    texts: Texts, asked: Question, scores: Mapping[int, float], weights: KindWeights
 ) -> Iterator[tuple[Place, str]]:
     """Yield chunks that the question names: by a stack trace, by a symbol, by a path."""
     for path, line in asked.places:
@@ -181,9 +171,7 @@ def _named(
     for symbol in asked.symbols:
         places = texts.naming(symbol, MAX_OF_A_NAME + 1)
         if len(places) <= MAX_OF_A_NAME:
-            ordered = sorted(
-                places, key=lambda p: (-KIND_WEIGHTS[kind_of(p.path)], p.path, p.start)
-            )
+            ordered = sorted(places, key=lambda p: (-weights[kind_of(p.path)], p.path, p.start))
             yield from ((place, f"{symbol} is named and defined here") for place in ordered)
     for path in asked.paths:
         for found in _files(texts, path):
@@ -209,7 +197,10 @@ def _files(texts: Texts, named: str) -> list[str]:
 
 
 def _matching(
-    texts: Texts, scores: Mapping[int, float], heat: Callable[[str], float]
+    texts: Texts,
+    scores: Mapping[int, float],
+    heat: Callable[[str], float],
+    weights: KindWeights,
 ) -> Iterator[tuple[Place, str]]:
     """Yield chunks that have words of the question, the best first, without a reason.
 
@@ -222,7 +213,7 @@ def _matching(
     worth: list[tuple[float, Place]] = []
     for path, places in by_file.items():
         best = sorted((scores[place.id] for place in places), reverse=True)
-        factor = KIND_WEIGHTS[kind_of(path)] * _edited(heat(path))
+        factor = weights[kind_of(path)] * _edited(heat(path))
         for nth, place in enumerate(sorted(places, key=lambda place: -scores[place.id])):
             others = sum(best[:3]) - min(scores[place.id], best[0])
             own = scores[place.id] * REPEAT**nth + FILE_SHARE * others

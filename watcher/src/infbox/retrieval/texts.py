@@ -15,7 +15,7 @@ import sqlite3
 import time
 import zlib
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from infbox.retrieval import chunks as cutting
@@ -44,7 +44,9 @@ BLOCK = 8192
 time of each by itself, and one of them is still read in some 30 microseconds."""
 
 _LEVEL = 3  # of zlib; 6 takes twice the time for a tenth less
-_MERGED_EARLY, _MERGED_LATE = 4, 16  # segments of FTS5 that are merged: by saves, by a first index
+# Segments of FTS5 on one level that are merged little by little, 0 for none, and all at once: after
+# saves, and in a first index, at whose end all are merged anyhow.
+_MERGED_BY_SAVES, _MERGED_AT_FIRST = (4, 16), (0, 256)
 _BATCH = 500  # files in one transaction
 _ASKED_AT_ONCE = 500
 _REMEMBERED_COUNTS = 20_000
@@ -195,7 +197,7 @@ class Texts:
             self._db.execute("DELETE FROM chunks")
             self._db.execute("DELETE FROM blocks")
             self._db.execute("INSERT INTO words (words) VALUES ('delete-all')")
-            self._merge_at(_MERGED_LATE)
+            self._merge_at(*_MERGED_AT_FIRST)
             self._db.execute("INSERT OR REPLACE INTO judged_by VALUES (1, ?)", (rules,))
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -292,7 +294,7 @@ class Texts:
     def forget_removed(self) -> None:
         """Leave nothing of removed files on the disk. FTS5 keeps their words until segments are
         merged, and the log keeps pages until it is cut off."""
-        self._merge_at(_MERGED_EARLY)
+        self._merge_at(*_MERGED_BY_SAVES)
         self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -431,8 +433,9 @@ class Texts:
         ).fetchone()
         return int(row[0])
 
-    def _merge_at(self, segments: int) -> None:
-        self._db.execute("INSERT INTO words (words, rank) VALUES ('automerge', ?)", (segments,))
+    def _merge_at(self, by_and_by: int, at_once: int) -> None:
+        for setting, segments in (("automerge", by_and_by), ("crisismerge", at_once)):
+            self._db.execute("INSERT INTO words (words, rank) VALUES (?, ?)", (setting, segments))
 
     def _add(self, path: str, source: Source) -> None:
         name = path.rpartition("/")[2]
@@ -513,8 +516,7 @@ class _Block:
 
 def _pieces(chunks: Iterable[Chunk], text: str) -> Iterator[tuple[Chunk, str]]:
     """Yield chunks with their lines, the last one with an end too."""
-    lines = cutting.lines_of(text)
-    ends = [0, *accumulate(len(line) + 1 for line in lines)]
+    ends = cutting.ends_of(cutting.lines_of(text))
     text = text if text.endswith("\n") else f"{text}\n"
     for chunk in chunks:
         yield chunk, text[ends[chunk.start - 1] : ends[chunk.end]]

@@ -7,12 +7,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from infbox.kinds import RETRIEVAL_WEIGHTS
 from infbox.tools import reading, searching
 from infbox.tools.source import Source, ToolError, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from infbox.kinds import KindWeights
 
     Arguments = Mapping[str, Any]
 
@@ -131,7 +134,13 @@ class Tool:
         return {name: each.checked(name, given.get(name)) for name, each in self.parameters.items()}
 
 
-def call(state_dir: Path, workspace: str, tool: Tool, given: Arguments) -> str:
+def call(
+    state_dir: Path,
+    workspace: str,
+    tool: Tool,
+    given: Arguments,
+    weights: KindWeights = RETRIEVAL_WEIGHTS,
+) -> str:
     """Call a tool. Blocking, for some seconds at most.
 
     Args:
@@ -139,6 +148,7 @@ def call(state_dir: Path, workspace: str, tool: Tool, given: Arguments) -> str:
         workspace: whose files are looked at.
         tool: to call.
         given: its arguments.
+        weights: what a match is worth, by the kind of its file.
 
     Returns:
         Text for a model.
@@ -148,7 +158,7 @@ def call(state_dir: Path, workspace: str, tool: Tool, given: Arguments) -> str:
     """
     arguments = tool.checked(given)
     try:
-        with closing(Source(state_dir, workspace)) as source:
+        with closing(Source(state_dir, workspace, weights=weights)) as source:
             return tool.run(source, arguments)
     except (OSError, sqlite3.Error):
         raise ToolError(

@@ -66,7 +66,12 @@ def by_words(source: Source, query: str, below: str, results: int) -> str:
         return not _is_below(path, below) or path not in source.shown([path])
 
     chosen = retrieval.choose(
-        found, query[:MAX_QUERY_CHARS], is_left_out, MAX_TEXT_TOKENS, Estimate()
+        found,
+        query[:MAX_QUERY_CHARS],
+        is_left_out,
+        MAX_TEXT_TOKENS,
+        Estimate(),
+        weights=source.weights,
     )[:results]
     shown = source.shown({each.place.path for each in chosen})
     parts = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from infbox.kinds import RETRIEVAL_WEIGHTS
 from infbox.retrieval.kept import KeptTexts
 from infbox.watching import index
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from infbox.kinds import KindWeights
     from infbox.retrieval.texts import Texts
     from infbox.watching.index import File
 
@@ -39,9 +41,17 @@ class Source:
         state_dir: of the watcher.
         name: of the workspace.
         seconds: after which ``is_late`` holds.
+        weights: what a match is worth, by the kind of its file.
     """
 
-    def __init__(self, state_dir: Path, name: str, seconds: float = SECONDS) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        name: str,
+        seconds: float = SECONDS,
+        weights: KindWeights = RETRIEVAL_WEIGHTS,
+    ) -> None:
+        self.weights = weights
         self._kept = KeptTexts(state_dir, name)
         self._index = index.Reader(index.place(state_dir, name))
         self._ends = time.monotonic() + seconds

@@ -16,15 +16,18 @@ from infbox.runtime import memory
 from infbox.watching.index import Reader, is_damage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from infbox.packing.pack import Source
     from infbox.retrieval.texts import Texts
     from infbox.tree.files import Tree
 
-AT_ONCE = 50
-"""Files that are put in one transaction: then it is looked for what must be taken out."""
+AT_ONCE = 200
+"""Files that are put in one transaction, at most: then it is looked for what must be taken out."""
+
+BYTES_AT_ONCE = 2_000_000
+"""Of files that are put in one transaction, but for the last one: they are in memory together."""
 
 RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 300.0
@@ -90,8 +93,7 @@ class TextIndex:
             self._compare(texts)
             self._compared = version
         some = dict(islice(self._behind.items(), AT_ONCE))
-        self._put(texts, some)
-        for path in some:  # once they are in: what cannot be put now is tried again
+        for path in self._put(texts, some):  # what cannot be put now is tried again
             del self._behind[path]
         if self._behind:
             return True
@@ -109,19 +111,28 @@ class TextIndex:
         self._skipped = {p: d for p, d in self._skipped.items() if behind.get(p) == d}
         self._behind = {p: d for p, d in behind.items() if p not in self._skipped}
 
-    def _put(self, texts: Texts, wanted: Mapping[str, str]) -> None:
-        """Put files with these digests; one that is no longer so is taken out."""
+    def _put(self, texts: Texts, wanted: Mapping[str, str]) -> Iterable[str]:
+        """Put the first of the files with these digests; one that is no longer so is taken out.
+
+        Returns:
+            The paths of those that were put or taken out.
+        """
         # After an upgrade it takes a while until the index was judged by the rules as they are now.
         is_judged = self._index.policy() == self._tree.policy
         found: dict[str, Source | None] = {}
+        left = BYTES_AT_ONCE
         for path, digest in wanted.items():
             content = self._tree.readable(path, digest if is_judged else "")
             is_same = content is not None and content.digest == digest
             found[path] = content if is_same else None
+            left -= len(content.data) if content else 0
+            if left <= 0:
+                break
         lost = {path for path, content in found.items() if content is None}
         self._skipped |= {path: wanted[path] for path in lost}  # the watcher will tell of them
         self._must_forget |= bool(lost)
         texts.put_all(found)
+        return found
 
     def _opened(self) -> Texts:
         """Return the text index, begun anew where other rules let its files in."""

@@ -617,6 +617,7 @@ def _packer(
             state_dir=config.state_dir,
             base=base,
             chunks=chunks,
+            weights=config.weights.pack,
         )
 
 

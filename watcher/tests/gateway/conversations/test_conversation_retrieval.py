@@ -12,6 +12,7 @@ import pytest
 from conversing import Talk, Workspace, text_of
 from fake_apis import CHAT, COMPLETIONS, COUNT, MESSAGES, RESPONSES
 from gateway_stack import Stack, running
+from infbox import kinds
 from infbox.gateway.app import Gateway
 from infbox.gateway.conversations import retrieving
 from infbox.gateway.conversations.service import Conversations
@@ -281,6 +282,23 @@ def test_where_the_default_is_0_a_request_has_to_ask(tmp_path: Path, stack: Stac
         for options, most in (({}, 0), ({"retrieve": True}, 4000), ({"retrieve": 500}, 500)):
             answer = Talk(Stack(stack.engine, url)).ask(QUESTION, infbox=options)
             assert most / 4 <= int(answer.headers["X-Infbox-Retrieved-Tokens"]) <= most
+
+
+def test_the_weights_that_are_set_order_what_is_found(
+    tmp_path: Path, stack: Stack, shop: Workspace
+) -> None:
+    shop.files["docs/five.md"] = "What function_5_1 is for, and what it has to return.\n" * 5
+    shop.index_texts()
+    question = "what does function 5 return?"
+    docs = kinds.changed(kinds.RETRIEVAL_WEIGHTS, {"docs": 1000}, "")
+    config = settings_for(tmp_path, stack.engine.url, shop=(tmp_path, 1000))
+    for weights, first in (
+        (kinds.DEFAULTS, "file_4.py:"),
+        (kinds.Weights(retrieval=docs), "docs/five.md:"),
+    ):
+        with serving(Gateway(config._replace(weights=weights)).app) as url:
+            answer = Talk(Stack(stack.engine, url)).ask(question, infbox={"retrieve": 4000})
+            assert answer.headers["X-Infbox-Retrieved"].startswith(first)
 
 
 def test_what_is_counted_is_what_is_sent(stack: Stack) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.gateway.conversations.notes import Note
+from infbox.kinds import RETRIEVAL_WEIGHTS
 from infbox.log import line
 from infbox.packing.tokens import BYTES_PER_TOKEN, PIECES_PER_TOKEN, Estimate, Pieces
 from infbox.retrieval import questions, search
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from infbox.gateway.conversations.notes import Chunk
+    from infbox.kinds import KindWeights
     from infbox.packing.published import Pack
     from infbox.retrieval.search import Chosen
     from infbox.retrieval.texts import Place, Texts
@@ -138,6 +140,7 @@ class Retrieval:
         state_dir: of the watcher.
         seconds: that a search may take, with the time that it waits for others.
         clock: seconds that only ever grow.
+        weights: what a match is worth, by the kind of its file.
     """
 
     def __init__(
@@ -145,7 +148,9 @@ class Retrieval:
         state_dir: Path,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        weights: KindWeights = RETRIEVAL_WEIGHTS,
     ) -> None:
+        self._weights = weights
         self._state_dir = state_dir
         self._seconds = seconds
         self._clock = clock
@@ -243,6 +248,7 @@ class Retrieval:
             files=wanted.files,
             was_shown=was_told,
             is_explained=False,
+            weights=self._weights,
         )
         return fitting(chosen, wanted)
 

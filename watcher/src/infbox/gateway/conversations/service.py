@@ -29,6 +29,7 @@ from infbox.gateway.conversations.deciding import (
 )
 from infbox.gateway.conversations.records import Records
 from infbox.gateway.conversations.retrieving import Retrieval
+from infbox.kinds import RETRIEVAL_WEIGHTS
 from infbox.log import line
 from infbox.watching import index
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from infbox.gateway.conversations.deciding import Asked
     from infbox.gateway.conversations.forms import Dialogue
     from infbox.gateway.conversations.retrieving import Found, Wanted
+    from infbox.kinds import KindWeights
     from infbox.packing.published import Pack
 
     _Packs = Callable[[], Mapping[str, Pack | None]]
@@ -60,6 +62,7 @@ class Conversations:
         most_bytes: of that; 0 keeps none.
         state_dir: of the watcher, whose indexes are asked.
         clock: returns unix time, in seconds.
+        weights: what a match of retrieval is worth, by the kind of its file.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class Conversations:
         most_bytes: int,
         state_dir: Path,
         clock: Callable[[], float] = time.time,
+        weights: KindWeights = RETRIEVAL_WEIGHTS,
     ) -> None:
+        self._weights = weights
         self._file = file
         self._most_bytes = most_bytes
         self._state_dir = state_dir
@@ -94,7 +99,7 @@ class Conversations:
             yield
             return
         self._worker = ThreadPoolExecutor(1, "conversations")
-        self._retrieval = Retrieval(self._state_dir, retrieving.SECONDS)
+        self._retrieval = Retrieval(self._state_dir, retrieving.SECONDS, weights=self._weights)
         task = asyncio.create_task(self._keep_house(present))
         try:
             yield

@@ -21,6 +21,7 @@ from infbox.auth import audit
 from infbox.gateway.connection import Incoming
 from infbox.gateway.exchange import user_of, workspace_of
 from infbox.gateway.refusals import BAD_REQUEST, RefusalError
+from infbox.kinds import RETRIEVAL_WEIGHTS
 from infbox.metrics import user_label
 from infbox.tools import catalog
 from infbox.tools.source import ToolError, shortened
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from infbox.gateway.workspaces import SeenWorkspaces
+    from infbox.kinds import KindWeights
     from infbox.metrics import GatewayMetrics
 
 MAX_BODY_BYTES = 64 * 1024
@@ -64,7 +66,9 @@ class ToolRoutes:
         state_dir: Path,
         metrics: GatewayMetrics,
         admit: Callable[[Request], SeenWorkspaces],
+        weights: KindWeights = RETRIEVAL_WEIGHTS,
     ) -> None:
+        self._weights = weights
         self._state_dir = state_dir
         self._metrics = metrics
         self._admit = admit
@@ -164,7 +168,7 @@ class ToolRoutes:
         try:
             # It is waited for even if the client leaves, so that no more run at once.
             return await anyio.to_thread.run_sync(
-                catalog.call, self._state_dir, workspace, tool, arguments
+                catalog.call, self._state_dir, workspace, tool, arguments, self._weights
             )
         finally:
             self._slots.release()

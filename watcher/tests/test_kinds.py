@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from infbox.packing.kinds import WEIGHTS, FileKind, kind_of
+from infbox.errors import InputError
+from infbox.kinds import (
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+    PACK_WEIGHTS,
+    RETRIEVAL_WEIGHTS,
+    FileKind,
+    changed,
+    described,
+    kind_of,
+)
 from infbox.packing.rank import Candidate, ranked
 
 KINDS = {
@@ -38,9 +48,30 @@ def test_a_path_tells_of_one_kind(path: str, kind: FileKind) -> None:
     assert kind_of(path) is kind
 
 
-def test_each_kind_has_a_weight() -> None:
-    assert set(WEIGHTS) == set(FileKind)
-    assert all(0 < weight <= 1 for weight in WEIGHTS.values())
+@pytest.mark.parametrize("weights", [PACK_WEIGHTS, RETRIEVAL_WEIGHTS])
+def test_each_kind_has_a_weight_that_may_be_set(weights: dict[FileKind, float]) -> None:
+    assert set(weights) == set(FileKind)
+    assert all(MIN_WEIGHT <= weight <= 1 for weight in weights.values())
+
+
+def test_a_weight_that_is_set_replaces_its_default_alone() -> None:
+    weights = changed(PACK_WEIGHTS, {"docs": 2, "tests": 0.5}, "")
+    assert weights == {**PACK_WEIGHTS, FileKind.DOCS: 2.0, FileKind.TESTS: 0.5}
+    assert described(weights, PACK_WEIGHTS) == "docs 2, tests 0.5"
+    assert described(PACK_WEIGHTS, PACK_WEIGHTS) == ""
+
+
+@pytest.mark.parametrize(
+    "wrong", ["1", "much", None, True, 0, -1, MAX_WEIGHT * 2, 10**400, float("nan"), [1]]
+)
+def test_a_weight_that_is_no_usable_number_is_refused_by_its_name(wrong: object) -> None:
+    with pytest.raises(InputError, match=r"weights\.pack\.docs: must be a number from 0\.001 to"):
+        changed(PACK_WEIGHTS, {"docs": wrong}, "weights.pack.")
+
+
+def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(InputError, match=r"weights\.pack\.test: no kind of file: use source,"):
+        changed(PACK_WEIGHTS, {"test": 1}, "weights.pack.")
 
 
 def test_of_files_that_are_edited_alike_source_comes_first_and_lock_files_last() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from infbox.errors import InputError
 
 
 class FileKind(Enum):
@@ -119,7 +119,10 @@ def _by_directory(name: str, directories: set[str], ending: str) -> FileKind:
     return FileKind.SOURCE if is_code else FileKind.CONFIGURATION
 
 
-WEIGHTS: Mapping[FileKind, float] = {
+KindWeights = Mapping[FileKind, float]
+"""What something is worth, by the kind of its file."""
+
+PACK_WEIGHTS: KindWeights = {
     FileKind.SOURCE: 1.0,
     FileKind.README: 1.0,
     FileKind.TESTS: 0.3,
@@ -130,4 +133,75 @@ WEIGHTS: Mapping[FileKind, float] = {
     FileKind.CI: 0.02,
     FileKind.LOCK: 0.01,
 }
-"""What a file's edits are worth, by its kind."""
+"""What a file's edits are worth in a pack, where nothing else is set."""
+
+RETRIEVAL_WEIGHTS: KindWeights = {
+    FileKind.SOURCE: 1.0,
+    FileKind.README: 0.5,
+    FileKind.TESTS: 0.6,
+    FileKind.DOCS: 0.5,
+    FileKind.CONFIGURATION: 0.5,
+    FileKind.FIXTURES: 0.2,
+    FileKind.CHANGELOG: 0.25,
+    FileKind.CI: 0.5,
+    FileKind.LOCK: 0.1,
+}
+"""What a match in a file is worth to a question, where nothing else is set."""
+
+
+class Weights(NamedTuple):
+    """What files are worth beside each other, by their kinds.
+
+    Attributes:
+        pack: a file's edits, in packs.
+        retrieval: a match in a file, to a question.
+    """
+
+    pack: KindWeights = PACK_WEIGHTS
+    retrieval: KindWeights = RETRIEVAL_WEIGHTS
+
+
+DEFAULTS = Weights()
+
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0
+"""That may be set. 0 would leave the order among files of a kind to chance."""
+
+
+def changed(weights: KindWeights, changes: Mapping[str, object], prefix: str) -> KindWeights:
+    """Return weights of which some are set otherwise.
+
+    Args:
+        weights: of all kinds.
+        changes: by the names of kinds.
+        prefix: of the names of kinds as whoever set them knows them, for the message.
+
+    Raises:
+        InputError: there is no such kind, or a weight is no number that can be used.
+    """
+    return {
+        **weights,
+        **{_kind(kind, prefix): _weight(kind, changes[kind], prefix) for kind in changes},
+    }
+
+
+def described(weights: KindWeights, defaults: KindWeights) -> str:
+    """Return what is set otherwise, as `docs 0.5, tests 1`; empty where nothing is."""
+    set_ = {kind.value: weight for kind, weight in weights.items() if weight != defaults[kind]}
+    return ", ".join(f"{kind} {weight:g}" for kind, weight in sorted(set_.items()))
+
+
+def _kind(kind: str, prefix: str) -> FileKind:
+    try:
+        return FileKind(kind)
+    except ValueError:
+        known = ", ".join(each.value for each in FileKind)
+        raise InputError(f"{prefix}{kind}: no kind of file: use {known}") from None
+
+
+def _weight(kind: str, weight: object, prefix: str) -> float:
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if is_number and MIN_WEIGHT <= weight <= MAX_WEIGHT:  # type: ignore[operator]  # NaN is not
+        return float(weight)  # type: ignore[arg-type]
+    raise InputError(
+        f"{prefix}{kind}: must be a number from {MIN_WEIGHT:g} to {MAX_WEIGHT:g}, not {weight!r}"
+    )
