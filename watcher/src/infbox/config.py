@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -33,23 +32,22 @@ _RENAMED = {
     "gateway.hold_requests": "request_queue_limit",
 }
 _SCOPES = ["openid", "profile", "email"]
+# Texts are compiled when first used: a start of the watcher waits for none that it has no use of.
 # TLS says who answers; on loopback nobody else can.
-_SAFE_URL = re.compile(
+_SAFE_URL = (
     r"https://[^/\s?#]+(?:/[^\s?#]*)?|http://(?:localhost|127\.0\.0\.1)(?::\d+)?(?:/[^\s?#]*)?"
 )
 POLL_SECONDS = 5
 _LOOK_SECONDS = 3.0  # at all workspaces, before they are followed
 
 _HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
-_REMOTE_URL = re.compile(
+_REMOTE_URL = (
     rf"(?:ssh://(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?{_HOST}|https://{_HOST}"
     r"|http://(?:localhost|127\.0\.0\.1)(?::[0-9]+)?)/[^\s?#\\]+"
 )
-_SHORT_URL = re.compile(r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)")
+_SHORT_URL = r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)"
 # What git takes for a ref, less what nobody uses and a shell or a pattern would see something in.
-_REF = re.compile(
-    r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
-)
+_REF = r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
 _EVERY_SECONDS = 60
 _LEAST_EVERY = 5
 _SALT_DIGITS = 32  # of a name of LMCache's files, which may have 255 characters
@@ -304,6 +302,8 @@ class Config(NamedTuple):
         token and no time tells of another. Overlays have that of their base, whose KV they begin
         with. No client can say it: those of users are made by the gateway, of their names.
         """
+        from hashlib import sha256  # noqa: PLC0415  # it loads OpenSSL, and a start needs none
+
         root = workspace.base or workspace.name
         own = sha256(f"workspace\0{root}".encode()).hexdigest()[:_SALT_DIGITS]
         return (own, "") if self.gateway.restricts_workspaces else ("", own)
@@ -333,7 +333,7 @@ def load_remotes(file: Path) -> Remotes:
 
 def is_safe_url(value: object) -> bool:
     """Say whether a value is an address that secrets may be sent to: over TLS, or on loopback."""
-    return isinstance(value, str) and _SAFE_URL.fullmatch(value) is not None
+    return isinstance(value, str) and re.fullmatch(_SAFE_URL, value) is not None
 
 
 def _load(file: Path, read: Callable[[_Section], T]) -> T:
@@ -674,7 +674,7 @@ def _remote(section: _Section) -> Remote:
             f"{section.name('name')}: {remote.name!r}: use letters, digits, '.', '_', '-'"
         )
     _check_remote_url(section.name("url"), remote.url)
-    if remote.ref and (".." in remote.ref or not _REF.fullmatch(remote.ref)):
+    if remote.ref and (".." in remote.ref or not re.fullmatch(_REF, remote.ref)):
         raise InputError(f"{section.name('ref')}: {remote.ref!r}: give a branch or a tag")
     if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", remote.ref):
         raise InputError(
@@ -693,10 +693,10 @@ def _check_remote_url(name: str, url: str) -> None:
     secret."""
     if re.match(r"https?://[^/]*@|ssh://[^/]*:[^/]*@", url):
         raise InputError(f"{name}: has a user or a password in it: give a token in its own file")
-    short = _SHORT_URL.fullmatch(url)
+    short = re.fullmatch(_SHORT_URL, url)
     if short:
         raise InputError(f"{name}: {url}: write it as ssh://{short[1]}/{short[2]}")
-    if not _REMOTE_URL.fullmatch(url):
+    if not re.fullmatch(_REMOTE_URL, url):
         raise InputError(f"{name}: must be ssh://USER@HOST/PATH or https://HOST/PATH")
 
 
