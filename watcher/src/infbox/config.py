@@ -363,9 +363,12 @@ def check_paths(config: Config) -> None:
         UnreadyError: naming one that is not there, where none is; it may still be mounted.
     """
     places, is_there = _looked_at([workspace.path for workspace in config.workspaces])
+    by_place = {places[each.path]: each for each in reversed(config.workspaces)}
     for inner in config.workspaces:
-        for outer in config.workspaces:
-            if inner is not outer and places[inner.path].is_relative_to(places[outer.path]):
+        place = places[inner.path]
+        for above in (place, *place.parents):
+            outer = by_place.get(above, inner)
+            if inner is not outer:
                 raise InputError(
                     f"workspaces: {inner.name}: {inner.path} is inside the workspace "
                     f"{outer.name}: keep one of the two"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.errors import InputError
 from infbox.log import line
-from infbox.runtime.database import transaction
+from infbox.runtime.database import remember_little, transaction
 from infbox.tree.records import Directory, Row
 
 if TYPE_CHECKING:
@@ -47,9 +47,6 @@ _INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _LAST_EDIT = """\
 SELECT max(ifnull((SELECT max(edit) FROM files WHERE edit > 0), 0),
     (SELECT cast(value AS INTEGER) FROM meta WHERE key = 'edit'))"""
-# SQLite would keep 2 MB of each database in memory, of which one workspace has several open. The
-# system's own memory of files holds the same pages.
-_CACHE = "PRAGMA cache_size = -256"
 # A checkpoint waits for the disk, so the writer asks for it when it is idle. This is for the case
 # that it never is: some 16 MB.
 _CHECKPOINT_PAGES = 4000
@@ -97,7 +94,7 @@ class Index:
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute(_CACHE)
+        remember_little(self._db)
         self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found > SCHEMA_VERSION:
@@ -337,7 +334,7 @@ class Reader:
                 check_same_thread=False,
                 isolation_level=None,
             )
-            self._db.execute(_CACHE)
+            remember_little(self._db)
             self._inode = inode
             self._opened += 1
         return self._db.execute(statement, values)
