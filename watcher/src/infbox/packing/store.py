@@ -12,7 +12,7 @@ from infbox.errors import InputError
 from infbox.log import line
 from infbox.packing.pack import Entry, Kind
 from infbox.packing.tokens import Ids
-from infbox.runtime.database import remember_little, transaction
+from infbox.runtime.database import transaction
 from infbox.watching.index import is_damage
 
 if TYPE_CHECKING:
@@ -80,7 +80,6 @@ class Store:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA secure_delete = ON")  # it is source text that is deleted
         self._db.execute("PRAGMA temp_store = MEMORY")
-        remember_little(self._db)
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found > SCHEMA_VERSION:
             raise InputError(

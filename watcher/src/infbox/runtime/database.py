@@ -21,9 +21,3 @@ def transaction(database: sqlite3.Connection) -> sqlite3.Connection:
     """
     database.execute("BEGIN IMMEDIATE")
     return database
-
-
-def remember_little(database: sqlite3.Connection) -> None:
-    """Have SQLite keep 256 KB of a database in memory, not 2 MB: each workspace has several open,
-    and the system's own memory of files holds the same pages."""
-    database.execute("PRAGMA cache_size = -256")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from infbox.errors import InputError
 from infbox.log import line
-from infbox.runtime.database import remember_little, transaction
+from infbox.runtime.database import transaction
 from infbox.tree.records import Directory, Row
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ _INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _LAST_EDIT = """\
 SELECT max(ifnull((SELECT max(edit) FROM files WHERE edit > 0), 0),
     (SELECT cast(value AS INTEGER) FROM meta WHERE key = 'edit'))"""
+# SQLite would keep 2 MB of it for each reader, of which a workspace has several; the system's own
+# memory of files holds the same pages. Whoever writes needs them: without, it writes pages twice.
+_READERS_CACHE = "PRAGMA cache_size = -256"
 # A checkpoint waits for the disk, so the writer asks for it when it is idle. This is for the case
 # that it never is: some 16 MB.
 _CHECKPOINT_PAGES = 4000
@@ -94,7 +97,6 @@ class Index:
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        remember_little(self._db)
         self._db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found > SCHEMA_VERSION:
@@ -138,6 +140,10 @@ class Index:
     def checkpoint(self) -> None:
         """Move what was written from the log into the database, without waiting for readers."""
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def forget_pages(self) -> None:
+        """Keep no more of the database in memory, after much was written."""
+        self._db.execute("PRAGMA shrink_memory")
 
     def meta(self, key: str) -> str:
         """Return what is kept under a key, or the empty string."""
@@ -334,7 +340,7 @@ class Reader:
                 check_same_thread=False,
                 isolation_level=None,
             )
-            remember_little(self._db)
+            self._db.execute(_READERS_CACHE)
             self._inode = inode
             self._opened += 1
         return self._db.execute(statement, values)

@@ -451,6 +451,7 @@ class Reconciler:
                 device=str(os.lstat(self._tree.place("")).st_dev),
             )
         self.reader.is_founding = False
+        self._index.forget_pages()
         self._tasks = [each for each in self._tasks if not each.is_done]  # and not what they found
         if self._sources.keep(since):
             self._git_is_stale = True
