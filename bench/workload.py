@@ -9,7 +9,8 @@ import subprocess
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,9 +107,11 @@ class Watcher:
         return self.state / "packs" / "bench" / "pack.json"
 
     def memory(self) -> float:
-        """Return the memory of its processes, in MB; what they share is counted once."""
-        shares = [_kilobytes(process / "smaps_rollup", "Pss") for process in self._processes()]
-        return sum(shares) / 1000
+        """Return the memory of its processes, in MB.
+
+        What they share is counted once, and in full where others on this machine use it too.
+        """
+        return _kilobytes(self._processes()) / 1000
 
     def cpu_seconds(self) -> float:
         """Return the processor time of its processes, and of those that they waited for."""
@@ -205,9 +208,24 @@ def cpu_seconds(process: Path) -> float:
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
-def _kilobytes(file: Path, key: str) -> int:
-    lines = file.read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+def _kilobytes(processes: Sequence[Path]) -> int:
+    """Return what processes have of memory: their own, and the most that one has of each file.
+
+    The kernel's ``Pss`` would be less where others run the same programs.
+    """
+    own, shared = 0, Counter[str]()
+    for process in processes:
+        here, name = Counter[str](), ""
+        for line in (process / "smaps").read_text().splitlines():
+            key, *values = line.split(maxsplit=5)
+            if not key.endswith(":"):
+                name = values[4] if len(values) > 4 else ""  # noqa: PLR2004  # the last field
+            elif key.startswith("Private_"):
+                own += int(values[0])
+            elif key.startswith("Shared_"):
+                here[name] += int(values[0])
+        shared |= here
+    return own + shared.total()
 
 
 def _free_port() -> int:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from json import loads
 from pathlib import Path
 
+from ..growth.curves import joined
 from . import results
 from .results import MEASURED, Result
 
@@ -88,6 +89,26 @@ def run(bench: Bench, say: Callable[[str], object], folder: Path = results.FOLDE
         new = replace(before, last_run=(today, outcome))
     results.write(bench.name, new, folder)
     say(f"{bench.name}: {outcome}")
+    return new
+
+
+def keep(bench: Bench, file: Path, load: str, note: str, folder: Path = results.FOLDER) -> Result:
+    """Keep what a benchmark wrote that was run by hand, as one of some sizes is.
+
+    Args:
+        bench: it. Of ``growth``, sizes that it did not measure stay as they were.
+        file: that it wrote with ``--json``.
+        load: beside it, in words.
+        note: what a reader must know.
+        folder: where results are kept.
+    """
+    today = datetime.now(UTC).date().isoformat()
+    figures = loads(file.read_text())
+    before = results.read(bench.name, folder)
+    if before and bench.name == "growth":
+        figures = joined(before.figures, figures)
+    new = Result(bench.command, today, machine(), load, figures, (today, MEASURED), note)
+    results.write(bench.name, new, folder)
     return new
 
 

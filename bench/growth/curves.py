@@ -70,6 +70,25 @@ class Curve:
         }
 
 
+def joined(
+    before: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return curves as they are written, with what a run measured in place of what was there.
+
+    Args:
+        before: curves by name; sizes that were not measured again are kept.
+        new: those that were.
+    """
+    found = dict(before)
+    for name, written in new.items():
+        points = {p["size"]: p for p in [*before.get(name, {"points": []})["points"]]}
+        points |= {p["size"]: p for p in written["points"]}
+        ordered = [(size, points[size]["seen"], points[size]["floor"]) for size in sorted(points)]
+        told = {key: written[key] for key in ("name", "unit", "by", "floor", "bar")}
+        found[name] = Curve(**told, points=ordered).json()
+    return found
+
+
 def exponent(points: Sequence[tuple[float, float]]) -> float:
     """Return the exponent of a power that fits best what is added to the first point.
 

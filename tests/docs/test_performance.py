@@ -13,12 +13,11 @@ from bench.figures import benches, page, plots, results
 from bench.figures.benches import BENCHES, ROOT, Bench
 from bench.figures.promises import SECTIONS, Promise
 from bench.figures.results import MEASURED, Result
+from bench.growth.curves import Curve
 
 RESULT = Result(
     "python -m bench.x", "2026-01-02", "2 cores", "load 1", [], ("2026-01-02", MEASURED)
 )
-# Of bench.growth, where the machine was too busy for its largest sizes.
-NOT_MEASURED = {"100 workspaces of 1,000 files each, processor time until ready"}
 PROMISES = [promise for rows in SECTIONS.values() for promise in rows]
 
 
@@ -43,7 +42,7 @@ def shapes(file: Path) -> list[str]:
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.text)
 def test_each_promise_has_its_figure(promise: Promise) -> None:
     result = results.read(promise.bench)
-    if result is None or promise.text in NOT_MEASURED:
+    if result is None:
         pytest.skip("the page says that it was not measured yet")
     assert promise.figure(result.figures) is not None
 
@@ -116,6 +115,25 @@ def test_one_that_gives_no_figures_says_why_and_keeps_the_earlier_ones(
     assert after == replace(before, last_run=(before.last_run[0], outcome))
     runs = list(page.runs(lambda name: after if name == "watch" else None))
     assert any(outcome in row for row in runs)
+
+
+def a_curve(*points: tuple[int, float, float]) -> dict[str, Any]:
+    return Curve("start", "s of CPU", "files", "git", points=[*points]).json()
+
+
+def test_what_was_run_by_hand_is_kept_beside_the_sizes_that_it_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "written.json"
+    growth = next(bench for bench in BENCHES if bench.name == "growth")
+    kept: dict[str, Any] = {}
+    for figures in (
+        {"start": a_curve((1, 1, 1), (100, 100, 9), (10, 9, 3)), "memory": a_curve((1, 5, 5))},
+        {"start": a_curve((100, 10_001, 9), (10, 101, 3))},
+    ):
+        file.write_text(json.dumps(figures))
+        kept = benches.keep(growth, file, "load 9", "by hand", tmp_path).figures
+    assert kept["memory"] == a_curve((1, 5, 5))
+    assert [p["seen"] for p in kept["start"]["points"]] == [1, 101, 10_000]
+    assert kept["start"]["worse_than_linear"]
 
 
 def test_what_is_run_writes_json_to_a_file() -> None:

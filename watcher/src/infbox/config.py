@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -289,6 +288,8 @@ class Config(NamedTuple):
         token and no time tells of another. Overlays have that of their base, whose KV they begin
         with. No client can say it: those of users are made by the gateway, of their names.
         """
+        from hashlib import sha256  # noqa: PLC0415  # it loads OpenSSL, and a start needs none
+
         root = workspace.base or workspace.name
         own = sha256(f"workspace\0{root}".encode()).hexdigest()[:_SALT_DIGITS]
         return (own, "") if self.gateway.restricts_workspaces else ("", own)
@@ -343,9 +344,12 @@ def check_paths(config: Config) -> None:
         UnreadyError: naming one that is not there, where none is; it may still be mounted.
     """
     places, is_there = _looked_at([workspace.path for workspace in config.workspaces])
+    by_place = {places[each.path]: each for each in reversed(config.workspaces)}
     for inner in config.workspaces:
-        for outer in config.workspaces:
-            if inner is not outer and places[inner.path].is_relative_to(places[outer.path]):
+        place = places[inner.path]
+        for above in (place, *place.parents):
+            outer = by_place.get(above, inner)
+            if inner is not outer:
                 raise InputError(
                     f"workspaces: {inner.name}: {inner.path} is inside the workspace "
                     f"{outer.name}: keep one of the two"

@@ -18,26 +18,27 @@ MOST_PATTERNS = 200
 MOST_STARS = 4
 """Of one pattern: each multiplies what matching costs."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_GRANT = re.compile(r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,127}")
+# Texts are compiled when first used: a start of the watcher waits for none that it has no use of.
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_USER = r"[a-z0-9][a-z0-9._-]{0,31}"
+_DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_GRANT = r"[A-Za-z0-9*][A-Za-z0-9._*-]{0,127}"
 
 _LOOPBACK = r"http://(?:localhost|127\.0\.0\.1)(?::[0-9]+)?"
-_SAFE_URL = re.compile(rf"(?:https://[^/\s?#]+|{_LOOPBACK})(?:/[^\s?#]*)?")
-_SERVICE_URL = re.compile(r"https?://[^/\s]+")
+_SAFE_URL = rf"(?:https://[^/\s?#]+|{_LOOPBACK})(?:/[^\s?#]*)?"
+_SERVICE_URL = r"https?://[^/\s]+"
 
 _HOST = r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
-_GIT_URL = re.compile(
+_GIT_URL = (
     rf"(?:ssh://(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?{_HOST}|https://{_HOST}|{_LOOPBACK})/[^\s?#\\]+"
 )
-_SHORT_GIT_URL = re.compile(r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)")
-_WITH_SECRET = re.compile(r"https?://[^/]*@|ssh://[^/]*:[^/]*@")
+_SHORT_GIT_URL = r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)"
+_WITH_SECRET = r"https?://[^/]*@|ssh://[^/]*:[^/]*@"
 # What git takes for a ref, less what nobody uses and a shell or a pattern would see something in.
-_REF = re.compile(
+_REF = (
     r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
 )
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = r"[0-9a-f]{40}|[0-9a-f]{64}"
 
 
 def is_name(value: object) -> bool:
@@ -75,7 +76,7 @@ def is_service_url(value: object) -> bool:
 
 def has_secret(url: str) -> bool:
     """Return whether a URL may contain a secret, and is not to be repeated in messages."""
-    return _WITH_SECRET.match(url) is not None
+    return re.match(_WITH_SECRET, url) is not None
 
 
 def git_url_hint(url: str) -> str:
@@ -85,7 +86,7 @@ def git_url_hint(url: str) -> str:
     """
     if has_secret(url):
         return "remove the user or the password in it, and give a token in a file of its own"
-    short = _SHORT_GIT_URL.fullmatch(url)
+    short = re.fullmatch(_SHORT_GIT_URL, url)
     if short:
         return f"write it as ssh://{short[1]}/{short[2]}"
     return "" if _matches(_GIT_URL, url) else "write ssh://USER@HOST/PATH or https://HOST/PATH"
@@ -100,5 +101,5 @@ def git_ref_hint(ref: object) -> str:
     return ""
 
 
-def _matches(pattern: re.Pattern[str], value: object) -> bool:
-    return isinstance(value, str) and pattern.fullmatch(value) is not None
+def _matches(pattern: str, value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None

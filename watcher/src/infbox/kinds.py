@@ -80,20 +80,26 @@ _CI = re.compile(
 )
 
 
-@lru_cache(100_000)
 def kind_of(path: str) -> FileKind:
     """Tell what kind of file a path names.
 
     Args:
         path: relative, with `/`.
     """
-    *above, name = path.split("/")
-    directories = {directory.lower() for directory in above}
+    above, _, name = path.rpartition("/")
     ending = name.rpartition(".")[2].lower() if "." in name else ""
+    directories = _directories(above)
     return _by_name(name, directories, ending) or _by_directory(name, directories, ending)
 
 
-def _by_name(name: str, directories: set[str], ending: str) -> FileKind | None:
+@lru_cache(1000)
+def _directories(above: str) -> frozenset[str]:
+    """Return the names of directories, in lower case. Files come in the order of their paths: to
+    remember a few directories takes nearly no memory, to remember each file's kind much."""
+    return frozenset(above.lower().split("/")) if above else frozenset()
+
+
+def _by_name(name: str, directories: frozenset[str], ending: str) -> FileKind | None:
     """Return the kind of what no one takes for source, wherever it lies."""
     if directories & _CI_DIRECTORIES or _CI.match(name):
         return FileKind.CI
@@ -105,7 +111,7 @@ def _by_name(name: str, directories: set[str], ending: str) -> FileKind | None:
     return FileKind.README if is_readme else None
 
 
-def _by_directory(name: str, directories: set[str], ending: str) -> FileKind:
+def _by_directory(name: str, directories: frozenset[str], ending: str) -> FileKind:
     is_declared = ending in _DECLARING and bool(directories & _DECLARED_DIRECTORIES)
     is_code = ending in _CODE or is_declared
     if directories & _FIXTURE_DIRECTORIES or (directories & _TEST_DIRECTORIES and not is_code):

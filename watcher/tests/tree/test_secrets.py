@@ -14,13 +14,14 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import secret_corpus
-from infbox.tree import secrets
+from infbox.tree import rules, secrets
 from infbox.tree.rules import Rules
 from infbox.tree.secrets import Finder, forms, text
 from infbox.tree.secrets.values import is_name, is_secret
@@ -69,13 +70,21 @@ def test_the_library_is_the_version_that_the_rules_were_made_for() -> None:
 def test_the_rules_version_follows_each_file_that_judges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {file.name for file in Path(secrets.__file__).parent.glob("*.py")}
-    assert {"forms.py", "values.py"} <= names
+    package = Path(secrets.__file__).parent
+    copied = tmp_path / "secrets"
+    copied.mkdir()
+    parts = [*package.glob("*.py"), secrets.RULES]
+    assert {"forms.py", "values.py", "betterleaks.toml"} <= {file.name for file in parts}
+    for file in parts:
+        copyfile(file, copied / file.name)
     before = Rules().version
-    changed = tmp_path / "betterleaks.toml"
-    changed.write_text(secrets.RULES.read_text() + "\n")
-    monkeypatch.setattr(secrets, "RULES", changed)
-    assert Rules().version != before
+    monkeypatch.setattr(rules, "SECRETS_PACKAGE", copied)
+    assert Rules().version == before
+    for file in parts:
+        with (copied / file.name).open("a") as stream:
+            stream.write("\n")
+        assert Rules().version != before
+        before = Rules().version
 
 
 # What is measured: the bars, on forms that the rules were not made with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -69,22 +70,25 @@ class Centre:
 
     def __init__(self, known: Imports) -> None:
         self._known = known
-        self._digests: Mapping[str, str] = {}
+        self._seen = array("q")
+        """A hash of each file's path and digest: texts of all of them are ten times as much."""
         self._found: dict[str, float] = {}
 
     def centralities(
         self, digests: Mapping[str, str], read: Callable[[str], Source | None]
     ) -> dict[str, float]:
-        """Return the centrality of files by path; it may be that of a short while ago.
+        """Return the centrality of files by path, without those that nobody imports; it may be that
+        of a short while ago.
 
         Args:
             digests: of all files, by path.
             read: returns a file's content, or None.
         """
-        changed = sum(self._digests.get(path) != digest for path, digest in digests.items())
-        if changed > len(digests) * CHANGED_SHARE:
-            self._found = centrality(self._imports(digests, read))
-            self._digests = digests
+        seen, before = array("q", map(hash, digests.items())), set(self._seen)
+        if sum(each not in before for each in seen) > len(digests) * CHANGED_SHARE:
+            found = centrality(self._imports(digests, read))
+            self._found = {path: share for path, share in found.items() if share}
+            self._seen = seen
         return self._found
 
     def _imports(

@@ -75,6 +75,11 @@ class _Known(dict[str, str]):
 _known = _Known()
 
 
+def forget() -> None:
+    """Forget the identifiers that were met: after a first index of many files they are many."""
+    _known.clear()
+
+
 def _split(identifier: str) -> tuple[str, ...]:
     """Return an identifier in lower case, and its parts where there are several.
 

@@ -12,10 +12,14 @@ from xxhash import xxh3_64_hexdigest
 
 from infbox.config import MAX_FILE_BYTES
 from infbox.errors import InputError
-from infbox.tree import secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from infbox.tree.secrets import Finder
+
+SECRETS_PACKAGE = Path(__file__).with_name("secrets")
+"""What looks for secrets. It is imported with the first file that is read: a restart reads none."""
 
 IGNORE_FILE = ".infboxignore"
 MAX_PATTERNS = 500
@@ -178,10 +182,9 @@ _COMMENTS = rb"""(?sx)(?: [ \t]* (?:
     )? (?: \n | \Z ) )*"""
 # With a plea to the reader: files that were made once and are kept by hand lack it.
 _PLEA = rb"(?:do(?: not|n't) (?:hand-?)?(?:edit|modify|change)|editing it directly is not advised)"
-_MADE = re.compile(
-    rb"@generated(?![\w(])|<auto-?generated\b"
-    rb"|generated\b.{0,300}?%b|%b.{0,300}?generated\b" % (_PLEA, _PLEA),
-    re.DOTALL,
+_MADE = (
+    rb"(?s)@generated(?![\w(])|<auto-?generated\b"
+    rb"|generated\b.{0,300}?%b|%b.{0,300}?generated\b" % (_PLEA, _PLEA)
 )
 
 
@@ -212,7 +215,7 @@ class Rules:
         self._max_bytes = max_bytes
         self._control_names = tuple(control_tokens)
         self._control_tokens = tuple(token.encode() for token in self._control_names)
-        self._secrets = secrets.Finder()
+        self._finder: Finder | None = None
 
     @cached_property
     def version(self) -> str:
@@ -262,14 +265,18 @@ class Rules:
         return self._secret(data, path)
 
     def _secret(self, data: bytes, path: str) -> str | None:
-        found = self._secrets.find(data, path)
+        if self._finder is None:
+            from infbox.tree import secrets  # noqa: PLC0415  # see SECRETS_PACKAGE
+
+            self._finder = secrets.Finder()
+        found = self._finder.find(data, path)
         return f"secret by content: {found.kind}, line {found.line}" if found else None
 
 
 def _judging() -> list[Path]:
     """Return the files that verdicts follow from."""
-    here = Path(__file__)
-    return [here, *sorted(secrets.RULES.parent.glob("*.py")), secrets.RULES]
+    package = SECRETS_PACKAGE
+    return [Path(__file__), *sorted(package.glob("*.py")), *sorted(package.glob("*.toml"))]
 
 
 class _Ignores:

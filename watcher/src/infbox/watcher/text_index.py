@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from infbox.errors import GitError, InputError
 from infbox.log import line
 from infbox.retrieval import texts as module
+from infbox.retrieval import words
 from infbox.runtime import memory
 from infbox.watching.index import Reader, is_damage
 
@@ -205,6 +206,7 @@ class TextThread(threading.Thread):
             while not self._is_closed and self._text_index.step():
                 steps += 1
             if steps:  # many files: it took much more memory than a save does
+                words.forget()
                 memory.give_back()
         except Exception as error:  # without it there are still packs
             return self._complain(error)

@@ -181,6 +181,7 @@ class PackThread(threading.Thread):
         return _LONG, began
 
     def _update(self, saved_at: float | None) -> None:
+        before = self.packer.publication
         try:
             changed = self.packer.update()
             if self._adopting:
@@ -199,6 +200,9 @@ class PackThread(threading.Thread):
                 overlay.mark(None)
         if changed or saved_at is not None:
             self._offer(saved_at)
+        published = self.packer.publication
+        if published and (before is None or before.generation != published.generation):
+            memory.give_back()  # all files were weighed: it took much more memory than a save does
 
     def _complain(self, error: Exception, saved_at: float | None) -> None:
         """Note that the pack cannot be made: what was published stays, and it is retried."""

@@ -47,6 +47,9 @@ _INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _LAST_EDIT = """\
 SELECT max(ifnull((SELECT max(edit) FROM files WHERE edit > 0), 0),
     (SELECT cast(value AS INTEGER) FROM meta WHERE key = 'edit'))"""
+# SQLite would keep 2 MB of it for each reader, of which a workspace has several; the system's own
+# memory of files holds the same pages. Whoever writes needs them: without, it writes pages twice.
+_READERS_CACHE = "PRAGMA cache_size = -256"
 # A checkpoint waits for the disk, so the writer asks for it when it is idle. This is for the case
 # that it never is: some 16 MB.
 _CHECKPOINT_PAGES = 4000
@@ -137,6 +140,10 @@ class Index:
     def checkpoint(self) -> None:
         """Move what was written from the log into the database, without waiting for readers."""
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def forget_pages(self) -> None:
+        """Keep no more of the database in memory, after much was written."""
+        self._db.execute("PRAGMA shrink_memory")
 
     def meta(self, key: str) -> str:
         """Return what is kept under a key, or the empty string."""
@@ -333,6 +340,7 @@ class Reader:
                 check_same_thread=False,
                 isolation_level=None,
             )
+            self._db.execute(_READERS_CACHE)
             self._inode = inode
             self._opened += 1
         return self._db.execute(statement, values)

@@ -26,7 +26,7 @@ from infbox.watching.reader import TreeReader
 from infbox.watching.sources import Sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator
     from pathlib import Path
 
     from infbox.tree.files import Tree
@@ -361,6 +361,31 @@ class Reconciler:
         self._check_root()
         self._touched = set()
         since = Moment.now()
+        ignores = yield from self._walked(since)
+        all_tracked = self._begun(self._all_tracked)
+        facts = self._begun(self._tree.git.facts)
+        yield from _until_done(all_tracked, facts)
+        heats = self._begun(self._first_heats) if self.reader.is_founding else None
+        for each, names in all_tracked.result():
+            each.tracked = names
+        self._sources.learn(facts.result(), ignores)
+        if any(path.endswith("/.git/HEAD") for path in self._sources.watch()):
+            since = EVER  # a repository is being made, and no event told of it until now
+        if with_stamps:
+            yield from self._comparison.run()
+        self._touched = None
+        while self.queues.is_busy:
+            yield True
+        if heats:
+            yield from _until_done(heats)
+        self._complete(heats, since)
+
+    def _walked(self, since: Moment) -> Generator[bool, None, set[str]]:
+        """List the whole tree, and take in what came and went; return git's ignore files in it.
+
+        What git and the walk found is let go here: it is every name several times over, and to
+        read all files takes long.
+        """
         tracked = self._begun(partial(tracked_paths, self._tree.root))
         if self._git_is_stale or self._rules_are_stale:
             self._tree.refresh()
@@ -378,23 +403,7 @@ class Reconciler:
             yield True
         self._sources.forget()
         self._take_walk(walk)
-        all_tracked = self._begun(self._all_tracked)
-        facts = self._begun(git.facts)
-        yield from _until_done(all_tracked, facts)
-        heats = self._begun(self._first_heats) if self.reader.is_founding else None
-        for each, names in all_tracked.result():
-            each.tracked = names
-        self._sources.learn(facts.result(), walk.ignores)
-        if any(path.endswith("/.git/HEAD") for path in self._sources.watch()):
-            since = EVER  # a repository is being made, and no event told of it until now
-        if with_stamps:
-            yield from self._comparison.run()
-        self._touched = None
-        while self.queues.is_busy:
-            yield True
-        if heats:
-            yield from _until_done(heats)
-        self._complete(heats, since)
+        return walk.ignores
 
     def _paths_from(self, tracked: BackgroundTask) -> list[str]:
         """Return the paths that git tracks; it was asked before it was known to be a repository."""
@@ -442,6 +451,8 @@ class Reconciler:
                 device=str(os.lstat(self._tree.place("")).st_dev),
             )
         self.reader.is_founding = False
+        self._index.forget_pages()
+        self._tasks = [each for each in self._tasks if not each.is_done]  # and not what they found
         if self._sources.keep(since):
             self._git_is_stale = True
             self._scan_debounce.ask(time.monotonic())
