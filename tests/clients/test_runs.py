@@ -109,6 +109,16 @@ def test_the_command_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture
         assert words in capsys.readouterr().err
 
 
+def test_agents_that_need_a_wide_window_ask_a_model_that_has_it() -> None:
+    both = list(command.groups(command.parsed(["openai", "codex", "aider"])))
+    assert both == [(command.SMALL, ["openai", "aider"]), (command.WIDE, ["codex"])]
+    window = command.WIDE["infbox_more_presets"]["wide"]["engine"]["max_model_len"]
+    for name in [name for _, names in command.groups(command.parsed([])) for name in names]:
+        assert LIBRARIES[name].needs < window
+    told = ["codex", "--server", "https://gpu1", "--ca", "a", "--key-file", "b"]
+    assert [names for _, names in command.groups(command.parsed(told))] == [["codex"]]
+
+
 def test_it_starts_as_make_starts_it() -> None:
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
