@@ -51,14 +51,20 @@ def each_request(schema: Any, examples: int, ask: Callable[[str, Case[Any]], Non
         phases=[hypothesis.Phase.generate],
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    for path, limit in PATHS.items():
+    for path in PATHS:
+        requests = schema[path]["POST"].as_strategy()
+        bounded(hypothesis.given(case=requests)(_sender(path, ask)))()
 
-        def made(case: Case[Any], path: str = path, limit: str = limit) -> None:
-            shorten(case, limit)
-            hypothesis.assume("@" not in json.dumps(case.body, default=str))
-            ask(path, case)
 
-        bounded(hypothesis.given(case=schema[path]["POST"].as_strategy())(made))()
+def _sender(path: str, ask: Callable[[str, Case[Any]], None]) -> Callable[[Case[Any]], None]:
+    """Return what is given each request of a path."""
+
+    def send(case: Case[Any]) -> None:
+        shorten(case, PATHS[path])
+        hypothesis.assume("@" not in json.dumps(case.body, default=str))
+        ask(path, case)
+
+    return send
 
 
 def shorten(case: Case[Any], limit: str) -> None:

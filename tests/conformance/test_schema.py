@@ -20,7 +20,7 @@ from tests.conformance.conftest import Outside
 from tests.conformance.runner import DIRECT, EDGE, PACK, Target
 from tests.conformance.schema import description, each_request
 
-EXAMPLES = 60
+EXAMPLES = 30
 TIMEOUT = 300  # seconds
 # What is refused with a pack and answered without one, by the words of the error.
 EXPECTED: dict[str, str] = {}

@@ -36,7 +36,8 @@ class Expected:
     """A test that passes directly and does not pass through infbox.
 
     Attributes:
-        test: its id; without parameters all of that name are meant.
+        test: its id; without parameters all of that name are meant, and without a name all of
+            that file.
         reason: of it, for people.
         targets: where it is so.
     """
@@ -47,7 +48,7 @@ class Expected:
 
     def is_of(self, test: str) -> bool:
         """Say whether a test is meant."""
-        return test in (self.test, f"tests/{self.test}") or _bare(test) == f"tests/{self.test}"
+        return test in (self.test, f"tests/{self.test}") or _is_of(test, self.test)
 
 
 class Runs(Protocol):
