@@ -18,6 +18,12 @@ from tests.conformance.verdict import Result
 
 FILE = "langchain_chat.py"
 _IN = "tests"
+# One loop for all: connections that langchain keeps end with the loop that they were made in.
+_SETTINGS = """[pytest]
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = session
+asyncio_default_test_loop_scope = session
+"""
 
 
 class StandardTests:
@@ -39,7 +45,7 @@ class StandardTests:
         (self._folder / _IN).mkdir(parents=True)
         # Beside nothing of this repository, whose settings of pytest are not theirs.
         shutil.copy(HERE / "libraries" / FILE, self._folder / _IN)
-        (self._folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+        (self._folder / "pytest.ini").write_text(_SETTINGS)
 
     def run(self, target: str, tests: Sequence[str], only: Sequence[str] = ()) -> list[Result]:
         """Run tests against a target.
