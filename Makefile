@@ -103,7 +103,7 @@ lock: $(STAMP) ## Update the pinned Python requirements, with hashes
 	  -c requirements-cuda.txt -o requirements-hub.txt requirements-hub.in
 	cd files/engine && $(LOCK) --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 	  -o requirements-uv.txt requirements-uv.in
-	for name in aider instructor libraries litellm llamaindex; do \
+	for name in aider instructor langchain-tests libraries litellm llamaindex; do \
 	  $(LOCK) --python-version 3.11 -o requirements/clients/$$name.txt requirements/clients/$$name.in || exit; done
 	cd requirements/clients && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
@@ -145,8 +145,8 @@ interrupted: lab ## Test that killed runs of site.yml are completed by the next 
 lowered-plan: lab ## Test that a plan with too little memory for vLLM is lowered, on a lab host (20 minutes)
 	$(BIN)/pytest -s tests/system/test_lowered_plan.py
 
-conformance: lab ## Test that vLLM's own tests pass through infbox as directly, on the demo's host or one of its own (hours on two cores)
-	$(BIN)/pytest -s tests/conformance/test_vllm.py
+conformance: lab ## Test that vLLM's and langchain's own tests, and requests of vLLM's schema, pass through infbox as directly, on the demo's host or one of its own (hours on two cores)
+	$(BIN)/pytest -s -m long tests/conformance
 
 upgrade-test: lab ## Test the upgrade of a lab host from the last tag to this checkout
 	$(BIN)/pytest -s -rs tests/system/test_upgrade.py

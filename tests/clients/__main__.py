@@ -1,6 +1,7 @@
 """Runs clients through the edge of a host: ``python -m tests.clients [NAME …] [--server URL …]``.
 
 Without a server it deploys the demo's host, model and workspace as a lab host, and removes it.
+Agents whose own prompts do not fit that model's window ask another one, with random weights.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +26,24 @@ from tests.clients.libraries import CHECKS, LIBRARIES, Seen, run_library
 
 HOST = "clients"
 WORKSPACE = "shop"
+SMALL = {"infbox_preset": "demo", "infbox_more_presets": {"demo": PRESET}}
+# What the demo's model has beside a pack, in tokens: agents that need more are asked of the other.
+SMALL_WINDOW = 5_000
+WIDE: dict[str, Any] = {
+    "infbox_preset": "wide",
+    "infbox_more_presets": {
+        "wide": {
+            "like": "cpu",
+            "description": "Random weights, with a window for the prompts of agents",
+            "model": {"source": "random"},
+            "engine": {"max_model_len": 32768, "start_period": 1200},
+            # As small as the workspace: its pack is not to take the window.
+            "workspace_budget": 1000,
+        }
+    },
+    # Random words have no end.
+    "vllm_extra_args": ["--override-generation-config", '{"max_new_tokens": 48}'],
+}
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
@@ -45,8 +65,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def server_of(given: argparse.Namespace) -> Iterator[Server]:
-    """Give the server that was named, or a lab host made for this run."""
+def server_of(given: argparse.Namespace, model: Mapping[str, Any]) -> Iterator[Server]:
+    """Give the server that was named, or a lab host made for this run with a model."""
     if given.server:
         yield Server(given.server, given.ca, given.key_file, given.workspace)
         return
@@ -54,8 +74,7 @@ def server_of(given: argparse.Namespace) -> Iterator[Server]:
     with hosts.fresh(HOST, "debian13", [f"{STATE / 'workspaces'}:{WORKSPACES}"]) as host:
         variables = {
             "infbox_workspaces": [{"name": WORKSPACE, "path": f"{WORKSPACES}/{WORKSPACE}"}],
-            "infbox_preset": "demo",
-            "infbox_more_presets": {"demo": PRESET},
+            **model,
         }
         console.print(f"site.yml on a lab host; its log is {STATE / 'logs' / f'{HOST}-site.log'}")
         play(["site.yml", "-i", inventory(host, variables)], f"{HOST}-site")
@@ -66,6 +85,16 @@ def server_of(given: argparse.Namespace) -> Iterator[Server]:
             key.touch(0o600)
             key.write_text(point.key)
             yield Server(point.url, point.authority, key, WORKSPACE)
+
+
+def groups(given: argparse.Namespace) -> Iterator[tuple[Mapping[str, Any], list[str]]]:
+    """Give the models that are deployed in turn, and the clients that ask each."""
+    names = given.names or list(LIBRARIES)
+    wide = [] if given.server else [n for n in names if LIBRARIES[n].needs > SMALL_WINDOW]
+    small = [name for name in names if name not in wide]
+    for model, some in ((SMALL, small), (WIDE, wide)):
+        if some:
+            yield model, some
 
 
 def run_all(names: Sequence[str], server: Server) -> dict[str, list[Seen]]:
@@ -93,8 +122,10 @@ def table_of(found: Mapping[str, Sequence[Seen]]) -> Table:
 def main() -> int:
     """Run what is asked for; 1 if a client failed."""
     given = parsed()
-    with server_of(given) as server:
-        found = run_all(given.names or list(LIBRARIES), server)
+    found: dict[str, list[Seen]] = {}
+    for model, names in groups(given):
+        with server_of(given, model) as server:
+            found |= run_all(names, server)
     console.print(table_of(found))
     console.print(
         "form: the request was accepted; the rest cannot be seen. none: it has no such call."

@@ -71,6 +71,7 @@ LIBRARIES: Mapping[str, Library] = {
     "langchain": Library("langchain_python.py", "libraries", without=_NO_LIST),
     "pydantic-ai": Library("pydantic_ai_python.py", "libraries", without=_NO_LIST),
     "litellm": Library("litellm_python.py", "litellm"),
+    "litellm-proxy": Library("litellm_proxy.py", "litellm"),
     "llamaindex": Library("llamaindex_python.py", "llamaindex", without=_NO_LIST),
     "instructor": Library("instructor_python.py", "instructor"),
     "openai-node": Library("openai_node.mjs"),

@@ -1,12 +1,16 @@
 """The harness of `make clients`, without a server: what is installed, printed, read and told."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import report
 
+from lab.settings import ROOT
 from tests.clients import __main__ as command
 from tests.clients import libraries
 from tests.clients.configured import Printed, Server, shell
@@ -103,6 +107,26 @@ def test_the_command_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture
         with pytest.raises(SystemExit):
             command.parsed(arguments)
         assert words in capsys.readouterr().err
+
+
+def test_agents_that_need_a_wide_window_ask_a_model_that_has_it() -> None:
+    both = list(command.groups(command.parsed(["openai", "codex", "aider"])))
+    assert both == [(command.SMALL, ["openai", "aider"]), (command.WIDE, ["codex"])]
+    window = command.WIDE["infbox_more_presets"]["wide"]["engine"]["max_model_len"]
+    for name in [name for _, names in command.groups(command.parsed([])) for name in names]:
+        assert LIBRARIES[name].needs < window
+    told = ["codex", "--server", "https://gpu1", "--ca", "a", "--key-file", "b"]
+    assert [names for _, names in command.groups(command.parsed(told))] == [["codex"]]
+
+
+def test_it_starts_as_make_starts_it() -> None:
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.clients", "vi"], cwd=ROOT, env=bare, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "there is no client vi" in done.stderr
 
 
 def test_the_table_has_a_row_for_each_client() -> None:

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -11,8 +13,22 @@ from lab import hosts
 from lab.client import Client
 from lab.deployment import copy_tree, endpoint
 from lab.hosts import Host
+from lab.tunnel import forwarded
+from tests.conformance.runner import ENGINE_PORT, Target, targets
 
 WORKSPACE = "shop"
+
+
+class Outside(NamedTuple):
+    """A host as this machine reaches it.
+
+    Attributes:
+        targets: its servers by name.
+        authority: file with the certificate that theirs are signed by.
+    """
+
+    targets: dict[str, Target]
+    authority: Path
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +45,11 @@ def host() -> Iterator[Host]:
     finally:
         hosts.remove(demo.HOST)
         demo.state_file().unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def outside(host: Host) -> Iterator[Outside]:
+    """The same host, asked from this machine."""
+    point = endpoint(host)
+    with forwarded(host, ENGINE_PORT) as engine:
+        yield Outside(targets(point, WORKSPACE, engine), point.authority)

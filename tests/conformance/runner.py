@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from lab import images
-from lab.deployment import endpoint, ssh
+from lab.deployment import Endpoint, endpoint, ssh
 from lab.hosts import Host
 from lab.settings import STATE, container_name
 from lab.shell import LabError, step, succeeds
@@ -25,9 +25,10 @@ from tests.conformance.verdict import Result
 OUT = STATE / "conformance"
 INSIDE = "/conformance"
 DIRECT, EDGE, PACK = "direct", "edge", "pack"
+ENGINE_PORT = 8000
 _EACH_TEST = 120  # seconds
 _SETTINGS = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"
-_ENDED = (0, 1, 5)  # pytest's exit codes of a run that came to its end
+ENDED = (0, 1, 5)  # pytest's exit codes of a run that came to its end
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,22 @@ class Target:
     model: str
     key: str = field(default="none", repr=False)
     has_authority: bool = False
+
+
+def targets(point: Endpoint, workspace: str, engine: str) -> dict[str, Target]:
+    """Return the servers that are asked, by name.
+
+    Args:
+        point: where the host answers.
+        workspace: whose pack is put in front.
+        engine: root of the engine, which only the host's loopback has.
+    """
+    edge = point.url.removesuffix("/v1")
+    return {
+        DIRECT: Target(DIRECT, engine, "coder"),
+        EDGE: Target(EDGE, edge, "coder", point.key, has_authority=True),
+        PACK: Target(PACK, edge, f"coder@{workspace}", point.key, has_authority=True),
+    }
 
 
 def suite() -> dict[str, Any]:
@@ -75,12 +92,7 @@ class Runner:
         point = endpoint(host)
         shutil.copy(point.authority, self._folder / "root.crt")
         self._fetch_tokenizer()
-        edge = point.url.removesuffix("/v1")
-        self._targets = {
-            DIRECT: Target(DIRECT, "http://127.0.0.1:8000", "coder"),
-            EDGE: Target(EDGE, edge, "coder", point.key, has_authority=True),
-            PACK: Target(PACK, edge, f"coder@{workspace}", point.key, has_authority=True),
-        }
+        self._targets = targets(point, workspace, f"http://127.0.0.1:{ENGINE_PORT}")
         self._packages = sdist.packages()
         archive = sdist.fetch(sdist.pinned())
         with step("Unpacking vLLM's tests"):
@@ -100,7 +112,7 @@ class Runner:
         """
         report = self._folder / f"{target}.jsonl"
         report.unlink(missing_ok=True)
-        (self._folder / "only.txt").write_text("\n".join(only))
+        (self._folder / f"{target}.only").write_text("\n".join(only))
         command = self._command(self._targets[target], bool(only))
         with step(f"vLLM's tests: {target}, {f'{len(only)} again' if only else 'all'}"):
             try:
@@ -111,10 +123,10 @@ class Runner:
                     env=os.environ | {"CONFORMANCE_KEY": self._targets[target].key},
                 )  # fmt: skip
             finally:  # where this run is ended before its end
-                succeeds(["docker", "rm", "--force", self._container])
+                succeeds(["docker", "rm", "--force", f"{self._container}-{target}"])
         log = self._folder / f"{target}{'-again' if only else ''}.log"
         log.write_text(done.stdout)
-        if done.returncode not in _ENDED or not report.exists():
+        if done.returncode not in ENDED or not report.exists():
             raise LabError(f"pytest ended with {done.returncode}; the end of {log}:\n"
                            + "\n".join(done.stdout.splitlines()[-30:]))  # fmt: skip
         lines = report.read_text().splitlines()
@@ -126,7 +138,7 @@ class Runner:
             "CONFORMANCE_MODEL": target.model,
             "CONFORMANCE_TOKENS": f"{self._tokens}",
             "CONFORMANCE_REPORT": f"{INSIDE}/{target.name}.jsonl",
-            "CONFORMANCE_ONLY": f"{INSIDE}/only.txt" if is_again else "",
+            "CONFORMANCE_ONLY": f"{INSIDE}/{target.name}.only" if is_again else "",
             "PYTHONPATH": f"{INSIDE}/packages:{INSIDE}/plugin:{self._tree(target.model)}",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
@@ -135,7 +147,7 @@ class Runner:
             names = ("CONFORMANCE_AUTHORITY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
             settings |= dict.fromkeys(names, authority)
         return [
-            "docker", "run", "--rm", "--init", "--name", self._container,
+            "docker", "run", "--rm", "--init", "--name", f"{self._container}-{target.name}",
             # Where the engine listens on loopback, and where the edge is as for any client.
             "--network", f"container:{container_name(self._host.instance)}",
             "--user", f"{os.getuid()}:{os.getgid()}", "--cap-drop", "ALL",

@@ -73,6 +73,12 @@ def test_what_is_expected_is_told_with_its_reason() -> None:
     assert len(fake.runs) == len(TARGETS), "what is expected is not run again"
 
 
+def test_all_of_a_file_may_be_expected() -> None:
+    fake = Fake(direct={"a[MODEL]": ".", "b": "."}, edge={"a[MODEL]": "F", "b": "F"})
+    assert not judged(fake, Expected(FILE, "a reason", ("edge",))).problems
+    assert judged(fake, Expected("entrypoints/test_b.py", "a reason", ("edge",))).problems
+
+
 def test_an_expected_difference_that_is_none_is_a_problem() -> None:
     passing = Fake(direct={"a": "."}, edge={"a": "."})
     (problem,) = judged(passing, known("a")).problems

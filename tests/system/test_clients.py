@@ -3,29 +3,24 @@
 The model has random weights, so that answers mean nothing and tool calls are forced.
 """
 
-import contextlib
 import json
 import os
-import socket
 import ssl
-import subprocess
-import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import anthropic
 import httpx2
-import hypothesis
 import openai
 import pytest
-import schemathesis
-from infbox.gateway import fields
 from openai.types.responses import FunctionToolParam
 from schemathesis import Case
 
 from lab.client import fetch_tokenizer
 from lab.deployment import wait_for
 from lab.settings import STATE
+from lab.tunnel import forwarded
+from tests.conformance.schema import description, each_request
 from tests.system.conftest import WORKSPACE, Site
 from tests.system.test_site import LOOK_UP, VLLM_METRICS, WARM_SHARE, without_white_space
 
@@ -43,25 +38,6 @@ BLOCK = 128
 LONG = 8000  # tokens
 GATEWAY_METRICS = "http://127.0.0.1:8010/metrics"
 TOO_LONG = "word " * 20_000
-# What schemathesis asks of vLLM: some requests for each path, whose answers are short.
-PATHS = {
-    "/v1/chat/completions": "max_tokens",
-    "/v1/completions": "max_tokens",
-    "/v1/responses": "max_output_tokens",
-    "/v1/messages": "max_tokens",
-    "/v1/messages/count_tokens": "max_tokens",
-}
-LONG_ANSWERS = ("n", "best_of", "min_tokens", "use_beam_search", "max_completion_tokens")
-# vLLM compiles a kernel for them, and ends where its image has no compiler, as the one for CPUs.
-LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs", "include")
-BOUNDED = hypothesis.settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[hypothesis.Phase.generate],
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
 
 
 class Clients(NamedTuple):
@@ -420,52 +396,13 @@ def test_a_pack_can_be_read(clients: Clients) -> None:
 def test_gateway_and_vllm_say_the_same_of_any_request(site: Site) -> None:
     """Requests that schemathesis makes from vLLM's own description, none of them with an `@`."""
     statuses: set[int] = set()
-    with forwarded(site, 8000) as engine, forwarded(site, 8010) as gateway:
-        with urllib.request.urlopen(f"{engine}/openapi.json") as answer:  # noqa: S310  # ours
-            schema = schemathesis.openapi.from_dict(json.load(answer))
-        for path, limit in PATHS.items():
+    with forwarded(site.host, 8000) as engine, forwarded(site.host, 8010) as gateway:
 
-            def compare(case: "Case[Any]") -> None:
-                shorten(case, limit)  # noqa: B023  # called before the next one
-                hypothesis.assume("@" not in json.dumps(case.body, default=str))
-                expected = case.call(base_url=engine, timeout=60).status_code
-                answer = case.call(base_url=gateway, headers={"X-Infbox-User": "team"}, timeout=60)
-                assert answer.status_code == expected
-                statuses.add(expected)
+        def compare(_: str, case: "Case[Any]") -> None:
+            expected = case.call(base_url=engine, timeout=60).status_code
+            answer = case.call(base_url=gateway, headers={"X-Infbox-User": "team"}, timeout=60)
+            assert answer.status_code == expected
+            statuses.add(expected)
 
-            BOUNDED(hypothesis.given(schema[path]["POST"].as_strategy())(compare))()
+        each_request(description(engine), 20, compare)
     assert statuses >= {200, 400, 404}
-
-
-def shorten(case: "Case[Any]", limit: str) -> None:
-    """Have a request answered by one token, with nothing in it that is not for clients."""
-    if isinstance(case.body, dict):
-        for name in (*LONG_ANSWERS, *LOGPROBS, *fields.REFUSED, fields.SALT):
-            case.body.pop(name, None)
-        case.body[limit] = 1
-
-
-@contextlib.contextmanager
-def forwarded(site: Site, port: int) -> Iterator[str]:
-    """Reach a port of the host's loopback; give its address here."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        own = free.getsockname()[1]
-    host = site.host
-    tunnel = subprocess.Popen(
-        ["ssh", "-N", "-i", host.identity_file, "-o", f"UserKnownHostsFile={host.known_hosts}",
-         "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes",
-         "-L", f"127.0.0.1:{own}:127.0.0.1:{port}", f"{host.user}@{host.address}"]
-    )  # fmt: skip
-    try:
-        wait_for("the tunnel", lambda: True if listens(own) else None, 10)
-        yield f"http://127.0.0.1:{own}"
-    finally:
-        tunnel.terminate()
-        tunnel.wait()
-
-
-def listens(port: int) -> bool:
-    """Say whether something listens on a port."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
