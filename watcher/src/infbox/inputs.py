@@ -33,11 +33,9 @@ _GIT_URL = (
     rf"(?:ssh://(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?{_HOST}|https://{_HOST}|{_LOOPBACK})/[^\s?#\\]+"
 )
 _SHORT_GIT_URL = r"((?:[A-Za-z0-9._-]+@)?[A-Za-z0-9.-]+):(?![/:])([^\s@]+)"
-_WITH_SECRET = r"https?://[^/]*@|ssh://[^/]*:[^/]*@"
+_USERINFO = r"https?://[^/]*@|ssh://[^/]*:[^/]*@"
 # What git takes for a ref, less what nobody uses and a shell or a pattern would see something in.
-_REF = (
-    r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
-)
+_REF = r"(?:[A-Za-z0-9_@+=,#-][A-Za-z0-9._@+=,#-]*/)*[A-Za-z0-9_@+=,#][A-Za-z0-9._@+=,#-]*"
 _COMMIT = r"[0-9a-f]{40}|[0-9a-f]{64}"
 
 
@@ -76,7 +74,7 @@ def is_service_url(value: object) -> bool:
 
 def has_secret(url: str) -> bool:
     """Return whether a URL may contain a secret, and is not to be repeated in messages."""
-    return re.match(_WITH_SECRET, url) is not None
+    return re.match(_USERINFO, url) is not None
 
 
 def git_url_hint(url: str) -> str:
