@@ -24,6 +24,7 @@ class Agent:
         listing: command that prints the models, if it has one.
         has_tools: whether its requests hold tools.
         mark: what it prints only once it was answered, where it ends well even so.
+        wants: what it prints where it was answered, and ends badly since no tool was called.
     """
 
     command: tuple[str, ...]
@@ -31,6 +32,7 @@ class Agent:
     listing: tuple[str, ...] = ()
     has_tools: bool = True
     mark: str = ""
+    wants: str = ""
 
 
 AIDER = ("aider", "--config", f"{Path.home()}/.config/infbox/aider.yml", "--no-git", "--yes-always",
@@ -39,7 +41,7 @@ AIDER = ("aider", "--config", f"{Path.home()}/.config/infbox/aider.yml", "--no-g
 AGENTS = {
     "aider": Agent(AIDER, has_tools=False, mark=" received."),
     "claude-code": Agent(("claude", "-p")),
-    "cline": Agent(("cline",)),
+    "cline": Agent(("cline",), wants="before a tool call"),
     "codex": Agent(("codex", "exec", "--skip-git-repo-check"), ".codex/config.toml"),
     "continue": Agent(("cn", "-p"), ".continue/config.yaml"),
     "opencode": Agent(
@@ -59,7 +61,7 @@ def run(*command: str) -> str:
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode:
-        raise RuntimeError(f"{done.returncode}: {done.stdout[-300:]} {done.stderr[-300:]}")
+        raise RuntimeError(f"{done.returncode}: {done.stdout[-2000:]} {done.stderr[-2000:]}")
     return done.stdout.strip()
 
 
@@ -86,7 +88,13 @@ def models() -> str:
 
 
 def answer() -> str:
-    printed = run(*agent.command, QUESTION)
+    try:
+        printed = run(*agent.command, QUESTION)
+    except RuntimeError as error:
+        if not agent.wants or agent.wants not in str(error):
+            raise
+        said.append(str(error))
+        raise NotForcedError("it was answered, and ends without a tool call") from None
     if agent.mark not in printed:
         raise RuntimeError(f"it was not answered: {printed[-400:]}")
     said.append(printed)
