@@ -1204,7 +1204,7 @@ with following(root) as seen:
     until(lambda: "full" in seen.follower.failure)
     assert before.keys() <= seen.indexed().keys(), "what was known is gone"
     (state / "filler").unlink()
-    seen.agrees(20)
+    seen.agrees(100)
     until(lambda: not seen.follower.failure)
     fill(root, {"d/later.py": "l\\n"})
     seen.agrees()
@@ -1223,7 +1223,7 @@ def test_mounts_that_come_and_go(tmp_path: Path, scenario: str) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert done.stdout == "done\n", done.stderr
 
