@@ -33,7 +33,7 @@ SLOWEST = 10
 # Two would leave the cores idle while they wait for SSH, disks and clocks.
 WORKERS = 3
 # An engine needs all cores while it starts: with three, each took longer than clients wait.
-WITH_ENGINE = 2
+ENGINES_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Queue:
 
     def _can_begin(self, stage: Stage) -> bool:
         """Say whether what a stage needs is there."""
-        if stage.has_engine and self._with_engine >= WITH_ENGINE:
+        if stage.has_engine and self._with_engine >= ENGINES_AT_ONCE:
             return False
         return self._lab_is_there or not stage.needs_lab
 

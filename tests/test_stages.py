@@ -54,12 +54,12 @@ def test_a_stage_whose_program_is_not_there_has_failed(
 def test_two_stages_have_an_engine_at_once_and_what_has_none_goes_before(
     began: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "WITH_ENGINE", 0)
+    monkeypatch.setattr(run, "ENGINES_AT_ONCE", 0)
     queue = run.Queue([SYSTEM, ROLE, UNIT], wants_lab=False)
     assert queue._can_begin(ROLE)
     assert queue._can_begin(UNIT)
     assert not queue._can_begin(SYSTEM)
-    monkeypatch.setattr(run, "WITH_ENGINE", 1)
+    monkeypatch.setattr(run, "ENGINES_AT_ONCE", 1)
     queue.work()
     assert began == ["system", "role-stack", "unit"]
     # Those that have ended count no more.

@@ -93,7 +93,7 @@ def run(bench: Bench, say: Callable[[str], object], folder: Path = results.FOLDE
 
 
 def keep(bench: Bench, file: Path, load: str, note: str, folder: Path = results.FOLDER) -> Result:
-    """Keep what a benchmark wrote that was run by hand, as one of some sizes is.
+    """Keep what a benchmark wrote that was run by hand, such as ``growth`` for some sizes.
 
     Args:
         bench: it. Of ``growth``, sizes that it did not measure stay as they were.

@@ -3,9 +3,10 @@
     python -m bench.peers.maps --environment DIR REPO … [--commits 100] [--budget 32000]
 
 The map is made anew for each commit's message, of the tree before it, with the words of the message
-as the identifiers that were mentioned and the whole budget; tokens are estimated from bytes, four
-to one. A line counts as shown if the map has it under its file's name. Asked are the questions that
-are about source files. The environment has aider-chat; nothing of it is imported here.
+as the identifiers that were mentioned and the whole budget; tokens are estimated from bytes, as
+`evaluate` estimates them. A line counts as shown if the map has it under its file's name. Only
+questions about source files are sent. The environment has aider-chat; nothing of it is imported
+here.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 from infbox.evaluation import evaluate as measure
 from infbox.evaluation.history import History
 from infbox.kinds import FileKind, kind_of
+from infbox.packing.tokens import BYTES_PER_TOKEN
 from infbox.retrieval.questions import read as read_question
 
 from ..workload import git
@@ -45,9 +47,9 @@ class Files:
     tool_warning = tool_error = tool_output
 
 class Estimate:
-    def token_count(self, text): return len(text) / 4
+    def token_count(self, text): return len(text.encode()) / bytes_per_token
 
-root, budget = sys.argv[1], int(sys.argv[2])
+root, budget, bytes_per_token = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 os.chdir(root)
 mapper = RepoMap(map_tokens=budget, root=root, main_model=Estimate(), io=Files(), refresh="always",
                  map_mul_no_files=1)
@@ -77,8 +79,8 @@ class Mapper:
 
     def __post_init__(self) -> None:
         self._process = subprocess.Popen(
-            [self.python, "-c", _MAPPER, self.root, str(self.budget)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            [self.python, "-c", _MAPPER, self.root, str(self.budget), str(BYTES_PER_TOKEN)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ PROGRAM = Path(sys.executable).parent / "infbox-keys"
 SOURCE = Path(infbox.__file__).parents[1]
 CERTIFICATE = "/var/lib/infbox/caddy/replicas"
 KEYS = "/etc/infbox/secrets/api-keys"
+DIGESTS = "/etc/infbox/keys/users.json"
+CHANGE = f"/opt/infbox/watcher/venv/bin/infbox-keys --digests {DIGESTS} --directory {KEYS}"
 
 
 def container(host: str) -> str:
@@ -43,8 +45,15 @@ def inside(host: str, command: str, given: str = "") -> str:
 
 def held(host: str) -> str:
     """Return the digests of what replicas have in common, and who may read it."""
-    return inside(host, f"cd /; for file in {CERTIFICATE}/* {KEYS}/* /etc/infbox/keys/users.json;"
+    return inside(host, f"cd /; for file in {CERTIFICATE}/* {KEYS}/* {DIGESTS};"
                         " do stat -c '%n %u %a' $file; sha256sum < $file; done")  # fmt: skip
+
+
+def is_disabled(host: str, user: str, label: str) -> bool:
+    """Return whether a key that is known on a host lets nobody in."""
+    users = json.loads(inside(host, f"cat {KEYS}/_labelled/_keys.json"))["users"]
+    disabled: bool = users[user][label]["disabled"]
+    return disabled
 
 
 @pytest.fixture
@@ -137,3 +146,22 @@ def test_all_have_the_certificate_and_the_keys_of_the_one_that_has_had_them(tmp_
     # With pipelining the connection does not tell one that is away from a module that fails.
     deploy(tmp_path, "--limit", "gpu2", "-e", '{"ansible_pipelining": false}')
     assert held("gpu2") == first
+
+
+@pytest.mark.usefixtures("_hosts")
+def test_a_key_that_ended_here_stays_ended_although_the_host_that_is_copied_knows_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    deploy(tmp_path)
+    inside("gpu1", f"{CHANGE} add alice/laptop")
+    deploy(tmp_path)
+    assert not is_disabled("gpu2", "alice", "laptop")
+    # Each is changed while the other one is away, and then one is brought up alone.
+    inside("gpu2", f"{CHANGE} disable alice/laptop")
+    inside("gpu1", f"{CHANGE} add bob/ci")
+    deploy(tmp_path, "--limit", "gpu2")
+    assert is_disabled("gpu2", "alice", "laptop")
+    assert not is_disabled("gpu2", "bob", "ci"), "it copied"
+    deploy(tmp_path)
+    assert is_disabled("gpu1", "alice", "laptop")
+    assert deploy(tmp_path).count("changed=0 ") == 2

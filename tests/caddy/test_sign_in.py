@@ -20,17 +20,17 @@ import yaml
 from infbox.auth.keyring import Keyring
 from infbox.auth.keys import Limits
 from infbox.auth.sign_in import SESSION_COOKIE
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from provider import know, provider
 from serving import free_port
 
 from lab import engine
 from lab.settings import IMAGES_FILE, ROOT
+from tests.page.visit import chromium, go_to
 
 pytestmark = pytest.mark.lab
 
 CONTAINER = "infbox-test-sign-in"
-CHROMIUM = "/usr/bin/chromium"
 PROGRAMS = Path(sys.executable).parent
 NAVIGATE = {"Sec-Fetch-Mode": "navigate"}
 ACCOUNT = re.compile("alice-[0-9a-f]{12}@page")
@@ -362,11 +362,9 @@ def refusals(log: str) -> int:
 
 
 def test_a_real_browser_signs_in_and_out(site: Site) -> None:
-    engine.ensure_packages({CHROMIUM: "chromium"})
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=False)
-        page = chromium.new_context(ignore_https_errors=True, bypass_csp=True).new_page()
-        page.goto(f"{site.url}/status")
+    with chromium() as browser:
+        page = browser.new_context(ignore_https_errors=True, bypass_csp=True).new_page()
+        go_to(page, f"{site.url}/status")
         assert urlsplit(page.url).path == "/oauth2/authorize"
         page.fill("input[name=sub]", "alice")
         page.click("button:has-text('Authorize')")
@@ -376,15 +374,14 @@ def test_a_real_browser_signs_in_and_out(site: Site) -> None:
         assert (cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (True, True, "Lax")
         user = posted(page, f"{site.url}/status/ask")["headers"]["x-infbox-user"]
         assert ACCOUNT.fullmatch(user)
-        page.goto(f"{site.consoles}/grafana/")
+        go_to(page, f"{site.consoles}/grafana/")
         assert page.url == f"{site.consoles}/grafana/"
         # The browser sends the cookie from there too.
         before = refusals(site.log())
         assert posted(page, f"{site.url}/status/ask") is None
         wait_for(lambda: refusals(site.log()) == before + 1)
-        page.goto(f"{site.url}/sign-out")
+        go_to(page, f"{site.url}/sign-out")
         page.click("button")
         page.wait_for_selector("text=You are signed out")
-        page.goto(f"{site.url}/status")
+        go_to(page, f"{site.url}/status")
         assert urlsplit(page.url).path == "/oauth2/authorize"
-        chromium.close()

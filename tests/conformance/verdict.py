@@ -1,4 +1,4 @@
-"""What came of vLLM's tests: differences between targets, and whether each is expected."""
+"""What came of others' tests: differences between targets, and whether each is expected."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def judge(
                 if passed:
                     problems.append(f"{each.test} passes at {target} now: take it off the list")
                 elif is_whole and not any(each.is_of(test) for test in found[first]):
-                    problems.append(f"{each.test} is listed, and vLLM has no such test")
+                    problems.append(f"{each.test} is listed, and there is no such test")
     if not any(result.outcome == PASSED for result in found[first].values()):
         problems.append(f"no test passes at {first}: is that the engine?")
     return Verdict(_table(found), differences, problems)
@@ -208,7 +208,7 @@ def _table(found: Mapping[str, Mapping[str, Result]]) -> str:
     rows = [[file, str(size), *(str(counts[target][file]) for target in found)]
             for file, size in sizes.items()]  # fmt: skip
     sums = [str(sum(counts[target].values())) for target in found]
-    rows = [["passed of vLLM's tests", "run", *found], *rows, ["all", str(len(tests)), *sums]]
+    rows = [["passed", "run", *found], *rows, ["all", str(len(tests)), *sums]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]),

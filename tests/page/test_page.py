@@ -8,7 +8,7 @@ from fake_host import FakeHost
 from infbox.config import Listen
 from playwright.sync_api import Browser, Page, expect
 
-from tests.page.visit import SIZES, Visit, look_at_every_size
+from tests.page.visit import SIZES, Visit, go_to, look_at_every_size
 
 pytestmark = pytest.mark.lab
 
@@ -151,7 +151,7 @@ def test_where_too_many_look_on_it_asks_now_and_then(visit: Visit) -> None:
 def test_who_may_no_longer_look_is_told_so(visit: Visit) -> None:
     for path in ("status", "status/events"):
         visit.page.route(f"**/{path}", lambda route: route.fulfill(status=401))
-    visit.page.goto(visit.url)
+    go_to(visit.page, visit.url)
     expect(visit.page.locator("#verdict-more")).to_contain_text("Your key is no longer valid")
 
 
@@ -162,7 +162,7 @@ def test_whoever_has_signed_in_can_sign_out(browser: Browser, host: FakeHost, vi
     signs_in = settings._replace(status=settings.status._replace(sign_in=True))
     with host.gateway(signs_in) as gateway:
         page = browser.new_page()
-        page.goto(gateway.url)
+        go_to(page, gateway.url)
         expect(page.get_by_role("link", name="Sign out")).to_have_attribute("href", "/sign-out")
         page.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, ViewportSize, expect, sync_playwright
 
 from lab import engine, hosts
 from lab.images import lock
@@ -20,6 +20,7 @@ SIZES: dict[str, ViewportSize] = {
     "tablet": {"width": 820, "height": 1180},
     "desktop": {"width": 1440, "height": 900},
 }
+TRIES = 20
 SOON = 15_000  # milliseconds: two samples, and a try to connect again
 expect.set_options(timeout=SOON)
 RULES = {
@@ -71,6 +72,26 @@ def chromium_at(host: hosts.Host) -> Iterator[Browser]:
             yield browser
 
 
+def go_to(page: Page, url: str) -> None:
+    """Open an address, again if the network of this machine changed meanwhile.
+
+    With each lab host that another stage creates the machine gets an interface, and Chromium then
+    ends all connections.
+
+    Raises:
+        TimeoutError: it changed each time.
+    """
+    for _ in range(TRIES):
+        try:
+            page.goto(url)
+        except Error as error:
+            if "ERR_NETWORK_CHANGED" not in error.message:
+                raise
+        else:
+            return
+    raise TimeoutError(f"the network changed {TRIES} times while {url} was opened")
+
+
 class Visit:
     """A page that is open, and what went wrong in it."""
 
@@ -90,7 +111,7 @@ class Visit:
 
     def open(self) -> Page:
         """Open it, and wait until it shows how things are."""
-        self.page.goto(self.url)
+        go_to(self.page, self.url)
         self.page.wait_for_selector("body[data-state=shown]")
         return self.page
 

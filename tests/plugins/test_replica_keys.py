@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plugins.filter.replica_keys import key_records, newest_keys
+from plugins.filter.replica_keys import damaged_key_records, key_records, newest_keys
 
 
 def read(host: str, content: object) -> dict[str, Any]:
@@ -28,8 +28,32 @@ def test_of_several_that_are_alike_the_first_is_the_source() -> None:
     assert newest_keys({**records, "three": records["two"]}, ["one", "two", "three"]) == "two"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"users": []}', "\ud800", "{}"])
-def test_a_damaged_record_is_left_out(content: str) -> None:
+DAMAGED = (
+    "",
+    "{",
+    "[]",
+    "null",
+    '{"users": []}',
+    "\ud800",
+    "{}",
+    '{"users": {}, "revision": "9"}',
+    '{"users": {}, "revision": -1}',
+    '{"users": {}, "ended": []}',
+    '{"users": {}, "ended": {"x": "2026-11-30"}}',
+)
+ABSENT = {"item": "three", "msg": "file not found: /etc/x"}
+AWAY = {"item": "two", "unreachable": True, "msg": "no route"}
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_record_is_named_and_stands_for_none(content: str) -> None:
     found = {"item": "one", "content": base64.b64encode(content.encode(errors="replace")).decode()}
-    assert key_records([found, {"item": "two", "unreachable": True}, {"item": "three"}]) == {}
-    assert newest_keys({"one": {"users": {}, "revision": "9"}}, ["two", "one"]) == "two"
+    assert key_records([found, AWAY, ABSENT]) == {}
+    assert damaged_key_records([found, AWAY, ABSENT]) == ["one"]
+
+
+def test_a_record_that_cannot_be_read_is_no_record_that_is_not_there() -> None:
+    good = read("one", {"users": {}, "revision": 1, "ended": {"a" * 64: "2026-11-30"}})
+    refused = {"item": "four", "msg": "file is not readable: /etc/x"}
+    assert damaged_key_records([good, AWAY, ABSENT]) == []
+    assert damaged_key_records([good, refused]) == ["four"]

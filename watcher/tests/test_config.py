@@ -85,7 +85,7 @@ def test_weights_that_are_set_stand_beside_the_defaults(tmp_path: Path) -> None:
 WRONG = [
     ({"weights": {"packs": {}}}, "weights.packs: unknown"),
     ({"weights": {"pack": [1]}}, "weights.pack: must be a mapping"),
-    ({"weights": {"pack": {"doc": 1}}}, "weights.pack.doc: no kind of file: use source"),
+    ({"weights": {"pack": {"doc": 1}}}, "weights.pack.doc is not a kind of file: use source"),
     ({"weights": {"retrieval": {"docs": "1"}}}, "weights.retrieval.docs: must be a number"),
     ({"replicas": {"host": "gpu1"}}, "replicas.balancer: missing"),
     ({"replicas": {"balancer": "http://a:1"}}, "replicas.host: missing"),

@@ -70,7 +70,7 @@ def test_a_weight_that_is_no_usable_number_is_refused_by_its_name(wrong: object)
 
 
 def test_a_kind_that_there_is_not_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(InputError, match=r"weights\.pack\.test: no kind of file: use source,"):
+    with pytest.raises(InputError, match=r"weights\.pack\.test is not a kind of file: use source,"):
         changed(PACK_WEIGHTS, {"test": 1}, "weights.pack.")
 
 

@@ -289,7 +289,8 @@ class TestTakenOff:
 
     def test_a_user_taken_off_the_list_is_refused(self, host: Host, before: Before) -> None:
         assert not any(value in before.said for value in before.keys.values())
-        assert host.file(KEYS).listdir() == ["bob"]
+        # Beside it is the record that her key ended.
+        assert sorted(host.file(KEYS).listdir()) == ["_labelled", "bob"]
         assert authorize(host, before.keys["alice"]) == "401 None None"
         assert authorize(host, before.keys["bob"]) == "200 bob 0"
         assert show(host, "infbox-keys", "MainPID") == before.pid

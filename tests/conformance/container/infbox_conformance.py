@@ -28,7 +28,7 @@ _REPORT = Path(os.environ["CONFORMANCE_REPORT"])
 _TOKENS = int(os.environ["CONFORMANCE_TOKENS"])
 _ONLY = os.environ.get("CONFORMANCE_ONLY", "")
 _AUTHORITY = os.environ.get("CONFORMANCE_AUTHORITY", "")
-_TIMEOUT = 100.0  # seconds
+_TIMEOUT = 300.0  # seconds
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _MOST_WORDS = 1500  # characters of a failure
 # Options that another engine would have to be started with.

@@ -12,7 +12,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 MODEL = os.environ["CONFORMANCE_MODEL"]
 TOKENS = int(os.environ["CONFORMANCE_TOKENS"])
-TIMEOUT = 100  # seconds
+TIMEOUT = 300  # seconds
 
 
 class TestChatCompletions(ChatModelIntegrationTests):

@@ -135,7 +135,7 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
         (_RETRIEVAL_WEIGHT, "what a match is worth to a question"),
     ):
         parser.add_argument(option, metavar="KIND=NUMBER", action="append", default=[],
-                            help=f"{what}; for each kind of file once")  # fmt: skip
+                            help=f"{what}; repeat it for each kind of file")  # fmt: skip
 
 
 def _add_client(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -170,7 +170,7 @@ class Weights(NamedTuple):
 DEFAULTS = Weights()
 
 MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0
-"""That may be set. 0 would leave the order among files of a kind to chance."""
+"""The range of a weight. 0 would leave the order among files of a kind to chance."""
 
 
 def changed(weights: KindWeights, changes: Mapping[str, object], prefix: str) -> KindWeights:
@@ -201,7 +201,7 @@ def _kind(kind: str, prefix: str) -> FileKind:
         return FileKind(kind)
     except ValueError:
         known = ", ".join(each.value for each in FileKind)
-        raise InputError(f"{prefix}{kind}: no kind of file: use {known}") from None
+        raise InputError(f"{prefix}{kind} is not a kind of file: use {known}") from None
 
 
 def _weight(kind: str, weight: object, prefix: str) -> float:

@@ -152,7 +152,7 @@ def test_it_is_measured_with_the_weights_that_are_given(
     assert watch([*asked, "--json", *tests_first]) == 0
     assert json.loads(capsys.readouterr().out)["hunks"] != before["hunks"]
     assert watch([*asked, "--pack-weight", "test=1"]) == 2
-    assert "--pack-weight test: no kind of file: use source," in capsys.readouterr().err
+    assert "--pack-weight test is not a kind of file: use source," in capsys.readouterr().err
     assert watch([*asked, "--retrieval-weight", "tests"]) == 2
     assert "--retrieval-weight tests: must be a number from 0.001" in capsys.readouterr().err
 

@@ -121,6 +121,26 @@ def test_a_first_index_compares_once_and_notices_what_goes_meanwhile(
         assert sorted(found.digests()) == [f"f{number:03}.py" for number in range(1, 150)]
 
 
+def test_a_first_index_is_merged_at_its_end_also_after_it_was_broken_off(shop: Shop) -> None:
+    for number in range(170):
+        shop.save(f"f{number:03}.py", f"def common_{number}(): return backlog\n")
+
+    def asked(statement: str) -> list[tuple[object, ...]]:
+        with contextlib.closing(sqlite3.connect(texts.place(shop.state, "shop"))) as database:
+            return database.execute(statement).fetchall()
+
+    segments = "SELECT count(DISTINCT segid) FROM words_idx"
+    settings = "SELECT k, v FROM words_config WHERE k IN ('automerge', 'crisismerge') ORDER BY k"
+    assert shop.keeper.step()
+    assert shop.keeper.step()
+    assert asked(segments) != [(1,)]
+    shop.keeper.close()
+    shop.keeper = shop.opened()
+    shop.keep()
+    assert asked(segments) == [(1,)]
+    assert asked(settings) == [("automerge", 4), ("crisismerge", 16)]
+
+
 def test_what_could_not_be_read_is_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(60):
         shop.save(f"f{number:02}.py", f"def common_{number}(): return backlog\n")
