@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -276,22 +276,31 @@ def ensure_all() -> None:
     side: while one downloads or writes, the other computes.
     """
     with ThreadPoolExecutor(2) as pool:
-        engine = pool.submit(make_registry_and_engine)
-        services = pool.submit(make_services)
-        built = {**services.result(), "engine": engine.result()}
-    published = {name: publish(image, REPOSITORIES[name]) for name, image in built.items()}
+        registry = pool.submit(ensure_registry)
+        services = pool.submit(publish_services, registry)
+        # Begins where the registry was made.
+        engine = pool.submit(publish_engine)
+        published = {**services.result(), "engine": engine.result()}
     IMAGES_FILE.parent.mkdir(parents=True, exist_ok=True)
     content = {name: asdict(image) for name, image in sorted(published.items())}
     IMAGES_FILE.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def make_registry_and_engine() -> str:
-    """Make sure that the registry runs, and return the engine image."""
-    ensure_registry()
-    return engine_image()
+def publish_engine() -> Published:
+    """Build the engine image and copy it to the registry."""
+    return publish(engine_image(), REPOSITORIES["engine"])
 
 
-def make_services() -> dict[str, str]:
-    """Make the images of hosts, and return those of the services by name."""
+def publish_services(registry: Future[None]) -> dict[str, Published]:
+    """Build the images of hosts and of the services, and copy the latter to the registry.
+
+    Args:
+        registry: what says when the registry runs.
+
+    Returns:
+        the images of the services, by name.
+    """
     host_image("debian13-docker")
-    return {name: build(name, debian("trixie")) for name in ("caddy", "monitoring", "valkey")}
+    built = {name: build(name, debian("trixie")) for name in ("caddy", "monitoring", "valkey")}
+    registry.result()
+    return {name: publish(image, REPOSITORIES[name]) for name, image in built.items()}
