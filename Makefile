@@ -145,8 +145,8 @@ interrupted: lab ## Test that killed runs of site.yml are completed by the next 
 lowered-plan: lab ## Test that a plan with too little memory for vLLM is lowered, on a lab host (20 minutes)
 	$(BIN)/pytest -s tests/system/test_lowered_plan.py
 
-conformance: lab ## Test that vLLM's and langchain's own tests, and requests of vLLM's schema, pass through infbox as directly, on the demo's host or one of its own (hours on two cores)
-	$(BIN)/pytest -s -m long tests/conformance
+conformance: lab ## Test that vLLM's and langchain's own tests, and requests of vLLM's schema, pass through infbox as directly, on the demo's host or one of its own (hours on two cores; ARGS="-k responses" runs some)
+	$(BIN)/pytest -s -m long tests/conformance $(ARGS)
 
 upgrade-test: lab ## Test the upgrade of a lab host from the last tag to this checkout
 	$(BIN)/pytest -s -rs tests/system/test_upgrade.py
