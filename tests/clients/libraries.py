@@ -1,7 +1,10 @@
 """Runs a driver of a library, and reads what it saw."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -118,10 +121,13 @@ def run_library(
         # Nothing tells anybody else of a run.
         "DO_NOT_TRACK": "1",
     }
-    done = subprocess.run(
-        _command(library, programs, home), env=environment, cwd=home, check=False,
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            _command(library, programs, home), env=environment, cwd=home, check=False,
+            capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    finally:
+        end_all_at(home)
     found = {check: Seen(check, "none", why) for check, why in library.without.items()}
     for line in done.stdout.splitlines():
         if line.startswith('{"check"'):
@@ -131,6 +137,20 @@ def run_library(
             )
     ended = f"the driver ended with {done.returncode}: {done.stderr[-600:]}"
     return [found.get(check, Seen(check, "failed", ended)) for check in CHECKS]
+
+
+def end_all_at(home: Path) -> None:
+    """End the processes that have a home directory: agents leave daemons behind.
+
+    Args:
+        home: of one client alone.
+    """
+    wanted = f"HOME={home}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        # One that ended meanwhile, or is another user's, is not meant.
+        with contextlib.suppress(OSError):
+            if wanted in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGTERM)
 
 
 def _programs(library: Library) -> Path:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,23 @@ def test_a_shell_is_told_what_was_printed_and_nothing_of_this_one(
     assert found["OPENAI_BASE_URL"] == "https://a b"
     assert found["HOME"] == str(tmp_path)
     assert "OPENAI_API_KEY" not in found
+
+
+def test_what_a_client_leaves_running_is_ended(tmp_path: Path) -> None:
+    """An agent's daemon has a session of its own, and knows its home directory."""
+    homes = [tmp_path / name for name in ("own", "another")]
+    daemons = [
+        subprocess.Popen(["sleep", "60"], env={"HOME": str(home)}, start_new_session=True)
+        for home in homes
+    ]
+    try:
+        libraries.end_all_at(homes[0])
+        assert daemons[0].wait(timeout=30) == -signal.SIGTERM
+        assert daemons[1].poll() is None
+    finally:
+        for each in daemons:
+            each.kill()
+            each.wait()
 
 
 def test_a_check_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:
