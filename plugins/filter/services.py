@@ -46,6 +46,12 @@ def services_all(services: Table, key: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def service_roles(services: Table) -> list[str]:
+    """Return the roles that render this host's services into a release, in the table's order."""
+    here = [row["role"] for row in services.values() if "role" in row and row.get("when", True)]
+    return list(dict.fromkeys(here))
+
+
 def service_users(services: Table, users: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return name and uid of the users by which this host's services run.
 
@@ -138,6 +144,7 @@ class FilterModule:
             "service_accounts": service_accounts,
             "service_pages": service_pages,
             "service_ports": service_ports,
+            "service_roles": service_roles,
             "service_targets": service_targets,
             "service_units": service_units,
             "service_users": service_users,

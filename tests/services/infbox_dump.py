@@ -29,8 +29,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 f"{{{{ lookup('ansible.builtin.template', '{template.name}') }}}}"
             )
         (folder / f"{role.name}.json").write_text(json.dumps(values, default=str))
-        shared = [name for name in variables if name.lstrip("_").startswith("infbox_")]
-        if only is None and not (folder / "group_vars.json").exists():
+        shared = [
+            name for name in variables
+            if name.lstrip("_").startswith("infbox_") and (only is None or name in only)
+        ]  # fmt: skip
+        if shared and not (folder / "group_vars.json").exists():
             values = {name: self._value(f"{{{{ {name} }}}}") for name in sorted(shared)}
             (folder / "group_vars.json").write_text(json.dumps(values, default=str))
         return {"changed": False}

@@ -182,8 +182,7 @@ def render(
         tree: the checkout that is rendered.
         roles: those that are wanted; all if there are none.
         hosts: a pattern.
-        only: the variables that are wanted beside the templates, and then none of group_vars; all
-            if None.
+        only: the variables that are wanted beside the templates; all if None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = stage(tree, folder)

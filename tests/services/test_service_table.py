@@ -15,7 +15,8 @@ ROLES = ("backup", "bundle", "caddy", "images", "lmcache", "monitoring", "prefli
          "uninstall", "valkey", "vllm", "watcher")  # fmt: skip
 # Beside the templates: what tasks take from the wiring.
 VARIABLES = (
-    "_monitoring_texts", "backup_paths", "backup_restore_units", "bundle_images", "bundle_packages",
+    "_infbox_release_roles", "_monitoring_texts", "backup_paths", "backup_restore_units",
+    "bundle_images", "bundle_packages",
     "caddy_consoles", "images_list", "monitoring_probes", "monitoring_targets", "preflight_ports",
     "preflight_users", "stack_health_checks", "stack_host_units", "stack_services",
     "uninstall_data_directories",
@@ -40,6 +41,7 @@ NEW = """
     packages: [extra-tools]
   extra-pages:
     kind: container
+    role: extra
     image: extra
     ports: {pages: {port: 8098, at: "127.0.0.1:28098", purpose: its pages}}
     page: {path: /extra}
@@ -119,6 +121,12 @@ def said(roles: Any) -> str:
     return json.dumps(roles)
 
 
+def released(host_told: dict[str, Any]) -> list[str]:
+    """Return the roles that a host's services are rendered by."""
+    roles: list[str] = host_told["group_vars"]["_infbox_release_roles"]
+    return roles
+
+
 def found(number: int, text: str) -> list[str]:
     """Return where a number stands in a text as a port might."""
     return re.findall(rf".{{0,40}}(?<![\w.]){number}(?![\w.]).{{0,20}}", text)
@@ -178,6 +186,7 @@ def test_a_unit_with_a_row_is_in_every_list(told: dict[str, dict[str, Any]]) -> 
 
 def test_a_container_with_a_row_is_in_every_list(told: dict[str, dict[str, Any]]) -> None:
     host_told = told["all1"]
+    assert released(host_told) == ["lmcache", "vllm", "valkey", "extra"]
     reference = f"extra/extra:1@{EXTRA_IMAGE['digest']}"
     assert "extra-pages" in host_told["stack"]["stack_services"]
     assert host_told["bundle"]["bundle_images"]["extra"].endswith(reference)
@@ -190,6 +199,7 @@ def test_a_container_with_a_row_is_in_every_list(told: dict[str, dict[str, Any]]
 
 def test_a_worker_has_what_computes_and_is_watched(told: dict[str, dict[str, Any]]) -> None:
     worker = told["worker"]
+    assert released(worker) == ["lmcache", "vllm", "extra"]
     assert worker["stack"]["stack_services"][:2] == ["lmcache", "vllm"]
     assert "caddy" not in worker["stack"]["stack_services"]
     jobs = [target["job"] for target in worker["monitoring"]["monitoring_targets"]]
