@@ -1,5 +1,6 @@
 """What infbox promises, and which figure of which benchmark says whether it is kept."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,16 @@ def at(curve: str, size: int, key: str) -> Callable[[Any], float]:
     return taken
 
 
+def middle(*path: str) -> Callable[[Any], float]:
+    """Return what takes the median of a figure over several histories."""
+    return lambda figures: statistics.median(find(each, path) for each in figures.values())
+
+
+def most(*path: str) -> Callable[[Any], float]:
+    """Return what takes the largest of a figure over several histories."""
+    return lambda figures: float(max(find(each, path) for each in figures.values()))
+
+
 def worst(key: str) -> Callable[[Any], float]:
     """Return what takes the largest of a list's figures."""
     return lambda figures: float(max(row[key] for row in figures))
@@ -128,6 +139,7 @@ def hosts(count: int) -> Callable[[Any], float]:
 
 
 TIMES = "\N{MULTIPLICATION SIGN}"
+BM25 = "BM25 with all of the tokens"
 GIT = "`git ls-files -co --exclude-standard`"
 START = "`python -c pass` and a stat of each path"
 MANY = 100
@@ -151,6 +163,17 @@ SECTIONS: dict[str, Sequence[Promise]] = {
                 equal, "%", bar=100, least=True),
         Promise("Packs proven warm that are whole after 16 unrelated prompts", "eviction",
                 whole_packs, "%", bar=100, least=True),
+    ),
+    "A prompt of 32,000 tokens, three histories that nothing was tuned on": (
+        Promise("Shown of what a commit goes on to change in source files, median",
+                "use_histories", middle("hunks", "both", "source"), "%", 100, bar=55, least=True,
+                floor=middle("hunks", "bm25", "source"), floor_is=BM25,
+                short="Shown in a prompt of what a commit goes on to change in source files"),
+        Promise("Source files of it that are located, median",
+                "use_histories", middle("files", "both", "source"), "%", 100, bar=75, least=True,
+                floor=middle("files", "bm25", "source"), floor_is=BM25),
+        Promise("Tokens computed for a question, up to 8,000 for what is retrieved; highest mean",
+                "use_histories", most("computed_per_question"), "tokens", bar=8300),
     ),
     "A save": (
         Promise("Until it is committed to the index, median", "watch",
