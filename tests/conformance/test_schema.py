@@ -21,6 +21,8 @@ from tests.conformance.schema import description, each_request
 
 EXAMPLES = 30
 TIMEOUT = 300  # seconds
+# vLLM leaves out messages without content, and refuses what has no other. A pack is a message too.
+EMPTY = "Cannot apply chat template to an empty conversation"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def test_requests_of_vllm_s_description_are_answered_alike(outside: Outside) -> 
                 for name, target in outside.targets.items()}  # fmt: skip
         statuses.update((path, name, each.status) for name, each in said.items())
         for name in (EDGE, PACK):
+            if name == PACK and EMPTY in said[DIRECT].text:
+                continue
             if words := difference(said[DIRECT], said[name]):
                 found.append(
                     f"{name} {path}: {words}\n    {json.dumps(case.body, default=str)[:600]}"
