@@ -157,11 +157,11 @@ async def served_model(
 ) -> dict[str, Any]:
     """Return the model's name and its window in tokens, as the configuration names them."""
     async with session.get(f"{options.engine.rstrip('/')}/v1/models") as answer:
-        cards = (await answer.json())["data"]
-    card = next((card for card in cards if options.model in ("", card["id"])), None)
-    if card is None:
+        models = (await answer.json())["data"]
+    model = next((model for model in models if options.model in ("", model["id"])), None)
+    if model is None:
         raise SystemExit(f"--model: {options.model} is not served there: give one that is")
-    return {"model": card["id"], "max_model_len": card["max_model_len"]}
+    return {"model": model["id"], "max_model_len": model["max_model_len"]}
 
 
 def write_config(

@@ -74,20 +74,20 @@ class Counts:
 
 
 class Cache:
-    """Workspaces whose KV a host has, the one used last first: on cards, then in RAM, then on disk.
+    """Workspaces whose KV a host has, the one used last first: on GPUs, then in RAM, then on disk.
 
     Args:
         costs: say how many fit where.
     """
 
     def __init__(self, costs: Costs) -> None:
-        sizes = (costs.card_bytes, costs.ram_bytes, costs.disk_bytes)
-        card, ram, disk = (int(size // costs.pack_bytes) for size in sizes)
-        self.ends = (card, card + ram, card + ram + disk)
+        sizes = (costs.gpu_bytes, costs.ram_bytes, costs.disk_bytes)
+        gpu, ram, disk = (int(size // costs.pack_bytes) for size in sizes)
+        self.ends = (gpu, gpu + ram, gpu + ram + disk)
         self._held: dict[int, float] = {}  # the one used last is the last
 
     def place(self, workspace: int) -> int:
-        """Return where a workspace is: 0 on cards, 1 in RAM, 2 on disk, 3 nowhere."""
+        """Return where a workspace is: 0 on GPUs, 1 in RAM, 2 on disk, 3 nowhere."""
         if workspace not in self._held:
             return 3
         depth = next(n for n, held in enumerate(reversed(self._held)) if held == workspace)
@@ -251,7 +251,7 @@ class Fleet:
             yield from self._busy(host, work.answer_tokens / costs.decode)
 
     def _bring(self, host: Host, workspace: int, counts: Counts) -> Step:
-        """Load what is not on the cards; other questions are answered meanwhile."""
+        """Load what is not on the GPUs; other questions are answered meanwhile."""
         place = host.cache.place(workspace)
         if place not in host.links:
             return

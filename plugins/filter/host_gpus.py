@@ -26,7 +26,7 @@ def host_gpus(
     Args:
         given: the GPUs given by hand, None for none.
         devices: those on the PCI bus, as `infbox_host_info` has them.
-        driver: what `nvidia_smi_cards` read.
+        driver: what `nvidia_smi_gpus` read.
         by_pci: whether PCI ids may stand in for a driver that does not answer.
 
     Returns:

@@ -268,11 +268,11 @@ def _work(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, room in rooms:
         share = room["used"] / room["size"] if room["size"] else 0
         yield "storage", f"{name:<24} {_large(room['used'])} of {_large(room['size'])}, {share:.0%}"
-    for card in (told["gpus"] or {}).get("gpus", []):
-        used = card.get("memory_used_mib", 0) / 1024
-        size = used + card.get("memory_free_mib", 0) / 1024
-        busy = f"{card.get('utilisation', 0):.0f} % utilization"
-        yield "GPU", f"{card['gpu']} {card['name']:<22} {used:.1f} of {size:.1f} GiB, {busy}"
+    for gpu in (told["gpus"] or {}).get("gpus", []):
+        used = gpu.get("memory_used_mib", 0) / 1024
+        size = used + gpu.get("memory_free_mib", 0) / 1024
+        busy = f"{gpu.get('utilisation', 0):.0f} % utilization"
+        yield "GPU", f"{gpu['gpu']} {gpu['name']:<22} {used:.1f} of {size:.1f} GiB, {busy}"
 
 
 def _tokens(told: Mapping[str, Any]) -> str:

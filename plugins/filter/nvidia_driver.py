@@ -47,10 +47,10 @@ def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]
     found = sources.get(source, {})
     release = found.get("systems", {}).get(system, {})
     version = str(asked["version"])
-    cards, branch = host["nvidia"]["cards"], major(version)
+    gpus, branch = host["nvidia"]["gpus"], major(version)
     opened = asked["open"] == "true"
     if asked["open"] == "auto":
-        opened = all(number(card) >= found.get("first_open", 0) for card in cards)
+        opened = all(number(gpu) >= found.get("first_open", 0) for gpu in gpus)
     fabric = asked["fabric_manager"] == "true"
     if asked["fabric_manager"] == "auto":
         fabric = bool(host["nvidia"]["switches"])
@@ -421,9 +421,9 @@ def major(version: str) -> str:
     return version.partition(".")[0]
 
 
-def number(card: Mapping[str, str]) -> int:
-    """Return a card's PCI device id, by which architectures follow each other."""
-    return int(card["device"] or "0", 16)
+def number(gpu: Mapping[str, str]) -> int:
+    """Return a GPU's PCI device id, by which architectures follow each other."""
+    return int(gpu["device"] or "0", 16)
 
 
 def driver_packages(installed: Mapping[str, str]) -> dict[str, str]:
@@ -499,13 +499,13 @@ def driver_refusals(
             f"There are no driver packages for {host['architecture']}. Use a host of x86_64 or"
             " aarch64."
         )
-    refusals += card_refusals(host["nvidia"]["cards"], plan, source, found["open"])
+    refusals += unsupported_gpus(host["nvidia"]["gpus"], plan, source, found["open"])
     refusals += change_refusals(host, plan, found)
     return refusals
 
 
-def card_refusals(
-    cards: Iterable[Mapping[str, str]], plan: Plan, source: Mapping[str, Any], wanted: str
+def unsupported_gpus(
+    gpus: Iterable[Mapping[str, str]], plan: Plan, source: Mapping[str, Any], wanted: str
 ) -> list[str]:
     """Refuse GPUs that the branch or the kind of module does not know."""
     refusals = []
@@ -515,15 +515,15 @@ def card_refusals(
         if int(plan["branch"]) >= int(branch)
     ]
     first = max(firsts, default=0)
-    old = [card for card in cards if number(card) < first]
+    old = [gpu for gpu in gpus if number(gpu) < first]
     if old:
         refusals.append(
             f"Branch {plan['branch']} of the driver does not know {names(old)}, which"
             f" {'is' if len(old) == 1 else 'are'} too old. Set nvidia_driver_version to a version"
             " of an earlier branch, or take the GPU out."
         )
-    closed = [card for card in cards if number(card) < source["first_open"]]
-    opened = [card for card in cards if number(card) >= source["only_open"]]
+    closed = [gpu for gpu in gpus if number(gpu) < source["first_open"]]
+    opened = [gpu for gpu in gpus if number(gpu) >= source["only_open"]]
     if closed and opened:
         refusals.append(
             f"No module drives both {names(closed)}, which the open ones do not know, and"
@@ -541,9 +541,9 @@ def card_refusals(
     return refusals
 
 
-def names(cards: Sequence[Mapping[str, str]]) -> str:
-    """Return cards in words, by address and PCI id."""
-    return ", ".join(f"the GPU {card['address']} (10de:{card['device']})" for card in cards)
+def names(gpus: Sequence[Mapping[str, str]]) -> str:
+    """Return GPUs in words, by address and PCI id."""
+    return ", ".join(f"the GPU {gpu['address']} (10de:{gpu['device']})" for gpu in gpus)
 
 
 def change_refusals(host: Host, plan: Plan, found: Mapping[str, Any]) -> list[str]:

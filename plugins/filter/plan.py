@@ -173,7 +173,7 @@ def host_plan(
         mistakes: what is wrong with the presets themselves.
 
     Returns:
-        The contract's figures, and notes. What a host lacks beside its cards (memory, disk, driver)
+        The contract's figures, and notes. What a host lacks beside its GPUs (memory, disk, driver)
         counts: then it does not fit either.
     """
     plan = choice["plan"] or dict.fromkeys(FIGURES, 0)

@@ -40,9 +40,9 @@ def choose_preset(
     Args:
         presets: name to preset; of each `rank`, `model`, `engine`, `lmcache`, `gpus`,
             `gpu_memory_mib`, `host_memory_gb`, `disk_gb` and `min_driver_version` are read. One
-            without `model.config` is judged by its count of cards alone.
+            without `model.config` is judged by its count of GPUs alone.
         wanted: a name, or `auto`.
-        gpus: name, memory_mib and count of the cards.
+        gpus: name, memory_mib and count of the GPUs.
         host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known) and
             coming_driver (installed later where that is too old, "" for none); None where nobody
             looked.
@@ -58,7 +58,7 @@ def choose_preset(
         the run goes on; changes: what of the preset holds otherwise on this host; and lowered: a
         note that the plan was lowered, empty where it was not.
     """
-    record = {} if card_mistake(gpus) else in_force(lowered, presets, gpus)
+    record = {} if gpus_mistake(gpus) else in_force(lowered, presets, gpus)
     chosen = choose(lowered_presets(presets, record), wanted, gpus, host, group or {})
     if not record or record["preset"] != chosen["name"]:
         return {**chosen, "lowered": ""}
@@ -82,7 +82,7 @@ def choose(
     group: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Choose the preset of a host, as `choose_preset` does, of presets as they are."""
-    mistake = card_mistake(gpus)
+    mistake = gpus_mistake(gpus)
     if mistake:
         return choice("", {}, [mistake])
     tried = {name: try_forms(name, preset, gpus, group) for name, preset in presets.items()}
@@ -148,7 +148,7 @@ def choose_best(
             short = space_refusals(name, preset, host)
             if not short:
                 notes = [*passed, *form_notes(name, form), *cache_notes(name, caches, host),
-                         *idle_gpus(name, plan, gpus), *idle_cards(presets, plans, name, gpus),
+                         *idle_gpus(name, plan, gpus), *gpus_unused(presets, plans, name, gpus),
                          *plan["notes"], *open_notes(name, preset)]  # fmt: skip
                 refusals = host_refusals(name, preset, host)
                 return choice(name, plan, refusals, notes, merged(form, caches))
@@ -227,11 +227,11 @@ def preset_refusals(
     ]
 
 
-def card_mistake(gpus: Any) -> str:
-    """Return what is wrong with a list of cards; empty for nothing. A memory of 0 is not told."""
+def gpus_mistake(gpus: Any) -> str:
+    """Return what is wrong with a list of GPUs; empty for nothing. A memory of 0 is not told."""
     right = isinstance(gpus, Sequence) and all(
-        isinstance(card, Mapping) and told(card.get("memory_mib")) and told(card.get("count"))
-        for card in gpus
+        isinstance(gpu, Mapping) and told(gpu.get("memory_mib")) and told(gpu.get("count"))
+        for gpu in gpus
     )
     if right:
         return ""
@@ -264,14 +264,14 @@ def choice(
 def judge(
     name: str, preset: Preset, gpus: Gpus, group: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return whether a preset fits the cards: by its plan, or by their count where it has none."""
+    """Return whether a preset fits the GPUs: by its plan, or by their count where it has none."""
     refusal = group_refusal(preset, group or {})
     if refusal:
         weights = preset.get("model", {}).get("weights_bytes", 0)
         return {**not_planned(name, refusal), "weights_bytes": weights}
     if "config" in preset.get("model", {}):
         return plan_preset(name, preset, gpus, gbit=(group or {}).get("gbit", 0))
-    fits = cards_fit(preset, gpus)
+    fits = gpus_fit(preset, gpus)
     words = f"Preset {name} needs {needs(preset)}, this host has {has(gpus)}."
     engine = preset.get("engine", {})
     said = {
@@ -356,10 +356,10 @@ def gpu_memory(preset: Preset) -> int:
     return int(preset.get("gpus", 0)) * int(preset.get("gpu_memory_mib", 0))
 
 
-def cards_fit(preset: Preset, gpus: Gpus) -> bool:
-    """Return whether the cards that a preset asks for are there."""
+def gpus_fit(preset: Preset, gpus: Gpus) -> bool:
+    """Return whether the GPUs that a preset asks for are there."""
     memory = int(preset.get("gpu_memory_mib", 0))
-    large = sum(int(card["count"]) for card in gpus if int(card["memory_mib"]) >= memory)
+    large = sum(int(gpu["count"]) for gpu in gpus if int(gpu["memory_mib"]) >= memory)
     return large >= int(preset.get("gpus", 0))
 
 
@@ -387,7 +387,7 @@ def space_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) ->
 
 
 def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
-    """Return what a host lacks for a preset beside its cards; nothing where nobody looked."""
+    """Return what a host lacks for a preset beside its GPUs; nothing where nobody looked."""
     if host is None:
         return []
     refusals = space_refusals(name, preset, host)
@@ -426,19 +426,18 @@ def version(number: str) -> tuple[int, ...]:
 
 
 def needs(preset: Preset) -> str:
-    """Return what cards a preset needs, in words."""
+    """Return what GPUs a preset needs, in words."""
     count = int(preset.get("gpus", 0))
     each = f" in each of {nodes_of(preset)} hosts" if nodes_of(preset) > 1 else ""
     return f"{count} GPU{'s' * (count != 1)} of {preset.get('gpu_memory_mib', 0)} MiB{each}"
 
 
 def has(gpus: Gpus) -> str:
-    """Return what cards there are, in words."""
+    """Return what GPUs there are, in words."""
     if not gpus:
         return "no GPU"
     return " and ".join(
-        f"{card['count']} of {card['memory_mib']} MiB ({card.get('name', 'unnamed')})"
-        for card in gpus
+        f"{gpu['count']} of {gpu['memory_mib']} MiB ({gpu.get('name', 'unnamed')})" for gpu in gpus
     )
 
 
@@ -454,17 +453,17 @@ def nothing_fits(presets: Mapping[str, Preset], gpus: Gpus) -> str:
     return f"No preset fits: this host has {has(gpus)}, {demands}. Use another host."
 
 
-def idle_cards(
+def gpus_unused(
     presets: Mapping[str, Preset],
     plans: Mapping[str, Mapping[str, Any]],
     chosen: str,
     gpus: Gpus,
 ) -> list[str]:
-    """Return a note where there are cards and the chosen preset uses none of them."""
+    """Return a note where there are GPUs and the chosen preset uses none of them."""
     if not gpus or presets[chosen].get("gpus", 0):
         return []
     others = {name: preset for name, preset in presets.items() if preset.get("gpus", 0)}
-    # Broken presets and broken cards must not pass for small ones.
+    # Broken presets and broken GPUs must not pass for small ones.
     broken = [plans[name]["reasons"][0] for name in others if not plans[name]["weights_bytes"]
               and "config" in presets[name].get("model", {})]  # fmt: skip
     demands = "; ".join(f"{name} needs {needs(preset)}" for name, preset in others.items())
@@ -491,7 +490,7 @@ def preset_rows(
         pack_tokens (a workspace's budget), memory_tokens and disk_tokens (whose KV LMCache keeps in
         each), gpus (that it uses) and idle (GPUs in words). Nothing for GPUs that are none.
     """
-    if card_mistake(gpus):
+    if gpus_mistake(gpus):
         return []
     rows = []
     for name in sorted(presets, key=lambda name: -rank(presets[name])):
@@ -530,17 +529,17 @@ def disk_needs(
 
     Args:
         presets: as in `choose_preset`; `gpus` and `disk_gb` are read.
-        wanted: a name, or `auto`, which may become any that does with the host's cards.
-        given_gpus: cards that count whether the host shows them or not; None for none.
+        wanted: a name, or `auto`, which may become any that does with the host's GPUs.
+        given_gpus: GPUs that count whether the host shows them or not; None for none.
 
     Returns:
-        gb, and the number of cards without which they will not be needed.
+        gb, and the number of GPUs without which they will not be needed.
     """
     if wanted != AUTO:
-        return [{"cards": 0, "gb": presets.get(wanted, {}).get("disk_gb", 0)}]
+        return [{"gpus": 0, "gb": presets.get(wanted, {}).get("disk_gb", 0)}]
     count = sum(gpu["count"] for gpu in given_gpus or ())
     needs = [(preset.get("gpus", 0), preset.get("disk_gb", 0)) for preset in presets.values()]
-    return [{"cards": 0 if cards <= count else cards, "gb": gb} for cards, gb in needs]
+    return [{"gpus": 0 if gpus <= count else gpus, "gb": gb} for gpus, gb in needs]
 
 
 class FilterModule:

@@ -32,7 +32,7 @@ options:
     default: []
   disk_needs:
     description:
-      - Space that may be needed, as C(gb) and the number of C(cards) without which it will not be.
+      - Space that may be needed, as C(gb) and the number of C(gpus) without which it will not be.
         Only where less is free are the folders measured.
     type: list
     elements: dict
@@ -205,15 +205,15 @@ def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
         run: runs a command.
 
     Returns:
-        cards and switches as `nvidia_devices` has them; kernel_module: version of the one that is
+        gpus and switches as `nvidia_devices` has them; kernel_module: version of the one that is
         loaded ("" for none), open_kernel_module: whether it is the open one, xids: the driver's
         errors since boot, as address, xid and message; nvlinks: what `nvidia-smi nvlink --status`
         prints; compute_capabilities: what nvidia-smi prints of these, "" from a driver that does
         not know them; processes: who uses a GPU, as pid, process, unit and ours.
     """
-    cards = nvidia_devices(root, DISPLAY_CONTROLLER)
+    gpus = nvidia_devices(root, DISPLAY_CONTROLLER)
     state: dict[str, Any] = {
-        "cards": cards,
+        "gpus": gpus,
         "switches": nvidia_devices(root, NVSWITCH),
         "kernel_module": read(root / "sys/module/nvidia/version").strip(),
         "open_kernel_module": "Open Kernel Module" in read(root / "proc/driver/nvidia/version"),
@@ -222,7 +222,7 @@ def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
         "compute_capabilities": "",
         "processes": [],
     }
-    if not cards:
+    if not gpus:
         return state
     journal = ["journalctl", "--dmesg", "--boot", "--output", "cat", "--no-pager", "--quiet"]
     state["xids"] = xids(run([*journal, "--grep", "NVRM: Xid"]) or "")
@@ -320,14 +320,14 @@ def record(path: str) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def most_needed_bytes(needs: Iterable[dict[str, Any]], cards: int) -> float:
-    """Return the most bytes that may be needed on a host with so many cards.
+def most_needed_bytes(needs: Iterable[dict[str, Any]], gpus: int) -> float:
+    """Return the most bytes that may be needed on a host with so many GPUs.
 
     Args:
-        needs: gb, and how many cards there must be for them to be needed.
-        cards: those of the host.
+        needs: gb, and how many GPUs there must be for them to be needed.
+        gpus: those of the host.
     """
-    return max((float(n["gb"]) * 1e9 for n in needs if int(n["cards"]) <= cards), default=0.0)
+    return max((float(n["gb"]) * 1e9 for n in needs if int(n["gpus"]) <= gpus), default=0.0)
 
 
 def disks(folders: Iterable[str], needed_bytes: float) -> dict[str, Any]:
@@ -534,11 +534,11 @@ def main() -> None:
     )
     asked = module.params
     root = Path("/")
-    cards = nvidia_gpu_addresses(root)
+    gpus = nvidia_gpu_addresses(root)
     host = {
         **system(root),
-        **disks(asked["data_dirs"], most_needed_bytes(asked["disk_needs"], len(cards))),
-        "nvidia_gpu_addresses": cards,
+        **disks(asked["data_dirs"], most_needed_bytes(asked["disk_needs"], len(gpus))),
+        "nvidia_gpu_addresses": gpus,
         "nvidia": nvidia_state(root, asked["project"], run),
         "secure_boot": secure_boot(root),
         "kernel": platform.release(),

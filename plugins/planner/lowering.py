@@ -12,7 +12,7 @@ from math import ceil, floor
 from typing import Any
 
 from plugins.planner.errors import PlanError
-from plugins.planner.memory import GIB, Shape, reserve_per_card
+from plugins.planner.memory import GIB, Shape, reserve_per_gpu
 from plugins.planner.plan import Engine, Plan
 from plugins.planner.presets import (
     Gpus,
@@ -215,7 +215,7 @@ def sampler_caps(preset: Preset, plan: Plan, *, requests: int) -> Caps:
     model, engine = preset_model(preset), preset_engine(preset)
     shape = Shape(plan.tensor_parallel_size, engine.pipeline_parallel_size, engine.expert_parallel)
     sizes = [
-        reserve_per_card(model, shape, batch, eager=engine.enforce_eager)
+        reserve_per_gpu(model, shape, batch, eager=engine.enforce_eager)
         for batch in (plan.batch, replace(plan.batch, requests=half))
     ]
     return {"max_num_seqs": half, "reserve_gib": reserve(engine, sizes[0] - sizes[1])}

@@ -6,21 +6,21 @@ from plugins.planner.layers import FP16_BYTES
 from plugins.planner.memory import Shape
 from plugins.planner.model import Model
 
-# Sums over all cards in each layer: one after attention, one after the MLP or the experts.
+# Sums over all GPUs in each layer: one after attention, one after the MLP or the experts.
 # Source: vLLM, `RowParallelLinear` and `FusedMoE`, which reduce their results.
 SUMS_PER_LAYER = 2
 BITS = 8
 GIGA = 1_000_000_000
-# Below this a pack of 100,000 tokens takes longer than 50 s whatever the cards can do.
+# Below this a pack of 100,000 tokens takes longer than 50 s whatever the GPUs can do.
 SLOW_TOKENS_PER_SECOND = 2000
 
 
 def bytes_per_token(model: Model, shape: Shape) -> int:
     """Return the bytes that each token of a prompt moves from a host to the next one.
 
-    Reckoned for a ring through all cards, which sends 2 (n - 1) / n of each sum over every edge.
-    Trees send less, half of it at best, and where a card has a network card of its own that counts
-    too; so it is rather too much.
+    The estimate is for a ring through all GPUs, which sends 2 (n - 1) / n of each sum over every
+    edge. It is rather too high: trees send less, half of it at best, and a network adapter for
+    each GPU would add to the bandwidth.
     """
     share = 2 * (shape.tensor - 1) / shape.tensor
     return int(model.layer_count * SUMS_PER_LAYER * model.hidden_size * FP16_BYTES * share)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from plugins.planner.cards import Card
+from plugins.planner.gpu_groups import GpuGroup
 from plugins.planner.gpus import GPUS
 from tests.plugins.plugin_files import ROOT, load
 
@@ -13,7 +13,7 @@ host_gpus = load("filter", "host_gpus")
 presets = load("filter", "presets")
 nvidia_smi = load("filter", "nvidia_smi")
 
-SILENT = nvidia_smi.nvidia_smi_cards("")
+SILENT = nvidia_smi.nvidia_smi_gpus("")
 
 
 def bus(*ids: str) -> list[dict[str, str]]:
@@ -91,12 +91,12 @@ def test_a_kind_of_gpu_is_told_as_the_driver_would(number: str) -> None:
     assert re.fullmatch(r"[0-9a-f]{4}(:[0-9a-f]{4}){0,2}", number)
     assert 0 < gpu.least_mib <= gpu.most_mib
     # What the names alone say must not differ.
-    assert Card(gpu.name, gpu.least_mib, 1).capability == gpu.capability
+    assert GpuGroup(gpu.name, gpu.least_mib, 1).capability == gpu.capability
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "tests/plugins/nvidia_smi").glob("*.xml")))
 def test_what_real_drivers_told_is_within_what_the_table_says(file: Any) -> None:
-    seen = nvidia_smi.nvidia_smi_cards(file.read_text(encoding="utf-8"))
+    seen = nvidia_smi.nvidia_smi_gpus(file.read_text(encoding="utf-8"))
     by_name = {gpu.name: gpu for gpu in GPUS.values()}
     for gpu in seen["gpus"]:
         kind = by_name[gpu["name"]]

@@ -26,7 +26,7 @@ KEPLER = {"address": "0000:20:00.0", "device": "102d", "driver": ""}
 NVSWITCH = {"address": "0000:06:00.0", "device": "22a3", "driver": ""}
 
 
-def host(system: str = "debian-13", *cards: dict[str, str], **more: Any) -> dict[str, Any]:
+def host(system: str = "debian-13", *gpus: dict[str, str], **more: Any) -> dict[str, Any]:
     distribution, _, version = system.partition("-")
     ubuntu = distribution == "ubuntu"
     return {
@@ -36,7 +36,7 @@ def host(system: str = "debian-13", *cards: dict[str, str], **more: Any) -> dict
         "kernel": "6.8.0-45-generic" if ubuntu else "6.12.48+deb13-amd64",
         "secure_boot": False,
         "free_bytes": 100e9,
-        "nvidia": {"cards": list(cards or (HOPPER,)), "switches": [], "processes": []},
+        "nvidia": {"gpus": list(gpus or (HOPPER,)), "switches": [], "processes": []},
         **more,
     }
 

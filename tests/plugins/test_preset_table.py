@@ -20,23 +20,23 @@ FACTS = yaml.safe_load((ROOT / "tests/plugins/models.yml").read_text(encoding="u
 CONFIGS = json.loads((ROOT / "tests/plugins/configs.json").read_text(encoding="utf-8"))
 
 
-def cards(name: str, memory_mib: int, count: int = 1) -> list[dict[str, Any]]:
+def equal_gpus(name: str, memory_mib: int, count: int = 1) -> list[dict[str, Any]]:
     return [{"name": name, "memory_mib": memory_mib, "count": count}]
 
 
-A100 = cards("NVIDIA A100-SXM4-80GB", 81920)
-A6000 = cards("NVIDIA RTX A6000", 49140)
+A100 = equal_gpus("NVIDIA A100-SXM4-80GB", 81920)
+A6000 = equal_gpus("NVIDIA RTX A6000", 49140)
 # What each preset is made for.
 MADE_FOR = {
     "cpu": [],
-    "dev24": cards("NVIDIA GeForce RTX 4090", 24564),
-    "dev32": cards("NVIDIA GeForce RTX 5090", 32607),
-    "dev32-awq": cards("NVIDIA L40S", 46068),
-    "moe24": cards("NVIDIA GeForce RTX 5090", 32607),
+    "dev24": equal_gpus("NVIDIA GeForce RTX 4090", 24564),
+    "dev32": equal_gpus("NVIDIA GeForce RTX 5090", 32607),
+    "dev32-awq": equal_gpus("NVIDIA L40S", 46068),
+    "moe24": equal_gpus("NVIDIA GeForce RTX 5090", 32607),
     "moe80": A100,
-    "air141": cards("NVIDIA H200", 143771),
-    "prod480": cards("NVIDIA H200", 143771, 4),
-    "prod480x2": cards("NVIDIA A100-SXM4-80GB", 81920, 4),
+    "air141": equal_gpus("NVIDIA H200", 143771),
+    "prod480": equal_gpus("NVIDIA H200", 143771, 4),
+    "prod480x2": equal_gpus("NVIDIA A100-SXM4-80GB", 81920, 4),
 }
 TWO = {"name": "big", "hosts": ["gpu1", "gpu2"], "gbit": 200}
 
@@ -106,17 +106,17 @@ def test_fp8_experts_have_kernels_that_need_no_compiler(name: str) -> None:
     )
 
 
-RTX_4090 = cards("NVIDIA GeForce RTX 4090", 24564)
+RTX_4090 = equal_gpus("NVIDIA GeForce RTX 4090", 24564)
 
 
 @pytest.mark.parametrize(
     ("gpus", "name"),
     [
         ([], "cpu"),
-        (cards("NVIDIA RTX A4000", 16376), "cpu"),
-        (cards("NVIDIA L4", 23034), "moe24"),
+        (equal_gpus("NVIDIA RTX A4000", 16376), "cpu"),
+        (equal_gpus("NVIDIA L4", 23034), "moe24"),
         (A6000, "moe80"),
-        (cards("NVIDIA H100 80GB HBM3", 81559, 4), "prod480"),
+        (equal_gpus("NVIDIA H100 80GB HBM3", 81559, 4), "prod480"),
     ],
 )
 def test_auto_takes_the_best_that_fits(gpus: list[Any], name: str) -> None:
@@ -148,7 +148,7 @@ MACHINES = [
 def test_auto_uses_all_gpus_of_the_machines_that_people_own(
     gpu: str, memory_mib: int, count: int, name: str
 ) -> None:
-    chosen = choose_preset(PRESETS, "auto", cards(gpu, memory_mib, count), None)
+    chosen = choose_preset(PRESETS, "auto", equal_gpus(gpu, memory_mib, count), None)
     assert (chosen["name"], chosen["plan"]["gpus"]) == (name, count)
     assert not any("Idle" in note for note in chosen["notes"])
     # A pack leaves room for a conversation, and agents have their tool calls.
@@ -158,7 +158,7 @@ def test_auto_uses_all_gpus_of_the_machines_that_people_own(
 
 
 def test_a_gpu_that_stays_idle_is_named() -> None:
-    chosen = choose_preset(PRESETS, "auto", cards("NVIDIA A100-SXM4-80GB", 81920, 3), None)
+    chosen = choose_preset(PRESETS, "auto", equal_gpus("NVIDIA A100-SXM4-80GB", 81920, 3), None)
     assert chosen["notes"][0] == (
         "Preset air141 uses 2 x NVIDIA A100-SXM4-80GB. Idle: 1 x NVIDIA A100-SXM4-80GB of 81920"
         " MiB, which cannot share this model's layers with them."
@@ -177,7 +177,7 @@ def test_dev32_serves_on_24_gb_with_a_short_window_and_a_small_pack() -> None:
 
 @pytest.mark.parametrize("gpu", ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3"])
 def test_prod480_serves_on_four_gpus_of_80_gb_in_4_bits(gpu: str) -> None:
-    chosen = choose_preset(PRESETS, "prod480", cards(gpu, 81559, 4), None)
+    chosen = choose_preset(PRESETS, "prod480", equal_gpus(gpu, 81559, 4), None)
     assert chosen["refusals"] == []
     assert 150_000 < chosen["plan"]["kv_tokens"] < 200_000
     preset = filters.merged(PRESETS["prod480"], chosen["changes"])
@@ -204,7 +204,7 @@ def test_auto_keeps_less_kv_in_memory_where_the_host_is_short_of_it() -> None:
 
 
 def test_auto_falls_to_the_next_preset_where_that_is_not_enough() -> None:
-    four = cards("NVIDIA A100-SXM4-80GB", 81920, 4)
+    four = equal_gpus("NVIDIA A100-SXM4-80GB", 81920, 4)
     chosen = choose_preset(PRESETS, "auto", four, host(256, disk_gb=300))
     assert (chosen["name"], chosen["refusals"]) == ("air141", [])
     assert chosen["plan"]["gpus"] == 4
@@ -266,7 +266,7 @@ def test_ones_own_preset_is_like_another_but_for_what_it_says() -> None:
     more = {"big": {"like": "moe80", "engine": {"tensor_parallel_size": 2}}}
     presets = filters.presets_with(PRESETS, more, {})
     assert presets["big"]["model"] == PRESETS["moe80"]["model"]
-    two = cards("NVIDIA RTX A6000", 49140, 2)
+    two = equal_gpus("NVIDIA RTX A6000", 49140, 2)
     assert choose_preset(presets, "auto", two, None)["name"] == "big"
 
 
@@ -325,14 +325,14 @@ def test_an_absurd_override_is_refused_by_name(key: str, value: object) -> None:
     assert f"Preset moe80 cannot be planned. {key} is {value!r}" in refusal.replace("-1.0", "-1")
 
 
-def test_cards_that_are_none_are_refused() -> None:
+def test_gpus_that_are_none_are_refused() -> None:
     for given in ("four", [1], [{"memory_mib": "80"}], [{"memory_mib": 1, "count": True}]):
         choice = choose_preset(PRESETS, "auto", given, None)
         assert "infbox_gpus is not a list of GPUs" in choice["refusals"][0]
 
 
 def test_what_each_preset_comes_to_is_one_table() -> None:
-    gpus = cards("NVIDIA GeForce RTX 3090", 24576, 3)
+    gpus = equal_gpus("NVIDIA GeForce RTX 3090", 24576, 3)
     rows = preset_rows(PRESETS, gpus)
     assert [row["preset"] for row in rows][-1] == "cpu"
     by_name = {row["preset"]: row for row in rows}

@@ -45,7 +45,7 @@ METHODS = {"fp8": 75, "gptq": 75, "awq": 75, "mxfp4": 80}
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuGroup:
     """Equal GPUs of a host.
 
     Attributes:
@@ -88,7 +88,7 @@ def hidden_bytes(memory_bytes: int) -> int:
     return HIDDEN_BYTES + int(memory_bytes * HIDDEN_SHARE)
 
 
-def read_cards(given: Iterable[Mapping[str, Any]]) -> tuple[Card, ...]:
+def read_gpus(given: Iterable[Mapping[str, Any]]) -> tuple[GpuGroup, ...]:
     """Read GPUs from {name, memory_mib, count}; those given twice are counted together.
 
     An entry may have a `compute_capability` too, such as 8.6, which counts before the name.
@@ -108,8 +108,8 @@ def read_cards(given: Iterable[Mapping[str, Any]]) -> tuple[Card, ...]:
         capability = read_capability(entry.get("compute_capability", ""))
         key = (str(entry.get("name", "unnamed GPU")), memory, capability)
         counts[key] = counts.get(key, 0) + count
-    cards = [Card(name, memory, count, told) for (name, memory, told), count in counts.items()]
-    return tuple(sorted(cards, key=lambda card: card.memory_mib, reverse=True))
+    gpus = [GpuGroup(name, memory, count, told) for (name, memory, told), count in counts.items()]
+    return tuple(sorted(gpus, key=lambda gpu: gpu.memory_mib, reverse=True))
 
 
 def read_capability(given: Any) -> int:
@@ -139,33 +139,33 @@ def method_of(quantization: str) -> str:
     return quantization.removesuffix("_marlin")
 
 
-def capability_refusal(card: Card, quantization: str) -> str:
+def capability_refusal(gpu: GpuGroup, quantization: str) -> str:
     """Return why a GPU cannot compute a model; empty where it can or nobody knows."""
     least = max(LEAST_CAPABILITY, METHODS.get(method_of(quantization), 0))
-    if not card.capability or card.capability >= least:
+    if not gpu.capability or gpu.capability >= least:
         return ""
     weights = f"{quantization} weights" if quantization else "the engine"
     return (
-        f"{card.name} has compute capability {card.capability / 10:.1f}, {weights} need"
+        f"{gpu.name} has compute capability {gpu.capability / 10:.1f}, {weights} need"
         f"{'' if quantization else 's'} {least / 10:.1f}. Use a later GPU."
     )
 
 
-def capability_notes(card: Card, quantization: str) -> list[str]:
+def capability_notes(gpu: GpuGroup, quantization: str) -> list[str]:
     """Return what a person should know of how a GPU computes a model.
 
     Source: vLLM, `Fp8Config`: GPUs before 8.9 have no FP8 arithmetic, and Marlin kernels widen the
     weights as they are used.
     """
-    if not card.capability:
+    if not gpu.capability:
         note = (
-            f"The compute capability of {card.name} is not known. Check that it is 7.5 or later,"
+            f"The compute capability of {gpu.name} is not known. Check that it is 7.5 or later,"
             " and give it as compute_capability in infbox_gpus."
         )
         return [note]
-    if method_of(quantization) == "fp8" and card.capability < FP8_CAPABILITY:
+    if method_of(quantization) == "fp8" and gpu.capability < FP8_CAPABILITY:
         note = (
-            f"FP8 weights run weight-only on {card.name}: they take FP8's memory and are computed"
+            f"FP8 weights run weight-only on {gpu.name}: they take FP8's memory and are computed"
             " in 16 bits, without FP8's speed."
         )
         return [note]
