@@ -32,12 +32,12 @@ def engine_options(
         kernels there, and vLLM refuses to start with any other that it is told to take.
     """
     known = [kind.capability for kind in read_gpus(gpus) if kind.capability]
-    least = min(known, default=FP8_CAPABILITY)
+    minimum = min(known, default=FP8_CAPABILITY)
     dtype = str(engine.get("dtype", "float16"))
     backend = str(engine.get("moe_backend", ""))
     return {
-        "dtype": "float16" if least < BFLOAT16_CAPABILITY else dtype,
-        "moe_backend": "" if least < FP8_CAPABILITY else backend,
+        "dtype": "float16" if minimum < BFLOAT16_CAPABILITY else dtype,
+        "moe_backend": "" if minimum < FP8_CAPABILITY else backend,
     }
 
 

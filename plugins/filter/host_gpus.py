@@ -49,12 +49,12 @@ def host_gpus(
     kinds = Counter(kind for device in devices if (kind := gpu_of(device)))
     return {
         "source": "pci",
-        "gpus": counted(kinds, "least_mib"),
-        "most": counted(kinds, "most_mib"),
+        "gpus": counted(kinds, "min_mib"),
+        "most": counted(kinds, "max_mib"),
         "unknown": [
-            f"{count} x {kind.name}, of {kind.least_mib} to {kind.most_mib} MiB"
+            f"{count} x {kind.name}, of {kind.min_mib} to {kind.max_mib} MiB"
             for kind, count in kinds.items()
-            if kind.least_mib != kind.most_mib
+            if kind.min_mib != kind.max_mib
         ],
     }
 

@@ -350,14 +350,14 @@ def prebuilt_versions(show: str, common: str) -> dict[str, dict[str, str]]:
 
 
 def no_version(
-    plan: Plan, offers: Sequence[Mapping[str, tuple[str, str]]], least: str, there: str
+    plan: Plan, offers: Sequence[Mapping[str, tuple[str, str]]], minimum: str, there: str
 ) -> str:
     """Say that apt has no version of the driver that all packages have."""
     wanted = (
         f"no version {plan['exact']}" if plan["exact"] else f"no version of branch {plan['branch']}"
     )
-    if parts(least) > parts(plan["exact"]):
-        wanted += f" from {least} on"
+    if parts(minimum) > parts(plan["exact"]):
+        wanted += f" from {minimum} on"
     elif not plan["exact"] and there:
         wanted += f" from {there} on, which is installed,"
     told = []
@@ -386,7 +386,7 @@ def no_modules(version: str, kernel: str, signed_only: bool) -> str:
     )
 
 
-def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, least: str) -> str:
+def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, minimum: str) -> str:
     """Return the version of a driver that is installed with all that was asked for, or nothing.
 
     The archive is not asked: it may no longer have what is installed here.
@@ -395,7 +395,7 @@ def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, least
         plan: what `driver_plan` said.
         installed: versions of all installed packages.
         kernel: the running one.
-        least: the least version that will do; "" for any.
+        minimum: the least version that will do; "" for any.
     """
     if not plan["versioned"]:
         return ""
@@ -411,7 +411,7 @@ def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, least
     )
     is_pinned = not plan["pin"] or plan["pin"] + version in installed
     is_complete = not versions and has_modules and is_asked_for and is_pinned
-    is_enough = parts(version) >= parts(least)
+    is_enough = parts(version) >= parts(minimum)
     others = other_branches(driver_packages(installed), plan["branch"])
     return version if is_complete and is_enough and not others else ""
 
@@ -442,18 +442,18 @@ def parts(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def driver_choice(running: str, managed: bool, least: str) -> str:
+def driver_choice(running: str, managed: bool, minimum: str) -> str:
     """Say whether a driver that works is left alone.
 
     Args:
         running: version of the driver that answers; "" for none.
         managed: whether this role installed a driver here before.
-        least: the least version that will do; "" for any.
+        minimum: the least version that will do; "" for any.
 
     Returns:
         "leave" or "install".
     """
-    enough = bool(running) and parts(running) >= parts(least)
+    enough = bool(running) and parts(running) >= parts(minimum)
     return "leave" if enough and not managed else "install"
 
 

@@ -43,7 +43,7 @@ def choose_preset(
             without `model.config` is judged by its count of GPUs alone.
         wanted: a name, or `auto`.
         gpus: name, memory_mib and count of the GPUs.
-        host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known) and
+        host: memory_bytes, free_bytes, used_bytes, driver_version ("" where not known) and
             coming_driver (installed later where that is too old, "" for none); None where nobody
             looked.
         group: the hosts that hold one model together with this one: name, hosts (all names) and
@@ -174,7 +174,7 @@ def cache_notes(name: str, changes: Mapping[str, Any], host: Mapping[str, Any] |
     sizes = changes["lmcache"]
     note = (
         f"This host has {host['memory_bytes'] / 1e9:.0f} GB of memory and"
-        f" {(host['free_bytes'] + host['held_bytes']) / 1e9:.0f} GB of disk: preset {name} keeps"
+        f" {(host['free_bytes'] + host['used_bytes']) / 1e9:.0f} GB of disk: preset {name} keeps"
         f" {sizes['l1_size_gb']} GB of KV in memory and {sizes['l2_size_gb']} GB on disk instead."
     )
     return [note]
@@ -376,11 +376,11 @@ def space_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) ->
             " Add memory, or set infbox_preset to a smaller one."
         )
     disk = float(preset.get("disk_gb", 0))
-    free, held = host["free_bytes"] / 1e9, host["held_bytes"] / 1e9
-    if free + held < disk:
+    free, used = host["free_bytes"] / 1e9, host["used_bytes"] / 1e9
+    if free + used < disk:
         refusals.append(
             f"Preset {name} needs {disk:g} GB of disk, this host has {free:.1f} GB free and"
-            f" {held:.1f} GB that infbox and Docker use already. Free some, or move their"
+            f" {used:.1f} GB that infbox and Docker use already. Free some, or move their"
             " directories to a larger disk."
         )
     return refusals
@@ -391,27 +391,31 @@ def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> 
     if host is None:
         return []
     refusals = space_refusals(name, preset, host)
-    least, driver = str(preset.get("min_driver_version", "")), str(host["driver_version"])
+    minimum, driver = str(preset.get("min_driver_version", "")), str(host["driver_version"])
     coming = str(host.get("coming_driver", ""))
     # With GPUs given by hand nobody may have said what driver there is, or comes.
-    if least and (driver or coming) and not any(late_enough(v, least) for v in (driver, coming)):
+    if (
+        minimum
+        and (driver or coming)
+        and not any(late_enough(v, minimum) for v in (driver, coming))
+    ):
         there = f"this host has {driver}" if driver else "this host has none"
         refusals.append(
-            f"Preset {name} needs NVIDIA driver {least} or later, {there}"
+            f"Preset {name} needs NVIDIA driver {minimum} or later, {there}"
             f"{f', and {words_of(coming)} would be installed' if coming else ''}."
             " Set infbox_driver_version to a later one."
         )
     return refusals
 
 
-def late_enough(driver: str, least: str) -> bool:
+def late_enough(driver: str, minimum: str) -> bool:
     """Return whether a driver is as late as another.
 
     Args:
         driver: a version, or a branch alone such as 580, which stands for its newest version.
-        least: the version that it must not come before.
+        minimum: the version that it must not come before.
     """
-    given, wanted = version(driver), version(least)
+    given, wanted = version(driver), version(minimum)
     return bool(given) and (given >= wanted if len(given) > 1 else given >= wanted[:1])
 
 
@@ -499,7 +503,7 @@ def preset_rows(
         fits = bool(plan["fits"])
         lmcache, each = preset.get("lmcache", {}), int(plan["kv_bytes_per_token"])
         # What fits has numbers here.
-        held = [
+        cached = [
             int(lmcache.get(key, 0) * 1e9) // each if fits and each else 0
             for key in ("l1_size_gb", "l2_size_gb")
         ]
@@ -513,8 +517,8 @@ def preset_rows(
                 "users": int(plan.get("concurrent_16k", 0)),
                 "kv_tokens": int(plan["kv_tokens"]) if fits else 0,
                 "pack_tokens": int(preset.get("workspace_budget", 0)) if fits else 0,
-                "memory_tokens": held[0],
-                "disk_tokens": held[1],
+                "memory_tokens": cached[0],
+                "disk_tokens": cached[1],
                 "gpus": int(plan.get("gpus", 0)),
                 "idle": idle_words(plan, gpus) if fits else [],
             }

@@ -134,14 +134,14 @@ def process_refusals(
     """
     if not gpus:
         return []
-    held: dict[int, int] = {}
+    memory_of: dict[int, int] = {}
     for gpu in told:
         for process in gpu["processes"]:
-            held[process["pid"]] = held.get(process["pid"], 0) + process["memory_mib"]
+            memory_of[process["pid"]] = memory_of.get(process["pid"], 0) + process["memory_mib"]
     refusals = []
     for process in processes:
         if not process["ours"]:
-            memory = held.get(process["pid"], 0)
+            memory = memory_of.get(process["pid"], 0)
             does = f"holds {memory} MiB of" if memory else "uses"
             refusals.append(
                 f"{holder_of(process)} {does} the GPUs that preset {preset} needs. End that"

@@ -10,7 +10,7 @@ from typing import Any
 from plugins.planner.errors import PlanError
 
 MIB = 1024**2
-LEAST_CAPABILITY = 75
+MIN_CAPABILITY = 75
 FP8_CAPABILITY = 89
 
 # What CUDA does not give of the memory that nvidia-smi tells, measured as the two totals of one GPU
@@ -141,13 +141,13 @@ def method_of(quantization: str) -> str:
 
 def capability_refusal(gpu: GpuGroup, quantization: str) -> str:
     """Return why a GPU cannot compute a model; empty where it can or nobody knows."""
-    least = max(LEAST_CAPABILITY, METHODS.get(method_of(quantization), 0))
-    if not gpu.capability or gpu.capability >= least:
+    minimum = max(MIN_CAPABILITY, METHODS.get(method_of(quantization), 0))
+    if not gpu.capability or gpu.capability >= minimum:
         return ""
     weights = f"{quantization} weights" if quantization else "the engine"
     return (
         f"{gpu.name} has compute capability {gpu.capability / 10:.1f}, {weights} need"
-        f"{'' if quantization else 's'} {least / 10:.1f}. Use a later GPU."
+        f"{'' if quantization else 's'} {minimum / 10:.1f}. Use a later GPU."
     )
 
 

@@ -25,14 +25,14 @@ class Gpu:
     Attributes:
         name: as the driver tells it.
         capability: ten times its compute capability.
-        least_mib: the least memory that a driver tells of it, in MiB.
-        most_mib: the most, in MiB.
+        min_mib: the least memory that a driver tells of it, in MiB.
+        max_mib: the most, in MiB.
     """
 
     name: str
     capability: int
-    least_mib: int
-    most_mib: int
+    min_mib: int
+    max_mib: int
 
 
 # Device id, or device id and subsystem (vendor:device) where that tells boards of one id apart;
@@ -139,8 +139,8 @@ def read_table(table: str) -> dict[str, Gpu]:
     found = {}
     for line in table.splitlines():
         if line and not line.startswith("#"):
-            number, capability, least, most, name = line.split(maxsplit=4)
-            found[number] = Gpu(name, int(capability.replace(".", "")), int(least), int(most))
+            number, capability, minimum, most, name = line.split(maxsplit=4)
+            found[number] = Gpu(name, int(capability.replace(".", "")), int(minimum), int(most))
     return found
 
 

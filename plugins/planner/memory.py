@@ -162,8 +162,8 @@ class KvLayout:
         """
         total = self.fixed + whole_blocks(tokens, self.block) * self.per_token
         for window, token_bytes in self.sliding:
-            held = min(window - 1 + self.slack, tokens)
-            total += (whole_blocks(held, self.block) + self.block) * token_bytes
+            kept = min(window - 1 + self.slack, tokens)
+            total += (whole_blocks(kept, self.block) + self.block) * token_bytes
         return total
 
     def token_bytes(self) -> int:

@@ -35,18 +35,18 @@ def network_note(model: Model, shape: Shape, gbit: float) -> str:
         gbit: of the network between them, in Gbit/s each way; 0 where nobody knows.
     """
     moved = bytes_per_token(model, shape)
-    least = SLOW_TOKENS_PER_SECOND * moved * BITS / GIGA
+    minimum = SLOW_TOKENS_PER_SECOND * moved * BITS / GIGA
     each = f"Each token of a prompt moves {moved / 1e6:.2f} MB from host to host"
     if not gbit:
         return (
-            f"{each}. The speed of their network is unknown; below {least:.3g} Gbit/s prompts will"
-            " be slow. Set infbox_model_group_gbit."
+            f"{each}. The speed of their network is unknown; below {minimum:.3g} Gbit/s prompts"
+            " will be slow. Set infbox_model_group_gbit."
         )
     tokens = gbit * GIGA / BITS / moved
     through = f"{each}: {gbit:g} Gbit/s allow at most {tokens:,.0f} tokens a second"
     if tokens >= SLOW_TOKENS_PER_SECOND:
         return f"{through}."
     return (
-        f"{through}, which is slow. WARNING: connect the hosts with {least:.3g} Gbit/s or more, or"
-        " use one host that can hold the model."
+        f"{through}, which is slow. WARNING: connect the hosts with {minimum:.3g} Gbit/s or more,"
+        " or use one host that can hold the model."
     )

@@ -307,16 +307,16 @@ def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Pla
             f" Set max_model_len to {model.context} or less."
         )
         return replace(planned, reasons=(reason,))
-    least = min(wanted or engine.min_model_len, model.context)
+    minimum = min(wanted or engine.min_model_len, model.context)
     a_token = f"{planned.kv_bytes_per_token / 1024:g} KiB a token"
-    if longest < least:
+    if longest < minimum:
         reason = (
             f"{model.name} does not fit: {words}, at {a_token} enough for a request of"
-            f" {longest:,} tokens, fewer than {least:,}."
+            f" {longest:,} tokens, fewer than {minimum:,}."
         )
         return replace(planned, reasons=(reason,))
     # Whole blocks: a part of one is never used.
-    context = wanted or max(longest - longest % 16, least)
+    context = wanted or max(longest - longest % 16, minimum)
     tokens = int(planned.layout.requests(planned.kv_pool_bytes, context) * context)
     reason = f"{model.name} fits: {words}, at {a_token} {tokens:,} tokens of KV."
     return replace(planned, fits=True, reasons=(reason,), kv_tokens=tokens, max_model_len=context)
@@ -429,13 +429,13 @@ def more_gpus(model: Model, engine: Engine, gpus: Sequence[GpuGroup]) -> Iterato
 
     Without GPUs there is no kind to stay with: each size is tried.
     """
-    count, least = max(engine.tensor_parallel_size // engine.nodes, 1), 0
+    count, minimum = max(engine.tensor_parallel_size // engine.nodes, 1), 0
     if gpus:
         gpu = max(gpus, key=lambda gpu: gpu.memory_mib * gpu.count)
         yield from same_gpus(model, engine, gpu)
-        count, least = gpu.count, gpu.memory_mib
+        count, minimum = gpu.count, gpu.memory_mib
     for size in GPU_SIZES_MIB:
-        if size > least:
+        if size > minimum:
             words = f"{count} GPU{'s' * (count > 1)} of {size} MiB"
             yield words, engine, [GpuGroup(f"a GPU of {size} MiB", size, count)]
 

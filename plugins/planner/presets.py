@@ -23,7 +23,7 @@ Gpus = Sequence[Mapping[str, Any]]
 
 # Shares of its cache sizes that a preset is tried with where a host is short of memory or disk.
 CACHE_SHARES = (0.5, 0.25, 0.125)
-LEAST_L1_GB = 4
+MIN_L1_GB = 4
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def smaller_caches(preset: Preset) -> Iterator[Mapping[str, Any]]:
     l1, l2 = (real(lmcache, key, 0) for key in ("l1_size_gb", "l2_size_gb"))
     for share in CACHE_SHARES:
         memory, disk = int(l1 * share), int(l2 * share)
-        if memory < LEAST_L1_GB:
+        if memory < MIN_L1_GB:
             return
         yield {
             "lmcache": {"l1_size_gb": memory, "l2_size_gb": disk},

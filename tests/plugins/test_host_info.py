@@ -268,7 +268,7 @@ def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> Non
     stat = os.statvfs(tmp_path)
     seen = host_info.disks([str(tmp_path / "not" / "yet")], 0)
     assert seen["free_bytes"] == pytest.approx(stat.f_bavail * stat.f_frsize, rel=0.01)
-    assert seen["held_bytes"] == 0
+    assert seen["used_bytes"] == 0
 
 
 def test_two_folders_of_one_file_system_do_not_count_twice(tmp_path: Path) -> None:
@@ -281,8 +281,8 @@ def test_what_a_folder_holds_is_measured_only_where_room_is_short(tmp_path: Path
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "weights").write_bytes(os.urandom(3_000_000))
     os.link(tmp_path / "models" / "weights", tmp_path / "models" / "the-same")
-    assert host_info.disks([str(tmp_path)], 0)["held_bytes"] == 0
-    assert host_info.disks([str(tmp_path)], 1e18)["held_bytes"] == pytest.approx(3e6, rel=0.1)
+    assert host_info.disks([str(tmp_path)], 0)["used_bytes"] == 0
+    assert host_info.disks([str(tmp_path)], 1e18)["used_bytes"] == pytest.approx(3e6, rel=0.1)
 
 
 def test_users_are_found_by_number_and_by_name() -> None:

@@ -430,10 +430,10 @@ PREBUILT = {f"linux-modules-nvidia-580-server-open-{STOCK}": "6.8.0-45.45+1"}
     ],
 )  # fmt: skip
 def test_a_driver_is_complete_by_what_is_installed_alone(
-    installed: dict[str, str], asked: str, least: str, version: str
+    installed: dict[str, str], asked: str, minimum: str, version: str
 ) -> None:
     wanted = plan(host("ubuntu-24.04"), version=asked)
-    assert driver.complete_driver(wanted, installed, STOCK, least) == version
+    assert driver.complete_driver(wanted, installed, STOCK, minimum) == version
 
 
 def test_nvidias_driver_is_complete_with_its_pinning_package() -> None:
@@ -532,9 +532,9 @@ def test_an_enrolled_key_makes_secure_boot_no_obstacle() -> None:
     ],
 )
 def test_a_driver_that_works_and_is_late_enough_is_left_alone(
-    running: str, managed: bool, least: str, choice: str
+    running: str, managed: bool, minimum: str, choice: str
 ) -> None:
-    assert driver.driver_choice(running, managed, least) == choice
+    assert driver.driver_choice(running, managed, minimum) == choice
 
 
 def test_the_drivers_packages_are_told_from_others() -> None:

@@ -189,7 +189,7 @@ def test_prod480_serves_on_four_gpus_of_80_gb_in_4_bits(gpu: str) -> None:
 
 
 def host(memory_gb: float, disk_gb: float = 2000) -> dict[str, Any]:
-    return {"memory_bytes": memory_gb * 1e9, "free_bytes": disk_gb * 1e9, "held_bytes": 0,
+    return {"memory_bytes": memory_gb * 1e9, "free_bytes": disk_gb * 1e9, "used_bytes": 0,
             "driver_version": "580.173.02"}  # fmt: skip
 
 

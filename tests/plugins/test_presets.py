@@ -17,7 +17,7 @@ PRESETS = {
     "dev48": {"gpus": 1, "gpu_memory_mib": 46000, "min_driver_version": "575.51", "disk_gb": 80},
     "team": {"gpus": 4, "gpu_memory_mib": 80000, "disk_gb": 400},
 }
-HOST = {"memory_bytes": 64e9, "free_bytes": 500e9, "held_bytes": 0, "driver_version": "580.9"}
+HOST = {"memory_bytes": 64e9, "free_bytes": 500e9, "used_bytes": 0, "driver_version": "580.9"}
 
 
 def gpus(memory_mib: int, count: int = 1) -> list[dict[str, Any]]:
@@ -89,13 +89,13 @@ def test_too_little_memory_is_refused_with_both_numbers() -> None:
 
 
 def test_too_little_disk_is_refused_with_all_numbers() -> None:
-    host = {**HOST, "free_bytes": 9.5e9, "held_bytes": 2e9}
+    host = {**HOST, "free_bytes": 9.5e9, "used_bytes": 2e9}
     (refusal,) = choose_preset(PRESETS, "cpu", [], host)["refusals"]
     assert "needs 15 GB of disk, this host has 9.5 GB free and 2.0 GB that infbox" in refusal
 
 
 def test_what_infbox_holds_already_counts_as_room() -> None:
-    host = {**HOST, "free_bytes": 1e9, "held_bytes": 14e9}
+    host = {**HOST, "free_bytes": 1e9, "used_bytes": 14e9}
     assert choose_preset(PRESETS, "cpu", [], host)["refusals"] == []
 
 
@@ -139,5 +139,5 @@ def test_an_old_driver_is_refused_where_it_is_known(driver: str, refused: bool) 
 
 
 def test_all_that_is_lacking_is_told_at_once() -> None:
-    host = {"memory_bytes": 1e9, "free_bytes": 1e9, "held_bytes": 0, "driver_version": "1"}
+    host = {"memory_bytes": 1e9, "free_bytes": 1e9, "used_bytes": 0, "driver_version": "1"}
     assert len(choose_preset(PRESETS, "dev24", [], host)["refusals"]) == 3
