@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from plugins.planner.gpus import named_gpus
 from tests.plugins.plugin_files import ROOT, load
 
 choose_preset = load("filter", "presets").choose_preset
@@ -26,26 +27,21 @@ def equal_gpus(name: str, memory_mib: int, count: int = 1) -> list[dict[str, Any
 
 A100 = equal_gpus("NVIDIA A100-SXM4-80GB", 81920)
 A6000 = equal_gpus("NVIDIA RTX A6000", 49140)
-# What each preset is made for.
-MADE_FOR = {
-    "cpu": [],
-    "dev24": equal_gpus("NVIDIA GeForce RTX 4090", 24564),
-    "dev32": equal_gpus("NVIDIA GeForce RTX 5090", 32607),
-    "dev32-awq": equal_gpus("NVIDIA L40S", 46068),
-    "moe24": equal_gpus("NVIDIA GeForce RTX 5090", 32607),
-    "moe80": A100,
-    "air141": equal_gpus("NVIDIA H200", 143771),
-    "prod480": equal_gpus("NVIDIA H200", 143771, 4),
-    "prod480x2": equal_gpus("NVIDIA A100-SXM4-80GB", 81920, 4),
-}
-TWO = {"name": "big", "hosts": ["gpu1", "gpu2"], "gbit": 200}
+# Each preset with each kind of host for which its row says that it is intended.
+INTENDED = [
+    (name, text) for name, preset in PRESETS.items() for text in preset.get("intended_gpus", [""])
+]
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_fits_what_it_is_made_for_and_asks_for_no_less_than_it_needs(name: str) -> None:
-    preset = PRESETS[name]
-    group = TWO if preset["engine"].get("nodes") else None
-    plan = choose_preset(PRESETS, name, MADE_FOR[name], None, group=group)["plan"]
+@pytest.mark.parametrize(("name", "text"), INTENDED)
+def test_a_preset_fits_the_intended_gpus_and_asks_for_no_less_than_it_needs(
+    name: str, text: str
+) -> None:
+    nodes = PRESETS[name]["engine"].get("nodes", 1)
+    group = {"name": "big", "hosts": [f"gpu{node}" for node in range(nodes)], "gbit": 200}
+    given = [named_gpus(text)] if text else []
+    chosen = choose_preset(PRESETS, name, given, None, group=group if nodes > 1 else None)
+    plan, preset = chosen["plan"], filters.merged(PRESETS[name], chosen["changes"])
     assert plan["fits"], plan["reasons"]
     assert preset["host_memory_gb"] >= plan["memory_bytes"] / 1e9
     assert preset["disk_gb"] >= plan["disk_bytes"] / 1e9
@@ -63,6 +59,13 @@ def test_a_preset_pins_all_that_it_must(name: str) -> None:
     assert preset["engine"]["tool_call_parser"]
     if preset["gpus"]:
         assert preset["min_driver_version"]
+        assert preset["intended_gpus"]
+
+
+def test_the_page_lists_every_preset() -> None:
+    page = (ROOT / "docs/presets.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?`) \|", page, re.MULTILINE)
+    assert {name.strip("`") for row in rows for name in row.split(", ")} >= set(PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -237,12 +240,12 @@ def test_an_override_holds_in_the_smaller_forms_too() -> None:
 
 
 def test_a_preset_that_names_no_commit_is_taken_and_told_of() -> None:
-    wanted = "dev32"
-    chosen = choose_preset(PRESETS, wanted, MADE_FOR["dev32"], None)
+    wanted, given = "dev32", equal_gpus("NVIDIA GeForce RTX 5090", 32607)
+    chosen = choose_preset(PRESETS, wanted, given, None)
     assert (chosen["name"], chosen["refusals"]) == ("dev32", [])
     assert "Preset dev32 names no commit of Qwen/Qwen2.5-Coder-32B" in chosen["notes"][-1]
     pinned = filters.presets_with(PRESETS, {}, {"model": {"revision": "0" * 40}})
-    notes = choose_preset(pinned, wanted, MADE_FOR["dev32"], None)["notes"]
+    notes = choose_preset(pinned, wanted, given, None)["notes"]
     assert not any("commit" in note for note in notes)
 
 
@@ -288,6 +291,9 @@ def test_a_config_of_ones_own_is_taken_whole() -> None:
         ({}, {"engine": {"kv_cache_dtype": "fp8"}}, "engine.kv_cache_dtype is nothing that a"),
         ({}, {"engine": {"dtype": "fp8"}}, "dtype is 'fp8'. Set it to one of float16, bfloat16."),
         ({}, {"lmcash": {}}, "Did you mean lmcache?"),
+        ({}, {"intended_gpus": "H200"}, "intended_gpus is 'H200'. Write it as a list, such as"),
+        ({}, {"intended_gpus": ["H200"]}, "intended_gpus: 'H200' is no number of GPUs. Write it"),
+        ({}, {"intended_gpus": ["2 x NVIDIA H20O"]}, "is no GPU NVIDIA H20O in plugins/planner/g"),
     ],
 )
 def test_mistakes_are_named(more: Any, overrides: Any, words: str) -> None:
