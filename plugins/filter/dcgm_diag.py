@@ -12,8 +12,8 @@ Result = dict[str, Any]
 # The names of the document's root since DCGM 4, and before it.
 ROOTS = ("DCGM Diagnostic", "DCGM GPU Diagnostic")
 
-# What DCGM calls severities, where a GPU can go on: it is to be watched, or its settings are to be
-# changed. All others, and those without one, need somebody to look before work goes on.
+# DCGM's severities with which a GPU can stay in use: monitor it, or change its settings. With any
+# other severity, or none, a person must check the GPU first.
 BEARABLE = frozenset({"1", "5"})
 
 
@@ -21,7 +21,7 @@ def dcgm_diag(text: str) -> dict[str, Any]:
     """Read what `dcgmi diag --json` printed.
 
     Args:
-        text: its output; what stands before the document is passed over.
+        text: its output; text before the document is ignored.
 
     Returns:
         version of DCGM ("" where not told), error ("" where the diagnostics ran through) and
@@ -31,7 +31,7 @@ def dcgm_diag(text: str) -> dict[str, Any]:
     start = text.find("{")
     try:
         document = json.loads(text[start:]) if start >= 0 else {}
-    # Deep enough nesting ends Python's patience before JSON's rules.
+    # Python raises RecursionError for JSON that is nested too deeply.
     except (ValueError, RecursionError):
         document = {}
     root = next((document[name] for name in ROOTS if name in document), None)
@@ -57,7 +57,7 @@ def read_results(root: Mapping[str, Any]) -> Iterator[Result]:
 
 
 def mapping(given: Any) -> Mapping[str, Any]:
-    """Return a mapping, an empty one in the place of anything else."""
+    """Return a mapping; an empty one for anything else."""
     return given if isinstance(given, Mapping) else {}
 
 
@@ -77,13 +77,13 @@ def gpus_of(result: Mapping[str, Any]) -> list[int]:
 
 
 def gpu_number(given: Any) -> int:
-    """Return the number of a GPU, or -1 where none is told."""
+    """Return the number of a GPU, or -1 if there is none."""
     told = str(given).strip()
     return int(told) if re.fullmatch(r"[0-9]{1,4}", told) else -1
 
 
 def judged(test: str, gpu: int, result: Mapping[str, Any]) -> Result:
-    """Return a result with how bad it is."""
+    """Return a result with its severity."""
     status = str(result.get("status", "")).lower().removesuffix("ped")
     warnings = warnings_of(result)
     found = {

@@ -1,4 +1,4 @@
-"""Which containers were given NVIDIA GPUs, and how many they should see."""
+"""Which containers were given NVIDIA GPUs, and how many GPUs each should see."""
 
 from __future__ import annotations
 

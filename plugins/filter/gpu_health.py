@@ -1,4 +1,4 @@
-"""What is wrong with a host's NVIDIA GPUs, how bad it is, and all of it as a table."""
+"""Faults of a host's NVIDIA GPUs, their severity, and a table of the GPUs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ Finding = dict[str, str]
 Gpu = Mapping[str, Any]
 Links = Sequence[Mapping[str, int]]
 
-# The driver's errors after which a GPU does not compute rightly or at all: uncorrectable memory, a
-# row that could not be replaced, NVLink, fallen off the bus, uncontained memory, firmware silent.
+# The driver's errors (Xid) after which a GPU computes wrong results or none: uncorrectable memory,
+# a row that could not be replaced, NVLink, fallen off the bus, uncontained memory, silent firmware.
 BROKEN = frozenset({48, 64, 74, 79, 95, 119})
 
 COLUMNS = ("GPU", "name", "MiB", "ECC", "Xid", "PCIe", "NVLink", "bandwidth", "state")
@@ -23,13 +23,13 @@ def gpu_health(
     links: Links,
     diagnosed: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
-    """Say what is wrong with a host's GPUs.
+    """Return the faults of a host's GPUs.
 
     Args:
         nvidia: what `infbox_host_info` saw on the bus and in the kernel.
         driver: what `nvidia_smi_details` read.
         links: what `nvlinks` counted.
-        diagnosed: what `dcgm_diag` read; None where no diagnostics ran.
+        diagnosed: what `dcgm_diag` read; None if no diagnostics ran.
 
     Returns:
         gpu (its address, or "host"), severity ("critical" or "warning") and what, the worst first.
@@ -58,7 +58,7 @@ def gpu_health(
 
 
 def finding(gpu: str, severity: str, what: str) -> Finding:
-    """Return one thing that is wrong."""
+    """Return one fault."""
     return {"gpu": gpu, "severity": severity, "what": what}
 
 
@@ -101,7 +101,7 @@ def driver_health(gpu: Gpu, *, fabric: bool) -> Iterable[Finding]:
         ),
         (bool(gpu["throttle"]), "warning", f"slowed down: {', '.join(gpu['throttle'])}"),
         (
-            # The generation falls by itself while a GPU idles; the width does not.
+            # An idle GPU lowers its PCIe generation by itself, but not its width.
             0 < pcie["width"] < pcie["max_width"],
             "warning",
             f"PCIe has {pcie['width']} of {pcie['max_width']} lanes",
@@ -113,7 +113,7 @@ def driver_health(gpu: Gpu, *, fabric: bool) -> Iterable[Finding]:
 
 
 def xid_health(xids: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """Return the driver's errors since boot, each kind once a GPU."""
+    """Return the driver's errors since boot, each kind once for each GPU."""
     last = {(each["address"], each["xid"]): each for each in xids}
     return [
         finding(
@@ -168,7 +168,7 @@ def gpu_table(
         xids: the driver's errors since boot, as `infbox_host_info` has them.
         links: what `nvlinks` counted.
         findings: what `gpu_health` said.
-        diagnosed: what `dcgm_diag` read; None where no diagnostics ran.
+        diagnosed: what `dcgm_diag` read; None if no diagnostics ran.
     """
     padded = [*links, *({"active": 0, "inactive": 0} for _ in driver["gpus"][len(links) :])]
     rows = [COLUMNS]
@@ -195,7 +195,7 @@ def gpu_table(
 
 
 def bandwidth(number: int, diagnosed: Mapping[str, Any] | None) -> str:
-    """Return how DCGM's test of the memory's bandwidth went on a GPU, "-" where it did not run."""
+    """Return the status of DCGM's memory bandwidth test on a GPU; "-" if it did not run."""
     for result in (diagnosed or {"results": []})["results"]:
         if (result["test"], result["gpu"]) == (BANDWIDTH, number):
             return str(result["status"])
@@ -203,7 +203,7 @@ def bandwidth(number: int, diagnosed: Mapping[str, Any] | None) -> str:
 
 
 def worst(findings: Sequence[Finding], address: str) -> str:
-    """Return how a GPU is by the worst that was found, which comes first."""
+    """Return the state of a GPU: the severity of its worst fault, which comes first."""
     # The kernel's log has addresses without the function.
     of_gpu = (each["severity"] for each in findings if address.startswith(each["gpu"]))
     return next(of_gpu, "healthy")

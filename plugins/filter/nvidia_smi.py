@@ -81,7 +81,7 @@ def nvidia_smi_gpus(xml: Any, capabilities: Any = "") -> dict[str, Any]:
 
 
 def nvidia_smi_details(xml: Any) -> dict[str, Any]:
-    """Read all that is worth knowing of each GPU from the output of `nvidia-smi -q -x`.
+    """Read the details of each GPU from the output of `nvidia-smi -q -x`.
 
     Args:
         xml: the output; empty where the command is missing or failed.
@@ -196,7 +196,7 @@ def close(name: str, open_elements: list[ET.Element]) -> Iterator[str]:
 
 
 def plain(given: str) -> str:
-    """Return text with XML's five entities as what they mean, and nothing that moves a terminal."""
+    """Return text with XML's five entities decoded and without control characters."""
     meant = re.sub("&(?:lt|gt|quot|apos|amp);", lambda found: ENTITIES[found[0]], given)
     return "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in meant)
 
@@ -282,7 +282,7 @@ def uncorrected(gpu: ET.Element) -> int:
 
 
 def recovery(gpu: ET.Element) -> str:
-    """Return what the driver asks for, in lower case.
+    """Return the action that the driver asks for, in lower case.
 
     Newer drivers say it in a field of its own; with or without, a GPU in error has "GPU requires
     reset" in the place of its values.
@@ -294,7 +294,7 @@ def recovery(gpu: ET.Element) -> str:
 
 
 def repair(gpu: ET.Element) -> str:
-    """Return whether a part of the GPU failed and could not be replaced, or waits for a reset.
+    """Return whether memory or units of the GPU failed for good, or wait for a reset.
 
     Those are pages of memory, rows since Ampere, and from driver 580 on whole channels and groups
     of multiprocessors (TPC) as well.
@@ -305,7 +305,7 @@ def repair(gpu: ET.Element) -> str:
 
 
 def throttle(gpu: ET.Element) -> list[str]:
-    """Return the reasons that slow a GPU down; idling and settings are none.
+    """Return the reasons that slow a GPU down, without idling and settings.
 
     Drivers from 535 on call them events.
     """

@@ -31,10 +31,10 @@ def choose_preset(
     lowered: Mapping[str, Any] | None = None,
     lowered_file: str = "",
 ) -> dict[str, Any]:
-    """Choose the preset of a host and say whether the host can bear it.
+    """Choose the preset of a host and say whether it fits the host.
 
     `auto` takes the one of the highest rank that fits the GPUs and the host's memory and disk, with
-    smaller caches where that is enough. A preset that does not fit as it is is tried in each of its
+    smaller caches where that is enough. A preset that does not fit is tried in each of its
     `smaller` forms. The driver does not change the choice, since it can be installed.
 
     Args:
@@ -44,10 +44,10 @@ def choose_preset(
         wanted: a name, or `auto`.
         gpus: name, memory_mib and count of the GPUs.
         host: memory_bytes, free_bytes, used_bytes, driver_version ("" where not known) and
-            coming_driver (installed later where that is too old, "" for none); None where nobody
-            looked.
+            coming_driver (installed later where that is too old, "" for none); None
+            if not known.
         group: the hosts that hold one model together with this one: name, hosts (all names) and
-            gbit, of the network between them, 0 where nobody knows; None for a host of its own.
+            gbit, of the network between them, 0 if not known; None for a host of its own.
         lowered: record of an earlier run whose engine had too little memory; it counts only if it
             is for this preset, its model, engine and versions, and these GPUs. None for none.
         lowered_file: where the host keeps it.
@@ -81,7 +81,7 @@ def choose(
     host: Mapping[str, Any] | None,
     group: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Choose the preset of a host, as `choose_preset` does, of presets as they are."""
+    """Choose the preset of a host, as `choose_preset` does, without a lowered plan."""
     mistake = gpus_mistake(gpus)
     if mistake:
         return choice("", {}, [mistake])
@@ -124,7 +124,7 @@ def choose_best(
     gpus: Gpus,
     host: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Choose by rank, and pass over what the host has too little memory or disk for.
+    """Choose by rank, without presets for which the host has too little memory or disk.
 
     Args:
         presets: as they are.
@@ -213,7 +213,7 @@ def preset_refusals(
     *,
     group: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return why a preset asked for by name cannot be, whatever GPUs the host turns out to have.
+    """Return why a preset that was named cannot be used, whatever GPUs the host has.
 
     Arguments as for `choose_preset`; nothing for `auto`, and for a preset that there is not.
     """
@@ -228,7 +228,7 @@ def preset_refusals(
 
 
 def gpus_mistake(gpus: Any) -> str:
-    """Return what is wrong with a list of GPUs; empty for nothing. A memory of 0 is not told."""
+    """Return what is wrong with a list of GPUs; empty if nothing. Memory of 0 is not known."""
     right = isinstance(gpus, Sequence) and all(
         isinstance(gpu, Mapping) and told(gpu.get("memory_mib")) and told(gpu.get("count"))
         for gpu in gpus
@@ -282,7 +282,7 @@ def judge(
 
 
 def nodes_of(preset: Preset) -> int:
-    """Return how many hosts a preset is for; what is no number is refused by its plan."""
+    """Return how many hosts a preset is for; its plan refuses a value that is no number."""
     nodes = preset.get("engine", {}).get("nodes", 1)
     return nodes if isinstance(nodes, int) else 1
 
@@ -322,17 +322,17 @@ def by_rank(presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]
 
 
 def rank(preset: Preset) -> int:
-    """Return how good a preset is: as it says itself, else by the GPU memory it asks for."""
+    """Return the rank of a preset: its own, or else the GPU memory that it needs."""
     return int(preset.get("rank", gpu_memory(preset)))
 
 
 def unpinned(preset: Preset) -> bool:
-    """Return whether a preset leaves open which files its model is."""
+    """Return whether a preset names no commit of its model."""
     return "revision" in preset.get("model", {}) and not preset["model"]["revision"]
 
 
 def open_notes(name: str, preset: Preset) -> list[str]:
-    """Return notes where a model writes no tool calls, or it is left open which files it is."""
+    """Return notes if a model writes no tool calls, or if its commit is not known."""
     notes = []
     if preset.get("engine", {}).get("device") != "cpu" and lacks_tools(preset):
         notes.append(
@@ -352,19 +352,19 @@ def lacks_tools(preset: Preset) -> bool:
 
 
 def gpu_memory(preset: Preset) -> int:
-    """Return the GPU memory that a preset asks for, in MiB."""
+    """Return the GPU memory that a preset needs, in MiB."""
     return int(preset.get("gpus", 0)) * int(preset.get("gpu_memory_mib", 0))
 
 
 def gpus_fit(preset: Preset, gpus: Gpus) -> bool:
-    """Return whether the GPUs that a preset asks for are there."""
+    """Return whether the host has the GPUs that a preset needs."""
     memory = int(preset.get("gpu_memory_mib", 0))
     large = sum(int(gpu["count"]) for gpu in gpus if int(gpu["memory_mib"]) >= memory)
     return large >= int(preset.get("gpus", 0))
 
 
 def space_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
-    """Return what a host lacks of memory and disk; nothing where nobody looked."""
+    """Return refusals for too little memory or disk; none if the host is not known."""
     if host is None:
         return []
     refusals = []
@@ -387,7 +387,7 @@ def space_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) ->
 
 
 def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
-    """Return what a host lacks for a preset beside its GPUs; nothing where nobody looked."""
+    """Return what a host lacks for a preset beside GPUs; nothing if the host is not known."""
     if host is None:
         return []
     refusals = space_refusals(name, preset, host)
@@ -409,7 +409,7 @@ def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> 
 
 
 def late_enough(driver: str, minimum: str) -> bool:
-    """Return whether a driver is as late as another.
+    """Return whether a driver is at least as new as another.
 
     Args:
         driver: a version, or a branch alone such as 580, which stands for its newest version.
@@ -425,19 +425,19 @@ def words_of(driver: str) -> str:
 
 
 def version(number: str) -> tuple[int, ...]:
-    """Return a version as something that compares: 580.9 comes before 580.65."""
+    """Return a version as numbers that can be compared: 580.9 comes before 580.65."""
     return tuple(int(part) for part in re.findall(r"\d+", number))
 
 
 def needs(preset: Preset) -> str:
-    """Return what GPUs a preset needs, in words."""
+    """Return the GPUs that a preset needs, in words."""
     count = int(preset.get("gpus", 0))
     each = f" in each of {nodes_of(preset)} hosts" if nodes_of(preset) > 1 else ""
     return f"{count} GPU{'s' * (count != 1)} of {preset.get('gpu_memory_mib', 0)} MiB{each}"
 
 
 def has(gpus: Gpus) -> str:
-    """Return what GPUs there are, in words."""
+    """Return the GPUs of a host in words."""
     if not gpus:
         return "no GPU"
     return " and ".join(
@@ -446,7 +446,7 @@ def has(gpus: Gpus) -> str:
 
 
 def unknown(presets: Mapping[str, Preset], wanted: str) -> str:
-    """Return the refusal of a preset that there is not, the nearest names first."""
+    """Return the refusal of an unknown preset, with the nearest names first."""
     near = difflib.get_close_matches(wanted, presets, n=len(presets), cutoff=0)
     return f"There is no preset {wanted}. Set infbox_preset to one of: {', '.join([*near, AUTO])}."
 
@@ -463,11 +463,11 @@ def gpus_unused(
     chosen: str,
     gpus: Gpus,
 ) -> list[str]:
-    """Return a note where there are GPUs and the chosen preset uses none of them."""
+    """Return a note if the host has GPUs and the chosen preset uses none of them."""
     if not gpus or presets[chosen].get("gpus", 0):
         return []
     others = {name: preset for name, preset in presets.items() if preset.get("gpus", 0)}
-    # Broken presets and broken GPUs must not pass for small ones.
+    # A preset or a GPU with a wrong value must not be reported as a small one.
     broken = [plans[name]["reasons"][0] for name in others if not plans[name]["weights_bytes"]
               and "config" in presets[name].get("model", {})]  # fmt: skip
     demands = "; ".join(f"{name} needs {needs(preset)}" for name, preset in others.items())
@@ -481,7 +481,7 @@ def gpus_unused(
 def preset_rows(
     presets: Mapping[str, Preset], gpus: Gpus, *, group: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Return what each preset comes to on these GPUs, the one of the highest rank first.
+    """Return the figures of each preset on these GPUs, the highest rank first.
 
     Args:
         presets: as in `choose_preset`.
@@ -529,12 +529,12 @@ def preset_rows(
 def disk_needs(
     presets: Mapping[str, Preset], wanted: str, given_gpus: Gpus | None
 ) -> list[dict[str, float]]:
-    """Return what room the preset may need that a host gets, before anybody looked at the host.
+    """Return the disk space that the preset of a host may need, before the host is known.
 
     Args:
         presets: as in `choose_preset`; `gpus` and `disk_gb` are read.
-        wanted: a name, or `auto`, which may become any that does with the host's GPUs.
-        given_gpus: GPUs that count whether the host shows them or not; None for none.
+        wanted: a name, or `auto`, which can become any preset that fits the host's GPUs.
+        given_gpus: GPUs of the inventory, used in place of the host's own; None for none.
 
     Returns:
         gb, and the number of GPUs without which they will not be needed.

@@ -13,15 +13,15 @@ MIB = 1024**2
 MIN_CAPABILITY = 75
 FP8_CAPABILITY = 89
 
-# What CUDA does not give of the memory that nvidia-smi tells, measured as the two totals of one GPU
-# (torch's `mem_get_info` against `fb_memory_usage/total`): a line above all of them, from 15 to 179
+# The memory that nvidia-smi reports and CUDA does not give: an upper bound on the difference of the
+# two totals (`fb_memory_usage/total` and torch's `mem_get_info`), measured on GPUs of 15 to 179
 # GiB, T4 to B200. tests/plugins/test_planner.py has the measurements.
 HIDDEN_BYTES = 400 * MIB
 HIDDEN_SHARE = 0.006
 
-# Names as the driver tells them, to ten times the compute capability; the first match counts, so
-# the professional series, whose numbers GeForce uses again, come first. For names alone: where the
-# driver answers, it tells the capability itself.
+# Patterns of the driver's names, and ten times the compute capability. The first match counts, so
+# the professional series stand first, since GeForce uses their numbers again. Used only if the
+# driver does not report the capability.
 # Source: NVIDIA, "CUDA GPU Compute Capability".
 CAPABILITIES = (
     (r"Quadro RTX|TITAN RTX", 75),
@@ -67,12 +67,12 @@ class GpuGroup:
 
     @property
     def cuda_bytes(self) -> int:
-        """Memory of each GPU, in bytes, of which CUDA and so the engine can have a share."""
+        """Memory of each GPU, in bytes, that CUDA, and so the engine, can use."""
         return max(self.memory_bytes - hidden_bytes(self.memory_bytes), 0)
 
     @property
     def capability(self) -> int:
-        """Ten times the compute capability, or 0 where neither driver nor name tells it."""
+        """Ten times the compute capability, or 0 if neither the driver nor the name tells it."""
         if self.told_capability:
             return self.told_capability
         return next(
@@ -89,9 +89,9 @@ def hidden_bytes(memory_bytes: int) -> int:
 
 
 def read_gpus(given: Iterable[Mapping[str, Any]]) -> tuple[GpuGroup, ...]:
-    """Read GPUs from {name, memory_mib, count}; those given twice are counted together.
+    """Read GPUs from {name, memory_mib, count}, and count equal entries together.
 
-    An entry may have a `compute_capability` too, such as 8.6, which counts before the name.
+    An entry can also have a `compute_capability`, such as 8.6, which is used in place of the name.
 
     Raises:
         PlanError: an entry lacks a number or has an absurd one.
@@ -140,7 +140,7 @@ def method_of(quantization: str) -> str:
 
 
 def capability_refusal(gpu: GpuGroup, quantization: str) -> str:
-    """Return why a GPU cannot compute a model; empty where it can or nobody knows."""
+    """Return why a GPU cannot compute a model; empty if it can or if that is not known."""
     minimum = max(MIN_CAPABILITY, METHODS.get(method_of(quantization), 0))
     if not gpu.capability or gpu.capability >= minimum:
         return ""
@@ -152,7 +152,7 @@ def capability_refusal(gpu: GpuGroup, quantization: str) -> str:
 
 
 def capability_notes(gpu: GpuGroup, quantization: str) -> list[str]:
-    """Return what a person should know of how a GPU computes a model.
+    """Return notes on how a GPU computes a model.
 
     Source: vLLM, `Fp8Config`: GPUs before 8.9 have no FP8 arithmetic, and Marlin kernels widen the
     weights as they are used.

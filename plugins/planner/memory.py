@@ -22,7 +22,7 @@ CPU_BLOCK = 128
 LIBRARIES_BYTES = 256 * MIB
 COLLECTIVES_BYTES = GIB
 GRAPH_BYTES_PER_LAYER = 12 * MIB
-# What lies on each GPU beside the share that the engine takes for itself: the CUDA contexts of the
+# Memory that is used on each GPU beside the engine's share: the CUDA contexts of the
 # engine (it exists before the engine measures what is free) and of LMCache's server, each with the
 # kernels it loads, and buffers of LMCache's for the chunks in flight. An out-of-memory message of a
 # shared H200 told 612 MiB for one such process.
@@ -105,7 +105,7 @@ def weights_per_gpu(weights_bytes: int, shape: Shape) -> int:
 
 
 def reserve_per_gpu(model: Model, shape: Shape, batch: Batch, *, eager: bool) -> int:
-    """Return the bytes that computing takes on each GPU: estimated, and rather too much.
+    """Return an estimate of the bytes that computing takes on each GPU, rather too high.
 
     Libraries' workspaces, buffers of collectives, CUDA graphs, and the larger of what a step has
     at its two peaks: the widest layer's activations for its tokens, then sampling for its requests.

@@ -32,7 +32,7 @@ def network_note(model: Model, shape: Shape, gbit: float) -> str:
     Args:
         model: that the hosts share.
         shape: how it is cut.
-        gbit: of the network between them, in Gbit/s each way; 0 where nobody knows.
+        gbit: of the network between them, in Gbit/s each way; 0 if it is not known.
     """
     moved = bytes_per_token(model, shape)
     minimum = SLOW_TOKENS_PER_SECOND * moved * BITS / GIGA

@@ -29,11 +29,11 @@ from plugins.planner.parallel import shape_refusals, widths
 
 GB = 1e9
 # Main memory beside weights, KV and LMCache: the processes themselves, and what loading passes
-# through; and for each GPU, pinned buffers.
+# through; and pinned buffers for each GPU.
 CPU_PROCESSES_BYTES = 2_700_000_000
 GPU_PROCESSES_BYTES = 6_000_000_000
 PER_GPU_PROCESSES_BYTES = 2_000_000_000
-# Memory of GPUs that can be bought, in MiB as drivers tell it.
+# Memory of the GPUs on the market, in MiB as drivers report it.
 GPU_SIZES_MIB = (24564, 32607, 46068, 81920, 97887, 143771, 183359)
 MAX_GPUS = 16
 # Source: vLLM 0.32, `_FLOAT16_NOT_SUPPORTED_MODELS`.
@@ -89,7 +89,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Host:
-    """What a host has beside its GPUs, in bytes; None where nobody looked."""
+    """What a host has beside its GPUs, in bytes; None if it is not known."""
 
     memory_bytes: int | None = None
     disk_bytes: int | None = None
@@ -160,8 +160,8 @@ def plan(
         weights_bytes: bytes of all weights.
         engine: how it is to run.
         gpus: each host's GPUs, equal ones counted together.
-        host: main memory and disk of each, which are judged only where they are known.
-        gbit: of the network between the hosts, in Gbit/s; 0 where nobody knows.
+        host: main memory and disk of each, which count only if they are known.
+        gbit: of the network between the hosts, in Gbit/s; 0 if it is not known.
 
     Returns:
         The plan. On each GPU
@@ -227,7 +227,7 @@ def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
 
 
 def plan_gpus(model: Model, weights_bytes: int, engine: Engine, gpus: Sequence[GpuGroup]) -> Plan:
-    """Plan a model on GPUs, without a word about what would fit instead."""
+    """Plan a model on GPUs, without suggesting a change that would fit."""
     start = Plan(
         fits=False,
         reasons=(),
@@ -247,7 +247,7 @@ def plan_gpus(model: Model, weights_bytes: int, engine: Engine, gpus: Sequence[G
 
 
 def plan_shape(start: Plan, model: Model, engine: Engine, gpu: GpuGroup, shape: Shape) -> Plan:
-    """Plan a model that is cut so, on GPUs of one kind."""
+    """Plan a model of a given shape on equal GPUs."""
     batch = engine.batch or default_batch(gpu)
     weights = weights_per_gpu(start.weights_bytes, shape)
     reserve = reserve_per_gpu(model, shape, batch, eager=engine.enforce_eager)
@@ -292,12 +292,12 @@ def plan_shape(start: Plan, model: Model, engine: Engine, gpu: GpuGroup, shape: 
 
 
 def kept_words(engine: Engine) -> str:
-    """Return what is kept from KV in words; nothing where nothing is."""
+    """Return the memory that is kept from KV in words; empty if there is none."""
     return f" - reserve_gib {gib(engine.reserve_bytes)}" if engine.reserve_bytes else ""
 
 
 def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Plan:
-    """Settle the context, and say whether the KV of a request that long has room."""
+    """Set the context window, and say whether the KV of one request of that length fits."""
     wanted = engine.max_model_len
     pool = planned.kv_pool_bytes if wanted else int(planned.kv_pool_bytes * WINDOW_SHARE)
     longest = planned.layout.longest(pool, model.context)
@@ -323,7 +323,7 @@ def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Pla
 
 
 def with_host(planned: Plan, engine: Engine, host: Host) -> Plan:
-    """Judge main memory and disk, where they are known."""
+    """Compare main memory and disk with what the plan needs, if they are known."""
     refusals = []
     if host.memory_bytes is not None and host.memory_bytes < planned.memory_bytes:
         refusals.append(
@@ -346,7 +346,7 @@ def with_host(planned: Plan, engine: Engine, host: Host) -> Plan:
 def choose_gpus(
     model: Model, engine: Engine, gpus: Sequence[GpuGroup]
 ) -> tuple[str, GpuGroup, Shape]:
-    """Return why there are no GPUs for a model, or the equal ones that take it, and the cut.
+    """Return a refusal (empty if there is none), the equal GPUs for a model, and its shape.
 
     GPUs that share a layer wait for the slowest and hold what the smallest holds, so they must be
     equal; of several kinds, the one with the most memory in all is taken.
@@ -381,7 +381,7 @@ def choose_gpus(
 def fixes(
     model: Model, weights_bytes: int, engine: Engine, gpus: Sequence[GpuGroup], refused: Plan
 ) -> Iterator[str]:
-    """Yield the nearest change that would fit, as a sentence; nothing where none is known.
+    """Yield the nearest change that would fit, as a sentence; nothing if none is known.
 
     Nearest is what costs least: a smaller share, a shorter context, more GPUs like these, larger
     ones.
@@ -397,12 +397,12 @@ def fixes(
             return
 
 
-# What it is, in words, and the engine and GPUs that it comes to.
+# A change in words, and the engine and GPUs after the change.
 Change = tuple[str, Engine, Sequence[GpuGroup]]
 
 
 def smaller_share(engine: Engine, gpus: Sequence[GpuGroup], refused: Plan) -> Iterator[Change]:
-    """Yield the largest whole percentage of a GPU's memory that leaves enough to others."""
+    """Yield the largest whole percentage of a GPU's memory that leaves enough free."""
     if not gpus or not refused.kv_pool_bytes:
         return
     smallest = min(gpu.cuda_bytes for gpu in gpus)
@@ -415,7 +415,7 @@ def smaller_share(engine: Engine, gpus: Sequence[GpuGroup], refused: Plan) -> It
 def shorter(
     model: Model, engine: Engine, gpus: Sequence[GpuGroup], refused: Plan
 ) -> Iterator[Change]:
-    """Yield a shorter context, where the weights leave room for one of use."""
+    """Yield a shorter context, if the weights leave enough memory for a useful one."""
     if not engine.max_model_len or not refused.kv_pool_bytes:
         return
     longest = refused.layout.longest(refused.kv_pool_bytes, model.context)
@@ -425,9 +425,9 @@ def shorter(
 
 
 def more_gpus(model: Model, engine: Engine, gpus: Sequence[GpuGroup]) -> Iterator[Change]:
-    """Yield more GPUs like the ones there, experts shared out whole where that helps, then larger.
+    """Yield more GPUs of the same kind, also with whole experts on each, then larger GPUs.
 
-    Without GPUs there is no kind to stay with: each size is tried.
+    A host without GPUs has no kind: each size is tried.
     """
     count, minimum = max(engine.tensor_parallel_size // engine.nodes, 1), 0
     if gpus:
@@ -441,7 +441,7 @@ def more_gpus(model: Model, engine: Engine, gpus: Sequence[GpuGroup]) -> Iterato
 
 
 def same_gpus(model: Model, engine: Engine, gpu: GpuGroup) -> Iterator[Change]:
-    """Yield one GPU of a kind, two and so on."""
+    """Yield one GPU of a kind, then two, and so on."""
     ways = [engine.expert_parallel]
     if model.experts and not engine.expert_parallel:
         ways.append(True)

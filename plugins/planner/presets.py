@@ -69,8 +69,8 @@ def plan_preset(
         preset: of it `model` (repository, config, weights_bytes, kv_bytes_per_token), `engine` and
             `lmcache` are read.
         gpus: name, memory_mib and count of the GPUs of each host.
-        host: main memory and disk, which are judged only where they are known.
-        gbit: of the network between several hosts, in Gbit/s; 0 where nobody knows.
+        host: main memory and disk, which count only if they are known.
+        gbit: of the network between several hosts, in Gbit/s; 0 if it is not known.
 
     Returns:
         preset, fits, reasons, notes, kv_bytes_per_token, kv_tokens, max_model_len, weights_bytes,
@@ -88,7 +88,7 @@ def preset_plan(preset: Preset, gpus: Gpus, host: Host | None = None, gbit: floa
     """Return the plan of a preset.
 
     Raises:
-        PlanError: the preset or the GPUs are not what can be planned.
+        PlanError: the preset or the GPUs have a value that cannot be planned.
     """
     given = preset["model"]
     model = preset_model(preset)
