@@ -24,7 +24,7 @@ DECODE_PER_GPU = 194_148 / (52.46 - 214_381 / 16_479) * 22e9 / 4
 RAM_BYTES_PER_SECOND = 25 * GB
 DISK_BYTES_PER_SECOND = 5 * GB
 
-# Parameters that a token goes through, by the models' own cards.
+# Parameters that a token goes through, by the model cards.
 ACTIVE = {"moe80": 3.3e9, "prod480": 35e9}
 GPUS = {"moe80": 1, "prod480": 8}
 

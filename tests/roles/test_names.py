@@ -52,6 +52,8 @@ CODE = ("plugins/**/*.py", "watcher/src/infbox/**/*.py", "lab/**/*.py", "bench/*
 # index on disk. `lab_kept_modules.py` is in the lab's host image, which a change would build anew.
 STILL_IN_CODE = {"heat", "part"}
 EARLIER_CODE = {"lab/images/host/lab_kept_modules.py"}
+TEXTS = ("bench", "demo", "lab", "molecule", "playbooks", "plugins", "roles", "tools",
+         "watcher/src")  # fmt: skip
 FILES = ("roles/*/tasks/*.yml", "playbooks/*.yml", "playbooks/tasks/*.yml",
          "watcher/src/infbox/**/*.py", "plugins/filter/*.py", "plugins/action/*.py")  # fmt: skip
 
@@ -158,6 +160,18 @@ def test_code_uses_the_words_of_the_field() -> None:
         if each.rpartition(" ")[2] not in STILL_IN_CODE
     }
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_texts_say_gpu() -> None:
+    """A model card is a page about a model, and a network card no GPU."""
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in found(*(f"{place}/**/*" for place in TEXTS))
+        if path.is_file() and path.suffix not in {".pyc", ".png", ".gz"}
+        for line in path.read_text(errors="replace").splitlines()
+        if re.search(r"(?i)(?<!model )(?<!network )(?<![a-z])cards?(?![a-z])", line)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_each_kind_of_name_in_code_is_read() -> None:
