@@ -412,7 +412,7 @@ PREBUILT = {f"linux-modules-nvidia-580-server-open-{STOCK}": "6.8.0-45.45+1"}
 
 
 @pytest.mark.parametrize(
-    ("installed", "asked", "least", "version"),
+    ("installed", "asked", "minimum", "version"),
     [
         (COMPLETE | DKMS, "580", "", "580.173.02"),
         (COMPLETE | PREBUILT, "580", "580.65.06", "580.173.02"),
@@ -522,7 +522,7 @@ def test_an_enrolled_key_makes_secure_boot_no_obstacle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("running", "managed", "least", "choice"),
+    ("running", "managed", "minimum", "choice"),
     [
         ("570.1.02", False, "", "leave"),
         ("570.1.02", False, "570.1.2", "leave"),

@@ -30,7 +30,7 @@ CREATE TABLE entries (
 );
 CREATE TABLE state (
     one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL, version INTEGER NOT NULL,
-    edit INTEGER NOT NULL, policy TEXT NOT NULL, edited REAL NOT NULL, min_worth REAL NOT NULL
+    edit INTEGER NOT NULL, policy TEXT NOT NULL, edited REAL NOT NULL, least_worth REAL NOT NULL
 );
 CREATE TABLE imports (digest TEXT PRIMARY KEY, names TEXT NOT NULL) WITHOUT ROWID;
 INSERT INTO state VALUES (1, 0, 0, 0, '', 0, 0);
