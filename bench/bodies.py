@@ -45,8 +45,8 @@ def bodies() -> Iterator[tuple[str, bytes]]:
         "the same name": (b"0", b', "priority": 0', b""),
     }
     for name, (before, piece, after) in pieces.items():
-        room = SIZE - 1000 - len(before)
-        yield name, before + piece * (room // len(piece) if piece else 0) + after + b"}"
+        space = SIZE - 1000 - len(before)
+        yield name, before + piece * (space // len(piece) if piece else 0) + after + b"}"
 
 
 async def serve(config: Path, port: int) -> None:
@@ -102,11 +102,11 @@ async def measure(model: str, rest: bytes, at_once: int) -> dict[str, object]:
     """Send a body so often at once to a gateway of its own."""
     port, told = bench._free_port(), bench._free_port()
     engine = [sys.executable, "-m", "bench.gateway", "--serve-engine", str(port)]
-    with tempfile.TemporaryDirectory() as folder, bench._process(engine, port):
+    with tempfile.TemporaryDirectory() as directory, bench._process(engine, port):
         pack = bench._text(bench.PACK_BYTES)
-        gateway = bench.Gateway(Path(folder), f"http://127.0.0.1:{port}", "coder", pack)
+        gateway = bench.Gateway(Path(directory), f"http://127.0.0.1:{port}", "coder", pack)
         gateway._publish()
-        config = Path(folder) / "watcher.yml"
+        config = Path(directory) / "watcher.yml"
         config.write_text(json.dumps(gateway._config))
         own = [sys.executable, "-m", "bench.bodies", "--serve", str(config), str(told)]
         with bench._process(own, gateway.port) as gateway.pid:

@@ -80,9 +80,9 @@ def running(
     image = engine_image()
     remove(name)
     with tempfile.TemporaryDirectory(prefix="infbox-bench-engine-") as path:
-        folder = Path(path)
-        folder.chmod(0o755)
-        mounted = ["docker", "run", "--rm", "--user", "0:0", "--volume", f"{folder}:/out",
+        directory = Path(path)
+        directory.chmod(0o755)
+        mounted = ["docker", "run", "--rm", "--user", "0:0", "--volume", f"{directory}:/out",
                    "--volume", f"{_FILES}:/run/files:ro", "--workdir", "/run/files",
                    "--entrypoint", "python3", image]  # fmt: skip
         run([*mounted, "-m", "infbox_model", "random", "--place", _OUT])
@@ -94,10 +94,10 @@ def running(
                 "serve", "/model", "--host", "127.0.0.1", "--port", port, "--dtype", "bfloat16",
                 "--max-model-len", window, "--enforce-eager", "--served-model-name", "coder",
                 "--scheduling-policy", "priority", "--enable-prompt-tokens-details", *words,
-            ], ["--volume", f"{folder}/model:/model:ro"])  # fmt: skip
+            ], ["--volume", f"{directory}/model:/model:ro"])  # fmt: skip
             url = f"http://127.0.0.1:{port}"
             _await(name, url)
-            yield Served(url, folder / "model" / "tokenizer.json")
+            yield Served(url, directory / "model" / "tokenizer.json")
         finally:
             remove(name)
 

@@ -52,7 +52,7 @@ _ENGINE_ROUNDS = 6  # of a real engine, which answers a question in seconds
 _ENGINE_ROUND_SECONDS = 30.0
 _READY_SECONDS = 180.0  # on a machine that does much else
 _GRACE_SECONDS = 15.0  # after a round, for answers that have begun
-_LEAST_ANSWERS = 20  # of which a median and a tail can be told
+_MIN_ANSWERS = 20  # of which a median and a tail can be told
 _SETTLE_SECONDS = 4.0  # by then connections that nobody uses are closed
 _MEGABYTE = 1_000_000
 
@@ -136,21 +136,21 @@ class Gateway:
     """The gateway as a process, in front of an engine, with one pack.
 
     Args:
-        folder: for its files.
+        directory: for its files.
         url: of the engine.
         model: that the engine serves.
         pack: text of the pack.
     """
 
-    def __init__(self, folder: Path, url: str, model: str, pack: str) -> None:
+    def __init__(self, directory: Path, url: str, model: str, pack: str) -> None:
         self.port = _free_port()
-        self._folder = folder
+        self._directory = directory
         self._config = {
-            "state_dir": str(folder / "state"),
+            "state_dir": str(directory / "state"),
             "engine": {"url": url, "model": model, "max_model_len": 10 * PACK_TOKENS},
             "watcher": {"listen": f"127.0.0.1:{_free_port()}"},
             "gateway": {"listen": f"127.0.0.1:{self.port}"},
-            "workspaces": [{"name": WORKSPACE, "path": str(folder), "budget": PACK_TOKENS}],
+            "workspaces": [{"name": WORKSPACE, "path": str(directory), "budget": PACK_TOKENS}],
         }
         self._model = model
         self._pack = pack
@@ -160,15 +160,15 @@ class Gateway:
     def running(self) -> Iterator["Gateway"]:
         """Run it until the block is left."""
         self._publish()
-        config = self._folder / "watcher.yml"
+        config = self._directory / "watcher.yml"
         config.write_text(json.dumps(self._config))
         program = Path(sysconfig.get_path("scripts")) / "infbox-gateway"
         with _process([program, "run", "--config", config], self.port) as self.pid:
             yield self
 
     def _publish(self) -> None:
-        folder = self._folder / "state" / "packs" / WORKSPACE
-        folder.mkdir(parents=True)
+        directory = self._directory / "state" / "packs" / WORKSPACE
+        directory.mkdir(parents=True)
         pack = {
             "workspace": WORKSPACE,
             "model": self._model,
@@ -181,7 +181,7 @@ class Gateway:
             "entries": [["intro", "", "", ""]],
             "epoch": "bench",
         }
-        (folder / "pack.json").write_text(json.dumps(pack, ensure_ascii=False))
+        (directory / "pack.json").write_text(json.dumps(pack, ensure_ascii=False))
 
     @property
     def megabytes(self) -> float:
@@ -345,12 +345,12 @@ async def leaks(gateway: Gateway, target: Target, requests: int) -> Left:
     return Left(gateway.sockets, gateway.megabytes)
 
 
-async def overhead(folder: Path) -> dict[str, float]:
+async def overhead(directory: Path) -> dict[str, float]:
     """Measure against the fast engine."""
     pack, port = _text(PACK_BYTES), _free_port()
     own = [sys.executable, "-m", "bench.gateway", "--serve-engine", str(port)]
     direct = f"http://127.0.0.1:{port}"
-    gateway = Gateway(folder, direct, "coder", pack)
+    gateway = Gateway(directory, direct, "coder", pack)
     with _process(own, port), gateway.running():
         both = targets(direct, gateway, pack, "coder", stream=True)
         result = _figures("", await compare(both, CHATTING.query, STREAMS))
@@ -365,7 +365,7 @@ async def overhead(folder: Path) -> dict[str, float]:
     for name, length in (("idle_mb", 0), ("idle_long_questions_mb", 100_000)):
         with (
             _process(own, port),
-            Gateway(_made(folder / name), direct, "coder", pack).running() as g,
+            Gateway(_made(directory / name), direct, "coder", pack).running() as g,
         ):
             own_text = {"user": "x" * length}
             target = targets(direct, g, pack, "coder", stream=True, **own_text)["gateway"]
@@ -373,12 +373,12 @@ async def overhead(folder: Path) -> dict[str, float]:
     return result
 
 
-async def conversations(folder: Path) -> dict[str, float]:
+async def conversations(directory: Path) -> dict[str, float]:
     """Measure further turns of many conversations that are known, against the fast engine."""
     pack, port = _text(PACK_BYTES), _free_port()
     own = [sys.executable, "-m", "bench.gateway", "--serve-engine", str(port)]
     direct = f"http://127.0.0.1:{port}"
-    gateway = Gateway(folder, direct, "coder", pack)
+    gateway = Gateway(directory, direct, "coder", pack)
     with _process(own, port), gateway.running():
         targets_of = talks(direct, gateway, pack)
         first = targets_of.pop("first")
@@ -407,10 +407,10 @@ async def ask(target: Target, query: str, count: int) -> None:
         await asyncio.gather(*(ask_on(session) for _ in range(STREAMS)))
 
 
-async def whole(folder: Path, url: str, model: str, pack_bytes: int) -> dict[str, float]:
+async def whole(directory: Path, url: str, model: str, pack_bytes: int) -> dict[str, float]:
     """Measure against a real engine, whose cache has the pack after the first question."""
     pack = _text(pack_bytes)
-    with Gateway(folder, url, model, pack).running() as gateway:
+    with Gateway(directory, url, model, pack).running() as gateway:
         body = {"stream": True, "max_tokens": 64, "ignore_eos": True, "temperature": 0}
         both = targets(url, gateway, pack, model, **body)
         heard = await compare(both, "", 1, _ENGINE_ROUNDS, _ENGINE_ROUND_SECONDS)
@@ -421,7 +421,7 @@ async def whole(folder: Path, url: str, model: str, pack_bytes: int) -> dict[str
 
 def _figures(prefix: str, heard: dict[str, Heard]) -> dict[str, float]:
     result: dict[str, float] = {f"{prefix}requests": len(heard["gateway"].firsts)}
-    if min(len(one.firsts) for one in heard.values()) < _LEAST_ANSWERS:
+    if min(len(one.firsts) for one in heard.values()) < _MIN_ANSWERS:
         _say(
             f"{prefix or 'overhead'}: too few answers came in the time of a round: the machine does"
             f" too much else (load {os.getloadavg()[0]:.0f}); measure on a quiet one"
@@ -486,9 +486,9 @@ def _link(entry: Path) -> str:
     return ""
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 def _say(text: str) -> None:
@@ -522,9 +522,9 @@ def main() -> None:
     if options.serve_engine:
         serve_engine(options.serve_engine)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         result = {"load": os.getloadavg()[0]}
-        for part in parts(Path(folder), options):
+        for part in parts(Path(directory), options):
             result |= part
             for name, value in part.items():
                 print(f"{name:36} {value:12.2f}", flush=True)
@@ -532,13 +532,13 @@ def main() -> None:
                 options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def parts(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, float]]:
+def parts(directory: Path, options: argparse.Namespace) -> Iterator[dict[str, float]]:
     """Yield the figures of each part as soon as it is measured."""
-    yield uvloop.run(conversations(_made(folder / "known")))
+    yield uvloop.run(conversations(_made(directory / "known")))
     if not options.conversations:
-        yield uvloop.run(overhead(_made(folder / "fast")))
+        yield uvloop.run(overhead(_made(directory / "fast")))
     if options.engine:
-        real = _made(folder / "real")
+        real = _made(directory / "real")
         yield uvloop.run(whole(real, options.engine, options.model, options.pack_bytes))
 
 

@@ -78,7 +78,7 @@ def create(name: str) -> Path:
 
 def run_for(inventories: Sequence[Path], log: str) -> str:
     """Run `site.yml` for some of the hosts and return what it printed."""
-    given = [word for folder in inventories for word in ("-i", folder)]
+    given = [word for directory in inventories for word in ("-i", directory)]
     return play(["site.yml", *given], log)
 
 

@@ -41,21 +41,21 @@ PATHS: dict[str, tuple[str, str, dict[str, object] | None]] = {
 }
 
 
-def gateway(folder: Path) -> Gateway:
+def gateway(directory: Path) -> Gateway:
     """Return a gateway of ten workspaces, of which the one is hidden that has a pack."""
-    file = folder / "state" / "packs" / HIDDEN / "pack.json"
+    file = directory / "state" / "packs" / HIDDEN / "pack.json"
     file.parent.mkdir(parents=True)
     pack = {"workspace": HIDDEN, "model": "coder", "generation": 1, "version": 1, "sha256": "",
             "tokens": 6000, "text": "x" * 24000, "sections": [[24000, 6000]]}  # fmt: skip
     file.write_text(json.dumps(pack))
     names = [HIDDEN, *(f"w{number}" for number in range(9))]
-    (folder / "watcher.yml").write_text(json.dumps({
-        "state_dir": str(folder / "state"),
+    (directory / "watcher.yml").write_text(json.dumps({
+        "state_dir": str(directory / "state"),
         "engine": {"url": "http://127.0.0.1:1", "model": "coder", "max_model_len": 32768},
         "gateway": {"requires_user": True, "restricts_workspaces": True},
-        "workspaces": [{"name": name, "path": str(folder), "budget": 6000} for name in names],
+        "workspaces": [{"name": name, "path": str(directory), "budget": 6000} for name in names],
     }))  # fmt: skip
-    return Gateway(config.load(folder / "watcher.yml"))
+    return Gateway(config.load(directory / "watcher.yml"))
 
 
 async def ask(app: Gateway, what: str, name: str) -> tuple[int, int]:
@@ -100,8 +100,8 @@ async def times(requests: int) -> Table:
     """Compare the times of names that are hidden and of names that are not there."""
     table = Table("request", "median, µs", "hidden / absent", "absent / absent",
                   title=f"CPU time of 404, {requests} requests of each name in turns")  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        app = gateway(Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        app = gateway(Path(directory))
         for what in PATHS:
             took: dict[str, list[int]] = {HIDDEN: [], ABSENT: [], ALSO_ABSENT: []}
             for _ in range(requests):
@@ -132,15 +132,16 @@ def alike(one: str, other: str) -> float:
     return len(one[:same].encode()) / BYTES_PER_TOKEN
 
 
-def salts(folder: Path) -> tuple[bool, bool]:
+def salts(directory: Path) -> tuple[bool, bool]:
     """Return whether an overlay has the salt of its base, and whether another workspace has it."""
-    file = folder / "watcher.yml"
+    file = directory / "watcher.yml"
     file.write_text(json.dumps({
-        "state_dir": str(folder), "gateway": {"restricts_workspaces": True},
+        "state_dir": str(directory), "gateway": {"restricts_workspaces": True},
         "engine": {"url": "http://127.0.0.1:1", "model": "coder", "max_model_len": 32768},
-        "workspaces": [{"name": "shop", "path": str(folder / "a"), "budget": 6000},
-                       {"name": "anna", "path": str(folder / "b"), "budget": 7500, "base": "shop"},
-                       {"name": "web", "path": str(folder / "c"), "budget": 6000}],
+        "workspaces": [{"name": "shop", "path": str(directory / "a"), "budget": 6000},
+                       {"name": "anna", "path": str(directory / "b"), "budget": 7500,
+                        "base": "shop"},
+                       {"name": "web", "path": str(directory / "c"), "budget": 6000}],
     }))  # fmt: skip
     made = config.load(file)
     base, overlay, other = (made.cache_salts(workspace)[0] for workspace in made.workspaces)
@@ -151,8 +152,8 @@ def sharing(repository: Path, budget: int) -> Table:
     """Compare packs that would share a beginning."""
     table = Table("two workspaces", "begin alike", "one salt", "lost by the salt",
                   title=f"Tokens of packs of {budget}, kept in chunks of {CHUNK}")  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        first, second = Path(folder) / "one", Path(folder) / "two"
+    with tempfile.TemporaryDirectory() as directory:
+        first, second = Path(directory) / "one", Path(directory) / "two"
         for tree in (first, second):
             subprocess.run(["git", "clone", "--quiet", repository, tree], check=True)
         parts = [tree for tree in first.iterdir() if tree.is_dir() and tree.name[0] != "."]

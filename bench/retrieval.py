@@ -39,7 +39,7 @@ from .workload import git
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "bench"
-ROOM = 8000
+SPACE = 8000
 QUESTIONS = 60
 SAVES = 60
 
@@ -143,7 +143,7 @@ def measure(repository: Path, most: int, root: Path) -> Iterator[Seen]:
     yield Seen("a save, median", statistics.median(saves) * 1e3, "ms", "")
     asked = questions(repository)
     times = sorted(
-        cpu_seconds(partial(choose, texts, each, _nothing, ROOM, Estimate(), is_explained=False))
+        cpu_seconds(partial(choose, texts, each, _nothing, SPACE, Estimate(), is_explained=False))
         for each in asked
     )
     bar = "15" if most <= 20_000 else "60 at 200,000"  # noqa: PLR2004
@@ -163,7 +163,7 @@ def in_the_gateway(root: Path, asked: list[str], bar: str) -> Iterator[Seen]:
     retrieval = Retrieval(root, SECONDS)
 
     async def ask() -> list[Found]:
-        wanted = Wanted(NAME, 0, "", (), ROOM, BYTES_PER_TOKEN, {}, frozenset())
+        wanted = Wanted(NAME, 0, "", (), SPACE, BYTES_PER_TOKEN, {}, frozenset())
         return [await retrieval.find(wanted._replace(text=each)) for each in asked]
 
     first, again = asyncio.run(ask()), asyncio.run(ask())

@@ -208,9 +208,9 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             result = await sessions(bench_, Agent(bench_.tree, options), options)
             result["billing"] = await billing(bench_.both)
         served = await served_model(session, options)
-        least = _LARGE_PACK_TOKENS + _LARGE_OWN_TOKENS + _ANSWER_TOKENS
+        minimum = _LARGE_PACK_TOKENS + _LARGE_OWN_TOKENS + _ANSWER_TOKENS
         result["large"] = None
-        if served["max_model_len"] > least and not options.without_conversations:
+        if served["max_model_len"] > minimum and not options.without_conversations:
             async with running(session, options, _LARGE_PACK_TOKENS, _LARGE_FILES) as bench_:
                 result["large"] = await large_first_turn(bench_.both)
         return result
@@ -230,14 +230,14 @@ async def running(
     """
     engine = options.engine.rstrip("/")
     with tempfile.TemporaryDirectory(prefix="infbox-bench-") as name:
-        folder = Path(name)
-        tree = make_tree(folder / "tree", files)
+        directory = Path(name)
+        tree = make_tree(directory / "tree", files)
         async with recording(session, engine) as recorder:
             served = await served_model(session, options)
             listen = f"127.0.0.1:{free_port()}"
             gateway = f"127.0.0.1:{free_port()}"
             engine_of_it = {"url": recorder.url, **served}
-            config = write_config(folder, options, engine_of_it, (listen, gateway), budget)
+            config = write_config(directory, options, engine_of_it, (listen, gateway), budget)
             async with (
                 watching(session, config, listen) as status,
                 answering(session, config, gateway) as url,
@@ -247,7 +247,7 @@ async def running(
 
 
 def write_config(
-    folder: Path,
+    directory: Path,
     options: argparse.Namespace,
     engine: dict[str, Any],
     listen: tuple[str, str],
@@ -255,14 +255,14 @@ def write_config(
 ) -> Path:
     """Write the configuration of the watcher and the gateway."""
     content = {
-        "state_dir": str(folder / "state"),
+        "state_dir": str(directory / "state"),
         "engine": {"tokenizer": str(options.tokenizer.resolve()), **engine},
         "watcher": {"listen": listen[0]},
         "gateway": {"listen": listen[1]}
         | ({"conversations_mb": 0} if options.without_conversations else {}),
-        "workspaces": [{"name": "bench", "path": str(folder / "tree"), "budget": budget}],
+        "workspaces": [{"name": "bench", "path": str(directory / "tree"), "budget": budget}],
     }
-    file = folder / "watcher.yml"
+    file = directory / "watcher.yml"
     file.write_text(yaml.safe_dump(content))
     return file
 
@@ -505,8 +505,8 @@ def show_large(large: dict[str, int] | None) -> None:
         return
     print(f"first turn, the client's own {large['own']} tokens, a pack of {large['pack']}")
     print(f"  tokens of the prompt           {large['prompt']:8}")
-    least = large["pack"] // _BLOCK * _BLOCK
-    print(f"  cached                         {large['cached']:8}   bar the pack's: {least}")
+    minimum = large["pack"] // _BLOCK * _BLOCK
+    print(f"  cached                         {large['cached']:8}   bar the pack's: {minimum}")
     print(f"  computed                       {large['prompt'] - large['cached']:8}")
 
 

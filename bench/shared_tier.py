@@ -175,8 +175,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.shared_tier", description=__doc__)
     parser.add_argument("--image", default="", help="the engine's; the lab's unless given")
     image = parser.parse_args().image or engine_image()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
         path.chmod(0o755)
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",

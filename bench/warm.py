@@ -36,7 +36,7 @@ _PREFILL = re.compile(
 _POLL_SECONDS = 0.25
 _STATUS_OK = 200
 _MOST_BYTES = 6000
-_LEAST_BYTES = 500
+_MIN_BYTES = 500
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,14 @@ async def measure(options: argparse.Namespace) -> list[Save]:
     """Save files as often as asked for, and return what each cost."""
     timeout = aiohttp.ClientTimeout(total=1800)
     with tempfile.TemporaryDirectory(prefix="infbox-bench-") as name:
-        folder = Path(name)
-        tree = make_tree(folder / "tree", options.files)
+        directory = Path(name)
+        tree = make_tree(directory / "tree", options.files)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             served = await served_model(session, options)
             relay = Relay(session, options.engine.rstrip("/"))
             async with serving(relay) as url:
                 listen = f"127.0.0.1:{free_port()}"
-                config = write_config(folder, options, {"url": url, **served}, listen)
+                config = write_config(directory, options, {"url": url, **served}, listen)
                 async with watching(session, config, listen) as status:
                     return await saves(status, relay, tree, options.saves)
 
@@ -144,7 +144,7 @@ def make_tree(root: Path, count: int) -> list[Path]:
     root.mkdir()
     library = Path(sysconfig.get_paths()["stdlib"])
     sources = (source.read_bytes() for source in sorted(library.glob("**/*.py")))
-    small = (text for text in sources if _LEAST_BYTES < len(text) < _MOST_BYTES)
+    small = (text for text in sources if _MIN_BYTES < len(text) < _MOST_BYTES)
     files = []
     for number, text in zip(range(count), small, strict=False):
         files.append(root / f"module_{number:03}.py")
@@ -157,28 +157,28 @@ async def served_model(
 ) -> dict[str, Any]:
     """Return the model's name and its window in tokens, as the configuration names them."""
     async with session.get(f"{options.engine.rstrip('/')}/v1/models") as answer:
-        cards = (await answer.json())["data"]
-    card = next((card for card in cards if options.model in ("", card["id"])), None)
-    if card is None:
+        models = (await answer.json())["data"]
+    model = next((model for model in models if options.model in ("", model["id"])), None)
+    if model is None:
         raise SystemExit(f"--model: {options.model} is not served there: give one that is")
-    return {"model": card["id"], "max_model_len": card["max_model_len"]}
+    return {"model": model["id"], "max_model_len": model["max_model_len"]}
 
 
 def write_config(
-    folder: Path, options: argparse.Namespace, engine: dict[str, Any], listen: str
+    directory: Path, options: argparse.Namespace, engine: dict[str, Any], listen: str
 ) -> Path:
     """Write the watcher's configuration."""
     more = {"tokenizer": str(options.tokenizer.resolve())}
     if options.lmcache:
         more["lmcache"] = options.lmcache
-    workspace = {"name": "bench", "path": str(folder / "tree"), "budget": options.budget}
+    workspace = {"name": "bench", "path": str(directory / "tree"), "budget": options.budget}
     content = {
-        "state_dir": str(folder / "state"),
+        "state_dir": str(directory / "state"),
         "engine": {**engine, **more},
         "watcher": {"listen": listen},
         "workspaces": [workspace],
     }
-    file = folder / "watcher.yml"
+    file = directory / "watcher.yml"
     file.write_text(yaml.safe_dump(content))
     return file
 

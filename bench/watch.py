@@ -1,4 +1,4 @@
-"""What following a tree costs: 20,000 files in 3,000 folders, and 20,000 that git ignores.
+"""What following a tree costs: 20,000 files in 3,000 directories, and 20,000 that git ignores.
 
 Each row stands beside a floor that is measured in the same run: the same work with nothing around
 it. The watcher is the real one, a process of its own, looked at from outside.
@@ -36,7 +36,7 @@ SAVES = 400
 STARTS = 9
 LISTINGS = 15
 CHECKED_OUT = 10_000
-LEAST_FILES = 1_000
+MIN_FILES = 1_000
 LIST = ("ls-files", "-coz", "--exclude-standard")
 
 _PAUSE_SECONDS = 0.03  # between two saves, so that each is one of its own
@@ -55,8 +55,8 @@ database.execute("PRAGMA journal_mode = WAL")
 database.execute("PRAGMA synchronous = NORMAL")
 database.execute("CREATE TABLE files (path BLOB PRIMARY KEY, hash TEXT) WITHOUT ROWID")
 watch = Watch()
-for folder, _, _ in os.walk(root + "/src"):
-    watch.add(folder)
+for directory, _, _ in os.walk(root + "/src"):
+    watch.add(directory)
 print("ready", flush=True)
 while True:
     watch.wait(-1)
@@ -105,13 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 
 
-def measure(folder: Path, tokenizer: Path | None, *, tracked: bool) -> list[Row]:
-    """Measure everything, on a tree made in an empty folder."""
-    root = folder / "tree"
+def measure(directory: Path, tokenizer: Path | None, *, tracked: bool) -> list[Row]:
+    """Measure everything, on a tree made in an empty directory."""
+    root = directory / "tree"
     root.mkdir()
     paths = make(root, tracked=tracked)
-    state = folder / "state"
-    by_git, listed = listings(root, folder)
+    state = directory / "state"
+    by_git, listed = listings(root, directory)
     rows = [
         Row("git ls-files -co, the floor of a listing", by_git, "ms"),
         Row("first listing with watches", listed, "ms", 2 * by_git, by_git),
@@ -124,7 +124,7 @@ def measure(folder: Path, tokenizer: Path | None, *, tracked: bool) -> list[Row]
         rows.append(Row("memory, the most while that is made", most, "MB", 100))
         chosen = paths[:: len(paths) // SAVES]
         ours = saves(root, watcher.index, chosen)
-    raw = raw_saves(root, folder, chosen)
+    raw = raw_saves(root, directory, chosen)
     for part, bar in (("median", 2.0), ("99th percentile", 10.0)):
         place = 0.5 if part == "median" else 0.99
         rows.append(Row(f"save to committed, {part}", _at(ours, place), "ms", bar, _at(raw, place)))
@@ -133,7 +133,7 @@ def measure(folder: Path, tokenizer: Path | None, *, tracked: bool) -> list[Row]
     return rows
 
 
-def listings(root: Path, folder: Path) -> tuple[float, float]:
+def listings(root: Path, directory: Path) -> tuple[float, float]:
     """List a tree as git does, and as we do for the first time, with watches.
 
     In turn, since the machine's speed drifts.
@@ -145,18 +145,18 @@ def listings(root: Path, folder: Path) -> tuple[float, float]:
     ours: list[float] = []
     for _ in range(LISTINGS):
         by_git.append(_took(lambda: git(root, *LIST)))
-        ours.append(_took(lambda: list_once(root, folder)))
+        ours.append(_took(lambda: list_once(root, directory)))
     return statistics.median(by_git), statistics.median(ours)
 
 
-def list_once(root: Path, folder: Path) -> None:
+def list_once(root: Path, directory: Path) -> None:
     """List a tree as the service does for the first time, with a watch on each directory.
 
     Args:
         root: of the tree.
-        folder: an index of its own is made in there.
+        directory: an index of its own is made in there.
     """
-    index = Index(Path(tempfile.mkdtemp(dir=folder)) / "index.db")
+    index = Index(Path(tempfile.mkdtemp(dir=directory)) / "index.db")
     tree, watch = Tree(root), Watch()
     reconciler = _Listing(name="bench", tree=tree, index=index, watching=watch, wake=lambda: None)
     try:
@@ -180,7 +180,7 @@ class _Listing(Reconciler):
     """A reconciler that stops where the listing ends and the reading of files would begin."""
 
     def _take_walk(self, walk: Walk) -> None:
-        assert len(walk.files) >= LEAST_FILES  # noqa: S101  # a wrong tree would measure nothing
+        assert len(walk.files) >= MIN_FILES  # noqa: S101  # a wrong tree would measure nothing
         raise _Listed
 
 
@@ -208,10 +208,10 @@ def saves(root: Path, index: Path, paths: Sequence[str]) -> list[float]:
     return found
 
 
-def raw_saves(root: Path, folder: Path, paths: Sequence[str]) -> list[float]:
+def raw_saves(root: Path, directory: Path, paths: Sequence[str]) -> list[float]:
     """Return the same of inotify and SQLite alone."""
-    with following(root, folder / "raw.db"):
-        return saves(root, folder / "raw.db", paths)
+    with following(root, directory / "raw.db"):
+        return saves(root, directory / "raw.db", paths)
 
 
 @contextlib.contextmanager

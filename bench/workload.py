@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = 3_000
+DIRECTORIES = 3_000
 KEPT = 20_000
 
-_IGNORED_IN_FOLDER = 20
+_IGNORED_IN_DIRECTORY = 20
 _BODY = "".join(f"def function_{n}(value):\n    return value * {n}\n\n" for n in range(20))
 _SETTINGS = (
     "user.name=Bench",
@@ -39,7 +39,7 @@ def make(
     tracked: bool = True,
     text: Callable[[int], str] = same_text,
 ) -> list[str]:
-    """Make a repository of files in folders of six or seven, and of as many that it ignores.
+    """Make a repository of files in directories of six or seven, and of as many that it ignores.
 
     Args:
         root: to be made.
@@ -51,19 +51,19 @@ def make(
         The paths of the files that are not ignored.
     """
     paths: list[str] = []
-    folders = max(kept * FOLDERS // KEPT, 1)
-    for number in range(folders):
-        folder = f"src/part{number // 100:02}/module{number % 100:02}"
-        (root / folder).mkdir(parents=True)
-        share = kept // folders + (number < kept % folders)
-        paths += [f"{folder}/file{n}.py" for n in range(share)]
+    directories = max(kept * DIRECTORIES // KEPT, 1)
+    for number in range(directories):
+        directory = f"src/part{number // 100:02}/module{number % 100:02}"
+        (root / directory).mkdir(parents=True)
+        share = kept // directories + (number < kept % directories)
+        paths += [f"{directory}/file{n}.py" for n in range(share)]
     for number, path in enumerate(paths):
         (root / path).write_text(text(number))
-    for number in range(kept // _IGNORED_IN_FOLDER):
-        folder = f"node_modules/package{number}"
-        (root / folder).mkdir(parents=True)
-        for n in range(_IGNORED_IN_FOLDER):
-            (root / folder / f"index{n}.js").write_text("module.exports = 1;\n")
+    for number in range(kept // _IGNORED_IN_DIRECTORY):
+        directory = f"node_modules/package{number}"
+        (root / directory).mkdir(parents=True)
+        for n in range(_IGNORED_IN_DIRECTORY):
+            (root / directory / f"index{n}.js").write_text("module.exports = 1;\n")
     (root / ".gitignore").write_text("node_modules/\n*.o\n")
     git(root, "init", "--quiet")
     if tracked:
@@ -118,7 +118,7 @@ class Watcher:
         return sum(cpu_seconds(process) for process in self._processes())
 
     def _processes(self) -> list[Path]:
-        """Return the folders of those that run Python: it, and the one that packs."""
+        """Return the directories of those that run Python: it, and the one that packs."""
         own = Path(f"/proc/{self.process.pid}")
         children = (own / f"task/{self.process.pid}/children").read_text().split()
         found = [Path(f"/proc/{child}") for child in children]
@@ -187,7 +187,7 @@ def environment(state: Path, **variables: str) -> dict[str, str]:
     """Return an environment in which Python keeps what it compiled, as an installed program's is.
 
     Args:
-        state: a folder for that.
+        state: a directory for that.
         variables: more of them.
     """
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -203,7 +203,7 @@ def _drain(heard: socket.socket) -> None:
 
 
 def cpu_seconds(process: Path) -> float:
-    """Return the processor time of a process, by its folder in /proc, and of what it waited for."""
+    """Return the processor time of a process and its children, by its directory in /proc."""
     fields = (process / "stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 

@@ -101,7 +101,7 @@ def up(source: Path, picture: Path | None) -> None:
 
 
 def workspace_name(source: Path) -> str:
-    """Return a workspace's name made from its folder's."""
+    """Return a workspace's name made from its directory's."""
     name = re.sub(r"[^a-z0-9]+", "-", source.resolve().name.lower()).strip("-")
     # A checkout is often cloned under a name that says nothing.
     return "infbox" if source.resolve() == ROOT else name or "workspace"
@@ -117,11 +117,11 @@ def deploy(name: str) -> Host:
         "infbox_preset": "demo",
         "infbox_more_presets": {"demo": PRESET},
     }
-    folder = inventory(host, variables)
-    console.print(f"  ansible-playbook site.yml -i {folder.relative_to(ROOT)}")
+    directory = inventory(host, variables)
+    console.print(f"  ansible-playbook site.yml -i {directory.relative_to(ROOT)}")
     start = time.monotonic()
     with console.status("") as status:
-        output = play(["site.yml", "-i", folder], f"{HOST}-site", status.update)
+        output = play(["site.yml", "-i", directory], f"{HOST}-site", status.update)
     recap = re.search(rf"^{HOST} .*?(ok=.*failed=\d+)", output, re.MULTILINE)
     took = time.monotonic() - start
     console.print(f"  site.yml: done in {took:.0f} s ({recap[1] if recap else ''})")

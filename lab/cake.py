@@ -21,7 +21,7 @@ import httpx
 from lab.settings import ROOT, STATE
 from lab.shell import LabError, remove_container, run, succeeds
 
-FOLDER = STATE / "cake"
+DIRECTORY = STATE / "cake"
 SERVER, PLAIN, CAKE = (f"infbox-cake-{name}" for name in ("lmcache", "plain", "raced"))
 ZMQ_PORT, HTTP_PORT = 15555, 18020
 PORTS = {PLAIN: 18000, CAKE: 18001}
@@ -152,12 +152,12 @@ class Rig:
 
 def stored() -> list[Path]:
     """Return the chunks on disk."""
-    return sorted(FOLDER.glob("l2/*.data"))
+    return sorted(DIRECTORY.glob("l2/*.data"))
 
 
 def throttle(bytes_per_second: int) -> None:
     """Limit what the server reads from the disk; 0 lifts the limit."""
-    device = FOLDER.stat().st_dev
+    device = DIRECTORY.stat().st_dev
     name = f"{os.major(device)}:{os.minor(device)}"
     container = run(["docker", "inspect", "--format", "{{.Id}}", SERVER])
     old = Path("/sys/fs/cgroup/blkio/docker", container, "blkio.throttle.read_bps_device")
@@ -180,16 +180,16 @@ def running(
         larger: take a model of four times the weights.
     """
     stop()
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    (FOLDER / "l2").mkdir(parents=True)
-    run(["docker", "run", "--rm", "--user", "0:0", "--volume", f"{FOLDER}:/out",
+    shutil.rmtree(DIRECTORY, ignore_errors=True)
+    (DIRECTORY / "l2").mkdir(parents=True)
+    run(["docker", "run", "--rm", "--user", "0:0", "--volume", f"{DIRECTORY}:/out",
          "--volume", f"{ROOT}/roles/model_store/files:/run/files:ro", "--workdir", "/run/files",
          "--entrypoint", "python3", image, "-m", "infbox_model", "random",
          "--place", "/out/model"])  # fmt: skip
     if larger:
-        run(["docker", "run", "--rm", "--user", "0:0", "--volume", f"{FOLDER}:/out",
+        run(["docker", "run", "--rm", "--user", "0:0", "--volume", f"{DIRECTORY}:/out",
              "--entrypoint", "python3", image, "-c", LARGER])  # fmt: skip
-    shutil.chown(FOLDER / "l2", 64430, 64430)
+    shutil.chown(DIRECTORY / "l2", 64430, 64430)
     try:
         start_server(image)
         for engine in engines:
@@ -200,7 +200,7 @@ def running(
         yield rig
     finally:
         stop()
-        shutil.rmtree(FOLDER, ignore_errors=True)
+        shutil.rmtree(DIRECTORY, ignore_errors=True)
 
 
 def start_server(image: str) -> None:
@@ -213,7 +213,7 @@ def start_server(image: str) -> None:
         "--chunk-size", CHUNK, "--hash-algorithm", "blake3", "--supported-transfer-mode", "auto",
         "--l2-prefetch-policy", "retain", "--l2-adapter", json.dumps(adapter),
         "--server-module", json.dumps(module),
-    ], ["--volume", f"{FOLDER}/l2:/l2"])  # fmt: skip
+    ], ["--volume", f"{DIRECTORY}/l2:/l2"])  # fmt: skip
 
 
 def start_engine(image: str, engine: str) -> None:
@@ -237,7 +237,7 @@ def start_engine(image: str, engine: str) -> None:
         "serve", "/model", "--host", "127.0.0.1", "--port", PORTS[engine], "--dtype", "float16",
         "--max-model-len", 20000, "--enforce-eager", "--served-model-name", "coder",
         "--kv-transfer-config", json.dumps(connector), *more,
-    ], ["--volume", f"{FOLDER}/model:/model:ro"])  # fmt: skip
+    ], ["--volume", f"{DIRECTORY}/model:/model:ro"])  # fmt: skip
 
 
 def start(name: str, image: str, program: str, words: Sequence[Any], more: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ IMAGES = {
 SUMMARY_LINES = 40
 # Seconds between two questions whether something has happened. To ask a host over SSH computes a
 # tenth of one, which whatever is waited for would need: the longer it takes, the rarer it is asked.
-LEAST_PAUSE, MOST_PAUSE = 0.05, 2.0
+MIN_PAUSE, MOST_PAUSE = 0.05, 2.0
 PAUSE_SHARE = 1 / 20
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def inventory(host: Host, variables: Mapping[str, Any], group: str = "inference"
         group: that it belongs to.
 
     Returns:
-        The folder to give to ``ansible-playbook -i``.
+        The directory to give to ``ansible-playbook -i``.
     """
     published = json.loads(IMAGES_FILE.read_text())
     images = {
@@ -86,11 +86,11 @@ def inventory(host: Host, variables: Mapping[str, Any], group: str = "inference"
     }
     # The host's own variables, so that several such inventories can be given to one run.
     content = {group: {"hosts": {host.instance: variables}}}
-    folder = STATE / "inventory" / host.instance
-    folder.mkdir(parents=True, exist_ok=True)
+    directory = STATE / "inventory" / host.instance
+    directory.mkdir(parents=True, exist_ok=True)
     # JSON is YAML, and needs no library here.
-    (folder / "hosts.yml").write_text(json.dumps(content, indent=2) + "\n")
-    return folder
+    (directory / "hosts.yml").write_text(json.dumps(content, indent=2) + "\n")
+    return directory
 
 
 def copy_tree(source: Path, name: str) -> Path:
@@ -204,5 +204,5 @@ def wait_for(what: str, ask: Callable[[], T | None], timeout: float) -> T:
         waited = time.monotonic() - began
         if waited > timeout:
             raise LabError(f"{what} did not happen within {timeout:.0f} s")
-        time.sleep(min(max(LEAST_PAUSE, waited * PAUSE_SHARE), MOST_PAUSE))
+        time.sleep(min(max(MIN_PAUSE, waited * PAUSE_SHARE), MOST_PAUSE))
     return answer

@@ -63,7 +63,7 @@ def create(name: str, base: str, mounts: Sequence[str] = ()) -> Host:
     Args:
         name: its name, unique in this checkout.
         base: see `host_image`.
-        mounts: folders of this machine to share, ``SOURCE:TARGET[:ro]``.
+        mounts: directories of this machine to share, ``SOURCE:TARGET[:ro]``.
 
     Returns:
         The host, booted, with SSH answering.
@@ -130,7 +130,7 @@ def kept_modules() -> list[str]:
     if not os.environ.get(KEEP_MODULES):
         return []
     KEPT_MODULES.mkdir(parents=True, exist_ok=True)
-    # Below a folder that each boot empties, so that no test takes it for a part of the host.
+    # Below a directory that each boot empties, so that no test takes it for a part of the host.
     return [f"{KEPT_MODULES}:/run/lab-modules"]
 
 

@@ -69,12 +69,14 @@ def exists(image: str) -> bool:
     return succeeds(["docker", "image", "inspect", image])
 
 
-def content_hash(folder: Path, *more: str) -> str:
-    """Return a short hash over the files below `folder` and the strings in `more`."""
+def content_hash(directory: Path, *more: str) -> str:
+    """Return a short hash over the files below `directory` and the strings in `more`."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(directory.rglob("*")):
         if path.is_file():
-            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_mode & 0o111}\0".encode())
+            digest.update(
+                f"{path.relative_to(directory)}\0{path.stat().st_mode & 0o111}\0".encode()
+            )
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     for text in more:
         digest.update(text.encode() + b"\0")
@@ -106,13 +108,13 @@ def debian(suite: str) -> str:
 def debootstrap(suite: str, image: str) -> None:
     """Make `image` from the packages of the mirror that this machine uses itself."""
     STATE.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=STATE) as folder:
-        # A folder of its own below, since debootstrap sets the modes of the root it fills.
-        root = Path(folder, "root")
+    with tempfile.TemporaryDirectory(dir=STATE) as directory:
+        # A directory of its own below, since debootstrap sets the modes of the root it fills.
+        root = Path(directory, "root")
         run_logged(
             ["debootstrap", "--variant=minbase", suite, root, *own_mirror()], f"debootstrap-{suite}"
         )
-        archive = Path(folder, "root.tar")
+        archive = Path(directory, "root.tar")
         run(["tar", "-C", root, "-cf", archive, "."])
         run(["docker", "import", archive, image])
 
@@ -177,8 +179,8 @@ def engine(target: str, effort: str) -> str:
     """
     base = debian("bookworm")
     source = ROOT / "files" / "engine"
-    with tempfile.TemporaryDirectory() as folder:
-        context = Path(folder, "engine")
+    with tempfile.TemporaryDirectory() as directory:
+        context = Path(directory, "engine")
         shutil.copytree(source, context, ignore=shutil.ignore_patterns("__pycache__"))
         for authority in EXTRA_AUTHORITIES.glob("*.crt"):
             shutil.copy(authority, context / "ca")

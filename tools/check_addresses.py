@@ -2,7 +2,7 @@
 
     python tools/check_addresses.py
 
-A lock or a document that names a mirror or a folder of its author's works for nobody else. The
+A lock or a document that names a mirror or a directory of its author's works for nobody else. The
 names are not written here: they are read from the configuration of this machine's own apt and pip.
 """
 
@@ -39,7 +39,7 @@ def package_hosts() -> set[str]:
 
 
 def machine_paths(root: Path) -> set[str]:
-    """Return folders that are on this machine only: the checkout's and those of local wheels."""
+    """Return directories that only this machine has: the checkout's and those of local wheels."""
     paths = {str(root), *os.environ.get("PIP_FIND_LINKS", "").split()}
     return {path for path in paths if path.startswith("/") and not path.startswith(PRODUCT)}
 

@@ -10,13 +10,13 @@ import promql
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "files" / "alerts"
+DIRECTORY = ROOT / "files" / "alerts"
 
 
-def check(folder: Path) -> list[str]:
-    """Return what is wrong with the rules in a folder, each by file and rule."""
+def check(directory: Path) -> list[str]:
+    """Return what is wrong with the rules in a directory, each by file and rule."""
     problems = []
-    for file in sorted(folder.glob("*.yml")):
+    for file in sorted(directory.glob("*.yml")):
         try:
             groups = yaml.safe_load(file.read_text())["groups"]
             rules = [rule for group in groups for rule in group["rules"]]
@@ -36,7 +36,7 @@ def check(folder: Path) -> list[str]:
 
 def main() -> int:
     """Print what is wrong; exit status 1 where something is."""
-    problems = check(FOLDER)
+    problems = check(DIRECTORY)
     for problem in problems:
         print(problem)
     return 1 if problems else 0

@@ -27,7 +27,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "files" / "dashboards"
+DIRECTORY = ROOT / "files" / "dashboards"
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 WIDTH, HEIGHT = 8, 8  # of a panel, in Grafana's units; a page is 24 wide
 COUNTS_PER_SECOND = "cps"
@@ -928,8 +928,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
-    wanted = {FOLDER / f"{page.name}.json": render(page) for page in PAGES}
-    found = {path: path.read_text() for path in FOLDER.glob("*.json")}
+    wanted = {DIRECTORY / f"{page.name}.json": render(page) for page in PAGES}
+    found = {path: path.read_text() for path in DIRECTORY.glob("*.json")}
     stale = sorted(path for path in wanted | found if wanted.get(path) != found.get(path))
     for path in stale:
         print(f"{path.relative_to(ROOT)} is {'stale: run make docs' if check else 'written'}.")

@@ -14,7 +14,7 @@ class Role:
     """A role's surface.
 
     Attributes:
-        path: its folder.
+        path: its directory.
         short_description: what it is, in a line.
         description: what it does, a paragraph each.
         options: its variables as the specs tell them, of all its entry points.
@@ -49,7 +49,7 @@ def read_roles(root: Path) -> list[Role]:
 
 
 def read_role(path: Path) -> Role:
-    """Return the role in a folder; see `read_roles` for what is raised."""
+    """Return the role in a directory; see `read_roles` for what is raised."""
     entry_points = read_yaml(path / "meta" / "argument_specs.yml").get("argument_specs", {})
     if "main" not in entry_points:
         raise ValueError(f"{path}: meta/argument_specs.yml has no entry point main. Write one.")

@@ -15,7 +15,7 @@ from ..scale.costs import (
     DISK_BYTES_PER_SECOND,
     GB,
     H100,
-    PREFILL_PER_CARD,
+    PREFILL_PER_GPU,
     PRESETS,
     RAM_BYTES_PER_SECOND,
 )
@@ -108,7 +108,7 @@ def prefill(gpu: dict[str, Any], gpus: int, active: float) -> float:
     On an H100 by what was published, as docs/scale.md has it; on a small GPU by its arithmetic.
     """
     if gpu is H100:
-        return PREFILL_PER_CARD * gpus / active
+        return PREFILL_PER_GPU * gpus / active
     return gpus * RTX_4090_FLOPS * USED / 2 / active
 
 

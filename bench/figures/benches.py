@@ -68,13 +68,13 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {memory:.0f} GB, {gpu}"
 
 
-def run(bench: Bench, say: Callable[[str], object], folder: Path = results.FOLDER) -> Result:
+def run(bench: Bench, say: Callable[[str], object], directory: Path = results.DIRECTORY) -> Result:
     """Run a benchmark, and keep what it measured; one that fails keeps its earlier figures.
 
     Args:
         bench: it.
         say: is told how it fares.
-        folder: where results are kept.
+        directory: where results are kept.
     """
     load = f"load {os.getloadavg()[0]:.1f}"
     say(f"{bench.command}, {bench.minutes:g} minutes at most")
@@ -85,14 +85,18 @@ def run(bench: Bench, say: Callable[[str], object], folder: Path = results.FOLDE
     if outcome == MEASURED:
         new = Result(bench.command, today, machine(), load, loads(written), (today, MEASURED))
     else:
-        before = results.read(bench.name, folder) or Result(bench.command, "", "", "", {}, ("", ""))
+        before = results.read(bench.name, directory) or Result(
+            bench.command, "", "", "", {}, ("", "")
+        )
         new = replace(before, last_run=(today, outcome))
-    results.write(bench.name, new, folder)
+    results.write(bench.name, new, directory)
     say(f"{bench.name}: {outcome}")
     return new
 
 
-def keep(bench: Bench, file: Path, load: str, note: str, folder: Path = results.FOLDER) -> Result:
+def keep(
+    bench: Bench, file: Path, load: str, note: str, directory: Path = results.DIRECTORY
+) -> Result:
     """Keep what a benchmark wrote that was run by hand, such as ``growth`` for some sizes.
 
     Args:
@@ -100,15 +104,15 @@ def keep(bench: Bench, file: Path, load: str, note: str, folder: Path = results.
         file: that it wrote with ``--json``.
         load: beside it, in words.
         note: what a reader must know.
-        folder: where results are kept.
+        directory: where results are kept.
     """
     today = datetime.now(UTC).date().isoformat()
     figures = loads(file.read_text())
-    before = results.read(bench.name, folder)
+    before = results.read(bench.name, directory)
     if before and bench.name == "growth":
         figures = joined(before.figures, figures)
     new = Result(bench.command, today, machine(), load, figures, (today, MEASURED), note)
-    results.write(bench.name, new, folder)
+    results.write(bench.name, new, directory)
     return new
 
 

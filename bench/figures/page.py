@@ -153,7 +153,7 @@ def _beside(promise: Promise, result: Result) -> str:
 def _bar(promise: Promise, floor: str = "the floor") -> str:
     if promise.bar is None:
         return ""
-    bound = "at least " if promise.least and promise.unit != "%" else ""
+    bound = "at least " if promise.minimum and promise.unit != "%" else ""
     unit = f"{TIMES} {floor}" if promise.of_floor else promise.unit
     return f"{bound}{_with_unit(promise.bar, unit)}"
 

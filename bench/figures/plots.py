@@ -29,20 +29,20 @@ CURVES = {
 COLUMNS = 3
 
 
-def draw(read: Read, folder: Path) -> None:
+def draw(read: Read, directory: Path) -> None:
     """Draw all pictures of which there are figures.
 
     Args:
         read: returns the result of a benchmark by its name.
-        folder: where they go.
+        directory: where they go.
     """
-    folder.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)
     svg.prepare()
-    first_token(read, folder / "first-token.svg")
-    save_to_warm(read, folder / "save-to-warm.svg")
+    first_token(read, directory / "first-token.svg")
+    save_to_warm(read, directory / "save-to-warm.svg")
     grown = read("growth")
     if grown and grown.figures:
-        growth(grown.figures, folder / "growth.svg")
+        growth(grown.figures, directory / "growth.svg")
 
 
 def first_token(read: Read, file: Path) -> None:
@@ -153,6 +153,6 @@ def short(value: float) -> str:
     return f"{value / 1000:g} k" if value >= 1000 else number(value)  # noqa: PLR2004
 
 
-def names(folder: Path) -> Sequence[str]:
+def names(directory: Path) -> Sequence[str]:
     """Return the names of the pictures that are there."""
-    return sorted(path.name for path in folder.glob("*.svg"))
+    return sorted(path.name for path in directory.glob("*.svg"))

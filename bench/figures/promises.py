@@ -24,7 +24,7 @@ class Promise:
         unit: of it, behind a space; ``%``, ``x`` and so on.
         scale: what the figure is multiplied by to be in that unit.
         bar: the bound that was set; None where none was.
-        least: whether the bar is the least that it may be, not the most.
+        minimum: whether the bar is the least that it may be, not the most.
         floor: the same work with nothing around it, or what others take, from the same run.
         floor_is: what the floor is.
         of_floor: whether the bar is times of the floor.
@@ -37,7 +37,7 @@ class Promise:
     unit: str = ""
     scale: float = 1.0
     bar: float | None = None
-    least: bool = False
+    minimum: bool = False
     floor: Value | None = None
     floor_is: str = ""
     of_floor: bool = False
@@ -66,7 +66,7 @@ class Promise:
         seen, floor = self.figure(figures), self.floor_figure(figures)
         if self.of_floor:
             seen /= floor or 1
-        return seen >= self.bar if self.least else seen <= self.bar
+        return seen >= self.bar if self.minimum else seen <= self.bar
 
 
 def _value(value: Value, figures: Any) -> float:
@@ -160,9 +160,9 @@ SECTIONS: dict[str, Sequence[Promise]] = {
         Promise("Tokens computed a turn, of 1.05 times those without infbox and of what is told",
                 "sessions", ["computed_of_bar"], TIMES, bar=1),
         Promise("Greedy answers equal to those of the same prompt sent to the engine", "sessions",
-                equal, "%", bar=100, least=True),
+                equal, "%", bar=100, minimum=True),
         Promise("Packs proven warm that are whole after 16 unrelated prompts", "eviction",
-                whole_packs, "%", bar=100, least=True),
+                whole_packs, "%", bar=100, minimum=True),
     ),
     "A prompt of 32,000 tokens, three histories that nothing was tuned on": (
         Promise("Shown of what a commit goes on to change in source files, median",
@@ -213,7 +213,7 @@ SECTIONS: dict[str, Sequence[Promise]] = {
                 floor=at("many_ready", MANY, "floor"), floor_is="listed, read and hashed",
                 short="100 workspaces of 1,000 files until ready, processor time"),
         Promise("Secrets found, of kinds that no rule was made with", "secrets",
-                ["found_percent"], "%", bar=99, least=True, floor=["peer_found_percent"],
+                ["found_percent"], "%", bar=99, minimum=True, floor=["peer_found_percent"],
                 floor_is="detect-secrets, all plugins",
                 short="Files with secrets that are left out"),
         Promise("Harmless files left out as secret", "secrets", ["harmless_left_out_percent"], "%",
@@ -239,7 +239,7 @@ SECTIONS: dict[str, Sequence[Promise]] = {
                 bar=8, floor=["known_direct_first_byte_p99_ms"],
                 floor_is="the first byte, direct"),
         Promise("Events a second, as fast as can be, of direct", "gateway", ["flat_out_of_direct"],
-                TIMES, bar=0.9, least=True),
+                TIMES, bar=0.9, minimum=True),
         Promise("Memory with 500 idle streams", "gateway", ["idle_mb"], "MB", bar=150),
         Promise("Sockets left of 10,000 requests", "gateway", ["leaked_sockets"], bar=0),
         Promise("Longest standstill of its loop, bodies of 32 MB", "bodies",

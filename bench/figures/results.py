@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent.parent / "results"
+DIRECTORY = Path(__file__).resolve().parent.parent / "results"
 MEASURED = "measured"
 
 
@@ -33,24 +33,24 @@ class Result:
     note: str = ""
 
 
-def read(name: str, folder: Path = FOLDER) -> Result | None:
+def read(name: str, directory: Path = DIRECTORY) -> Result | None:
     """Return what is kept of a benchmark; None where nothing is.
 
     Args:
         name: of the benchmark, as in ``python -m bench.NAME``.
-        folder: where results are kept.
+        directory: where results are kept.
     """
-    file = folder / f"{name}.json"
+    file = directory / f"{name}.json"
     if not file.exists():
         return None
     kept = json.loads(file.read_text())
     return Result(**{**kept, "last_run": tuple(kept["last_run"])})
 
 
-def write(name: str, result: Result, folder: Path = FOLDER) -> None:
+def write(name: str, result: Result, directory: Path = DIRECTORY) -> None:
     """Keep a benchmark's result, a figure a line, so that a change is one in a diff too."""
     text = json.dumps(asdict(result), indent=1, ensure_ascii=False)
-    (folder / f"{name}.json").write_text(text + "\n")
+    (directory / f"{name}.json").write_text(text + "\n")
 
 
 def find(figures: Any, path: Sequence[str | int]) -> Any:

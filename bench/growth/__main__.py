@@ -51,11 +51,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def measure(
-    folder: Path, sizes: Sequence[int], counts: Sequence[int], found: Mapping[str, Curve]
+    directory: Path, sizes: Sequence[int], counts: Sequence[int], found: Mapping[str, Curve]
 ) -> Iterator[str]:
     """Measure each size in turn, and say which; a tree is removed before the next one is made."""
     for size in sizes:
-        place = folder / f"files-{size}"
+        place = directory / f"files-{size}"
         place.mkdir()
         trees.measure(place, size, dict(found))
         shutil.rmtree(place)
@@ -63,7 +63,7 @@ def measure(
     roots: dict[str, Path] = {}
     several = {name.removeprefix("many_"): c for name, c in found.items() if "many_" in name}
     for count in counts:
-        place = folder / f"workspaces-{count}"
+        place = directory / f"workspaces-{count}"
         place.mkdir()
         workspaces.measure(place, count, roots, several)
         yield f"{count} workspaces"

@@ -8,7 +8,7 @@ from typing import Any
 WORSE_THAN_LINEAR = 1.15
 """An exponent above this is more than the noise of a line: ten times the files take 14 times."""
 
-LEAST_SHARE = 0.1
+MIN_SHARE = 0.1
 """Of what the largest point adds: smaller ones are mostly noise, and say nothing of growth."""
 
 
@@ -105,7 +105,7 @@ def exponent(points: Sequence[tuple[float, float]]) -> float:
     if added and added[-1][1] <= 0:
         return 0.0
     added = [point for point in added if point[1] > 0]
-    large = [point for point in added if point[1] >= LEAST_SHARE * added[-1][1]]
+    large = [point for point in added if point[1] >= MIN_SHARE * added[-1][1]]
     added = large if len(large) > 1 else added[-2:]
     if len(added) < 2:  # noqa: PLR2004  # a line takes two
         return math.nan

@@ -37,7 +37,7 @@ _FEW_FILES = 20
 _PATIENCE_SECONDS = 3_600.0
 _POLL_SECONDS = 0.2
 _SETTLE_SECONDS = 2.0
-_ROOM = 8_000
+_SPACE = 8_000
 
 _READ_ALL = """
 import os, subprocess, sys
@@ -109,59 +109,59 @@ def questions() -> list[str]:
     ]
 
 
-def measure(folder: Path, size: int, found: dict[str, Curve]) -> None:
-    """Measure all of it on one tree, which is made in an empty folder.
+def measure(directory: Path, size: int, found: dict[str, Curve]) -> None:
+    """Measure all of it on one tree, which is made in an empty directory.
 
     Args:
-        folder: for the tree and what is kept of it.
+        directory: for the tree and what is kept of it.
         size: files of the tree, and as many that git ignores.
         found: takes the points.
     """
-    warm(folder)
-    root, state = folder / "tree", folder / "state"
+    warm(directory)
+    root, state = directory / "tree", directory / "state"
     root.mkdir()
     paths = make(root, kept=size, text=text)
     rounds = 9 if size <= 20_000 else _FEW  # noqa: PLR2004
-    listing(root, folder, size, rounds, found["listing"])
-    reading = children(lambda: read_all([root], folder))
-    packed = children(lambda: _pack(root, folder))
+    listing(root, directory, size, rounds, found["listing"])
+    reading = children(lambda: read_all([root], directory))
+    packed = children(lambda: _pack(root, directory))
     found["pack"].add(size, packed, reading)
     with watching(root, state, budget=BUDGET) as watcher:
         found["start"].add(size, watcher.ready_cpu_seconds, reading)
         peak = settle(watcher, {"bench": size})
         worked = watcher.cpu_seconds() - watcher.ready_cpu_seconds
-        found["text"].add(size, worked, plain_index(root, paths, folder))
-        bare = 2 * bare_megabytes(folder)
+        found["text"].add(size, worked, plain_index(root, paths, directory))
+        bare = 2 * bare_megabytes(directory)
         found["memory"].add(size, watcher.memory(), bare)
         found["peak"].add(size, peak, bare)
-        saving(root, watcher, paths, folder, found)
+        saving(root, watcher, paths, directory, found)
     found["restart"].add(size, *restarting(root, state))
     found["question"].add(size, *asking(root, state))
 
 
-def warm(folder: Path) -> None:
+def warm(directory: Path) -> None:
     """Have Python compile what will be measured, as it is where a program was installed."""
-    root = folder / "few"
+    root = directory / "few"
     root.mkdir()
     make(root, kept=_FEW_FILES, text=text)
-    read_all([root], folder)
-    _pack(root, folder)
-    with watching(root, folder / "few-state", budget=BUDGET) as watcher:
+    read_all([root], directory)
+    _pack(root, directory)
+    with watching(root, directory / "few-state", budget=BUDGET) as watcher:
         settle(watcher, {"bench": _FEW_FILES})
 
 
-def listing(root: Path, folder: Path, size: int, rounds: int, curve: Curve) -> None:
+def listing(root: Path, directory: Path, size: int, rounds: int, curve: Curve) -> None:
     """List as git does and as we do, in turn, since the machine's speed drifts."""
     by_git: list[float] = []
     ours: list[float] = []
     for _ in range(rounds):
         by_git.append(used(lambda: git(root, *LIST)) * 1e3)
-        ours.append(used(lambda: list_once(root, folder)) * 1e3)
+        ours.append(used(lambda: list_once(root, directory)) * 1e3)
     curve.add(size, statistics.median(ours), statistics.median(by_git))
 
 
 def saving(
-    root: Path, watcher: Watcher, paths: Sequence[str], folder: Path, found: dict[str, Curve]
+    root: Path, watcher: Watcher, paths: Sequence[str], directory: Path, found: dict[str, Curve]
 ) -> None:
     """Save files one by one: until each is committed, and all that is computed for it."""
     chosen = paths[:: max(len(paths) // SAVES, 1)][:SAVES]
@@ -169,10 +169,10 @@ def saving(
     ours = saves(root, watcher.index, chosen)
     time.sleep(_SETTLE_SECONDS)
     worked = watcher.cpu_seconds() - before
-    with following(root, folder / "raw.db") as process:
+    with following(root, directory / "raw.db") as process:
         place = Path(f"/proc/{process}")
         before = cpu_seconds(place)
-        raw = saves(root, folder / "raw.db", chosen)
+        raw = saves(root, directory / "raw.db", chosen)
         alone = cpu_seconds(place) - before
     found["save"].add(len(paths), statistics.median(ours), statistics.median(raw))
     found["after"].add(len(paths), worked / len(chosen) * 1e3, alone / len(chosen) * 1e3)
@@ -187,11 +187,11 @@ def restarting(root: Path, state: Path) -> tuple[float, float]:
     return statistics.mean(starts), bare_restart(known_places(root, state), state)
 
 
-def bare_restart(places: Sequence[bytes], folder: Path) -> float:
+def bare_restart(places: Sequence[bytes], directory: Path) -> float:
     """Return the seconds of CPU of Python's own start and a stat of each path."""
     start = [sys.executable, "-c", "pass"]
     bare = [
-        children(lambda: subprocess.run(start, check=True, env=environment(folder)))
+        children(lambda: subprocess.run(start, check=True, env=environment(directory)))
         for _ in range(STARTS)
     ]
     stats = [own(lambda: [os.lstat(place) for place in places]) for _ in range(STARTS)]
@@ -199,7 +199,7 @@ def bare_restart(places: Sequence[bytes], folder: Path) -> float:
 
 
 def known_places(root: Path, state: Path, name: str = "bench") -> list[bytes]:
-    """Return the files and folders that an index knows, as paths."""
+    """Return the files and directories that an index knows, as paths."""
     with contextlib.closing(sqlite3.connect(state / "index" / f"{name}.db")) as database:
         names = [path for (path,) in database.execute("SELECT path FROM files")]
         names += [path for (path,) in database.execute("SELECT path FROM folders")]
@@ -223,7 +223,7 @@ def asking(root: Path, state: Path) -> tuple[float, float]:
 
 def _chooses(texts: Texts, question: str) -> Callable[[], object]:
     return lambda: choose(
-        texts, question, lambda _path: False, _ROOM, Estimate(), is_explained=False
+        texts, question, lambda _path: False, _SPACE, Estimate(), is_explained=False
     )
 
 
@@ -265,11 +265,11 @@ def _is_whole(watcher: Watcher, name: str, size: int) -> bool:
     return False
 
 
-def plain_index(root: Path, paths: Sequence[str], folder: Path) -> float:
+def plain_index(root: Path, paths: Sequence[str], directory: Path) -> float:
     """Put whole files into a plain FTS5 table; return the seconds of CPU."""
 
     def make_it() -> None:
-        with contextlib.closing(sqlite3.connect(folder / "plain.db")) as database:
+        with contextlib.closing(sqlite3.connect(directory / "plain.db")) as database:
             database.execute("CREATE VIRTUAL TABLE plain USING fts5 (body, content='')")
             for path in paths:
                 body = (root / path).read_text()
@@ -279,31 +279,31 @@ def plain_index(root: Path, paths: Sequence[str], folder: Path) -> float:
     return own(make_it)
 
 
-def bare_megabytes(folder: Path) -> float:
+def bare_megabytes(directory: Path) -> float:
     """Return the memory of a Python that does nothing, counted as the watcher's."""
     process = subprocess.Popen(
         [sys.executable, "-c", "print(flush=True); input()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=environment(folder),
+        env=environment(directory),
     )
     if process.stdout:
         process.stdout.readline()
-    alone = Watcher(process, 0, 0, folder).memory()
+    alone = Watcher(process, 0, 0, directory).memory()
     process.communicate(b"\n")
     return alone
 
 
-def read_all(roots: Sequence[Path], folder: Path) -> None:
+def read_all(roots: Sequence[Path], directory: Path) -> None:
     """Have a bare Python list and read trees."""
     command = [sys.executable, "-c", _READ_ALL, *map(str, roots)]
-    subprocess.run(command, check=True, env=environment(folder))
+    subprocess.run(command, check=True, env=environment(directory))
 
 
-def _pack(root: Path, folder: Path) -> None:
+def _pack(root: Path, directory: Path) -> None:
     program = str(Path(sysconfig.get_path("scripts")) / "infbox-watch")
     command = [program, "pack", str(root), "--budget", str(BUDGET), "--stats"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(folder))
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment(directory))
 
 
 def own(action: Callable[[], object]) -> float:

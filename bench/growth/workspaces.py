@@ -23,34 +23,34 @@ def curves() -> dict[str, Curve]:
     }
 
 
-def measure(folder: Path, count: int, roots: dict[str, Path], found: dict[str, Curve]) -> None:
+def measure(directory: Path, count: int, roots: dict[str, Path], found: dict[str, Curve]) -> None:
     """Measure so many workspaces together.
 
     Args:
-        folder: an empty one for what is kept of them.
+        directory: an empty one for what is kept of them.
         count: of the workspaces.
         roots: trees by name; those that are missing are made.
         found: takes the points.
     """
-    trees.warm(folder)
+    trees.warm(directory)
     names = [f"w{number:03}" for number in range(count)]
     for name in names:
         if name not in roots:
-            roots[name] = folder.parent / name
+            roots[name] = directory.parent / name
             roots[name].mkdir()
             make(roots[name], kept=FILES, text=trees.text)
     some = {name: roots[name] for name in names}
-    state = folder / "state"
-    reading = trees.children(lambda: trees.read_all(list(some.values()), folder))
+    state = directory / "state"
+    reading = trees.children(lambda: trees.read_all(list(some.values()), directory))
     sizes = dict.fromkeys(names, FILES)
     with watching(some, state, budget=BUDGET) as watcher:
         found["ready"].add(count, watcher.ready_cpu_seconds, reading)
         trees.settle(watcher, sizes)
         found["served"].add(count, watcher.cpu_seconds(), reading)
-        found["memory"].add(count, watcher.memory(), 2 * trees.bare_megabytes(folder))
+        found["memory"].add(count, watcher.memory(), 2 * trees.bare_megabytes(directory))
     with watching(some, state, budget=BUDGET) as watcher:
         again = watcher.ready_cpu_seconds
     places = [
         place for name, root in some.items() for place in trees.known_places(root, state, name)
     ]
-    found["restart"].add(count, again, trees.bare_restart(places, folder))
+    found["restart"].add(count, again, trees.bare_restart(places, directory))

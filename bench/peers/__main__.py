@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from . import proxies, trees
-from .environment import peers
+from .environment import peer_programs
 
 
 def measure(environment: Path | None, files: int) -> Iterator[dict[str, object]]:
     """Yield all figures."""
     with (
-        peers(environment) as programs,
+        peer_programs(environment) as programs,
         tempfile.TemporaryDirectory(prefix="infbox-bench-") as name,
     ):
         for part in ("tree", "proxies"):

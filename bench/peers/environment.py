@@ -7,28 +7,29 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-PEERS = ("watchfiles==1.3.0", "watchdog==7.1.0", "gitingest==0.3.1", "litellm[proxy]==1.108.7")
+PROGRAMS = ("watchfiles==1.3.0", "watchdog==7.1.0", "gitingest==0.3.1", "litellm[proxy]==1.108.7")
 
 
 @contextlib.contextmanager
-def peers(folder: Path | None) -> Iterator[Path]:
+def peer_programs(directory: Path | None) -> Iterator[Path]:
     """Give the directory of the peers' programs.
 
     Args:
-        folder: a virtual environment that has them; else one is made, half a gigabyte, and removed.
+        directory: a virtual environment that has them. Without it, one of half a gigabyte is made
+            and removed.
     """
-    if folder:
-        yield folder / "bin"
+    if directory:
+        yield directory / "bin"
         return
     with tempfile.TemporaryDirectory(prefix="infbox-bench-") as name:
         subprocess.run([sys.executable, "-m", "venv", name], check=True)
         python = str(Path(name) / "bin" / "python")
         quiet = ("--quiet", "--disable-pip-version-check")
-        subprocess.run([python, "-m", "pip", "install", *quiet, *PEERS], check=True)
+        subprocess.run([python, "-m", "pip", "install", *quiet, *PROGRAMS], check=True)
         yield Path(name) / "bin"
 
 
 def version(name: str) -> str:
     """Return a peer's name with the version that is compared with."""
-    pinned = next(peer for peer in PEERS if peer.partition("[")[0].startswith(name))
+    pinned = next(peer for peer in PROGRAMS if peer.partition("[")[0].startswith(name))
     return pinned.replace("==", " ").replace("[proxy]", "")

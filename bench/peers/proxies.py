@@ -25,17 +25,17 @@ AT_ONCE = 4
 _QUESTION = {"role": "user", "content": "Where are orders priced?"}
 
 
-def measure(folder: Path, programs: Path) -> Iterator[dict[str, object]]:
+def measure(directory: Path, programs: Path) -> Iterator[dict[str, object]]:
     """Ask directly, through the gateway, and through litellm.
 
     Args:
-        folder: an empty one.
+        directory: an empty one.
         programs: of the peers.
     """
     pack, port, own = fast._text(fast.PACK_BYTES), fast._free_port(), fast._free_port()
     direct = f"http://127.0.0.1:{port}"
-    gateway = fast.Gateway(folder, direct, "coder", pack)
-    config = folder / "litellm.yml"
+    gateway = fast.Gateway(directory, direct, "coder", pack)
+    config = directory / "litellm.yml"
     config.write_text(json.dumps(proxied(direct)))  # which is YAML too
     litellm: list[str | Path] = ["env", "LITELLM_LOCAL_MODEL_COST_MAP=True", programs / "litellm"]
     litellm += ["--config", config, "--port", str(own), "--host", "127.0.0.1"]

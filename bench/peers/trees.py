@@ -54,26 +54,26 @@ def row(what: str, who: str, seen: float, unit: str) -> dict[str, object]:
     return {"what": f"{who}: {what}", "seen": float(f"{seen:.3g}"), "unit": unit}
 
 
-def measure(folder: Path, programs: Path, files: int) -> Iterator[dict[str, object]]:
-    """Measure on a tree that is made in an empty folder.
+def measure(directory: Path, programs: Path, files: int) -> Iterator[dict[str, object]]:
+    """Measure on a tree that is made in an empty directory.
 
     Args:
-        folder: for the tree.
+        directory: for the tree.
         programs: of the peers.
         files: of the tree, and as many that git ignores.
     """
-    root = folder / "tree"
+    root = directory / "tree"
     root.mkdir()
     paths = make(root, kept=files, text=growing.text)
     chosen = paths[:: max(len(paths) // SAVES, 1)][:SAVES]
-    yield from texts(root, folder, programs)
-    with watching(root, folder / "state", budget=PACK_TOKENS) as watcher:
+    yield from texts(root, directory, programs)
+    with watching(root, directory / "state", budget=PACK_TOKENS) as watcher:
         cpu = watcher.ready_cpu_seconds
         growing.settle(watcher, {"bench": files})
         told = watch.saves(root, watcher.index, chosen)
         yield from following("infbox", cpu, watcher.memory(), told)
     for name, program in FOLLOWERS.items():
-        yield from following(version(name), *follow(program, root, folder, programs, chosen))
+        yield from following(version(name), *follow(program, root, directory, programs, chosen))
     status = [growing.children(lambda: git(root, "status", "--porcelain")) for _ in range(5)]
     yield row("to see what changed, CPU", "git status", statistics.median(status) * 1e3, "ms")
 
@@ -88,17 +88,17 @@ def following(
 
 
 def follow(
-    program: str, root: Path, folder: Path, programs: Path, paths: Sequence[str]
+    program: str, root: Path, directory: Path, programs: Path, paths: Sequence[str]
 ) -> tuple[float, float, list[float]]:
     """Have a peer follow a tree; return CPU until it does, memory, and milliseconds of saves."""
     process = subprocess.Popen(
         [programs / "python", "-c", program, str(root)],
-        stdout=subprocess.PIPE, text=True, env=environment(folder),
+        stdout=subprocess.PIPE, text=True, env=environment(directory),
     )  # fmt: skip
     try:
         assert process.stdout  # noqa: S101  # for mypy
         process.stdout.readline()
-        watcher = Watcher(process, 0, 0, folder)  # type: ignore[arg-type]  # of text
+        watcher = Watcher(process, 0, 0, directory)  # type: ignore[arg-type]  # of text
         cpu, told = watcher.cpu_seconds(), []
         for path in paths:
             time.sleep(_PAUSE_SECONDS)
@@ -116,24 +116,24 @@ def follow(
         process.communicate()
 
 
-def texts(root: Path, folder: Path, programs: Path) -> Iterator[dict[str, object]]:
+def texts(root: Path, directory: Path, programs: Path) -> Iterator[dict[str, object]]:
     """Make one text of a tree: infbox's pack within its tokens, gitingest's of all files."""
     pack = [str(Path(sysconfig.get_path("scripts")) / "infbox-watch"), "pack", str(root)]
     pack += ["--budget", str(PACK_TOKENS)]
     digest = [str(programs / "gitingest"), str(root), "-o", "-"]
     for who, command in (("infbox", pack), (version("gitingest"), digest)):
-        with (folder / "text").open("wb") as text:
-            ran = _run(command, text.fileno(), folder)
-        size = (folder / "text").stat().st_size
+        with (directory / "text").open("wb") as text:
+            ran = _run(command, text.fileno(), directory)
+        size = (directory / "text").stat().st_size
         yield row("one text of the tree, CPU", who, ran[0], "s")
         yield row("one text of the tree, memory at most", who, ran[1], "MB")
         yield row("one text of the tree, its size", who, size / 1e6, "MB")
 
 
-def _run(command: Sequence[str], output: int, folder: Path) -> tuple[float, float]:
+def _run(command: Sequence[str], output: int, directory: Path) -> tuple[float, float]:
     """Run a program; return its seconds of CPU and its most memory, in MB."""
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, cwd=folder,
-                               env=environment(folder))  # fmt: skip
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, cwd=directory,
+                               env=environment(directory))  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command[0]} ended with status {status}")

@@ -24,8 +24,8 @@ Row = dict[str, Any]
 
 def simulate(fleet: Fleet, work: Work, questions: int) -> Row:
     """Simulate one fleet; return what is told of it."""
-    least = int(SECONDS * work.developers * work.questions / HOUR)
-    result = fleet.run(max(questions, least))
+    minimum = int(SECONDS * work.developers * work.questions / HOUR)
+    result = fleet.run(max(questions, minimum))
     return {
         "overloaded": result.is_overloaded,
         "ttft_p50": result.percentile(50),

@@ -17,16 +17,16 @@ H100 = {"name": "NVIDIA H100 80GB HBM3", "memory_mib": 81559}
 # Published for Qwen3-235B-A22B in FP8 with vLLM on four H100, and taken over by the parameters that
 # a token goes through: 15,366 tokens/s of prompts of 32,000; of ShareGPT's, 194,148 tokens written
 # and 214,381 read in 52.46 s, from which reading at 16,479 tokens/s is taken off.
-PREFILL_PER_CARD = 15_366 * 22e9 / 4
-DECODE_PER_CARD = 194_148 / (52.46 - 214_381 / 16_479) * 22e9 / 4
+PREFILL_PER_GPU = 15_366 * 22e9 / 4
+DECODE_PER_GPU = 194_148 / (52.46 - 214_381 / 16_479) * 22e9 / 4
 
 # Assumed: half of what PCIe 5 with 16 lanes carries, and one NVMe drive.
 RAM_BYTES_PER_SECOND = 25 * GB
 DISK_BYTES_PER_SECOND = 5 * GB
 
-# Parameters that a token goes through, by the models' own cards.
+# Parameters that a token goes through, by the model cards.
 ACTIVE = {"moe80": 3.3e9, "prod480": 35e9}
-CARDS = {"moe80": 1, "prod480": 8}
+GPUS = {"moe80": 1, "prod480": 8}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Costs:
         decode: tokens that it writes, a second, in all answers together.
         kv_bytes: of a token.
         pack_tokens: of a workspace.
-        card_bytes: for KV on the cards.
+        gpu_bytes: for KV on the GPUs.
         ram_bytes: for KV in main memory.
         disk_bytes: for KV on disk.
         ram_speed: bytes that come from main memory, a second.
@@ -49,7 +49,7 @@ class Costs:
     decode: float
     kv_bytes: int
     pack_tokens: int
-    card_bytes: float
+    gpu_bytes: float
     ram_bytes: float
     disk_bytes: float
     ram_speed: float = RAM_BYTES_PER_SECOND
@@ -108,14 +108,14 @@ def preset_costs(name: str) -> Costs:
         name: of the preset, `moe80` or `prod480`.
     """
     preset: dict[str, Any] = yaml.safe_load(PRESETS.read_text())["_infbox_presets"][name]
-    cards = CARDS[name]
-    plan = plan_preset(name, preset, [{**H100, "count": cards}])
+    gpus = GPUS[name]
+    plan = plan_preset(name, preset, [{**H100, "count": gpus}])
     return Costs(
-        prefill=PREFILL_PER_CARD * cards / ACTIVE[name],
-        decode=DECODE_PER_CARD * cards / ACTIVE[name],
+        prefill=PREFILL_PER_GPU * gpus / ACTIVE[name],
+        decode=DECODE_PER_GPU * gpus / ACTIVE[name],
         kv_bytes=plan["kv_bytes_per_token"],
         pack_tokens=preset["workspace_budget"],
-        card_bytes=plan["kv_tokens"] * plan["kv_bytes_per_token"],
+        gpu_bytes=plan["kv_tokens"] * plan["kv_bytes_per_token"],
         ram_bytes=preset["lmcache"]["l1_size_gb"] * GB,
         disk_bytes=preset["lmcache"]["l2_size_gb"] * GB,
     )

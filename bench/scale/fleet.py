@@ -74,40 +74,40 @@ class Counts:
 
 
 class Cache:
-    """Workspaces whose KV a host has, the one used last first: on cards, then in RAM, then on disk.
+    """Workspaces whose KV a host has, the one used last first: on GPUs, then in RAM, then on disk.
 
     Args:
         costs: say how many fit where.
     """
 
     def __init__(self, costs: Costs) -> None:
-        sizes = (costs.card_bytes, costs.ram_bytes, costs.disk_bytes)
-        card, ram, disk = (int(size // costs.pack_bytes) for size in sizes)
-        self.ends = (card, card + ram, card + ram + disk)
-        self._held: dict[int, float] = {}  # the one used last is the last
+        sizes = (costs.gpu_bytes, costs.ram_bytes, costs.disk_bytes)
+        gpu, ram, disk = (int(size // costs.pack_bytes) for size in sizes)
+        self.ends = (gpu, gpu + ram, gpu + ram + disk)
+        self._cached: dict[int, float] = {}  # the one used last is the last
 
     def place(self, workspace: int) -> int:
-        """Return where a workspace is: 0 on cards, 1 in RAM, 2 on disk, 3 nowhere."""
-        if workspace not in self._held:
+        """Return where a workspace is: 0 on GPUs, 1 in RAM, 2 on disk, 3 nowhere."""
+        if workspace not in self._cached:
             return 3
-        depth = next(n for n, held in enumerate(reversed(self._held)) if held == workspace)
+        depth = next(n for n, cached in enumerate(reversed(self._cached)) if cached == workspace)
         return sum(depth >= end for end in self.ends)
 
     def seen(self, workspace: int) -> float:
         """Return up to which token written the KV of a workspace goes; -inf where there is none."""
-        return self._held.get(workspace, -inf)
+        return self._cached.get(workspace, -inf)
 
     def put(self, workspace: int, seen: float) -> None:
         """Hold a workspace's KV up to a token written; what is used least goes."""
-        self._held.pop(workspace, None)
-        self._held[workspace] = seen
-        while len(self._held) > self.ends[2]:
-            del self._held[next(iter(self._held))]
+        self._cached.pop(workspace, None)
+        self._cached[workspace] = seen
+        while len(self._cached) > self.ends[2]:
+            del self._cached[next(iter(self._cached))]
 
     def warm(self, workspace: int, seen: float) -> None:
         """Have it held further, where it is held at all, and as recently used as it was."""
-        if workspace in self._held:
-            self._held[workspace] = seen
+        if workspace in self._cached:
+            self._cached[workspace] = seen
 
 
 class Host:
@@ -251,7 +251,7 @@ class Fleet:
             yield from self._busy(host, work.answer_tokens / costs.decode)
 
     def _bring(self, host: Host, workspace: int, counts: Counts) -> Step:
-        """Load what is not on the cards; other questions are answered meanwhile."""
+        """Load what is not on the GPUs; other questions are answered meanwhile."""
         place = host.cache.place(workspace)
         if place not in host.links:
             return
@@ -289,14 +289,18 @@ class Fleet:
         work = self._work
         rates = np.array(self._weights) * work.developers * work.questions / HOUR
         tails = np.array(self._weights) * work.developers * work.saves / HOUR * work.tail_tokens
-        homes = [row[0] for row in self.order] if self.order is not None else None
+        placements = [row[0] for row in self.order] if self.order is not None else None
         for number, host in enumerate(self.hosts):
-            mine = rates / len(self.hosts) if homes is None else rates * (np.array(homes) == number)
+            mine = (
+                rates / len(self.hosts)
+                if placements is None
+                else rates * (np.array(placements) == number)
+            )
             with np.errstate(divide="ignore"):
                 ages = self._numbers.exponential(size=len(rates)) / mine
-            held = [one for one in np.argsort(ages) if np.isfinite(ages[one])]
-            for workspace in reversed(held[: host.cache.ends[2]]):
-                behind = 0.0 if homes is not None else ages[workspace] * tails[workspace]
+            cached = [one for one in np.argsort(ages) if np.isfinite(ages[one])]
+            for workspace in reversed(cached[: host.cache.ends[2]]):
+                behind = 0.0 if placements is not None else ages[workspace] * tails[workspace]
                 host.cache.put(int(workspace), -float(behind))
 
 

@@ -18,22 +18,22 @@ NAMES = {"affinity": "by workspace, bounded load", "least": "least load", "rando
 SIZE = (7.6, 4.4)
 
 
-def draw(rows: Sequence[Row], folder: Path) -> None:
+def draw(rows: Sequence[Row], directory: Path) -> None:
     """Draw the plots of each preset.
 
     Args:
         rows: of the grid.
-        folder: where they go.
+        directory: where they go.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     svg.prepare()
     for preset in sorted({row["preset"] for row in rows}):
         mine = [row for row in rows if row["preset"] == preset]
         first = "Seconds to the first token, 95 % within"
-        plot(mine, folder / f"{preset}-ttft.svg", "ttft_p95", first, is_log=True)
-        plot(mine, folder / f"{preset}-hits.svg", "hit_share", "Prompt tokens from a cache")
+        plot(mine, directory / f"{preset}-ttft.svg", "ttft_p95", first, is_log=True)
+        plot(mine, directory / f"{preset}-hits.svg", "hit_share", "Prompt tokens from a cache")
         moved = "GB of KV from RAM and disk, a question"
-        plot(mine, folder / f"{preset}-moved.svg", "moved_gb", moved)
+        plot(mine, directory / f"{preset}-moved.svg", "moved_gb", moved)
 
 
 def plot(rows: Sequence[Row], file: Path, key: str, title: str, *, is_log: bool = False) -> None:

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 
-def context_hash(folder: str, *more: str) -> str:
+def context_hash(directory: str, *more: str) -> str:
     """Hash a build context, so that it need not be built twice.
 
     Args:
-        folder: the context, on the controller. Names, contents and execute bits count; owners and
-            times do not, which differ from checkout to checkout. Links are followed, as when the
-            context is copied; what Python compiles beside its sources is left out.
+        directory: the context, on the controller. Names, contents and execute bits count; owners
+            and times do not, which differ from checkout to checkout. Links are followed, as when
+            the context is copied; what Python compiles beside its sources is left out.
         more: texts that change the result too, such as the target and the arguments.
 
     Returns:
         SHA-256 as hexadecimal digits.
     """
     digest = hashlib.sha256()
-    root = Path(folder)
+    root = Path(directory)
     for path in _files(root):
         executable = bool(path.stat().st_mode & 0o111)
         contents = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -34,9 +34,9 @@ def context_hash(folder: str, *more: str) -> str:
 
 def _files(root: Path) -> list[Path]:
     return sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(root, followlinks=True)
-        if Path(folder).name != "__pycache__"
+        Path(directory, name)
+        for directory, _, names in os.walk(root, followlinks=True)
+        if Path(directory).name != "__pycache__"
         for name in names
     )
 

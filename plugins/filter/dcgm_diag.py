@@ -1,4 +1,4 @@
-"""What DCGM's diagnostics found on a host's cards, from the output of `dcgmi diag --json`."""
+"""What DCGM's diagnostics found on a host's GPUs, from the output of `dcgmi diag --json`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Result = dict[str, Any]
 # The names of the document's root since DCGM 4, and before it.
 ROOTS = ("DCGM Diagnostic", "DCGM GPU Diagnostic")
 
-# What DCGM calls severities, where a card can go on: it is to be watched, or its settings are to be
-# changed. All others, and those without one, need somebody to look before work goes on.
+# DCGM's severities with which a GPU can stay in use: monitor it, or change its settings. With any
+# other severity, or none, a person must check the GPU first.
 BEARABLE = frozenset({"1", "5"})
 
 
@@ -21,17 +21,17 @@ def dcgm_diag(text: str) -> dict[str, Any]:
     """Read what `dcgmi diag --json` printed.
 
     Args:
-        text: its output; what stands before the document is passed over.
+        text: its output; text before the document is ignored.
 
     Returns:
         version of DCGM ("" where not told), error ("" where the diagnostics ran through) and
-        results: test, card (DCGM's number, which is the driver's; -1 for the host), status ("pass",
+        results: test, gpu (DCGM's number, which is the driver's; -1 for the host), status ("pass",
         "fail", "warn" or "skip"), severity ("" for none, "warning" or "critical") and messages.
     """
     start = text.find("{")
     try:
         document = json.loads(text[start:]) if start >= 0 else {}
-    # Deep enough nesting ends Python's patience before JSON's rules.
+    # Python raises RecursionError for JSON that is nested too deeply.
     except (ValueError, RecursionError):
         document = {}
     root = next((document[name] for name in ROOTS if name in document), None)
@@ -47,17 +47,17 @@ def dcgm_diag(text: str) -> dict[str, Any]:
 
 
 def read_results(root: Mapping[str, Any]) -> Iterator[Result]:
-    """Return each test's result of each card."""
+    """Return each test's result of each GPU."""
     for category in mappings(root.get("test_categories")):
         # DCGM 3 puts a null after some tests.
         for test in mappings(category.get("tests")):
             for result in mappings(test.get("results")):
-                for card in cards_of(result):
-                    yield judged(str(test.get("name", "unnamed")), card, result)
+                for gpu in gpus_of(result):
+                    yield judged(str(test.get("name", "unnamed")), gpu, result)
 
 
 def mapping(given: Any) -> Mapping[str, Any]:
-    """Return a mapping, an empty one in the place of anything else."""
+    """Return a mapping; an empty one for anything else."""
     return given if isinstance(given, Mapping) else {}
 
 
@@ -66,29 +66,29 @@ def mappings(given: Any) -> list[Mapping[str, Any]]:
     return [each for each in given if isinstance(each, Mapping)] if isinstance(given, list) else []
 
 
-def cards_of(result: Mapping[str, Any]) -> list[int]:
+def gpus_of(result: Mapping[str, Any]) -> list[int]:
     """Return the numbers of the GPUs that a result is about, -1 for the host."""
     if "gpu_ids" in result:
         return [
-            card_number(number) for number in str(result["gpu_ids"]).split(",") if number.strip()
+            gpu_number(number) for number in str(result["gpu_ids"]).split(",") if number.strip()
         ]
-    of_card = result.get("entity_group", "GPU") == "GPU"
-    return [card_number(result.get("entity_id", -1)) if of_card else -1]
+    is_gpu = result.get("entity_group", "GPU") == "GPU"
+    return [gpu_number(result.get("entity_id", -1)) if is_gpu else -1]
 
 
-def card_number(given: Any) -> int:
-    """Return the number of a GPU, or -1 where none is told."""
+def gpu_number(given: Any) -> int:
+    """Return the number of a GPU, or -1 if there is none."""
     told = str(given).strip()
     return int(told) if re.fullmatch(r"[0-9]{1,4}", told) else -1
 
 
-def judged(test: str, card: int, result: Mapping[str, Any]) -> Result:
-    """Return a result with how bad it is."""
+def judged(test: str, gpu: int, result: Mapping[str, Any]) -> Result:
+    """Return a result with its severity."""
     status = str(result.get("status", "")).lower().removesuffix("ped")
     warnings = warnings_of(result)
     found = {
         "test": test,
-        "card": card,
+        "gpu": gpu,
         "status": status,
         "messages": [str(each.get("warning", "")) for each in warnings],
         "severity": "",

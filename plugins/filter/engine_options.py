@@ -10,7 +10,7 @@ from typing import Any
 # Ansible loads filters by path, outside of any package.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from plugins.planner.cards import FP8_CAPABILITY, read_cards
+from plugins.planner.gpu_groups import FP8_CAPABILITY, read_gpus
 
 # Ten times the compute capability from which on a GPU computes in bfloat16.
 # Source: vLLM 0.32, `CudaPlatformBase.check_if_supports_dtype`.
@@ -31,13 +31,13 @@ def engine_options(
         "", by which vLLM chooses, where a GPU has no FP8 arithmetic: FP8 weights run in Marlin's
         kernels there, and vLLM refuses to start with any other that it is told to take.
     """
-    known = [kind.capability for kind in read_cards(gpus) if kind.capability]
-    least = min(known, default=FP8_CAPABILITY)
+    known = [kind.capability for kind in read_gpus(gpus) if kind.capability]
+    minimum = min(known, default=FP8_CAPABILITY)
     dtype = str(engine.get("dtype", "float16"))
     backend = str(engine.get("moe_backend", ""))
     return {
-        "dtype": "float16" if least < BFLOAT16_CAPABILITY else dtype,
-        "moe_backend": "" if least < FP8_CAPABILITY else backend,
+        "dtype": "float16" if minimum < BFLOAT16_CAPABILITY else dtype,
+        "moe_backend": "" if minimum < FP8_CAPABILITY else backend,
     }
 
 

@@ -1,4 +1,4 @@
-"""Which containers were given NVIDIA cards, and how many they should see."""
+"""Which containers were given NVIDIA GPUs, and how many GPUs each should see."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ ALL = -1
 CDI_KIND = "nvidia.com/gpu="
 
 
-def gpu_containers(inspected: Sequence[Mapping[str, Any]], cards: int) -> list[dict[str, Any]]:
-    """Return the containers that were given cards.
+def gpu_containers(inspected: Sequence[Mapping[str, Any]], gpus: int) -> list[dict[str, Any]]:
+    """Return the containers that were given GPUs.
 
     Args:
         inspected: what `docker container inspect` prints.
-        cards: how many cards the host has.
+        gpus: how many GPUs the host has.
 
     Returns:
-        id, name and cards, the number that a container should see.
+        id, name and gpus, the number that a container should see.
     """
     found = []
     for container in inspected:
-        wanted = wanted_cards(container, cards)
+        wanted = wanted_gpus(container, gpus)
         if wanted:
             name = str(container["Name"]).removeprefix("/")
-            found.append({"id": container["Id"], "name": name, "cards": wanted})
+            found.append({"id": container["Id"], "name": name, "gpus": wanted})
     return found
 
 
-def wanted_cards(container: Mapping[str, Any], cards: int) -> int:
-    """Return how many of a host's cards a container was given, by CDI or by the older hook."""
+def wanted_gpus(container: Mapping[str, Any], gpus: int) -> int:
+    """Return how many of a host's GPUs a container was given, by CDI or by the older hook."""
     names: set[str] = set()
     count = 0
     for request in container["HostConfig"].get("DeviceRequests") or []:
@@ -38,8 +38,8 @@ def wanted_cards(container: Mapping[str, Any], cards: int) -> int:
             names |= {name.removeprefix(CDI_KIND) for name in devices if CDI_KIND in name}
         elif any("gpu" in group for group in request.get("Capabilities") or []):
             names |= set(devices)
-            count = cards if request.get("Count") == ALL else max(count, request.get("Count", 0))
-    return cards if "all" in names else max(count, len(names))
+            count = gpus if request.get("Count") == ALL else max(count, request.get("Count", 0))
+    return gpus if "all" in names else max(count, len(names))
 
 
 class FilterModule:

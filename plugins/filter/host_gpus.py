@@ -1,4 +1,4 @@
-"""Which GPUs a host has, and who tells: its owner, the driver, or the PCI bus alone."""
+"""Which GPUs a host has, by its inventory, its driver or its PCI bus."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def host_gpus(
     *,
     by_pci: bool = False,
 ) -> dict[str, Any]:
-    """Return a host's GPUs as well as they can be known.
+    """Return a host's GPUs from the best source that there is.
 
     Args:
         given: the GPUs given by hand, None for none.
         devices: those on the PCI bus, as `infbox_host_info` has them.
-        driver: what `nvidia_smi_cards` read.
+        driver: what `nvidia_smi_gpus` read.
         by_pci: whether PCI ids may stand in for a driver that does not answer.
 
     Returns:
@@ -49,18 +49,18 @@ def host_gpus(
     kinds = Counter(kind for device in devices if (kind := gpu_of(device)))
     return {
         "source": "pci",
-        "gpus": counted(kinds, "least_mib"),
-        "most": counted(kinds, "most_mib"),
+        "gpus": counted(kinds, "min_mib"),
+        "most": counted(kinds, "max_mib"),
         "unknown": [
-            f"{count} x {kind.name}, of {kind.least_mib} to {kind.most_mib} MiB"
+            f"{count} x {kind.name}, of {kind.min_mib} to {kind.max_mib} MiB"
             for kind, count in kinds.items()
-            if kind.least_mib != kind.most_mib
+            if kind.min_mib != kind.max_mib
         ],
     }
 
 
 def known(source: str, gpus: Any) -> dict[str, Any]:
-    """Return GPUs of which all is known that anybody tells."""
+    """Return GPUs whose memory is known exactly."""
     return {"source": source, "gpus": gpus, "most": gpus, "unknown": []}
 
 
@@ -79,12 +79,12 @@ def counted(kinds: Mapping[Gpu, int], memory: str) -> list[dict[str, Any]]:
 
 
 def same_choice(choice: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two choices of `choose_preset` come to the same preset, form and verdict."""
+    """Return whether two results of `choose_preset` have the same preset, form and verdict."""
     return what_is_chosen(choice) == what_is_chosen(other)
 
 
 def what_is_chosen(choice: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return of a choice what a run depends on."""
+    """Return the values of a choice on which a run depends."""
     return choice["name"], choice.get("changes", {}), bool(choice["plan"].get("fits"))
 
 

@@ -263,16 +263,19 @@ def _work(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if spread["count"]:
             text = f"{spread['median']:.2f} s, median of {spread['count']} {name} responses"
             yield "TTFT", text
-    rooms = [(disk["path"], disk) for disk in told["disks"]]
-    rooms += [(f"LMCache's {store['name']}", store) for store in told["stores"].get("stores", [])]
-    for name, room in rooms:
-        share = room["used"] / room["size"] if room["size"] else 0
-        yield "storage", f"{name:<24} {_large(room['used'])} of {_large(room['size'])}, {share:.0%}"
-    for card in (told["gpus"] or {}).get("gpus", []):
-        used = card.get("memory_used_mib", 0) / 1024
-        size = used + card.get("memory_free_mib", 0) / 1024
-        busy = f"{card.get('utilisation', 0):.0f} % utilization"
-        yield "GPU", f"{card['gpu']} {card['name']:<22} {used:.1f} of {size:.1f} GiB, {busy}"
+    spaces = [(disk["path"], disk) for disk in told["disks"]]
+    spaces += [(f"LMCache's {store['name']}", store) for store in told["stores"].get("stores", [])]
+    for name, space in spaces:
+        share = space["used"] / space["size"] if space["size"] else 0
+        yield (
+            "storage",
+            f"{name:<24} {_large(space['used'])} of {_large(space['size'])}, {share:.0%}",
+        )
+    for gpu in (told["gpus"] or {}).get("gpus", []):
+        used = gpu.get("memory_used_mib", 0) / 1024
+        size = used + gpu.get("memory_free_mib", 0) / 1024
+        busy = f"{gpu.get('utilisation', 0):.0f} % utilization"
+        yield "GPU", f"{gpu['gpu']} {gpu['name']:<22} {used:.1f} of {size:.1f} GiB, {busy}"
 
 
 def _tokens(told: Mapping[str, Any]) -> str:

@@ -32,8 +32,8 @@ def image_sources(
         images: by name, as for `image_reference`; one with a `build_target` can be built.
         prefix: as there. With one all are pulled.
         bundle: what `bundle.json` says; empty without a bundle. With one all of its are loaded.
-        archives: folder on the host with the bundle's images.
-        build_context: folder on the controller of those that are built.
+        archives: directory on the host with the bundle's images.
+        build_context: directory on the controller of those that are built.
     """
     if bundle:
         return {

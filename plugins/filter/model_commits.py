@@ -62,19 +62,19 @@ def with_commit(result: Mapping[str, Any], repository: str, commit: str, time: s
     return json.dumps(record, indent=2, sort_keys=True) + "\n"
 
 
-def uploaded_commit(folder: str, repository: str) -> str:
-    """Return the commit that a folder on the controller says its model is of; empty for none.
+def uploaded_commit(directory: str, repository: str) -> str:
+    """Return the commit that a directory on the controller says its model is of; empty for none.
 
     Args:
-        folder: of another store, with its marker, or made by the hub's own program.
+        directory: of another store, with its marker, or made by the hub's own program.
         repository: the model's name, which a marker has to have as well.
     """
     try:
-        marker = Path(folder, MARKER)
+        marker = Path(directory, MARKER)
         if marker.is_file():
             told = json.loads(marker.read_text(encoding="utf-8"))
             return commit(told["revision"]) if told["repository"] == repository else ""
-        return commit(Path(folder, NOTE).read_text(encoding="utf-8").split("\n", 1)[0].strip())
+        return commit(Path(directory, NOTE).read_text(encoding="utf-8").split("\n", 1)[0].strip())
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

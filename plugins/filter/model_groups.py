@@ -18,7 +18,7 @@ ALIKE = {
     "preset": ("the preset", "Give them the same infbox_preset"),
     "model": ("the model", "Give them the same preset and infbox_model_path, if any"),
     "engine": ("the engine's image", "Give them the same infbox_images and infbox_registry_prefix"),
-    "cards": ("the GPUs", "Put the same GPUs into each"),
+    "gpus": ("the GPUs", "Put the same GPUs into each"),
     "window": ("the model's window", "Give them the same infbox_preset_overrides"),
 }
 MEGABITS = 1000

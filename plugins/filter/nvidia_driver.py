@@ -47,10 +47,10 @@ def driver_plan(host: Host, sources: Mapping[str, Any], asked: Mapping[str, Any]
     found = sources.get(source, {})
     release = found.get("systems", {}).get(system, {})
     version = str(asked["version"])
-    cards, branch = host["nvidia"]["cards"], major(version)
+    gpus, branch = host["nvidia"]["gpus"], major(version)
     opened = asked["open"] == "true"
     if asked["open"] == "auto":
-        opened = all(number(card) >= found.get("first_open", 0) for card in cards)
+        opened = all(number(gpu) >= found.get("first_open", 0) for gpu in gpus)
     fabric = asked["fabric_manager"] == "true"
     if asked["fabric_manager"] == "auto":
         fabric = bool(host["nvidia"]["switches"])
@@ -350,14 +350,14 @@ def prebuilt_versions(show: str, common: str) -> dict[str, dict[str, str]]:
 
 
 def no_version(
-    plan: Plan, offers: Sequence[Mapping[str, tuple[str, str]]], least: str, there: str
+    plan: Plan, offers: Sequence[Mapping[str, tuple[str, str]]], minimum: str, there: str
 ) -> str:
     """Say that apt has no version of the driver that all packages have."""
     wanted = (
         f"no version {plan['exact']}" if plan["exact"] else f"no version of branch {plan['branch']}"
     )
-    if parts(least) > parts(plan["exact"]):
-        wanted += f" from {least} on"
+    if parts(minimum) > parts(plan["exact"]):
+        wanted += f" from {minimum} on"
     elif not plan["exact"] and there:
         wanted += f" from {there} on, which is installed,"
     told = []
@@ -386,7 +386,7 @@ def no_modules(version: str, kernel: str, signed_only: bool) -> str:
     )
 
 
-def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, least: str) -> str:
+def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, minimum: str) -> str:
     """Return the version of a driver that is installed with all that was asked for, or nothing.
 
     The archive is not asked: it may no longer have what is installed here.
@@ -395,7 +395,7 @@ def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, least
         plan: what `driver_plan` said.
         installed: versions of all installed packages.
         kernel: the running one.
-        least: the least version that will do; "" for any.
+        minimum: the least version that will do; "" for any.
     """
     if not plan["versioned"]:
         return ""
@@ -411,7 +411,7 @@ def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, least
     )
     is_pinned = not plan["pin"] or plan["pin"] + version in installed
     is_complete = not versions and has_modules and is_asked_for and is_pinned
-    is_enough = parts(version) >= parts(least)
+    is_enough = parts(version) >= parts(minimum)
     others = other_branches(driver_packages(installed), plan["branch"])
     return version if is_complete and is_enough and not others else ""
 
@@ -421,9 +421,9 @@ def major(version: str) -> str:
     return version.partition(".")[0]
 
 
-def number(card: Mapping[str, str]) -> int:
-    """Return a card's PCI device id, by which architectures follow each other."""
-    return int(card["device"] or "0", 16)
+def number(gpu: Mapping[str, str]) -> int:
+    """Return a GPU's PCI device id, by which architectures follow each other."""
+    return int(gpu["device"] or "0", 16)
 
 
 def driver_packages(installed: Mapping[str, str]) -> dict[str, str]:
@@ -442,18 +442,18 @@ def parts(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def driver_choice(running: str, managed: bool, least: str) -> str:
+def driver_choice(running: str, managed: bool, minimum: str) -> str:
     """Say whether a driver that works is left alone.
 
     Args:
         running: version of the driver that answers; "" for none.
         managed: whether this role installed a driver here before.
-        least: the least version that will do; "" for any.
+        minimum: the least version that will do; "" for any.
 
     Returns:
         "leave" or "install".
     """
-    enough = bool(running) and parts(running) >= parts(least)
+    enough = bool(running) and parts(running) >= parts(minimum)
     return "leave" if enough and not managed else "install"
 
 
@@ -499,13 +499,13 @@ def driver_refusals(
             f"There are no driver packages for {host['architecture']}. Use a host of x86_64 or"
             " aarch64."
         )
-    refusals += card_refusals(host["nvidia"]["cards"], plan, source, found["open"])
+    refusals += unsupported_gpus(host["nvidia"]["gpus"], plan, source, found["open"])
     refusals += change_refusals(host, plan, found)
     return refusals
 
 
-def card_refusals(
-    cards: Iterable[Mapping[str, str]], plan: Plan, source: Mapping[str, Any], wanted: str
+def unsupported_gpus(
+    gpus: Iterable[Mapping[str, str]], plan: Plan, source: Mapping[str, Any], wanted: str
 ) -> list[str]:
     """Refuse GPUs that the branch or the kind of module does not know."""
     refusals = []
@@ -515,15 +515,15 @@ def card_refusals(
         if int(plan["branch"]) >= int(branch)
     ]
     first = max(firsts, default=0)
-    old = [card for card in cards if number(card) < first]
+    old = [gpu for gpu in gpus if number(gpu) < first]
     if old:
         refusals.append(
             f"Branch {plan['branch']} of the driver does not know {names(old)}, which"
             f" {'is' if len(old) == 1 else 'are'} too old. Set nvidia_driver_version to a version"
             " of an earlier branch, or take the GPU out."
         )
-    closed = [card for card in cards if number(card) < source["first_open"]]
-    opened = [card for card in cards if number(card) >= source["only_open"]]
+    closed = [gpu for gpu in gpus if number(gpu) < source["first_open"]]
+    opened = [gpu for gpu in gpus if number(gpu) >= source["only_open"]]
     if closed and opened:
         refusals.append(
             f"No module drives both {names(closed)}, which the open ones do not know, and"
@@ -541,9 +541,9 @@ def card_refusals(
     return refusals
 
 
-def names(cards: Sequence[Mapping[str, str]]) -> str:
-    """Return cards in words, by address and PCI id."""
-    return ", ".join(f"the GPU {card['address']} (10de:{card['device']})" for card in cards)
+def names(gpus: Sequence[Mapping[str, str]]) -> str:
+    """Return GPUs in words, by address and PCI id."""
+    return ", ".join(f"the GPU {gpu['address']} (10de:{gpu['device']})" for gpu in gpus)
 
 
 def change_refusals(host: Host, plan: Plan, found: Mapping[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ REPAIRED_AT_RESET = (
 )
 
 
-def nvidia_smi_cards(xml: Any, capabilities: Any = "") -> dict[str, Any]:
+def nvidia_smi_gpus(xml: Any, capabilities: Any = "") -> dict[str, Any]:
     """Read the output of `nvidia-smi -q -x`.
 
     Args:
@@ -56,13 +56,13 @@ def nvidia_smi_cards(xml: Any, capabilities: Any = "") -> dict[str, Any]:
     told = compute_capabilities(capabilities)
     whole: Counter[tuple[int, str, str]] = Counter()
     split = []
-    for card in log.iter("gpu"):
-        name = text(card, "product_name") or "unknown NVIDIA GPU"
-        if text(card, "mig_mode/current_mig") == "Enabled":
+    for gpu in log.iter("gpu"):
+        name = text(gpu, "product_name") or "unknown NVIDIA GPU"
+        if text(gpu, "mig_mode/current_mig") == "Enabled":
             split.append(name)
         else:
-            memory = mebibytes(text(card, "fb_memory_usage/total"))
-            whole[memory, name, told.get(address_of(card), "")] += 1
+            memory = mebibytes(text(gpu, "fb_memory_usage/total"))
+            whole[memory, name, told.get(address_of(gpu), "")] += 1
     gpus = [
         {
             "name": name,
@@ -81,14 +81,14 @@ def nvidia_smi_cards(xml: Any, capabilities: Any = "") -> dict[str, Any]:
 
 
 def nvidia_smi_details(xml: Any) -> dict[str, Any]:
-    """Read all that is worth knowing of each GPU from the output of `nvidia-smi -q -x`.
+    """Read the details of each GPU from the output of `nvidia-smi -q -x`.
 
     Args:
         xml: the output; empty where the command is missing or failed.
 
     Returns:
         driver_version, cuda_version ("" for none), problems (what of the output cannot be read, in
-        words) and cards, in the driver's order: address (as sysfs writes it), name, architecture,
+        words) and gpus, in the driver's order: address (as sysfs writes it), name, architecture,
         uuid, memory_mib, used_mib, mig, persistence, ecc, ecc_uncorrected (since the driver was
         loaded), repair ("", "pending" or "failure"), sram_worn (more errors in the memory on the
         chip than NVIDIA allows), throttle (reasons that slow a GPU down, such as
@@ -101,7 +101,7 @@ def nvidia_smi_details(xml: Any) -> dict[str, Any]:
     return {
         "driver_version": text(log, "driver_version"),
         "cuda_version": text(log, "cuda_version"),
-        "cards": [details(card) for card in log.iter("gpu")],
+        "gpus": [details(gpu) for gpu in log.iter("gpu")],
         "problems": problems,
     }
 
@@ -196,7 +196,7 @@ def close(name: str, open_elements: list[ET.Element]) -> Iterator[str]:
 
 
 def plain(given: str) -> str:
-    """Return text with XML's five entities as what they mean, and nothing that moves a terminal."""
+    """Return text with XML's five entities decoded and without control characters."""
     meant = re.sub("&(?:lt|gt|quot|apos|amp);", lambda found: ENTITIES[found[0]], given)
     return "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in meant)
 
@@ -219,35 +219,35 @@ def compute_capabilities(printed: Any) -> dict[str, str]:
     return {address(bus_id): capability for bus_id, capability in lines}
 
 
-def address_of(card: ET.Element) -> str:
+def address_of(gpu: ET.Element) -> str:
     """Return the PCI address of a GPU."""
-    return address(card.get("id", "") or text(card, "pci/pci_bus_id"))
+    return address(gpu.get("id", "") or text(gpu, "pci/pci_bus_id"))
 
 
-def details(card: ET.Element) -> dict[str, Any]:
+def details(gpu: ET.Element) -> dict[str, Any]:
     """Return what is told of one GPU."""
     link = "pci/pci_gpu_link_info/"
     return {
-        "address": address_of(card),
-        "name": text(card, "product_name") or "unknown NVIDIA GPU",
-        "architecture": text(card, "product_architecture"),
-        "uuid": text(card, "uuid"),
-        "memory_mib": mebibytes(text(card, "fb_memory_usage/total")),
-        "used_mib": mebibytes(text(card, "fb_memory_usage/used")),
-        "mig": text(card, "mig_mode/current_mig") == "Enabled",
-        "persistence": text(card, "persistence_mode") == "Enabled",
-        "ecc": text(card, "ecc_mode/current_ecc") == "Enabled",
-        "ecc_uncorrected": uncorrected(card),
-        "repair": repair(card),
-        "sram_worn": text(card, "ecc_errors/aggregate/sram_threshold_exceeded") == "Yes",
-        "throttle": throttle(card),
+        "address": address_of(gpu),
+        "name": text(gpu, "product_name") or "unknown NVIDIA GPU",
+        "architecture": text(gpu, "product_architecture"),
+        "uuid": text(gpu, "uuid"),
+        "memory_mib": mebibytes(text(gpu, "fb_memory_usage/total")),
+        "used_mib": mebibytes(text(gpu, "fb_memory_usage/used")),
+        "mig": text(gpu, "mig_mode/current_mig") == "Enabled",
+        "persistence": text(gpu, "persistence_mode") == "Enabled",
+        "ecc": text(gpu, "ecc_mode/current_ecc") == "Enabled",
+        "ecc_uncorrected": uncorrected(gpu),
+        "repair": repair(gpu),
+        "sram_worn": text(gpu, "ecc_errors/aggregate/sram_threshold_exceeded") == "Yes",
+        "throttle": throttle(gpu),
         "pcie": {
-            "generation": number(text(card, link + "pcie_gen/current_link_gen")),
-            "max_generation": number(text(card, link + "pcie_gen/max_link_gen")),
-            "width": number(text(card, link + "link_widths/current_link_width")),
-            "max_width": number(text(card, link + "link_widths/max_link_width")),
+            "generation": number(text(gpu, link + "pcie_gen/current_link_gen")),
+            "max_generation": number(text(gpu, link + "pcie_gen/max_link_gen")),
+            "width": number(text(gpu, link + "link_widths/current_link_width")),
+            "max_width": number(text(gpu, link + "link_widths/max_link_width")),
         },
-        "fabric": text(card, "fabric/state").replace("N/A", ""),
+        "fabric": text(gpu, "fabric/state").replace("N/A", ""),
         "processes": [
             {
                 "pid": number(text(process, "pid")),
@@ -255,10 +255,10 @@ def details(card: ET.Element) -> dict[str, Any]:
                 "type": text(process, "type"),
                 "memory_mib": mebibytes(text(process, "used_memory")),
             }
-            for process in card.findall("processes/process_info")
+            for process in gpu.findall("processes/process_info")
         ],
-        "recovery": recovery(card),
-        "lost": any("GPU is lost" in (element.text or "") for element in card.iter()),
+        "recovery": recovery(gpu),
+        "lost": any("GPU is lost" in (element.text or "") for element in gpu.iter()),
     }
 
 
@@ -268,12 +268,12 @@ def address(bus_id: str) -> str:
     return f"{domain[-4:]}:{rest}" if rest else ""
 
 
-def uncorrected(card: ET.Element) -> int:
+def uncorrected(gpu: ET.Element) -> int:
     """Return the uncorrected memory errors since the driver was loaded.
 
-    Turing and later count by kind of memory; older cards have a total of double bit errors.
+    Turing and later count by kind of memory; older GPUs have a total of double bit errors.
     """
-    volatile = card.find("ecc_errors/volatile")
+    volatile = gpu.find("ecc_errors/volatile")
     if volatile is None:
         return 0
     kinds = [kind for kind in volatile if "uncorrectable" in kind.tag]
@@ -281,37 +281,37 @@ def uncorrected(card: ET.Element) -> int:
     return sum(number(kind.text or "") for kind in kinds) + number(total)
 
 
-def recovery(card: ET.Element) -> str:
-    """Return what the driver asks for, in lower case.
+def recovery(gpu: ET.Element) -> str:
+    """Return the action that the driver asks for, in lower case.
 
-    Newer drivers say it in a field of its own; with or without, a card in error has "GPU requires
+    Newer drivers say it in a field of its own; with or without, a GPU in error has "GPU requires
     reset" in the place of its values.
     """
-    action = text(card, "gpu_recovery_action").lower()
+    action = text(gpu, "gpu_recovery_action").lower()
     if action not in {"", "none", "n/a"} and "requires reset" not in action:
         return action
-    return "reset" if any("requires reset" in (each.text or "") for each in card.iter()) else ""
+    return "reset" if any("requires reset" in (each.text or "") for each in gpu.iter()) else ""
 
 
-def repair(card: ET.Element) -> str:
-    """Return whether a part of the card failed and could not be replaced, or waits for a reset.
+def repair(gpu: ET.Element) -> str:
+    """Return whether memory or units of the GPU failed for good, or wait for a reset.
 
     Those are pages of memory, rows since Ampere, and from driver 580 on whole channels and groups
     of multiprocessors (TPC) as well.
     """
-    if any(text(card, path) == "Yes" for path in BEYOND_REPAIR):
+    if any(text(gpu, path) == "Yes" for path in BEYOND_REPAIR):
         return "failure"
-    return "pending" if any(text(card, path) == "Yes" for path in REPAIRED_AT_RESET) else ""
+    return "pending" if any(text(gpu, path) == "Yes" for path in REPAIRED_AT_RESET) else ""
 
 
-def throttle(card: ET.Element) -> list[str]:
-    """Return the reasons that slow a card down; idling and settings are none.
+def throttle(gpu: ET.Element) -> list[str]:
+    """Return the reasons that slow a GPU down, without idling and settings.
 
     Drivers from 535 on call them events.
     """
     found = []
     for kind in ("throttle", "event"):
-        for reason in card.findall(f"clocks_{kind}_reasons/*"):
+        for reason in gpu.findall(f"clocks_{kind}_reasons/*"):
             name = reason.tag.removeprefix(f"clocks_{kind}_reason_")
             if "slowdown" in name and (reason.text or "").strip() == "Active":
                 found.append(name)
@@ -319,17 +319,17 @@ def throttle(card: ET.Element) -> list[str]:
 
 
 def nvlinks(status: str) -> list[dict[str, int]]:
-    """Count the NVLinks of each card in what `nvidia-smi nvlink --status` prints.
+    """Count the NVLinks of each GPU in what `nvidia-smi nvlink --status` prints.
 
     Args:
         status: its lines, such as "GPU 0: NAME", "Link 0: 26.562 GB/s" and "Link 1: <inactive>".
 
     Returns:
-        active and inactive of each card, in the driver's order.
+        active and inactive of each GPU, in the driver's order.
     """
     counts = []
-    for card in re.split(r"^GPU \d+:", str(status)[:MOST_CHARACTERS], flags=re.MULTILINE)[1:]:
-        links = re.findall(r"^[ \t]*Link \d+: *(.+)$", card, re.MULTILINE)
+    for gpu in re.split(r"^GPU \d+:", str(status)[:MOST_CHARACTERS], flags=re.MULTILINE)[1:]:
+        links = re.findall(r"^[ \t]*Link \d+: *(.+)$", gpu, re.MULTILINE)
         inactive = sum("inactive" in link.lower() for link in links)
         counts.append({"active": len(links) - inactive, "inactive": inactive})
     return counts
@@ -358,7 +358,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
-            "nvidia_smi_cards": nvidia_smi_cards,
+            "nvidia_smi_gpus": nvidia_smi_gpus,
             "nvidia_smi_details": nvidia_smi_details,
             "nvlinks": nvlinks,
         }

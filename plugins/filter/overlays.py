@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-ROOM = 4
-"""An overlay has a quarter more than its base unless its budget is given: room for what differs."""
+SPACE = 4
+"""Without a budget of its own, an overlay has a quarter more than its base, for what differs."""
 
 
 def budgeted_workspaces(
@@ -19,7 +19,7 @@ def budgeted_workspaces(
         budget: of one that says none and has no base.
     """
     own = {item["name"]: item.get("budget", budget) for item in workspaces if "base" not in item}
-    over = {name: most * (ROOM + 1) // ROOM for name, most in own.items()}
+    over = {name: most * (SPACE + 1) // SPACE for name, most in own.items()}
     # The order of the keys is that of the rendered file, by which the watcher is started anew.
     return [
         {**item, "budget": item.get("budget", over.get(item.get("base"), budget))}

@@ -11,6 +11,8 @@ from typing import Any
 # Ansible loads filters by path, outside of any package.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from plugins.planner.errors import PlanError
+from plugins.planner.gpus import named_gpus
 from plugins.planner.presets import merged
 
 Preset = Mapping[str, Any]
@@ -40,6 +42,7 @@ KNOWN: Mapping[str, Any] = {
     "like": None,
     "gpus": None,
     "gpu_memory_mib": None,
+    "intended_gpus": None,
     "host_memory_gb": None,
     "disk_gb": None,
     "min_driver_version": None,
@@ -89,7 +92,8 @@ def presets_with(presets: Table, more: Any, overrides: Any) -> dict[str, dict[st
         if isinstance(preset, Mapping):
             base = {**table.get(str(preset.get("like", "")), {})}
             # They are those of another model, or of another size.
-            base.pop("smaller", None)
+            for key in ("smaller", "intended_gpus"):
+                base.pop(key, None)
             # Its own rank is above that of what it is like, or it would never be chosen.
             table[name] = merged({**base, "rank": int(base.get("rank", 0)) + 1}, preset)
     return {name: overridden(preset, mapping(overrides)) for name, preset in table.items()}
@@ -153,6 +157,8 @@ def mistakes(path: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> I
         elif key == "smaller" and isinstance(value, list):
             for number, changes in enumerate(value):
                 yield from mistakes(f"{path}.smaller[{number}]", mapping(changes), known)
+        elif key == "intended_gpus":
+            yield from intended_mistakes(f"{path}.{key}", value)
         elif isinstance(known[key], Mapping):
             if isinstance(value, Mapping):
                 yield from mistakes(f"{path}.{key}", value, known[key])
@@ -160,6 +166,18 @@ def mistakes(path: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> I
                 yield f"{path}.{key} is {value!r}. Write it as names and values."
         elif isinstance(known[key], tuple) and value not in known[key]:
             yield f"{path}.{key} is {value!r}. Set it to one of {', '.join(known[key])}."
+
+
+def intended_mistakes(path: str, given: Any) -> Iterator[str]:
+    """Yield what is wrong with the GPUs for which a preset is intended."""
+    if not isinstance(given, list):
+        yield f"{path} is {given!r}. Write it as a list, such as [4 x NVIDIA H200]."
+        return
+    for entry in given:
+        try:
+            named_gpus(entry)
+        except PlanError as error:
+            yield f"{path}: {error}"
 
 
 def host_plan(
@@ -173,7 +191,7 @@ def host_plan(
         mistakes: what is wrong with the presets themselves.
 
     Returns:
-        The contract's figures, and notes. What a host lacks beside its cards (memory, disk, driver)
+        The contract's figures, and notes. What a host lacks beside its GPUs (memory, disk, driver)
         counts: then it does not fit either.
     """
     plan = choice["plan"] or dict.fromkeys(FIGURES, 0)

@@ -31,23 +31,23 @@ def choose_preset(
     lowered: Mapping[str, Any] | None = None,
     lowered_file: str = "",
 ) -> dict[str, Any]:
-    """Choose the preset of a host and say whether the host can bear it.
+    """Choose the preset of a host and say whether it fits the host.
 
     `auto` takes the one of the highest rank that fits the GPUs and the host's memory and disk, with
-    smaller caches where that is enough. A preset that does not fit as it is is tried in each of its
+    smaller caches where that is enough. A preset that does not fit is tried in each of its
     `smaller` forms. The driver does not change the choice, since it can be installed.
 
     Args:
         presets: name to preset; of each `rank`, `model`, `engine`, `lmcache`, `gpus`,
             `gpu_memory_mib`, `host_memory_gb`, `disk_gb` and `min_driver_version` are read. One
-            without `model.config` is judged by its count of cards alone.
+            without `model.config` is judged by its count of GPUs alone.
         wanted: a name, or `auto`.
-        gpus: name, memory_mib and count of the cards.
-        host: memory_bytes, free_bytes, held_bytes, driver_version ("" where not known) and
-            coming_driver (installed later where that is too old, "" for none); None where nobody
-            looked.
+        gpus: name, memory_mib and count of the GPUs.
+        host: memory_bytes, free_bytes, used_bytes, driver_version ("" where not known) and
+            coming_driver (installed later where that is too old, "" for none); None
+            if not known.
         group: the hosts that hold one model together with this one: name, hosts (all names) and
-            gbit, of the network between them, 0 where nobody knows; None for a host of its own.
+            gbit, of the network between them, 0 if not known; None for a host of its own.
         lowered: record of an earlier run whose engine had too little memory; it counts only if it
             is for this preset, its model, engine and versions, and these GPUs. None for none.
         lowered_file: where the host keeps it.
@@ -58,7 +58,7 @@ def choose_preset(
         the run goes on; changes: what of the preset holds otherwise on this host; and lowered: a
         note that the plan was lowered, empty where it was not.
     """
-    record = {} if card_mistake(gpus) else in_force(lowered, presets, gpus)
+    record = {} if gpus_mistake(gpus) else in_force(lowered, presets, gpus)
     chosen = choose(lowered_presets(presets, record), wanted, gpus, host, group or {})
     if not record or record["preset"] != chosen["name"]:
         return {**chosen, "lowered": ""}
@@ -81,8 +81,8 @@ def choose(
     host: Mapping[str, Any] | None,
     group: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Choose the preset of a host, as `choose_preset` does, of presets as they are."""
-    mistake = card_mistake(gpus)
+    """Choose the preset of a host, as `choose_preset` does, without a lowered plan."""
+    mistake = gpus_mistake(gpus)
     if mistake:
         return choice("", {}, [mistake])
     tried = {name: try_forms(name, preset, gpus, group) for name, preset in presets.items()}
@@ -124,7 +124,7 @@ def choose_best(
     gpus: Gpus,
     host: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Choose by rank, and pass over what the host has too little memory or disk for.
+    """Choose by rank, without presets for which the host has too little memory or disk.
 
     Args:
         presets: as they are.
@@ -148,7 +148,7 @@ def choose_best(
             short = space_refusals(name, preset, host)
             if not short:
                 notes = [*passed, *form_notes(name, form), *cache_notes(name, caches, host),
-                         *idle_gpus(name, plan, gpus), *idle_cards(presets, plans, name, gpus),
+                         *idle_gpus(name, plan, gpus), *gpus_unused(presets, plans, name, gpus),
                          *plan["notes"], *open_notes(name, preset)]  # fmt: skip
                 refusals = host_refusals(name, preset, host)
                 return choice(name, plan, refusals, notes, merged(form, caches))
@@ -174,7 +174,7 @@ def cache_notes(name: str, changes: Mapping[str, Any], host: Mapping[str, Any] |
     sizes = changes["lmcache"]
     note = (
         f"This host has {host['memory_bytes'] / 1e9:.0f} GB of memory and"
-        f" {(host['free_bytes'] + host['held_bytes']) / 1e9:.0f} GB of disk: preset {name} keeps"
+        f" {(host['free_bytes'] + host['used_bytes']) / 1e9:.0f} GB of disk: preset {name} keeps"
         f" {sizes['l1_size_gb']} GB of KV in memory and {sizes['l2_size_gb']} GB on disk instead."
     )
     return [note]
@@ -213,7 +213,7 @@ def preset_refusals(
     *,
     group: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return why a preset asked for by name cannot be, whatever GPUs the host turns out to have.
+    """Return why a preset that was named cannot be used, whatever GPUs the host has.
 
     Arguments as for `choose_preset`; nothing for `auto`, and for a preset that there is not.
     """
@@ -227,11 +227,11 @@ def preset_refusals(
     ]
 
 
-def card_mistake(gpus: Any) -> str:
-    """Return what is wrong with a list of cards; empty for nothing. A memory of 0 is not told."""
+def gpus_mistake(gpus: Any) -> str:
+    """Return what is wrong with a list of GPUs; empty if nothing. Memory of 0 is not known."""
     right = isinstance(gpus, Sequence) and all(
-        isinstance(card, Mapping) and told(card.get("memory_mib")) and told(card.get("count"))
-        for card in gpus
+        isinstance(gpu, Mapping) and told(gpu.get("memory_mib")) and told(gpu.get("count"))
+        for gpu in gpus
     )
     if right:
         return ""
@@ -264,14 +264,14 @@ def choice(
 def judge(
     name: str, preset: Preset, gpus: Gpus, group: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return whether a preset fits the cards: by its plan, or by their count where it has none."""
+    """Return whether a preset fits the GPUs: by its plan, or by their count where it has none."""
     refusal = group_refusal(preset, group or {})
     if refusal:
         weights = preset.get("model", {}).get("weights_bytes", 0)
         return {**not_planned(name, refusal), "weights_bytes": weights}
     if "config" in preset.get("model", {}):
         return plan_preset(name, preset, gpus, gbit=(group or {}).get("gbit", 0))
-    fits = cards_fit(preset, gpus)
+    fits = gpus_fit(preset, gpus)
     words = f"Preset {name} needs {needs(preset)}, this host has {has(gpus)}."
     engine = preset.get("engine", {})
     said = {
@@ -282,7 +282,7 @@ def judge(
 
 
 def nodes_of(preset: Preset) -> int:
-    """Return how many hosts a preset is for; what is no number is refused by its plan."""
+    """Return how many hosts a preset is for; its plan refuses a value that is no number."""
     nodes = preset.get("engine", {}).get("nodes", 1)
     return nodes if isinstance(nodes, int) else 1
 
@@ -322,17 +322,17 @@ def by_rank(presets: Mapping[str, Preset], plans: Mapping[str, Mapping[str, Any]
 
 
 def rank(preset: Preset) -> int:
-    """Return how good a preset is: as it says itself, else by the GPU memory it asks for."""
+    """Return the rank of a preset: its own, or else the GPU memory that it needs."""
     return int(preset.get("rank", gpu_memory(preset)))
 
 
 def unpinned(preset: Preset) -> bool:
-    """Return whether a preset leaves open which files its model is."""
+    """Return whether a preset names no commit of its model."""
     return "revision" in preset.get("model", {}) and not preset["model"]["revision"]
 
 
 def open_notes(name: str, preset: Preset) -> list[str]:
-    """Return notes where a model writes no tool calls, or it is left open which files it is."""
+    """Return notes if a model writes no tool calls, or if its commit is not known."""
     notes = []
     if preset.get("engine", {}).get("device") != "cpu" and lacks_tools(preset):
         notes.append(
@@ -352,19 +352,19 @@ def lacks_tools(preset: Preset) -> bool:
 
 
 def gpu_memory(preset: Preset) -> int:
-    """Return the GPU memory that a preset asks for, in MiB."""
+    """Return the GPU memory that a preset needs, in MiB."""
     return int(preset.get("gpus", 0)) * int(preset.get("gpu_memory_mib", 0))
 
 
-def cards_fit(preset: Preset, gpus: Gpus) -> bool:
-    """Return whether the cards that a preset asks for are there."""
+def gpus_fit(preset: Preset, gpus: Gpus) -> bool:
+    """Return whether the host has the GPUs that a preset needs."""
     memory = int(preset.get("gpu_memory_mib", 0))
-    large = sum(int(card["count"]) for card in gpus if int(card["memory_mib"]) >= memory)
+    large = sum(int(gpu["count"]) for gpu in gpus if int(gpu["memory_mib"]) >= memory)
     return large >= int(preset.get("gpus", 0))
 
 
 def space_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
-    """Return what a host lacks of memory and disk; nothing where nobody looked."""
+    """Return refusals for too little memory or disk; none if the host is not known."""
     if host is None:
         return []
     refusals = []
@@ -376,42 +376,46 @@ def space_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) ->
             " Add memory, or set infbox_preset to a smaller one."
         )
     disk = float(preset.get("disk_gb", 0))
-    free, held = host["free_bytes"] / 1e9, host["held_bytes"] / 1e9
-    if free + held < disk:
+    free, used = host["free_bytes"] / 1e9, host["used_bytes"] / 1e9
+    if free + used < disk:
         refusals.append(
             f"Preset {name} needs {disk:g} GB of disk, this host has {free:.1f} GB free and"
-            f" {held:.1f} GB that infbox and Docker use already. Free some, or move their"
+            f" {used:.1f} GB that infbox and Docker use already. Free some, or move their"
             " directories to a larger disk."
         )
     return refusals
 
 
 def host_refusals(name: str, preset: Preset, host: Mapping[str, Any] | None) -> list[str]:
-    """Return what a host lacks for a preset beside its cards; nothing where nobody looked."""
+    """Return what a host lacks for a preset beside GPUs; nothing if the host is not known."""
     if host is None:
         return []
     refusals = space_refusals(name, preset, host)
-    least, driver = str(preset.get("min_driver_version", "")), str(host["driver_version"])
+    minimum, driver = str(preset.get("min_driver_version", "")), str(host["driver_version"])
     coming = str(host.get("coming_driver", ""))
     # With GPUs given by hand nobody may have said what driver there is, or comes.
-    if least and (driver or coming) and not any(late_enough(v, least) for v in (driver, coming)):
+    if (
+        minimum
+        and (driver or coming)
+        and not any(late_enough(v, minimum) for v in (driver, coming))
+    ):
         there = f"this host has {driver}" if driver else "this host has none"
         refusals.append(
-            f"Preset {name} needs NVIDIA driver {least} or later, {there}"
+            f"Preset {name} needs NVIDIA driver {minimum} or later, {there}"
             f"{f', and {words_of(coming)} would be installed' if coming else ''}."
             " Set infbox_driver_version to a later one."
         )
     return refusals
 
 
-def late_enough(driver: str, least: str) -> bool:
-    """Return whether a driver is as late as another.
+def late_enough(driver: str, minimum: str) -> bool:
+    """Return whether a driver is at least as new as another.
 
     Args:
         driver: a version, or a branch alone such as 580, which stands for its newest version.
-        least: the version that it must not come before.
+        minimum: the version that it must not come before.
     """
-    given, wanted = version(driver), version(least)
+    given, wanted = version(driver), version(minimum)
     return bool(given) and (given >= wanted if len(given) > 1 else given >= wanted[:1])
 
 
@@ -421,29 +425,28 @@ def words_of(driver: str) -> str:
 
 
 def version(number: str) -> tuple[int, ...]:
-    """Return a version as something that compares: 580.9 comes before 580.65."""
+    """Return a version as numbers that can be compared: 580.9 comes before 580.65."""
     return tuple(int(part) for part in re.findall(r"\d+", number))
 
 
 def needs(preset: Preset) -> str:
-    """Return what cards a preset needs, in words."""
+    """Return the GPUs that a preset needs, in words."""
     count = int(preset.get("gpus", 0))
     each = f" in each of {nodes_of(preset)} hosts" if nodes_of(preset) > 1 else ""
     return f"{count} GPU{'s' * (count != 1)} of {preset.get('gpu_memory_mib', 0)} MiB{each}"
 
 
 def has(gpus: Gpus) -> str:
-    """Return what cards there are, in words."""
+    """Return the GPUs of a host in words."""
     if not gpus:
         return "no GPU"
     return " and ".join(
-        f"{card['count']} of {card['memory_mib']} MiB ({card.get('name', 'unnamed')})"
-        for card in gpus
+        f"{gpu['count']} of {gpu['memory_mib']} MiB ({gpu.get('name', 'unnamed')})" for gpu in gpus
     )
 
 
 def unknown(presets: Mapping[str, Preset], wanted: str) -> str:
-    """Return the refusal of a preset that there is not, the nearest names first."""
+    """Return the refusal of an unknown preset, with the nearest names first."""
     near = difflib.get_close_matches(wanted, presets, n=len(presets), cutoff=0)
     return f"There is no preset {wanted}. Set infbox_preset to one of: {', '.join([*near, AUTO])}."
 
@@ -454,17 +457,17 @@ def nothing_fits(presets: Mapping[str, Preset], gpus: Gpus) -> str:
     return f"No preset fits: this host has {has(gpus)}, {demands}. Use another host."
 
 
-def idle_cards(
+def gpus_unused(
     presets: Mapping[str, Preset],
     plans: Mapping[str, Mapping[str, Any]],
     chosen: str,
     gpus: Gpus,
 ) -> list[str]:
-    """Return a note where there are cards and the chosen preset uses none of them."""
+    """Return a note if the host has GPUs and the chosen preset uses none of them."""
     if not gpus or presets[chosen].get("gpus", 0):
         return []
     others = {name: preset for name, preset in presets.items() if preset.get("gpus", 0)}
-    # Broken presets and broken cards must not pass for small ones.
+    # A preset or a GPU with a wrong value must not be reported as a small one.
     broken = [plans[name]["reasons"][0] for name in others if not plans[name]["weights_bytes"]
               and "config" in presets[name].get("model", {})]  # fmt: skip
     demands = "; ".join(f"{name} needs {needs(preset)}" for name, preset in others.items())
@@ -478,7 +481,7 @@ def idle_cards(
 def preset_rows(
     presets: Mapping[str, Preset], gpus: Gpus, *, group: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Return what each preset comes to on these GPUs, the one of the highest rank first.
+    """Return the figures of each preset on these GPUs, the highest rank first.
 
     Args:
         presets: as in `choose_preset`.
@@ -491,7 +494,7 @@ def preset_rows(
         pack_tokens (a workspace's budget), memory_tokens and disk_tokens (whose KV LMCache keeps in
         each), gpus (that it uses) and idle (GPUs in words). Nothing for GPUs that are none.
     """
-    if card_mistake(gpus):
+    if gpus_mistake(gpus):
         return []
     rows = []
     for name in sorted(presets, key=lambda name: -rank(presets[name])):
@@ -500,7 +503,7 @@ def preset_rows(
         fits = bool(plan["fits"])
         lmcache, each = preset.get("lmcache", {}), int(plan["kv_bytes_per_token"])
         # What fits has numbers here.
-        held = [
+        cached = [
             int(lmcache.get(key, 0) * 1e9) // each if fits and each else 0
             for key in ("l1_size_gb", "l2_size_gb")
         ]
@@ -514,8 +517,8 @@ def preset_rows(
                 "users": int(plan.get("concurrent_16k", 0)),
                 "kv_tokens": int(plan["kv_tokens"]) if fits else 0,
                 "pack_tokens": int(preset.get("workspace_budget", 0)) if fits else 0,
-                "memory_tokens": held[0],
-                "disk_tokens": held[1],
+                "memory_tokens": cached[0],
+                "disk_tokens": cached[1],
                 "gpus": int(plan.get("gpus", 0)),
                 "idle": idle_words(plan, gpus) if fits else [],
             }
@@ -526,21 +529,21 @@ def preset_rows(
 def disk_needs(
     presets: Mapping[str, Preset], wanted: str, given_gpus: Gpus | None
 ) -> list[dict[str, float]]:
-    """Return what room the preset may need that a host gets, before anybody looked at the host.
+    """Return the disk space that the preset of a host may need, before the host is known.
 
     Args:
         presets: as in `choose_preset`; `gpus` and `disk_gb` are read.
-        wanted: a name, or `auto`, which may become any that does with the host's cards.
-        given_gpus: cards that count whether the host shows them or not; None for none.
+        wanted: a name, or `auto`, which can become any preset that fits the host's GPUs.
+        given_gpus: GPUs of the inventory, used in place of the host's own; None for none.
 
     Returns:
-        gb, and the number of cards without which they will not be needed.
+        gb, and the number of GPUs without which they will not be needed.
     """
     if wanted != AUTO:
-        return [{"cards": 0, "gb": presets.get(wanted, {}).get("disk_gb", 0)}]
+        return [{"gpus": 0, "gb": presets.get(wanted, {}).get("disk_gb", 0)}]
     count = sum(gpu["count"] for gpu in given_gpus or ())
     needs = [(preset.get("gpus", 0), preset.get("disk_gb", 0)) for preset in presets.values()]
-    return [{"cards": 0 if cards <= count else cards, "gb": gb} for cards, gb in needs]
+    return [{"gpus": 0 if gpus <= count else gpus, "gb": gb} for gpus, gb in needs]
 
 
 class FilterModule:

@@ -54,7 +54,7 @@ def setting_refusals(
 
 def gpu_refusals(
     given: Any,
-    cards: Sequence[str],
+    addresses: Sequence[str],
     seen: Mapping[str, Any],
     preset: str,
     presets: Mapping[str, Any],
@@ -65,7 +65,7 @@ def gpu_refusals(
 
     Args:
         given: the GPUs given by hand, None for none.
-        cards: PCI addresses of the NVIDIA GPUs there are.
+        addresses: PCI addresses of the NVIDIA GPUs there are.
         seen: driver_version, gpus, split and problems, as the driver told.
         preset: the preset asked for.
         presets: all of them; one without GPUs needs none.
@@ -75,9 +75,9 @@ def gpu_refusals(
     """
     if given is not None:
         right = isinstance(given, list) and all(
-            isinstance(card, dict)
-            and all(whole_number(card.get(key)) for key in ("memory_mib", "count"))
-            for card in given
+            isinstance(gpu, dict)
+            and all(whole_number(gpu.get(key)) for key in ("memory_mib", "count"))
+            for gpu in given
         )
         fix = "Write it as [{name: …, memory_mib: 81920, count: 4}]."
         return [] if right else [f"infbox_gpus is not a list of GPUs with memory and count. {fix}"]
@@ -86,17 +86,17 @@ def gpu_refusals(
     refusals = []
     problems = seen.get("problems", [])
     answers = seen["driver_version"] or seen["gpus"] or seen["split"] or problems
-    if cards and not answers and source == "silent":
+    if addresses and not answers and source == "silent":
         refusals.append(
-            f"This host has {len(cards)} NVIDIA GPU{'s' * (len(cards) != 1)}"
-            f" ({', '.join(cards)}) and nvidia-smi does not respond. Install the NVIDIA driver with"
-            " playbooks/driver.yml, and reboot if it says so; or describe the GPUs in infbox_gpus,"
-            " or set infbox_preset to cpu."
+            f"This host has {len(addresses)} NVIDIA GPU{'s' * (len(addresses) != 1)}"
+            f" ({', '.join(addresses)}) and nvidia-smi does not respond. Install the NVIDIA driver"
+            " with playbooks/driver.yml, and reboot if it says so; or describe the GPUs in"
+            " infbox_gpus, or set infbox_preset to cpu."
         )
-    if cards and not answers and source == "installed":
+    if addresses and not answers and source == "installed":
         refusals.append(
-            f"This host has {len(cards)} NVIDIA GPU{'s' * (len(cards) != 1)}"
-            f" ({', '.join(cards)}), the driver is installed, and nvidia-smi does not respond."
+            f"This host has {len(addresses)} NVIDIA GPU{'s' * (len(addresses) != 1)}"
+            f" ({', '.join(addresses)}), the driver is installed, and nvidia-smi does not respond."
             " Reboot the host, or find the reason with `journalctl --dmesg --grep NVRM`; then run"
             " this again."
         )
@@ -110,10 +110,10 @@ def gpu_refusals(
             f"MIG is enabled on the GPU {name}. Disable it with `nvidia-smi -mig 0`, or describe"
             " the GPUs in infbox_gpus."
         )
-    for card in seen["gpus"]:
-        if not card["memory_mib"]:
+    for gpu in seen["gpus"]:
+        if not gpu["memory_mib"]:
             refusals.append(
-                f"nvidia-smi does not report the memory of {card['name']}. Set infbox_gpus."
+                f"nvidia-smi does not report the memory of {gpu['name']}. Set infbox_gpus."
             )
     return refusals
 
@@ -134,14 +134,14 @@ def process_refusals(
     """
     if not gpus:
         return []
-    held: dict[int, int] = {}
-    for card in told:
-        for process in card["processes"]:
-            held[process["pid"]] = held.get(process["pid"], 0) + process["memory_mib"]
+    memory_of: dict[int, int] = {}
+    for gpu in told:
+        for process in gpu["processes"]:
+            memory_of[process["pid"]] = memory_of.get(process["pid"], 0) + process["memory_mib"]
     refusals = []
     for process in processes:
         if not process["ours"]:
-            memory = held.get(process["pid"], 0)
+            memory = memory_of.get(process["pid"], 0)
             does = f"holds {memory} MiB of" if memory else "uses"
             refusals.append(
                 f"{holder_of(process)} {does} the GPUs that preset {preset} needs. End that"

@@ -21,7 +21,7 @@ from plugins.inputs import rules
 
 KEYS = ("url", "ref", "every", "depth")
 SECRETS = ("key", "token", "user", "webhook")
-LEAST_WEBHOOK = 16
+MIN_WEBHOOK = 16
 
 
 def git_remotes(workspaces: Any) -> list[dict[str, Any]]:
@@ -33,17 +33,19 @@ def git_remotes(workspaces: Any) -> list[dict[str, Any]]:
     return [{"name": item["name"], **item["git"]} for item in with_git(workspaces)]
 
 
-def placed_workspaces(workspaces: Sequence[Mapping[str, Any]], folder: str) -> list[dict[str, Any]]:
+def placed_workspaces(
+    workspaces: Sequence[Mapping[str, Any]], directory: str
+) -> list[dict[str, Any]]:
     """Return all workspaces with the path at which each lies on a host.
 
     Args:
         workspaces: what the user wrote.
-        folder: in which remotes are checked out, by name.
+        directory: in which remotes are checked out, by name.
     """
     placed = []
     for item in workspaces:
         rest = {key: value for key, value in item.items() if key != "git"}
-        placed.append({**rest, "path": f"{folder}/{item['name']}"} if "git" in item else rest)
+        placed.append({**rest, "path": f"{directory}/{item['name']}"} if "git" in item else rest)
     return placed
 
 
@@ -135,10 +137,10 @@ def git_refusals(name: str, workspace: Mapping[str, Any]) -> list[str]:
     ref = git.get("ref", "")
     if ref != "" and (hint := rules.git_ref_hint(ref)):
         refusals.append(f"The ref of workspace {name} is {ref!r}: {hint}.")
-    for key, least in (("every", rules.LEAST_EVERY), ("depth", 1)):
-        value = git.get(key, least)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            refusals.append(f"The {key} of workspace {name} is {value!r}. Give at least {least}.")
+    for key, minimum in (("every", rules.MIN_EVERY), ("depth", 1)):
+        value = git.get(key, minimum)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            refusals.append(f"The {key} of workspace {name} is {value!r}. Give at least {minimum}.")
     return refusals
 
 
@@ -173,9 +175,9 @@ def secret_refusals(
         refusals.append(f"{where}.user is set, and .token is not. Set that too, or remove it.")
     hooks = own.get("webhook")
     for hook in [] if hooks is None else hooks if isinstance(hooks, list) else [hooks]:
-        if not isinstance(hook, str) or not re.fullmatch(rf"[!-~]{{{LEAST_WEBHOOK},}}", hook):
+        if not isinstance(hook, str) or not re.fullmatch(rf"[!-~]{{{MIN_WEBHOOK},}}", hook):
             refusals.append(
-                f"{where}.webhook is not {LEAST_WEBHOOK} or more letters, digits and signs without"
+                f"{where}.webhook is not {MIN_WEBHOOK} or more letters, digits and signs without"
                 " a space. Generate one with `openssl rand -hex 32`."
             )
     return refusals

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 CLOCK_SECONDS = 10
-LEAST_CACHE_GB = 0.1
+MIN_CACHE_GB = 0.1
 CACHE_SPARE = 1.25  # what its container may have at most
 LOOPBACK = ("localhost", "127.", "::1", "[::1]")
 
@@ -180,8 +180,8 @@ def shared_cache_refusals(
             f"infbox_shared_cache_host is {keeper}, which is none of the replicas. Give one of"
             f" {named(replicas)}."
         )
-    elif gigabytes < LEAST_CACHE_GB:
-        refusal = f"{set_to}. Give {LEAST_CACHE_GB:g} or more, or 0."
+    elif gigabytes < MIN_CACHE_GB:
+        refusal = f"{set_to}. Give {MIN_CACHE_GB:g} or more, or 0."
     elif host == keeper and memory and needs > memory["has"]:
         refusal = (
             f"{host} has {memory['has']:.1f} GB of memory, and its preset and the cache that"

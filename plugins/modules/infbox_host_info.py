@@ -32,8 +32,8 @@ options:
     default: []
   disk_needs:
     description:
-      - Space that may be needed, as C(gb) and the number of C(cards) without which it will not be.
-        Only where less is free are the folders measured.
+      - Space that may be needed, as C(gb) and the number of C(gpus) without which it will not be.
+        Only where less is free are the directories measured.
     type: list
     elements: dict
     default: []
@@ -147,7 +147,7 @@ def system(root: Path) -> dict[str, Any]:
         "name": release.get("PRETTY_NAME", ""),
         "architecture": platform.machine(),
         "memory_bytes": int(total[1]) * 1024 if total else 0,
-        # The folder that sd_booted(3) looks for.
+        # The directory that sd_booted(3) looks for.
         "systemd": (root / "run/systemd/system").is_dir(),
     }
 
@@ -205,15 +205,15 @@ def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
         run: runs a command.
 
     Returns:
-        cards and switches as `nvidia_devices` has them; kernel_module: version of the one that is
+        gpus and switches as `nvidia_devices` has them; kernel_module: version of the one that is
         loaded ("" for none), open_kernel_module: whether it is the open one, xids: the driver's
         errors since boot, as address, xid and message; nvlinks: what `nvidia-smi nvlink --status`
         prints; compute_capabilities: what nvidia-smi prints of these, "" from a driver that does
         not know them; processes: who uses a GPU, as pid, process, unit and ours.
     """
-    cards = nvidia_devices(root, DISPLAY_CONTROLLER)
+    gpus = nvidia_devices(root, DISPLAY_CONTROLLER)
     state: dict[str, Any] = {
-        "cards": cards,
+        "gpus": gpus,
         "switches": nvidia_devices(root, NVSWITCH),
         "kernel_module": read(root / "sys/module/nvidia/version").strip(),
         "open_kernel_module": "Open Kernel Module" in read(root / "proc/driver/nvidia/version"),
@@ -222,7 +222,7 @@ def nvidia_state(root: Path, project: str, run: Run) -> dict[str, Any]:
         "compute_capabilities": "",
         "processes": [],
     }
-    if not cards:
+    if not gpus:
         return state
     journal = ["journalctl", "--dmesg", "--boot", "--output", "cat", "--no-pager", "--quiet"]
     state["xids"] = xids(run([*journal, "--grep", "NVRM: Xid"]) or "")
@@ -263,11 +263,11 @@ def look_at(path: str, reader: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def may_read(folder: Path, reader: dict[str, Any]) -> bool:
-    """Ask the kernel whether a user may list a folder; modes are not all there is to it.
+def may_read(directory: Path, reader: dict[str, Any]) -> bool:
+    """Ask the kernel whether a user may list a directory; modes are not all there is to it.
 
-    The folders around it do not count: they may be hidden from that user, and the tree be mounted
-    where it can be reached. Only root can ask; for others the answer is yes.
+    The directories around it do not count: they may be hidden from that user, and the tree be
+    mounted where it can be reached. Only root can ask; for others the answer is yes.
     """
     if os.geteuid() != 0:
         return True
@@ -275,7 +275,7 @@ def may_read(folder: Path, reader: dict[str, Any]) -> bool:
     groups = [gid for name in reader.get("groups") or [] if (gid := group_number(name)) is not None]
     done = subprocess.run(
         ["test", "-r", ".", "-a", "-x", "."],
-        cwd=folder,
+        cwd=directory,
         user=uid,
         group=uid,
         extra_groups=[uid, *groups],
@@ -301,12 +301,12 @@ def group_name(number: int) -> str:
 
 
 def model(path: str) -> dict[str, Any]:
-    """Return whether a folder holds the two things that every model has."""
-    folder = Path(path)
+    """Return whether a directory holds the two things that every model has."""
+    directory = Path(path)
     return {
-        "is_dir": folder.is_dir(),
-        "config": (folder / "config.json").is_file(),
-        "weights": any(folder.glob("*.safetensors")),
+        "is_dir": directory.is_dir(),
+        "config": (directory / "config.json").is_file(),
+        "weights": any(directory.glob("*.safetensors")),
     }
 
 
@@ -320,45 +320,45 @@ def record(path: str) -> dict[str, Any]:
     return told if isinstance(told, dict) else {}
 
 
-def most_needed_bytes(needs: Iterable[dict[str, Any]], cards: int) -> float:
-    """Return the most bytes that may be needed on a host with so many cards.
+def most_needed_bytes(needs: Iterable[dict[str, Any]], gpus: int) -> float:
+    """Return the most bytes that may be needed on a host with so many GPUs.
 
     Args:
-        needs: gb, and how many cards there must be for them to be needed.
-        cards: those of the host.
+        needs: gb, and how many GPUs there must be for them to be needed.
+        gpus: those of the host.
     """
-    return max((float(n["gb"]) * 1e9 for n in needs if int(n["cards"]) <= cards), default=0.0)
+    return max((float(n["gb"]) * 1e9 for n in needs if int(n["gpus"]) <= gpus), default=0.0)
 
 
-def disks(folders: Iterable[str], needed_bytes: float) -> dict[str, Any]:
-    """Return the room on the file systems of some folders.
+def disks(directories: Iterable[str], needed_bytes: float) -> dict[str, Any]:
+    """Return the disk space on the file systems of some directories.
 
     Args:
-        folders: they need not exist; the nearest parent that does tells the file system.
-        needed_bytes: where less than this is free, what the folders hold already is measured too,
+        directories: they need not exist; the nearest parent that does tells the file system.
+        needed_bytes: if less than this is free, what the directories have already is measured too,
             since it need not be found a second time. That walk is slow, so only then.
 
     Returns:
-        Bytes free on all those file systems together, and bytes the folders hold (0: not measured).
+        Bytes free on all those file systems, and bytes in the directories (0: not measured).
     """
     free: dict[int, int] = {}
-    for folder in folders:
-        place = Path(folder)
+    for directory in directories:
+        place = Path(directory)
         while not place.is_dir():
             place = place.parent
         stat = os.statvfs(place)
         free[place.stat().st_dev] = stat.f_bavail * stat.f_frsize
     total = sum(free.values())
-    held = sum(size(folder) for folder in folders) if total < needed_bytes else 0
-    return {"free_bytes": total, "held_bytes": held}
+    used = sum(size(directory) for directory in directories) if total < needed_bytes else 0
+    return {"free_bytes": total, "used_bytes": used}
 
 
-def size(folder: str) -> int:
-    """Return the bytes that a folder takes on its own file system."""
-    device = device_of(Path(folder))
+def size(top: str) -> int:
+    """Return the bytes that a directory takes on its own file system."""
+    device = device_of(Path(top))
     total = 0
     seen = set()
-    for directory, folders, files in os.walk(folder):
+    for directory, directories, files in os.walk(top):
         place = Path(directory)
         for name in files:
             try:
@@ -368,8 +368,8 @@ def size(folder: str) -> int:
             if stat.st_ino not in seen:
                 seen.add(stat.st_ino)
                 total += stat.st_blocks * 512
-        # Docker mounts its layers below its own folder: their files were counted already.
-        folders[:] = [name for name in folders if device_of(place / name) == device]
+        # Docker mounts its layers below its own directory: their files were counted already.
+        directories[:] = [name for name in directories if device_of(place / name) == device]
     return total
 
 
@@ -534,11 +534,11 @@ def main() -> None:
     )
     asked = module.params
     root = Path("/")
-    cards = nvidia_gpu_addresses(root)
+    gpus = nvidia_gpu_addresses(root)
     host = {
         **system(root),
-        **disks(asked["data_dirs"], most_needed_bytes(asked["disk_needs"], len(cards))),
-        "nvidia_gpu_addresses": cards,
+        **disks(asked["data_dirs"], most_needed_bytes(asked["disk_needs"], len(gpus))),
+        "nvidia_gpu_addresses": gpus,
         "nvidia": nvidia_state(root, asked["project"], run),
         "secure_boot": secure_boot(root),
         "kernel": platform.release(),

@@ -1,7 +1,7 @@
 """Says whether a model fits a host, why, and what would make it fit. Knows nothing of Ansible."""
 
-from plugins.planner.cards import Card
 from plugins.planner.errors import PlanError
+from plugins.planner.gpu_groups import GpuGroup
 from plugins.planner.layers import Layers
 from plugins.planner.memory import Batch
 from plugins.planner.model import Model, read_config
@@ -10,8 +10,8 @@ from plugins.planner.weights import index_bytes
 
 __all__ = [
     "Batch",
-    "Card",
     "Engine",
+    "GpuGroup",
     "Host",
     "Layers",
     "Model",

@@ -12,8 +12,13 @@ published is left out.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from plugins.planner.errors import PlanError
 
 NVIDIA = "10de"
 
@@ -25,14 +30,14 @@ class Gpu:
     Attributes:
         name: as the driver tells it.
         capability: ten times its compute capability.
-        least_mib: the least memory that a driver tells of it, in MiB.
-        most_mib: the most, in MiB.
+        min_mib: the least memory that a driver tells of it, in MiB.
+        max_mib: the most, in MiB.
     """
 
     name: str
     capability: int
-    least_mib: int
-    most_mib: int
+    min_mib: int
+    max_mib: int
 
 
 # Device id, or device id and subsystem (vendor:device) where that tells boards of one id apart;
@@ -139,8 +144,8 @@ def read_table(table: str) -> dict[str, Gpu]:
     found = {}
     for line in table.splitlines():
         if line and not line.startswith("#"):
-            number, capability, least, most, name = line.split(maxsplit=4)
-            found[number] = Gpu(name, int(capability.replace(".", "")), int(least), int(most))
+            number, capability, minimum, most, name = line.split(maxsplit=4)
+            found[number] = Gpu(name, int(capability.replace(".", "")), int(minimum), int(most))
     return found
 
 
@@ -155,6 +160,31 @@ def gpu_of(device: Mapping[str, str]) -> Gpu | None:
     """
     number = device.get("device", "").lower()
     return GPUS.get(f"{number}:{device.get('subsystem', '').lower()}") or GPUS.get(number)
+
+
+def named_gpus(text: Any) -> dict[str, Any]:
+    """Return GPUs such as "4 x NVIDIA H200" as `infbox_gpus` has them.
+
+    Their memory is the least that boards of this name have.
+
+    Raises:
+        PlanError: the text has another form, or the table has no GPU of this name.
+    """
+    read = re.fullmatch(r"([1-9][0-9]?) x (.+)", str(text))
+    if not read:
+        raise PlanError(f"{text!r} is no number of GPUs. Write it as 4 x NVIDIA H200.")
+    boards = [gpu for gpu in GPUS.values() if gpu.name == read[2]]
+    if not boards:
+        near = difflib.get_close_matches(read[2], {gpu.name for gpu in GPUS.values()}, n=1)
+        fix = f"Did you mean {near[0]}?" if near else "Add it to plugins/planner/gpus.py."
+        raise PlanError(f"There is no GPU {read[2]} in plugins/planner/gpus.py. {fix}")
+    gpu = min(boards, key=lambda board: board.min_mib)
+    return {
+        "name": gpu.name,
+        "memory_mib": gpu.min_mib,
+        "count": int(read[1]),
+        "compute_capability": f"{gpu.capability // 10}.{gpu.capability % 10}",
+    }
 
 
 def unknown_gpus(devices: Iterable[Mapping[str, str]]) -> list[str]:

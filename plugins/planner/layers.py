@@ -66,9 +66,9 @@ class Layers:
     state_bytes: int = 0
 
     def token_bytes(self, tensor_parallel_size: int = 1) -> int:
-        """Return the bytes that one layer keeps for a token on one card, at FP16.
+        """Return the bytes that one layer keeps for a token on one GPU, at FP16.
 
-        Heads are shared out among the cards; where there are more cards than heads, each card keeps
+        Heads are shared out among the GPUs; where there are more GPUs than heads, each GPU keeps
         one, so that it is there several times over. A latent (MLA) counts as one head.
 
         Source: vLLM, `ModelConfig.get_num_kv_heads` and `AttentionSpec.page_size_bytes`.
@@ -200,7 +200,7 @@ def by_types(config: Config, name: str, pattern: list[str]) -> tuple[Layers, ...
 def latent_layers(config: Config, name: str) -> tuple[Layers, ...]:
     """Read multi-head latent attention: one compressed vector and one rotary key a token.
 
-    Bytes a token = layers * (kv_lora_rank + qk_rope_head_dim) * 2, on every card of a
+    Bytes a token = layers * (kv_lora_rank + qk_rope_head_dim) * 2, on every GPU of a
     tensor-parallel group, since there is nothing to share out. Sparse ones (DeepSeek-V3.2, GLM-5)
     keep an index beside it: index_head_dim bytes and 4 for each 128 of them, in those layers that
     choose tokens for themselves.

@@ -12,7 +12,7 @@ from math import ceil, floor
 from typing import Any
 
 from plugins.planner.errors import PlanError
-from plugins.planner.memory import GIB, Shape, reserve_per_card
+from plugins.planner.memory import GIB, Shape, reserve_per_gpu
 from plugins.planner.plan import Engine, Plan
 from plugins.planner.presets import (
     Gpus,
@@ -34,7 +34,7 @@ BLOCK = 16
 # A plan is off by less. If more of a GPU is taken, another program has it, and is to be ended.
 MOST_SHARE = 0.1
 SHARE_STEP = 0.01
-LEAST_STEP_TOKENS = 512
+MIN_STEP_TOKENS = 512
 MOST_GIB = 100_000
 MOST_TOKENS = 100_000_000
 MOST_KV = 1e15
@@ -149,9 +149,9 @@ def cause_in(line: str, lines: Sequence[str]) -> tuple[Less, str] | None:
         words = f"{free:g} of {total:g} GiB of a GPU were free when vLLM started"
         return partial(share_caps, free=free, total=total), words
     if NOTHING.search(line):
-        least = min(available_gib(lines), default=0.0)
+        minimum = min(available_gib(lines), default=0.0)
         words = "weights and computing left vLLM no memory for KV"
-        return partial(nothing_caps, available=least), words
+        return partial(nothing_caps, available=minimum), words
     if match := SAMPLER.search(line):
         requests = int(match[1])
         words = f"sampling for {requests} requests at once took more memory than a GPU had"
@@ -172,10 +172,10 @@ def window_caps(preset: Preset, plan: Plan, *, longest: int) -> Caps:
     """Return what to plan with where the KV of one longest request had no room."""
     engine, context = preset_engine(preset), preset_model(preset).context
     window = floor(longest * WINDOW_SHARE / BLOCK) * BLOCK
-    least = min(engine.min_model_len, context, engine.max_model_len or context)
-    if window < least:
+    minimum = min(engine.min_model_len, context, engine.max_model_len or context)
+    if window < minimum:
         raise NotLoweredError(
-            f"a window of {window:,} tokens would be left, fewer than {least:,}. Choose a smaller"
+            f"a window of {window:,} tokens would be left, fewer than {minimum:,}. Choose a smaller"
             " preset, or end other programs on the GPUs."
         )
     # By the engine's own count of tokens, so that the plan's is right even where the estimate of
@@ -201,7 +201,7 @@ def nothing_caps(preset: Preset, plan: Plan, *, available: float) -> Caps:
     requests = max(plan.batch.requests // 2, 1)
     return {
         "max_num_seqs": requests,
-        "max_num_batched_tokens": max(plan.batch.tokens // 2, LEAST_STEP_TOKENS, requests),
+        "max_num_batched_tokens": max(plan.batch.tokens // 2, MIN_STEP_TOKENS, requests),
         "reserve_gib": reserve(preset_engine(preset), plan.kv_pool_bytes - available * GIB),
     }
 
@@ -215,7 +215,7 @@ def sampler_caps(preset: Preset, plan: Plan, *, requests: int) -> Caps:
     model, engine = preset_model(preset), preset_engine(preset)
     shape = Shape(plan.tensor_parallel_size, engine.pipeline_parallel_size, engine.expert_parallel)
     sizes = [
-        reserve_per_card(model, shape, batch, eager=engine.enforce_eager)
+        reserve_per_gpu(model, shape, batch, eager=engine.enforce_eager)
         for batch in (plan.batch, replace(plan.batch, requests=half))
     ]
     return {"max_num_seqs": half, "reserve_gib": reserve(engine, sizes[0] - sizes[1])}

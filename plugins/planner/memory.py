@@ -1,4 +1,4 @@
-"""Where a card's memory goes: weights, what computing takes, and KV with what is left."""
+"""Where a GPU's memory goes: weights, what computing takes, and KV with what is left."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from plugins.planner.cards import Card
+from plugins.planner.gpu_groups import GpuGroup
 from plugins.planner.layers import FP16_BYTES, Layers
 from plugins.planner.model import Model
 
 MIB = 1024**2
 GIB = 1024**3
-# Tokens that a block of KV holds, on a card and in main memory.
+# Tokens that a block of KV holds, on a GPU and in main memory.
 # Source: what vLLM 0.32 chooses, `CacheConfig.DEFAULT_BLOCK_SIZE` and `CpuPlatform`.
 GPU_BLOCK = 16
 CPU_BLOCK = 128
@@ -22,7 +22,7 @@ CPU_BLOCK = 128
 LIBRARIES_BYTES = 256 * MIB
 COLLECTIVES_BYTES = GIB
 GRAPH_BYTES_PER_LAYER = 12 * MIB
-# What lies on each GPU beside the share that the engine takes for itself: the CUDA contexts of the
+# Memory that is used on each GPU beside the engine's share: the CUDA contexts of the
 # engine (it exists before the engine measures what is free) and of LMCache's server, each with the
 # kernels it loads, and buffers of LMCache's for the chunks in flight. An out-of-memory message of a
 # shared H200 told 612 MiB for one such process.
@@ -34,7 +34,7 @@ LMCACHE_CHUNK_TOKENS = 256
 # Source: vLLM, `MambaSpec.max_memory_usage_bytes`, mode `align`.
 STATES = 2
 
-# Norms, routers and uneven cuts, which every card of a group holds.
+# Norms, routers and uneven cuts, which every GPU of a group holds.
 UNSHARED_WEIGHTS = 1.02
 
 # What the engine's own sampler holds at its peak for each entry of the vocabulary and each request:
@@ -49,7 +49,7 @@ class Shape:
     """How a model is cut.
 
     Attributes:
-        tensor: cards that share every layer.
+        tensor: GPUs that share every layer.
         pipeline: stages that share the layers out.
         expert: whether experts are shared out whole, and not cut.
     """
@@ -59,8 +59,8 @@ class Shape:
     expert: bool = False
 
     @property
-    def cards(self) -> int:
-        """Cards for one copy of the model."""
+    def gpus(self) -> int:
+        """GPUs for one copy of the model."""
         return self.tensor * self.pipeline
 
 
@@ -85,27 +85,27 @@ def in_flight(batch: Batch, shape: Shape) -> int:
     return (shape.pipeline + 1) * batch.tokens
 
 
-def default_batch(card: Card) -> Batch:
-    """Return the engine's own limits of a step on a card.
+def default_batch(gpu: GpuGroup) -> Batch:
+    """Return the engine's own limits of a step on a GPU.
 
     Source: vLLM 0.32, `EngineArgs.get_batch_defaults`, for the API server.
     """
-    if card.memory_bytes >= 160 * GIB:
+    if gpu.memory_bytes >= 160 * GIB:
         return Batch(16384, 1024)
-    if card.memory_bytes >= 70 * GIB and "a100" not in card.name.lower():
+    if gpu.memory_bytes >= 70 * GIB and "a100" not in gpu.name.lower():
         return Batch(8192, 1024)
     return Batch()
 
 
-def weights_per_card(weights_bytes: int, shape: Shape) -> int:
-    """Return the bytes of weights on each card, all cards of a group holding the same."""
-    if shape.cards == 1:
+def weights_per_gpu(weights_bytes: int, shape: Shape) -> int:
+    """Return the bytes of weights on each GPU, all GPUs of a group holding the same."""
+    if shape.gpus == 1:
         return weights_bytes
-    return ceil(weights_bytes / shape.cards * UNSHARED_WEIGHTS)
+    return ceil(weights_bytes / shape.gpus * UNSHARED_WEIGHTS)
 
 
-def reserve_per_card(model: Model, shape: Shape, batch: Batch, *, eager: bool) -> int:
-    """Return the bytes that computing takes on each card: estimated, and rather too much.
+def reserve_per_gpu(model: Model, shape: Shape, batch: Batch, *, eager: bool) -> int:
+    """Return an estimate of the bytes that computing takes on each GPU, rather too high.
 
     Libraries' workspaces, buffers of collectives, CUDA graphs, and the larger of what a step has
     at its two peaks: the widest layer's activations for its tokens, then sampling for its requests.
@@ -139,7 +139,7 @@ def activations(model: Model, shape: Shape, batch: Batch) -> int:
 
 @dataclass(frozen=True)
 class KvLayout:
-    """What requests keep on each card, or on all of them together.
+    """What requests keep on each GPU, or on all of them together.
 
     Attributes:
         per_token: bytes for each token of a request, however long it is.
@@ -162,8 +162,8 @@ class KvLayout:
         """
         total = self.fixed + whole_blocks(tokens, self.block) * self.per_token
         for window, token_bytes in self.sliding:
-            held = min(window - 1 + self.slack, tokens)
-            total += (whole_blocks(held, self.block) + self.block) * token_bytes
+            kept = min(window - 1 + self.slack, tokens)
+            total += (whole_blocks(kept, self.block) + self.block) * token_bytes
         return total
 
     def token_bytes(self) -> int:
@@ -189,7 +189,7 @@ def whole_blocks(tokens: int, block: int) -> int:
 
 
 def kv_layout(model: Model, shape: Shape, slack: int, block: int = GPU_BLOCK) -> KvLayout:
-    """Return what requests keep on the fullest card.
+    """Return what requests keep on the fullest GPU.
 
     Args:
         model: the model.
@@ -239,8 +239,8 @@ def padded(count: int, group: int) -> int:
 
 
 def growing_bytes_per_token(model: Model) -> int:
-    """Return the FP16 bytes that one more token of a long request takes, on all cards together.
+    """Return the FP16 bytes that one more token of a long request takes, on all GPUs together.
 
-    Only full-attention layers grow with tokens; heads that several cards repeat count once.
+    Only full-attention layers grow with tokens; heads that several GPUs repeat count once.
     """
     return sum(kind.count * kind.token_bytes() for kind in model.only("full"))

@@ -74,7 +74,7 @@ def read_config(config: Config, name: str, kv_bytes_per_token: int = 0) -> Model
         config: the file's contents, or those of its entries that are read here.
         name: the repository, for messages.
         kv_bytes_per_token: FP16 bytes of KV for a token, by hand, for a model whose kind is not
-            known here. Every card is then taken to keep all of it. 0 for none.
+            known here. Every GPU is then taken to keep all of it. 0 for none.
 
     Returns:
         The model.
@@ -115,7 +115,7 @@ def depth(config: Config, name: str) -> int:
 
 
 def by_hand(kv_bytes_per_token: int) -> tuple[Layers, ...]:
-    """Return layers that keep what was given by hand, all of it on every card."""
+    """Return layers that keep what was given by hand, all of it on every GPU."""
     if kv_bytes_per_token < FP16_BYTES:
         raise PlanError(
             f"kv_bytes_per_token is {kv_bytes_per_token}, which no model has. Give the bytes of KV"

@@ -70,5 +70,5 @@ def width_refusal(model: Model, shape: Shape) -> str:
 
 
 def widths(model: Model, most: int, *, expert: bool = False) -> list[int]:
-    """Return the numbers of cards, up to a most, among which a model's layers can be shared out."""
+    """Return the numbers of GPUs, up to a most, among which a model's layers can be shared out."""
     return [n for n in range(1, most + 1) if not shape_refusals(model, Shape(n, expert=expert))]

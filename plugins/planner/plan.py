@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Literal
 
-from plugins.planner.cards import Card, capability_notes, capability_refusal
 from plugins.planner.errors import PlanError
+from plugins.planner.gpu_groups import GpuGroup, capability_notes, capability_refusal
 from plugins.planner.memory import (
     CPU_BLOCK,
     GIB,
@@ -20,8 +20,8 @@ from plugins.planner.memory import (
     growing_bytes_per_token,
     in_flight,
     kv_layout,
-    reserve_per_card,
-    weights_per_card,
+    reserve_per_gpu,
+    weights_per_gpu,
 )
 from plugins.planner.model import Model
 from plugins.planner.network import network_note
@@ -29,13 +29,13 @@ from plugins.planner.parallel import shape_refusals, widths
 
 GB = 1e9
 # Main memory beside weights, KV and LMCache: the processes themselves, and what loading passes
-# through; and for each card, pinned buffers.
+# through; and pinned buffers for each GPU.
 CPU_PROCESSES_BYTES = 2_700_000_000
 GPU_PROCESSES_BYTES = 6_000_000_000
-GPU_CARD_PROCESSES_BYTES = 2_000_000_000
-# Memory of cards that can be bought, in MiB as drivers tell it.
-CARD_SIZES_MIB = (24564, 32607, 46068, 81920, 97887, 143771, 183359)
-MOST_CARDS = 16
+PER_GPU_PROCESSES_BYTES = 2_000_000_000
+# Memory of the GPUs on the market, in MiB as drivers report it.
+GPU_SIZES_MIB = (24564, 32607, 46068, 81920, 97887, 143771, 183359)
+MAX_GPUS = 16
 # Source: vLLM 0.32, `_FLOAT16_NOT_SUPPORTED_MODELS`.
 NOT_IN_FP16 = frozenset(("gemma2", "gemma3", "gemma3_text", "glm4"))
 LARGEST_CONTEXT = 100_000_000
@@ -50,12 +50,12 @@ class Engine:
 
     Attributes:
         device: `cpu` or `cuda`.
-        tensor_parallel_size: cards that share every layer; 0 takes as many equal ones as there are.
+        tensor_parallel_size: GPUs that share every layer; 0 takes as many equal ones as there are.
         pipeline_parallel_size: stages that share the layers out.
-        nodes: hosts that hold the model together, by cards that share every layer.
+        nodes: hosts that hold the model together, by GPUs that share every layer.
         expert_parallel: whether experts are shared out whole.
-        gpu_memory_utilization: share of a card's memory that the engine may take.
-        cpu_kv_cache_bytes: main memory for KV on a host without cards.
+        gpu_memory_utilization: share of a GPU's memory that the engine may take.
+        cpu_kv_cache_bytes: main memory for KV on a host without GPUs.
         max_model_len: tokens of prompt and answer together; 0 takes the most that fit.
         min_model_len: tokens below which a model is of no use.
         batch: what a step computes at most; None for the engine's own limits.
@@ -89,7 +89,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Host:
-    """What a host has beside its cards, in bytes; None where nobody looked."""
+    """What a host has beside its GPUs, in bytes; None if it is not known."""
 
     memory_bytes: int | None = None
     disk_bytes: int | None = None
@@ -103,15 +103,15 @@ class Plan:
         fits: whether the engine would start and serve.
         reasons: why, with the arithmetic; refusals end with the nearest change that would fit.
         notes: what a person should know although it fits.
-        kv_bytes_per_token: FP16 bytes that one more token takes, on all cards together.
-        kv_tokens: tokens whose KV the cards hold, for requests of `max_model_len`.
+        kv_bytes_per_token: FP16 bytes that one more token takes, on all GPUs together.
+        kv_tokens: tokens whose KV the GPUs hold, for requests of `max_model_len`.
         max_model_len: tokens of prompt and answer together; 0 where it does not fit.
         weights_bytes: bytes of all weights.
-        tensor_parallel_size: cards that share every layer.
-        kv_pool_bytes: bytes for KV on each card.
+        tensor_parallel_size: GPUs that share every layer.
+        kv_pool_bytes: bytes for KV on each GPU.
         memory_bytes: main memory that is needed.
         disk_bytes: disk that is needed.
-        layout: what requests keep on each card.
+        layout: what requests keep on each GPU.
         batch: what a step computes at most.
         gpus: how many GPUs each host uses.
         gpu_name: what kind they are.
@@ -134,7 +134,7 @@ class Plan:
     gpu_name: str = ""
 
     def concurrent_requests(self, tokens: int) -> int:
-        """Return how many requests of so many tokens the cards hold at once.
+        """Return how many requests of so many tokens the GPUs hold at once.
 
         Raises:
             PlanError: tokens is not above 0.
@@ -148,7 +148,7 @@ def plan(
     model: Model,
     weights_bytes: int,
     engine: Engine,
-    cards: Sequence[Card],
+    gpus: Sequence[GpuGroup],
     host: Host | None = None,
     *,
     gbit: float = 0,
@@ -159,12 +159,12 @@ def plan(
         model: from `read_config`.
         weights_bytes: bytes of all weights.
         engine: how it is to run.
-        cards: each host's cards, equal ones counted together.
-        host: main memory and disk of each, which are judged only where they are known.
-        gbit: of the network between the hosts, in Gbit/s; 0 where nobody knows.
+        gpus: each host's GPUs, equal ones counted together.
+        host: main memory and disk of each, which count only if they are known.
+        gbit: of the network between the hosts, in Gbit/s; 0 if it is not known.
 
     Returns:
-        The plan. On each card
+        The plan. On each GPU
 
             KV = CUDA's memory * gpu_memory_utilization - weights - reserve
 
@@ -180,11 +180,11 @@ def plan(
     if engine.device == "cpu":
         planned = plan_cpu(model, weights_bytes, engine)
     else:
-        planned = plan_cards(model, weights_bytes, engine, cards)
+        planned = plan_gpus(model, weights_bytes, engine, gpus)
         if not planned.fits:
             planned = replace(
                 planned,
-                reasons=(*planned.reasons, *fixes(model, weights_bytes, engine, cards, planned)),
+                reasons=(*planned.reasons, *fixes(model, weights_bytes, engine, gpus, planned)),
             )
     if planned.fits and engine.nodes > 1:
         shape = Shape(planned.tensor_parallel_size)
@@ -204,7 +204,7 @@ def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
         weights_bytes=weights_bytes,
         tensor_parallel_size=shape.tensor,
         kv_pool_bytes=max(engine.cpu_kv_cache_bytes - engine.reserve_bytes, 0),
-        memory_bytes=weights_per_card(weights_bytes, shape)
+        memory_bytes=weights_per_gpu(weights_bytes, shape)
         + engine.cpu_kv_cache_bytes
         + engine.l1_bytes
         + CPU_PROCESSES_BYTES,
@@ -226,8 +226,8 @@ def plan_cpu(model: Model, weights_bytes: int, engine: Engine) -> Plan:
     return with_context(start, model, engine, words)
 
 
-def plan_cards(model: Model, weights_bytes: int, engine: Engine, cards: Sequence[Card]) -> Plan:
-    """Plan a model on cards, without a word about what would fit instead."""
+def plan_gpus(model: Model, weights_bytes: int, engine: Engine, gpus: Sequence[GpuGroup]) -> Plan:
+    """Plan a model on GPUs, without suggesting a change that would fit."""
     start = Plan(
         fits=False,
         reasons=(),
@@ -235,56 +235,56 @@ def plan_cards(model: Model, weights_bytes: int, engine: Engine, cards: Sequence
         weights_bytes=weights_bytes,
         tensor_parallel_size=max(engine.tensor_parallel_size, 1),
     )
-    if not cards:
+    if not gpus:
         return replace(start, reasons=(f"{model.name} needs GPUs, this host has none.",))
-    refusal, card, shape = choose_cards(model, engine, cards)
+    refusal, gpu, shape = choose_gpus(model, engine, gpus)
     start = replace(start, tensor_parallel_size=shape.tensor)
     refusals = [refusal] if refusal else shape_refusals(model, shape)
-    refusals += [capability_refusal(card, model.quantization)]
+    refusals += [capability_refusal(gpu, model.quantization)]
     if any(refusals):
         return replace(start, reasons=tuple(filter(None, refusals)))
-    return plan_shape(start, model, engine, card, shape)
+    return plan_shape(start, model, engine, gpu, shape)
 
 
-def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Shape) -> Plan:
-    """Plan a model that is cut so, on cards of one kind."""
-    batch = engine.batch or default_batch(card)
-    weights = weights_per_card(start.weights_bytes, shape)
-    reserve = reserve_per_card(model, shape, batch, eager=engine.enforce_eager)
-    usable = int(card.cuda_bytes * engine.gpu_memory_utilization)
+def plan_shape(start: Plan, model: Model, engine: Engine, gpu: GpuGroup, shape: Shape) -> Plan:
+    """Plan a model of a given shape on equal GPUs."""
+    batch = engine.batch or default_batch(gpu)
+    weights = weights_per_gpu(start.weights_bytes, shape)
+    reserve = reserve_per_gpu(model, shape, batch, eager=engine.enforce_eager)
+    usable = int(gpu.cuda_bytes * engine.gpu_memory_utilization)
     pool = usable - weights - reserve - engine.reserve_bytes
     layout = kv_layout(model, shape, in_flight(batch, shape))
     planned = replace(
         start,
-        notes=tuple(capability_notes(card, model.quantization)) + model_notes(model),
+        notes=tuple(capability_notes(gpu, model.quantization)) + model_notes(model),
         kv_pool_bytes=max(pool, 0),
         memory_bytes=engine.l1_bytes
         + GPU_PROCESSES_BYTES
-        + shape.cards // engine.nodes * GPU_CARD_PROCESSES_BYTES,
+        + shape.gpus // engine.nodes * PER_GPU_PROCESSES_BYTES,
         disk_bytes=start.weights_bytes + engine.l2_bytes + engine.image_bytes,
         layout=layout,
         batch=batch,
-        gpus=shape.cards // engine.nodes,
-        gpu_name=card.name,
+        gpus=shape.gpus // engine.nodes,
+        gpu_name=gpu.name,
     )
     share = (
-        f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of the {gib(card.cuda_bytes)} that"
-        f" CUDA has of {card.memory_mib} MiB)"
+        f"{gib(usable)} ({engine.gpu_memory_utilization:.0%} of the {gib(gpu.cuda_bytes)} that"
+        f" CUDA has of {gpu.memory_mib} MiB)"
     )
     words = f"{share} - weights {gib(weights)} - computing {gib(reserve)}{kept_words(engine)}"
-    where = f"on each of {shape.cards} x {card.name}" if shape.cards > 1 else f"on {card.name}"
+    where = f"on each of {shape.gpus} x {gpu.name}" if shape.gpus > 1 else f"on {gpu.name}"
     if engine.nodes > 1:
-        where += f" ({shape.cards // engine.nodes} in each of {engine.nodes} hosts)"
+        where += f" ({shape.gpus // engine.nodes} in each of {engine.nodes} hosts)"
     if pool <= 0:
         reason = (
             f"{model.name} does not fit: {where}, {words} leaves no memory for KV"
             f" ({gib(-pool)} too little)."
         )
         return replace(planned, reasons=(reason,))
-    if card.cuda_bytes - usable < beside_engine(layout):
+    if gpu.cuda_bytes - usable < beside_engine(layout):
         reason = (
             f"{model.name} does not fit: {where}, gpu_memory_utilization leaves"
-            f" {gib(card.cuda_bytes - usable)} of the {gib(card.cuda_bytes)} that CUDA has, and"
+            f" {gib(gpu.cuda_bytes - usable)} of the {gib(gpu.cuda_bytes)} that CUDA has, and"
             f" CUDA's contexts and LMCache's buffers take {gib(beside_engine(layout))}."
         )
         return replace(planned, reasons=(reason,))
@@ -292,12 +292,12 @@ def plan_shape(start: Plan, model: Model, engine: Engine, card: Card, shape: Sha
 
 
 def kept_words(engine: Engine) -> str:
-    """Return what is kept from KV in words; nothing where nothing is."""
+    """Return the memory that is kept from KV in words; empty if there is none."""
     return f" - reserve_gib {gib(engine.reserve_bytes)}" if engine.reserve_bytes else ""
 
 
 def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Plan:
-    """Settle the context, and say whether the KV of a request that long has room."""
+    """Set the context window, and say whether the KV of one request of that length fits."""
     wanted = engine.max_model_len
     pool = planned.kv_pool_bytes if wanted else int(planned.kv_pool_bytes * WINDOW_SHARE)
     longest = planned.layout.longest(pool, model.context)
@@ -307,23 +307,23 @@ def with_context(planned: Plan, model: Model, engine: Engine, words: str) -> Pla
             f" Set max_model_len to {model.context} or less."
         )
         return replace(planned, reasons=(reason,))
-    least = min(wanted or engine.min_model_len, model.context)
+    minimum = min(wanted or engine.min_model_len, model.context)
     a_token = f"{planned.kv_bytes_per_token / 1024:g} KiB a token"
-    if longest < least:
+    if longest < minimum:
         reason = (
             f"{model.name} does not fit: {words}, at {a_token} enough for a request of"
-            f" {longest:,} tokens, fewer than {least:,}."
+            f" {longest:,} tokens, fewer than {minimum:,}."
         )
         return replace(planned, reasons=(reason,))
     # Whole blocks: a part of one is never used.
-    context = wanted or max(longest - longest % 16, least)
+    context = wanted or max(longest - longest % 16, minimum)
     tokens = int(planned.layout.requests(planned.kv_pool_bytes, context) * context)
     reason = f"{model.name} fits: {words}, at {a_token} {tokens:,} tokens of KV."
     return replace(planned, fits=True, reasons=(reason,), kv_tokens=tokens, max_model_len=context)
 
 
 def with_host(planned: Plan, engine: Engine, host: Host) -> Plan:
-    """Judge main memory and disk, where they are known."""
+    """Compare main memory and disk with what the plan needs, if they are known."""
     refusals = []
     if host.memory_bytes is not None and host.memory_bytes < planned.memory_bytes:
         refusals.append(
@@ -343,10 +343,12 @@ def with_host(planned: Plan, engine: Engine, host: Host) -> Plan:
     return replace(planned, fits=False, reasons=(*planned.reasons, *refusals))
 
 
-def choose_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> tuple[str, Card, Shape]:
-    """Return why there are no cards for a model, or the equal ones that take it, and the cut.
+def choose_gpus(
+    model: Model, engine: Engine, gpus: Sequence[GpuGroup]
+) -> tuple[str, GpuGroup, Shape]:
+    """Return a refusal (empty if there is none), the equal GPUs for a model, and its shape.
 
-    Cards that share a layer wait for the slowest and hold what the smallest holds, so they must be
+    GPUs that share a layer wait for the slowest and hold what the smallest holds, so they must be
     equal; of several kinds, the one with the most memory in all is taken.
     """
     stages, wanted, nodes = (
@@ -354,98 +356,100 @@ def choose_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> tuple[s
         engine.tensor_parallel_size,
         engine.nodes,
     )
-    largest = max(cards, key=lambda card: card.memory_mib * card.count)
+    largest = max(gpus, key=lambda gpu: gpu.memory_mib * gpu.count)
     if not wanted:
         most = widths(model, largest.count * nodes // stages, expert=engine.expert_parallel)
         even = [width for width in most if width % nodes == 0]
         return "", largest, Shape(even[-1] if even else nodes, stages, engine.expert_parallel)
     shape = Shape(wanted, stages, engine.expert_parallel)
-    enough = [card for card in cards if card.count * nodes >= shape.cards]
+    enough = [gpu for gpu in gpus if gpu.count * nodes >= shape.gpus]
     if enough:
-        return "", max(enough, key=lambda card: card.memory_mib), shape
-    there = " and ".join(map(str, cards))
+        return "", max(enough, key=lambda gpu: gpu.memory_mib), shape
+    there = " and ".join(map(str, gpus))
     if nodes > 1:
         there += f", and so have the others of {nodes}"
-    if sum(card.count for card in cards) * nodes >= shape.cards:
+    if sum(gpu.count for gpu in gpus) * nodes >= shape.gpus:
         refusal = (
-            f"{model.name} needs {shape.cards} equal GPUs, this host has {there}. GPUs of several"
+            f"{model.name} needs {shape.gpus} equal GPUs, this host has {there}. GPUs of several"
             " kinds cannot share a model's layers."
         )
     else:
-        refusal = f"{model.name} needs {shape.cards} GPUs, this host has {there}."
+        refusal = f"{model.name} needs {shape.gpus} GPUs, this host has {there}."
     return refusal, largest, shape
 
 
 def fixes(
-    model: Model, weights_bytes: int, engine: Engine, cards: Sequence[Card], refused: Plan
+    model: Model, weights_bytes: int, engine: Engine, gpus: Sequence[GpuGroup], refused: Plan
 ) -> Iterator[str]:
-    """Yield the nearest change that would fit, as a sentence; nothing where none is known.
+    """Yield the nearest change that would fit, as a sentence; nothing if none is known.
 
     Nearest is what costs least: a smaller share, a shorter context, more GPUs like these, larger
     ones.
     """
     changes = [
-        *smaller_share(engine, cards, refused),
-        *shorter(model, engine, cards, refused),
-        *more_cards(model, engine, cards),
+        *smaller_share(engine, gpus, refused),
+        *shorter(model, engine, gpus, refused),
+        *more_gpus(model, engine, gpus),
     ]
     for words, changed, there in changes:
-        if plan_cards(model, weights_bytes, changed, there).fits:
+        if plan_gpus(model, weights_bytes, changed, there).fits:
             yield f"It would fit with {words}."
             return
 
 
-# What it is, in words, and the engine and cards that it comes to.
-Change = tuple[str, Engine, Sequence[Card]]
+# A change in words, and the engine and GPUs after the change.
+Change = tuple[str, Engine, Sequence[GpuGroup]]
 
 
-def smaller_share(engine: Engine, cards: Sequence[Card], refused: Plan) -> Iterator[Change]:
-    """Yield the largest whole percentage of a GPU's memory that leaves enough to others."""
-    if not cards or not refused.kv_pool_bytes:
+def smaller_share(engine: Engine, gpus: Sequence[GpuGroup], refused: Plan) -> Iterator[Change]:
+    """Yield the largest whole percentage of a GPU's memory that leaves enough free."""
+    if not gpus or not refused.kv_pool_bytes:
         return
-    smallest = min(card.cuda_bytes for card in cards)
+    smallest = min(gpu.cuda_bytes for gpu in gpus)
     share = floor(100 * (1 - beside_engine(refused.layout) / smallest)) / 100
     if 0 < share < engine.gpu_memory_utilization:
         changed = replace(engine, gpu_memory_utilization=share)
-        yield f"gpu_memory_utilization: {share:g}", changed, cards
+        yield f"gpu_memory_utilization: {share:g}", changed, gpus
 
 
-def shorter(model: Model, engine: Engine, cards: Sequence[Card], refused: Plan) -> Iterator[Change]:
-    """Yield a shorter context, where the weights leave room for one of use."""
+def shorter(
+    model: Model, engine: Engine, gpus: Sequence[GpuGroup], refused: Plan
+) -> Iterator[Change]:
+    """Yield a shorter context, if the weights leave enough memory for a useful one."""
     if not engine.max_model_len or not refused.kv_pool_bytes:
         return
     longest = refused.layout.longest(refused.kv_pool_bytes, model.context)
     tokens = longest - longest % 1024
     if tokens >= min(engine.min_model_len, model.context):
-        yield f"max_model_len: {tokens}", replace(engine, max_model_len=tokens), cards
+        yield f"max_model_len: {tokens}", replace(engine, max_model_len=tokens), gpus
 
 
-def more_cards(model: Model, engine: Engine, cards: Sequence[Card]) -> Iterator[Change]:
-    """Yield more cards like the ones there, experts shared out whole where that helps, then larger.
+def more_gpus(model: Model, engine: Engine, gpus: Sequence[GpuGroup]) -> Iterator[Change]:
+    """Yield more GPUs of the same kind, also with whole experts on each, then larger GPUs.
 
-    Without cards there is no kind to stay with: each size is tried.
+    A host without GPUs has no kind: each size is tried.
     """
-    count, least = max(engine.tensor_parallel_size // engine.nodes, 1), 0
-    if cards:
-        card = max(cards, key=lambda card: card.memory_mib * card.count)
-        yield from same_cards(model, engine, card)
-        count, least = card.count, card.memory_mib
-    for size in CARD_SIZES_MIB:
-        if size > least:
+    count, minimum = max(engine.tensor_parallel_size // engine.nodes, 1), 0
+    if gpus:
+        gpu = max(gpus, key=lambda gpu: gpu.memory_mib * gpu.count)
+        yield from same_gpus(model, engine, gpu)
+        count, minimum = gpu.count, gpu.memory_mib
+    for size in GPU_SIZES_MIB:
+        if size > minimum:
             words = f"{count} GPU{'s' * (count > 1)} of {size} MiB"
-            yield words, engine, [Card(f"a GPU of {size} MiB", size, count)]
+            yield words, engine, [GpuGroup(f"a GPU of {size} MiB", size, count)]
 
 
-def same_cards(model: Model, engine: Engine, card: Card) -> Iterator[Change]:
-    """Yield one card of a kind, two and so on."""
+def same_gpus(model: Model, engine: Engine, gpu: GpuGroup) -> Iterator[Change]:
+    """Yield one GPU of a kind, then two, and so on."""
     ways = [engine.expert_parallel]
     if model.experts and not engine.expert_parallel:
         ways.append(True)
     where = " in each host" if engine.nodes > 1 else ""
-    for count in range(engine.nodes, MOST_CARDS + 1, engine.nodes):
+    for count in range(engine.nodes, MAX_GPUS + 1, engine.nodes):
         for expert in ways:
-            there = replace(card, count=count * engine.pipeline_parallel_size // engine.nodes)
-            words = f"{there.count} x {card.name}{where}"
+            there = replace(gpu, count=count * engine.pipeline_parallel_size // engine.nodes)
+            words = f"{there.count} x {gpu.name}{where}"
             words += " and expert_parallel" if expert else ""
             changed = replace(engine, tensor_parallel_size=count, expert_parallel=expert)
             yield words, changed, [there]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from plugins.planner.cards import read_cards
 from plugins.planner.errors import PlanError
+from plugins.planner.gpu_groups import read_gpus
 from plugins.planner.memory import GIB, Batch, default_batch
 from plugins.planner.model import Model, read_config
 from plugins.planner.plan import Engine, Host, Plan, plan
@@ -23,7 +23,7 @@ Gpus = Sequence[Mapping[str, Any]]
 
 # Shares of its cache sizes that a preset is tried with where a host is short of memory or disk.
 CACHE_SHARES = (0.5, 0.25, 0.125)
-LEAST_L1_GB = 4
+MIN_L1_GB = 4
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def smaller_caches(preset: Preset) -> Iterator[Mapping[str, Any]]:
     l1, l2 = (real(lmcache, key, 0) for key in ("l1_size_gb", "l2_size_gb"))
     for share in CACHE_SHARES:
         memory, disk = int(l1 * share), int(l2 * share)
-        if memory < LEAST_L1_GB:
+        if memory < MIN_L1_GB:
             return
         yield {
             "lmcache": {"l1_size_gb": memory, "l2_size_gb": disk},
@@ -62,15 +62,15 @@ def smaller_caches(preset: Preset) -> Iterator[Mapping[str, Any]]:
 def plan_preset(
     name: str, preset: Preset, gpus: Gpus, host: Host | None = None, gbit: float = 0
 ) -> dict[str, Any]:
-    """Plan a preset on cards.
+    """Plan a preset on GPUs.
 
     Args:
         name: of the preset.
         preset: of it `model` (repository, config, weights_bytes, kv_bytes_per_token), `engine` and
             `lmcache` are read.
-        gpus: name, memory_mib and count of the cards of each host.
-        host: main memory and disk, which are judged only where they are known.
-        gbit: of the network between several hosts, in Gbit/s; 0 where nobody knows.
+        gpus: name, memory_mib and count of the GPUs of each host.
+        host: main memory and disk, which count only if they are known.
+        gbit: of the network between several hosts, in Gbit/s; 0 if it is not known.
 
     Returns:
         preset, fits, reasons, notes, kv_bytes_per_token, kv_tokens, max_model_len, weights_bytes,
@@ -88,16 +88,16 @@ def preset_plan(preset: Preset, gpus: Gpus, host: Host | None = None, gbit: floa
     """Return the plan of a preset.
 
     Raises:
-        PlanError: the preset or the cards are not what can be planned.
+        PlanError: the preset or the GPUs have a value that cannot be planned.
     """
     given = preset["model"]
     model = preset_model(preset)
-    cards = read_cards(gpus) if preset.get("engine", {}).get("device") != "cpu" else ()
+    groups = read_gpus(gpus) if preset.get("engine", {}).get("device") != "cpu" else ()
     weights = given.get("weights_bytes", 0)
     if isinstance(weights, bool) or not isinstance(weights, int):
         raise PlanError(f"weights_bytes is {weights!r}. Give the bytes of all weights.")
-    engine = preset_engine(preset, default_batch(cards[0]) if cards else None)
-    return plan(model, weights, engine, cards, host, gbit=gbit)
+    engine = preset_engine(preset, default_batch(groups[0]) if groups else None)
+    return plan(model, weights, engine, groups, host, gbit=gbit)
 
 
 def preset_model(preset: Preset) -> Model:
@@ -131,7 +131,7 @@ def preset_engine(preset: Preset, batch: Batch | None = None) -> Engine:
     nodes = whole(given, "nodes", 1)
     return Engine(
         device=device,
-        # On hosts without cards each holds one part.
+        # On hosts without GPUs each host holds one shard.
         tensor_parallel_size=whole(given, "tensor_parallel_size", 0 if nodes > 1 else 1),
         nodes=nodes,
         pipeline_parallel_size=whole(given, "pipeline_parallel_size", 1),

@@ -48,7 +48,7 @@ STUB_PACKAGES = " + ".join(
 )
 # Nobody has this PCI id: only its driver can tell what the GPU is.
 STUB_GPU = {
-    "stub_cards": ["NVIDIA H100 80GB HBM3"],
+    "stub_gpus": ["NVIDIA H100 80GB HBM3"],
     "stub_devices": [{"address": "0000:00:00.0", "device": "ffff", "class": "0x030200"}],
     "stub_packages": "{{ " + STUB_PACKAGES + " }}",
 }

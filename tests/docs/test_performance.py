@@ -48,7 +48,7 @@ def test_each_promise_has_its_figure(promise: Promise) -> None:
 
 
 def test_each_result_names_its_command_date_and_machine() -> None:
-    for file in results.FOLDER.glob("*.json"):
+    for file in results.DIRECTORY.glob("*.json"):
         kept = results.read(file.stem)
         assert kept
         assert kept.command
@@ -144,6 +144,6 @@ def test_what_is_run_writes_json_to_a_file() -> None:
 
 
 def test_the_results_are_json_that_a_diff_shows_line_by_line() -> None:
-    for file in results.FOLDER.glob("*.json"):
+    for file in results.DIRECTORY.glob("*.json"):
         text = json.dumps(json.loads(file.read_text()), indent=1, ensure_ascii=False)
         assert file.read_text() == f"{text}\n"

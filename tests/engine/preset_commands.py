@@ -1,7 +1,7 @@
 """What vLLM and LMCache are started with for each GPU preset, rendered by the roles themselves.
 
 One run of Ansible renders all of them on this machine: the playbook beside this file plans each
-preset for the GPUs that it is made for, which are not there, and templates the variables of
+preset for its `intended_gpus`, which this machine does not have, and templates the variables of
 roles/vllm through group_vars/all. Tests hand the commands to vLLM's own code.
 """
 
@@ -11,17 +11,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from plugins.planner.gpus import named_gpus
+
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = Path(__file__).with_suffix(".yml")
-# Hosts of one model, which nobody can reach.
-ADDRESSES = ("192.0.2.11", "192.0.2.12")
-
-Gpus = Sequence[Mapping[str, Any]]
+PRESETS: dict[str, dict[str, Any]] = yaml.safe_load(
+    (ROOT / "group_vars/all/presets.yml").read_text(encoding="utf-8")
+)["_infbox_presets"]
 
 
 @dataclass(frozen=True)
@@ -53,60 +55,23 @@ class PresetCommand:
     dtype: str
 
 
-def gpu(name: str, memory_mib: int, capability: str, count: int = 1) -> dict[str, Any]:
-    """Return equal GPUs of a host, as infbox_gpus has them."""
-    return {
-        "name": name,
-        "memory_mib": memory_mib,
-        "count": count,
-        "compute_capability": capability,
-    }
-
-
-# Sources: what `nvidia-smi` shows of them, and NVIDIA, "CUDA GPU Compute Capability".
-RTX_3090 = gpu("NVIDIA GeForce RTX 3090", 24576, "8.6")
-RTX_4090 = gpu("NVIDIA GeForce RTX 4090", 24564, "8.9")
-RTX_5090 = gpu("NVIDIA GeForce RTX 5090", 32607, "12.0")
-RTX_A6000 = gpu("NVIDIA RTX A6000", 49140, "8.6")
-L40S = gpu("NVIDIA L40S", 46068, "8.9")
-A100 = gpu("NVIDIA A100-SXM4-80GB", 81920, "8.0")
-H100 = gpu("NVIDIA H100 80GB HBM3", 81559, "9.0")
-H200 = gpu("NVIDIA H200", 143771, "9.0")
-
-# What each preset is made for: of every kind of GPU that its weights are computed on otherwise.
-MADE_FOR: dict[str, tuple[dict[str, Any], ...]] = {
-    "dev24": (RTX_4090,),
-    # On 24 GB in its smaller form.
-    "dev32": (RTX_A6000, RTX_5090, RTX_4090),
-    "dev32-awq": (L40S, RTX_5090),
-    "moe24": (RTX_5090, RTX_4090, {**RTX_3090, "count": 4}),
-    "moe80": (H100, A100, L40S, {**RTX_3090, "count": 2}, {**RTX_3090, "count": 4}),
-    "air141": (H200, {**A100, "count": 2}, {**L40S, "count": 4}),
-    # On four of 80 GB in 4 bits.
-    "prod480": (
-        {**H200, "count": 4}, {**H100, "count": 8}, {**A100, "count": 8}, {**H100, "count": 4},
-        {**A100, "count": 4},
-    ),
-    "prod480x2": ({**H100, "count": 4},),
-}  # fmt: skip
-
-
 def hosts() -> dict[str, dict[str, Any]]:
     """Return the inventory's hosts: name of a case to what its host is told."""
     table: dict[str, dict[str, Any]] = {}
-    for preset, kinds in MADE_FOR.items():
-        for made_for in kinds:
-            word = made_for["name"].removeprefix("NVIDIA ").replace("GeForce ", "")
-            case = f"{preset} on {made_for['count']} x {word}"
-            told = {"infbox_preset": preset, "infbox_gpus": [made_for]}
-            if preset != "prod480x2":
+    for preset, row in PRESETS.items():
+        for text in row.get("intended_gpus", ()):
+            case = f"{preset} on {text.replace('NVIDIA ', '').replace('GeForce ', '')}"
+            told = {"infbox_preset": preset, "infbox_gpus": [named_gpus(text)]}
+            nodes = row["engine"].get("nodes", 1)
+            if nodes == 1:
                 table[case] = told
                 continue
-            for rank, address in enumerate(ADDRESSES):
+            for rank in range(nodes):
                 table[f"{case}, rank {rank}"] = {
                     **told,
                     "infbox_model_group": case,
-                    "infbox_model_group_address": address,
+                    # Hosts of one model, which nobody can reach.
+                    "infbox_model_group_address": f"192.0.2.{11 + rank}",
                     # What the facts of a host would tell.
                     "_infbox_model_interface": {"name": "ibp65s0", "gbit": 200},
                 }

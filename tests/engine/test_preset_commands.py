@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lab.images import engine_image
-from tests.engine.preset_commands import MADE_FOR, preset_commands
-from tests.plugins.plugin_files import ROOT
+from tests.engine.preset_commands import PRESETS, hosts, preset_commands
 
 PROGRAM = Path(__file__).with_name("parse_commands.py")
 # What is put behind a command, each of which is wrong, and what vLLM or LMCache says.
@@ -57,8 +55,8 @@ def judged(commands: Mapping[str, list[str]]) -> dict[str, str]:
 
 
 def test_every_gpu_preset_has_a_command() -> None:
-    presets = yaml.safe_load((ROOT / "group_vars/all/presets.yml").read_text())["_infbox_presets"]
-    assert {name for name, preset in presets.items() if preset["gpus"]} == set(MADE_FOR)
+    with_gpus = {name for name, preset in PRESETS.items() if preset["gpus"]}
+    assert with_gpus == {host["infbox_preset"] for host in hosts().values()}
 
 
 @pytest.mark.lab

@@ -18,7 +18,8 @@ from tests.engine_cuda.conftest import Engine
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
-# What the presets' models say beside what memory depends on.
+# What the presets' models say beside what memory depends on. A preset with a model of another type
+# or in another quantisation says it in its own `config`.
 COMMON = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0}
 KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False},
@@ -55,10 +56,10 @@ QUANTISATIONS: dict[str, dict[str, Any]] = {
 def config_json(config: dict[str, Any]) -> dict[str, Any]:
     """Return a model's config.json from those entries of it that a preset holds."""
     own = config.get("quantization_config", {})
-    method = QUANTISATIONS[own.get("quant_method", "")]
-    whole = {**COMMON, **KINDS[config["model_type"]], **method, **config}
+    method = QUANTISATIONS.get(own.get("quant_method", ""), {})
+    whole = {**COMMON, **KINDS.get(config["model_type"], {}), **method, **config}
     if own:
-        whole["quantization_config"] = {**method["quantization_config"], **own}
+        whole["quantization_config"] = {**method.get("quantization_config", {}), **own}
     return whole
 
 

@@ -60,7 +60,7 @@ def metrics(*prefixes: str) -> set[str]:
     return {name for name in names if name.startswith(prefixes)}
 
 
-def card_metrics() -> set[str]:
+def gpu_metrics() -> set[str]:
     """Return what the DCGM exporter tells, by our recorded exposition."""
     text = (ROOT / "tests/monitoring/dcgm.prom").read_text()
     return set(re.findall(r"^(DCGM_\w+)\{", text, re.MULTILINE))

@@ -17,7 +17,7 @@ from infbox.remotes import service
 from lab.settings import ROOT
 from tests.monitoring.panels import OTHERS, Panel, metrics, panels
 
-FILES = sorted(dashboards.FOLDER.glob("*.json"))
+FILES = sorted(dashboards.DIRECTORY.glob("*.json"))
 
 
 def test_they_are_what_the_tool_makes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_they_are_what_the_tool_makes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_changed_by_hand_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
 ) -> None:
-    monkeypatch.setattr(dashboards, "FOLDER", tmp_path)
+    monkeypatch.setattr(dashboards, "DIRECTORY", tmp_path)
     monkeypatch.setattr(dashboards, "ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["dashboards.py"])
     assert dashboards.main() == 0

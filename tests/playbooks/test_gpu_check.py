@@ -1,4 +1,4 @@
-"""playbooks/gpu_check.yml on a host without a card; with stubs of cards a scenario runs it."""
+"""playbooks/gpu_check.yml on a host without a GPU; with stubs of GPUs a scenario runs it."""
 
 import json
 import os
@@ -12,10 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DRIVERS = ("/dev/nvidiactl", "/proc/driver/nvidia")
 
 
-@pytest.mark.skipif(
-    any(Path(place).exists() for place in DRIVERS), reason="this machine has a card"
-)
-def test_a_host_without_a_card_is_told_so_and_does_not_fail(tmp_path: Path) -> None:
+@pytest.mark.skipif(any(Path(place).exists() for place in DRIVERS), reason="this machine has a GPU")
+def test_a_host_without_a_gpu_is_told_so_and_does_not_fail(tmp_path: Path) -> None:
     done = check(tmp_path, "gpu_check_level=4")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "one: no NVIDIA GPU" in done.stdout

@@ -95,11 +95,11 @@ def test_a_group_of_one_is_refused_by_the_plan(tmp_path: Path) -> None:
         "infbox_preset": "prod480x2",
         "infbox_model_group": "big",
     }
-    cards = {"infbox_gpus": [{"name": "NVIDIA A100-SXM4-80GB", "memory_mib": 81920, "count": 4}]}
+    given = {"infbox_gpus": [{"name": "NVIDIA A100-SXM4-80GB", "memory_mib": 81920, "count": 4}]}
     both = {**alone, "infbox_model_group": "both", "infbox_model_group_gbit": 100}
     hosts = {"gpu1": alone, "gpu2": both, "gpu3": both}
     playbook = ROOT / "playbooks/plan.yml"
-    done = run(tmp_path, hosts, playbook, "-e", json.dumps(cards), "-e", "infbox_plan_output=p")
+    done = run(tmp_path, hosts, playbook, "-e", json.dumps(given), "-e", "infbox_plan_output=p")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "it is for 2 hosts, and this one is alone in the model group big." in done.stdout
     assert "100 Gbit/s allow at most 4,688 tokens a second" in done.stdout

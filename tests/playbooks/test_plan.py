@@ -25,11 +25,12 @@ FIGURES = {
 }  # fmt: skip
 
 
-def cards(name: str, memory_mib: int, count: int) -> dict[str, Any]:
+def infbox_gpus(name: str, memory_mib: int, count: int) -> dict[str, Any]:
     return {"infbox_gpus": [{"name": name, "memory_mib": memory_mib, "count": count}]}
 
 
-A100 = cards("NVIDIA A100-SXM4-80GB", 81920, 4)
+A100 = infbox_gpus("NVIDIA A100-SXM4-80GB", 81920, 4)
+H200 = infbox_gpus("NVIDIA H200", 143771, 4)
 
 
 def plan(
@@ -57,7 +58,7 @@ def plan(
     return done.stdout, written["hosts"]
 
 
-def test_hosts_that_nobody_can_reach_are_planned_by_the_cards_given(tmp_path: Path) -> None:
+def test_hosts_that_nobody_can_reach_are_planned_by_the_gpus_given(tmp_path: Path) -> None:
     hosts = {
         "big": {
             **AWAY,
@@ -103,19 +104,17 @@ def test_hosts_that_nobody_can_reach_are_planned_by_the_cards_given(tmp_path: Pa
     assert "prod480    smaller" in printed
 
 
-def test_each_host_may_have_cards_of_its_own(tmp_path: Path) -> None:
+def test_each_host_may_have_gpus_of_its_own(tmp_path: Path) -> None:
     def host(given: dict[str, Any], preset: str = "prod480") -> dict[str, Any]:
         return {**AWAY, **given, "infbox_preset": preset}
 
     hosts = {
-        "eight": host(cards("NVIDIA A100-SXM4-80GB", 81920, 8)),
-        "h200": host(cards("NVIDIA H200", 143771, 4)),
-        "mixed": host(
-            {"infbox_gpus": A100["infbox_gpus"] + cards("NVIDIA H200", 143771, 4)["infbox_gpus"]}
-        ),
-        "a6000": host(cards("NVIDIA RTX A6000", 49140, 1), "dev32-awq"),
+        "eight": host(infbox_gpus("NVIDIA A100-SXM4-80GB", 81920, 8)),
+        "h200": host(H200),
+        "mixed": host({"infbox_gpus": A100["infbox_gpus"] + H200["infbox_gpus"]}),
+        "a6000": host(infbox_gpus("NVIDIA RTX A6000", 49140, 1), "dev32-awq"),
         "none": host({"infbox_gpus": []}, "dev24"),
-        "small": host(cards("NVIDIA T400", 4096, 1), "auto"),
+        "small": host(infbox_gpus("NVIDIA T400", 4096, 1), "auto"),
     }
     _, plans = plan(tmp_path, hosts)
     assert plans["eight"]["fits"]
@@ -131,7 +130,7 @@ def test_each_host_may_have_cards_of_its_own(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named_host_by_host(tmp_path: Path) -> None:
     hosts = {
         "unknown": {**AWAY, **A100, "infbox_preset": "prod48"},
-        "cards": {**AWAY, "infbox_gpus": "four"},
+        "infbox_gpus": {**AWAY, "infbox_gpus": "four"},
         "absurd": {**AWAY, **A100, "infbox_preset": "moe80",
                    "infbox_preset_overrides": {"engine": {"max_model_len": -1}}},
         "slip": {**AWAY, **A100, "infbox_preset": "moe80",
@@ -147,7 +146,7 @@ def test_what_is_wrong_is_named_host_by_host(tmp_path: Path) -> None:
     assert "Note: Preset dev32 names no commit of Qwen/Qwen2.5-Coder-32B" in printed
     words = {name: " ".join(figures["reasons"]) for name, figures in plans.items()}
     assert "There is no preset prod48. Set infbox_preset to one of: prod480" in words["unknown"]
-    assert "infbox_gpus is not a list of GPUs" in words["cards"]
+    assert "infbox_gpus is not a list of GPUs" in words["infbox_gpus"]
     assert "max_model_len is -1. Give a number that is not negative." in words["absurd"]
     assert "engine.max_modle_len is nothing that a preset has." in words["slip"]
     assert "Did you mean max_model_len?" in words["slip"]
@@ -190,7 +189,7 @@ def test_what_is_deployed_is_what_was_planned(tmp_path: Path) -> None:
     ]
     play = [{"hosts": "all", "gather_facts": False, "tasks": tasks}]
     (tmp_path / "play.yml").write_text(json.dumps(play))
-    host = {**HERE, **cards("NVIDIA H200", 143771, 4), "infbox_preset": "prod480"}
+    host = {**HERE, **H200, "infbox_preset": "prod480"}
     (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"big": host}}}))
     done = subprocess.run(
         [sys.executable, "-m", "ansible", "playbook", "play.yml", "--inventory", "hosts.yml"],
@@ -211,7 +210,7 @@ def test_what_is_deployed_is_what_was_planned(tmp_path: Path) -> None:
     assert "--enable-expert-parallel" in command
 
 
-def test_a_host_without_cards_given_is_looked_at(tmp_path: Path) -> None:
+def test_a_host_without_gpus_given_is_looked_at(tmp_path: Path) -> None:
     hosts = {
         "here": {**HERE, "infbox_preset": "cpu"},
         "gone": AWAY,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from plugins.planner import Card, Engine, PlanError, plan, read_config
+from plugins.planner import Engine, GpuGroup, PlanError, plan, read_config
 from plugins.planner.memory import Shape, growing_bytes_per_token, kv_layout
 
 CONFIGS: dict[str, dict[str, Any]] = json.loads(
@@ -22,7 +22,7 @@ CONFIGS: dict[str, dict[str, Any]] = json.loads(
 KNOWN = [name for name, fact in CONFIGS.items() if fact["kv"]]
 UNKNOWN = [name for name, fact in CONFIGS.items() if not fact["kv"]]
 # As many GPUs as hold anything, so that only the reading is tested.
-HUGE = Card("NVIDIA B300", 4_000_000, 1)
+HUGE = GpuGroup("NVIDIA B300", 4_000_000, 1)
 
 
 def test_there_are_configs_of_forty_models_with_their_source() -> None:

@@ -1,8 +1,8 @@
 """What DCGM's diagnostics found.
 
 The documents have the shape and the values of real ones, and messages of our own: DCGM 4.2.3 on a
-GB10 (levels 1 and 2, public test data of baldwinSPC/glimmer-burnin), DCGM 4 on eight cards whose
-persistence was off, and DCGM 3.2 (as public tests describe both). Those with a card that fails a
+GB10 (levels 1 and 2, public test data of baldwinSPC/glimmer-burnin), DCGM 4 on eight GPUs whose
+persistence was off, and DCGM 3.2 (as public tests describe both). Those with a GPU that fails a
 test are composed by DCGM's schema, testing/python3/dcgm_diag_schema.json.
 """
 
@@ -18,11 +18,11 @@ dcgm_diag = load("filter", "dcgm_diag").dcgm_diag
 PERSISTENCE = {"error_category": 8, "error_id": 29, "error_severity": 5, "warning": "persistence"}
 
 
-def result(card: int, status: str, *warnings: dict[str, Any], group: str = "GPU") -> dict[str, Any]:
+def result(gpu: int, status: str, *warnings: dict[str, Any], group: str = "GPU") -> dict[str, Any]:
     found: dict[str, Any] = {
         "entity_group": group,
         "entity_group_id": 1,
-        "entity_id": card,
+        "entity_id": gpu,
         "status": status,
     }
     return found | ({"warnings": list(warnings)} if warnings else {})
@@ -47,7 +47,7 @@ def document(**tests: list[dict[str, Any]]) -> str:
 
 
 def severities(text: str) -> list[tuple[str, int, str]]:
-    return [(each["test"], each["card"], each["severity"]) for each in dcgm_diag(text)["results"]]
+    return [(each["test"], each["gpu"], each["severity"]) for each in dcgm_diag(text)["results"]]
 
 
 def test_a_gb10_whose_persistence_is_off_is_worth_a_look_and_not_broken() -> None:
@@ -61,8 +61,8 @@ def test_a_gb10_whose_persistence_is_off_is_worth_a_look_and_not_broken() -> Non
     assert seen["results"][0]["messages"] == ["persistence"]
 
 
-def test_every_card_has_its_own_result() -> None:
-    sound = [result(card, "Pass") for card in range(8)]
+def test_every_gpu_has_its_own_result() -> None:
+    sound = [result(gpu, "Pass") for gpu in range(8)]
     sound[3] = result(3, "Fail", {"error_severity": 2, "warning": "uncorrectable memory"})
     assert [each for each in severities(document(memory=sound)) if each[2]] == [
         ("memory", 3, "critical")
@@ -70,7 +70,7 @@ def test_every_card_has_its_own_result() -> None:
 
 
 @pytest.mark.parametrize("severity", [2, 3, 4, 6])
-def test_a_card_that_cannot_go_on_is_critical(severity: int) -> None:
+def test_a_gpu_that_cannot_go_on_is_critical(severity: int) -> None:
     failed = result(0, "Fail", {"error_severity": severity, "warning": "x"}, PERSISTENCE)
     assert severities(document(pcie=[failed])) == [("pcie", 0, "critical")]
 
@@ -79,13 +79,13 @@ def test_a_failure_without_a_reason_is_critical() -> None:
     assert severities(document(pcie=[result(0, "Fail")])) == [("pcie", 0, "critical")]
 
 
-def test_what_is_not_of_a_card_is_of_the_host() -> None:
+def test_what_is_not_of_a_gpu_is_of_the_host() -> None:
     assert severities(document(nvswitch=[result(2, "Warn", group="NvSwitch")])) == [
         ("nvswitch", -1, "warning")
     ]
 
 
-def test_dcgm_3_names_cards_in_a_list_and_puts_nulls_between_tests() -> None:
+def test_dcgm_3_names_gpus_in_a_list_and_puts_nulls_between_tests() -> None:
     tests = [
         {"name": "Denylist", "results": [{"gpu_ids": "0,1", "status": "PASS"}]},
         None,
@@ -96,7 +96,7 @@ def test_dcgm_3_names_cards_in_a_list_and_puts_nulls_between_tests() -> None:
     text = "a line that the program says first\n" + json.dumps({"DCGM GPU Diagnostic": root})
     seen = dcgm_diag(text)
     assert seen["version"] == "3.2.0"
-    assert [(each["card"], each["status"]) for each in seen["results"]] == [
+    assert [(each["gpu"], each["status"]) for each in seen["results"]] == [
         (0, "pass"),
         (1, "pass"),
         (1, "fail"),

@@ -1,4 +1,4 @@
-"""Which containers should see cards. What Docker prints is reduced to what is read."""
+"""Which containers should see GPUs. What Docker prints is reduced to what is read."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def cdi(*names: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("requests", "cards"),
+    ("requests", "gpus"),
     [
         ([cdi("nvidia.com/gpu=all")], 4),
         ([cdi("nvidia.com/gpu=0", "nvidia.com/gpu=2")], 2),
@@ -28,13 +28,13 @@ def cdi(*names: str) -> dict[str, Any]:
         ([{"Driver": "", "Count": 0, "DeviceIDs": ["0", "1"], "Capabilities": [["gpu"]]}], 2),
     ],
 )
-def test_a_container_that_was_given_cards_should_see_them(
-    requests: list[dict[str, Any]], cards: int
+def test_a_container_that_was_given_gpus_should_see_them(
+    requests: list[dict[str, Any]], gpus: int
 ) -> None:
     (seen,) = gpu_containers([container(*requests)], 4)
-    assert seen == {"id": "3f", "name": "infbox-vllm-1", "cards": cards}
+    assert seen == {"id": "3f", "name": "infbox-vllm-1", "gpus": gpus}
 
 
-def test_other_devices_are_no_cards() -> None:
+def test_other_devices_are_no_gpus() -> None:
     none = {"Id": "0", "Name": "/caddy", "HostConfig": {"DeviceRequests": None}}
     assert gpu_containers([none, container(cdi("vendor.example/nic=all"))], 4) == []

@@ -1,4 +1,4 @@
-"""What counts as wrong with a card, and how bad it is."""
+"""What counts as wrong with a GPU, and how bad it is."""
 
 from typing import Any
 
@@ -31,20 +31,20 @@ SOUND = {
 
 def health(
     *told: dict[str, Any],
-    cards: int = 1,
+    gpus: int = 1,
     switches: int = 0,
     xids: tuple[int, ...] = (),
     inactive: int = 0,
     diagnosed: dict[str, Any] | None = None,
 ) -> list[tuple[str, str]]:
-    addresses = [ADDRESS, "0000:19:00.0"][:cards]
+    addresses = [ADDRESS, "0000:19:00.0"][:gpus]
     nvidia = {
-        "cards": [{"address": address} for address in addresses],
+        "gpus": [{"address": address} for address in addresses],
         "switches": [{}] * switches,
         "xids": [{"address": "0000:18:00", "xid": xid, "message": "text"} for xid in xids],
     }
     links = [{"active": 8, "inactive": inactive}] * len(told)
-    found = gpu_health(nvidia, {"cards": told}, links, diagnosed)
+    found = gpu_health(nvidia, {"gpus": told}, links, diagnosed)
     return [(each["severity"], each["what"]) for each in found]
 
 
@@ -53,8 +53,8 @@ def test_a_sound_host_has_nothing_to_say() -> None:
     assert health(SOUND | {"fabric": ""}) == []
 
 
-def test_a_host_without_cards_has_nothing_to_say() -> None:
-    assert health(cards=0) == []
+def test_a_host_without_gpus_has_nothing_to_say() -> None:
+    assert health(gpus=0) == []
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,21 @@ def test_a_host_without_cards_has_nothing_to_say() -> None:
         ({"mig": True}, "warning", "MIG is enabled"),
     ],
 )
-def test_a_card_is_told_by_what_is_wrong(change: dict[str, Any], severity: str, what: str) -> None:
+def test_a_gpu_is_told_by_what_is_wrong(change: dict[str, Any], severity: str, what: str) -> None:
     ((said, text),) = health(SOUND | change)
     assert said == severity
     assert what in text
 
 
 def test_the_fabric_counts_where_there_are_switches() -> None:
-    card = SOUND | {"fabric": "In Progress"}
-    assert health(card) == []
-    ((severity, _),) = health(card, switches=4)
+    gpu = SOUND | {"fabric": "In Progress"}
+    assert health(gpu) == []
+    ((severity, _),) = health(gpu, switches=4)
     assert severity == "critical"
 
 
-def test_a_card_that_the_driver_does_not_tell_of_is_critical() -> None:
-    assert health(SOUND, cards=2) == [("critical", "on the bus, but not reported by the driver")]
+def test_a_gpu_that_the_driver_does_not_tell_of_is_critical() -> None:
+    assert health(SOUND, gpus=2) == [("critical", "on the bus, but not reported by the driver")]
     assert health()[0][0] == "critical"
 
 
@@ -105,17 +105,17 @@ def test_links_that_are_down_are_counted() -> None:
     assert health(SOUND, inactive=2) == [("warning", "2 of 10 NVLinks are down")]
 
 
-def test_what_the_diagnostics_found_is_told_of_its_card() -> None:
+def test_what_the_diagnostics_found_is_told_of_its_gpu() -> None:
     results = [
-        {"test": "pcie", "card": 0, "status": "pass", "severity": "", "messages": []},
+        {"test": "pcie", "gpu": 0, "status": "pass", "severity": "", "messages": []},
         {
             "test": "memory",
-            "card": 0,
+            "gpu": 0,
             "status": "fail",
             "severity": "critical",
             "messages": ["DBE"],
         },
-        {"test": "software", "card": -1, "status": "fail", "severity": "warning", "messages": []},
+        {"test": "software", "gpu": -1, "status": "fail", "severity": "warning", "messages": []},
     ]
     diagnosed = {"error": "", "results": results}
     assert health(SOUND, diagnosed=diagnosed) == [
@@ -129,20 +129,20 @@ def test_diagnostics_that_did_not_run_through_are_critical() -> None:
     assert found == ("critical", "DCGM's diagnostics: not one test ran")
 
 
-def test_the_table_has_a_line_a_card_with_the_worst_of_each() -> None:
+def test_the_table_has_a_line_a_gpu_with_the_worst_of_each() -> None:
     second = SOUND | {"address": "0000:19:00.0", "ecc": False}
     xids = [{"address": "0000:19:00", "xid": 79}, {"address": "0000:19:00", "xid": 13}]
     findings = [
-        {"card": "0000:19:00", "severity": "critical", "what": "Xid 79"},
-        {"card": "0000:19:00.0", "severity": "warning", "what": "slow"},
+        {"gpu": "0000:19:00", "severity": "critical", "what": "Xid 79"},
+        {"gpu": "0000:19:00.0", "severity": "warning", "what": "slow"},
     ]
     links = [{"active": 18, "inactive": 0}]
-    ran = {"test": "memory_bandwidth", "card": 0, "status": "pass", "severity": "", "messages": []}
+    ran = {"test": "memory_bandwidth", "gpu": 0, "status": "pass", "severity": "", "messages": []}
     table = module.gpu_table(
-        {"cards": [SOUND, second]}, xids, links, findings, {"error": "", "results": [ran]}
+        {"gpus": [SOUND, second]}, xids, links, findings, {"error": "", "results": [ran]}
     )
     assert [line.split() for line in table.splitlines()] == [
-        ["card", "name", "MiB", "ECC", "Xid", "PCIe", "NVLink", "bandwidth", "state"],
+        ["GPU", "name", "MiB", "ECC", "Xid", "PCIe", "NVLink", "bandwidth", "state"],
         [ADDRESS, "NVIDIA", "H100", "80GB", "HBM3", "0/81559", "0", "errors", "none", "5x16",
          "18/18", "pass", "healthy"],
         ["0000:19:00.0", "NVIDIA", "H100", "80GB", "HBM3", "0/81559", "off", "13,79", "5x16",
@@ -151,9 +151,9 @@ def test_the_table_has_a_line_a_card_with_the_worst_of_each() -> None:
 
 
 def test_output_that_cannot_be_read_is_told_and_so_is_the_rest() -> None:
-    nvidia = {"cards": [{"address": "0000:01:00.0"}], "switches": [], "xids": []}
+    nvidia = {"gpus": [{"address": "0000:01:00.0"}], "switches": [], "xids": []}
     problems = ["it ends before its end"]
-    found = gpu_health(nvidia, {"cards": [], "problems": problems}, [])
+    found = gpu_health(nvidia, {"gpus": [], "problems": problems}, [])
     assert [each["what"] for each in found] == [
         "the output of `nvidia-smi -q -x` cannot be read: it ends before its end"
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from plugins.planner.cards import Card
+from plugins.planner.gpu_groups import GpuGroup
 from plugins.planner.gpus import GPUS
 from tests.plugins.plugin_files import ROOT, load
 
@@ -13,7 +13,7 @@ host_gpus = load("filter", "host_gpus")
 presets = load("filter", "presets")
 nvidia_smi = load("filter", "nvidia_smi")
 
-SILENT = nvidia_smi.nvidia_smi_cards("")
+SILENT = nvidia_smi.nvidia_smi_gpus("")
 
 
 def bus(*ids: str) -> list[dict[str, str]]:
@@ -89,18 +89,18 @@ def test_pci_ids_stand_in_for_a_driver_only_where_one_comes() -> None:
 def test_a_kind_of_gpu_is_told_as_the_driver_would(number: str) -> None:
     gpu = GPUS[number]
     assert re.fullmatch(r"[0-9a-f]{4}(:[0-9a-f]{4}){0,2}", number)
-    assert 0 < gpu.least_mib <= gpu.most_mib
+    assert 0 < gpu.min_mib <= gpu.max_mib
     # What the names alone say must not differ.
-    assert Card(gpu.name, gpu.least_mib, 1).capability == gpu.capability
+    assert GpuGroup(gpu.name, gpu.min_mib, 1).capability == gpu.capability
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "tests/plugins/nvidia_smi").glob("*.xml")))
 def test_what_real_drivers_told_is_within_what_the_table_says(file: Any) -> None:
-    seen = nvidia_smi.nvidia_smi_cards(file.read_text(encoding="utf-8"))
+    seen = nvidia_smi.nvidia_smi_gpus(file.read_text(encoding="utf-8"))
     by_name = {gpu.name: gpu for gpu in GPUS.values()}
     for gpu in seen["gpus"]:
         kind = by_name[gpu["name"]]
-        assert kind.least_mib <= gpu["memory_mib"] <= kind.most_mib
+        assert kind.min_mib <= gpu["memory_mib"] <= kind.max_mib
     assert {*seen["split"]} <= {*by_name}
 
 
@@ -134,7 +134,7 @@ def test_the_smaller_form_of_a_preset_is_another_choice() -> None:
     assert host_gpus.same_choice(smaller, {**smaller})
 
 
-HOST = {"memory_bytes": 10**12, "free_bytes": 10**12, "held_bytes": 0, "driver_version": ""}
+HOST = {"memory_bytes": 10**12, "free_bytes": 10**12, "used_bytes": 0, "driver_version": ""}
 
 
 @pytest.mark.parametrize(

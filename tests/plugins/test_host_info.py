@@ -158,10 +158,10 @@ def test_a_container_is_ours_by_its_compose_project(
     assert asked == [CONTAINER]
 
 
-def test_only_nvidia_display_controllers_count_as_cards(tmp_path: Path) -> None:
+def test_only_nvidia_display_controllers_count_as_gpus(tmp_path: Path) -> None:
     for address, vendor, kind in (
         ("0000:01:00.0", "0x10de", "0x030000"),
-        ("0000:01:00.1", "0x10de", "0x040300"),  # the sound device of that card
+        ("0000:01:00.1", "0x10de", "0x040300"),  # the sound device of that GPU
         ("0000:02:00.0", "0x10de", "0x030200"),
         ("0000:03:00.0", "0x8086", "0x030000"),
     ):
@@ -170,7 +170,7 @@ def test_only_nvidia_display_controllers_count_as_cards(tmp_path: Path) -> None:
     assert host_info.nvidia_gpu_addresses(tmp_path) == ["0000:01:00.0", "0000:02:00.0"]
 
 
-def test_a_machine_without_pci_has_no_cards(tmp_path: Path) -> None:
+def test_a_machine_without_pci_has_no_gpus(tmp_path: Path) -> None:
     assert host_info.nvidia_gpu_addresses(tmp_path) == []
 
 
@@ -182,16 +182,16 @@ def pci(root: Path, address: str, device: str, kind: str) -> Path:
     return folder
 
 
-def test_cards_and_switches_are_told_by_their_pci_ids_without_a_driver(tmp_path: Path) -> None:
+def test_gpus_and_switches_are_told_by_their_pci_ids_without_a_driver(tmp_path: Path) -> None:
     pci(tmp_path, "0000:05:00.0", "22a3", "0x068000")
-    card = pci(tmp_path, "0000:18:00.0", "2330", "0x030200")
-    (card / "subsystem_vendor").write_text("0x10de\n")
-    (card / "subsystem_device").write_text("0x16C1\n")
+    gpu = pci(tmp_path, "0000:18:00.0", "2330", "0x030200")
+    (gpu / "subsystem_vendor").write_text("0x10de\n")
+    (gpu / "subsystem_device").write_text("0x16C1\n")
     (tmp_path / "sys/bus/pci/drivers/nouveau").mkdir(parents=True)
-    (card / "driver").symlink_to(tmp_path / "sys/bus/pci/drivers/nouveau")
+    (gpu / "driver").symlink_to(tmp_path / "sys/bus/pci/drivers/nouveau")
     seen = host_info.nvidia_state(tmp_path, "infbox", never_ours)
     assert seen == {
-        "cards": [
+        "gpus": [
             {
                 "address": "0000:18:00.0",
                 "device": "2330",
@@ -209,11 +209,11 @@ def test_cards_and_switches_are_told_by_their_pci_ids_without_a_driver(tmp_path:
     }
 
 
-def test_without_a_card_nothing_is_asked(tmp_path: Path) -> None:
-    assert host_info.nvidia_state(tmp_path, "infbox", never)["cards"] == []
+def test_without_a_gpu_nothing_is_asked(tmp_path: Path) -> None:
+    assert host_info.nvidia_state(tmp_path, "infbox", never)["gpus"] == []
 
 
-def test_the_loaded_module_its_errors_and_who_uses_a_card_are_told(tmp_path: Path) -> None:
+def test_the_loaded_module_its_errors_and_who_uses_a_gpu_are_told(tmp_path: Path) -> None:
     pci(tmp_path, "0000:18:00.0", "2330", "0x030200")
     write(tmp_path / "sys/module/nvidia/version", "580.173.02\n")
     write(
@@ -268,7 +268,7 @@ def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> Non
     stat = os.statvfs(tmp_path)
     seen = host_info.disks([str(tmp_path / "not" / "yet")], 0)
     assert seen["free_bytes"] == pytest.approx(stat.f_bavail * stat.f_frsize, rel=0.01)
-    assert seen["held_bytes"] == 0
+    assert seen["used_bytes"] == 0
 
 
 def test_two_folders_of_one_file_system_do_not_count_twice(tmp_path: Path) -> None:
@@ -281,8 +281,8 @@ def test_what_a_folder_holds_is_measured_only_where_room_is_short(tmp_path: Path
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "weights").write_bytes(os.urandom(3_000_000))
     os.link(tmp_path / "models" / "weights", tmp_path / "models" / "the-same")
-    assert host_info.disks([str(tmp_path)], 0)["held_bytes"] == 0
-    assert host_info.disks([str(tmp_path)], 1e18)["held_bytes"] == pytest.approx(3e6, rel=0.1)
+    assert host_info.disks([str(tmp_path)], 0)["used_bytes"] == 0
+    assert host_info.disks([str(tmp_path)], 1e18)["used_bytes"] == pytest.approx(3e6, rel=0.1)
 
 
 def test_users_are_found_by_number_and_by_name() -> None:

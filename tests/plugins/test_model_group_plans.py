@@ -28,7 +28,7 @@ def chosen(
     return found
 
 
-def test_two_hosts_of_four_cards_hold_what_one_of_eight_does() -> None:
+def test_two_hosts_of_four_gpus_hold_what_one_of_eight_does() -> None:
     two = chosen("prod480x2", FOUR_A100, "gpu1", "gpu2")["plan"]
     eight = [{**FOUR_A100[0], "count": 8}]
     one = chosen("prod480", eight)["plan"]
@@ -36,11 +36,11 @@ def test_two_hosts_of_four_cards_hold_what_one_of_eight_does() -> None:
     assert two["tensor_parallel_size"] == 8
     assert two["kv_tokens"] == one["kv_tokens"]
     assert "on each of 8 x NVIDIA A100-SXM4-80GB (4 in each of 2 hosts)" in two["reasons"][0]
-    # Main memory is told of each host, and half the cards are in one.
+    # Main memory is told of each host, and half the GPUs are in one.
     assert two["memory_bytes"] == one["memory_bytes"] - 4 * 2_000_000_000
 
 
-def test_two_hosts_of_too_small_cards_are_refused_with_what_would_do() -> None:
+def test_two_hosts_of_too_small_gpus_are_refused_with_what_would_do() -> None:
     small = [{"name": "NVIDIA L40S", "memory_mib": 46068, "count": 4}]
     (refusal,) = chosen("prod480x2", small, "gpu1", "gpu2")["plan"]["reasons"][1:]
     assert refusal == "It would fit with 8 x NVIDIA L40S in each host and expert_parallel."
@@ -94,7 +94,7 @@ def test_auto_takes_what_is_for_so_many_hosts() -> None:
     assert chosen("auto", [])["name"] == "cpu"
 
 
-def test_hosts_without_cards_share_weights_and_kv() -> None:
+def test_hosts_without_gpus_share_weights_and_kv() -> None:
     two = chosen("cpu", [], "gpu1", "gpu2", nodes=2)["plan"]
     one = chosen("cpu", [])["plan"]
     assert two["fits"]

@@ -26,7 +26,7 @@ KEPLER = {"address": "0000:20:00.0", "device": "102d", "driver": ""}
 NVSWITCH = {"address": "0000:06:00.0", "device": "22a3", "driver": ""}
 
 
-def host(system: str = "debian-13", *cards: dict[str, str], **more: Any) -> dict[str, Any]:
+def host(system: str = "debian-13", *gpus: dict[str, str], **more: Any) -> dict[str, Any]:
     distribution, _, version = system.partition("-")
     ubuntu = distribution == "ubuntu"
     return {
@@ -36,7 +36,7 @@ def host(system: str = "debian-13", *cards: dict[str, str], **more: Any) -> dict
         "kernel": "6.8.0-45-generic" if ubuntu else "6.12.48+deb13-amd64",
         "secure_boot": False,
         "free_bytes": 100e9,
-        "nvidia": {"cards": list(cards or (HOPPER,)), "switches": [], "processes": []},
+        "nvidia": {"gpus": list(gpus or (HOPPER,)), "switches": [], "processes": []},
         **more,
     }
 
@@ -412,7 +412,7 @@ PREBUILT = {f"linux-modules-nvidia-580-server-open-{STOCK}": "6.8.0-45.45+1"}
 
 
 @pytest.mark.parametrize(
-    ("installed", "asked", "least", "version"),
+    ("installed", "asked", "minimum", "version"),
     [
         (COMPLETE | DKMS, "580", "", "580.173.02"),
         (COMPLETE | PREBUILT, "580", "580.65.06", "580.173.02"),
@@ -430,10 +430,10 @@ PREBUILT = {f"linux-modules-nvidia-580-server-open-{STOCK}": "6.8.0-45.45+1"}
     ],
 )  # fmt: skip
 def test_a_driver_is_complete_by_what_is_installed_alone(
-    installed: dict[str, str], asked: str, least: str, version: str
+    installed: dict[str, str], asked: str, minimum: str, version: str
 ) -> None:
     wanted = plan(host("ubuntu-24.04"), version=asked)
-    assert driver.complete_driver(wanted, installed, STOCK, least) == version
+    assert driver.complete_driver(wanted, installed, STOCK, minimum) == version
 
 
 def test_nvidias_driver_is_complete_with_its_pinning_package() -> None:
@@ -522,7 +522,7 @@ def test_an_enrolled_key_makes_secure_boot_no_obstacle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("running", "managed", "least", "choice"),
+    ("running", "managed", "minimum", "choice"),
     [
         ("570.1.02", False, "", "leave"),
         ("570.1.02", False, "570.1.2", "leave"),
@@ -532,9 +532,9 @@ def test_an_enrolled_key_makes_secure_boot_no_obstacle() -> None:
     ],
 )
 def test_a_driver_that_works_and_is_late_enough_is_left_alone(
-    running: str, managed: bool, least: str, choice: str
+    running: str, managed: bool, minimum: str, choice: str
 ) -> None:
-    assert driver.driver_choice(running, managed, least) == choice
+    assert driver.driver_choice(running, managed, minimum) == choice
 
 
 def test_the_drivers_packages_are_told_from_others() -> None:

@@ -1,6 +1,6 @@
 """Reading `nvidia-smi -q -x`.
 
-nvidia_smi/ has what real cards told, with where that was captured. What stands below is composed.
+nvidia_smi/ has what real GPUs told, with where that was captured. What stands below is composed.
 """
 
 import time
@@ -14,23 +14,23 @@ from hypothesis import strategies as st
 from tests.plugins.plugin_files import load
 
 nvidia_smi = load("filter", "nvidia_smi")
-nvidia_smi_cards = nvidia_smi.nvidia_smi_cards
+nvidia_smi_gpus = nvidia_smi.nvidia_smi_gpus
 nvidia_smi_details = nvidia_smi.nvidia_smi_details
 nvlinks = nvidia_smi.nvlinks
 
 CAPTURED = Path(__file__).parent / "nvidia_smi"
 
 
-def log(*cards: str, driver: str = "580.95.05") -> str:
+def log(*gpus: str, driver: str = "580.95.05") -> str:
     version = f"<driver_version>{driver}</driver_version>" if driver else ""
     return (
         '<?xml version="1.0" ?>\n'
         '<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n'
-        f"<nvidia_smi_log>{version}{''.join(cards)}</nvidia_smi_log>\n"
+        f"<nvidia_smi_log>{version}{''.join(gpus)}</nvidia_smi_log>\n"
     )
 
 
-def card(name: str, memory: str, mig: str = "N/A", pieces: str = "None") -> str:
+def gpu_xml(name: str, memory: str, mig: str = "N/A", pieces: str = "None") -> str:
     return (
         f"<gpu><product_name>{name}</product_name>"
         f"<mig_mode><current_mig>{mig}</current_mig></mig_mode>"
@@ -40,10 +40,10 @@ def card(name: str, memory: str, mig: str = "N/A", pieces: str = "None") -> str:
     )
 
 
-def test_equal_cards_are_one_entry_and_the_largest_comes_first() -> None:
-    small = card("NVIDIA GeForce RTX 4090", "24564 MiB")
-    large = card("NVIDIA A100-SXM4-80GB", "81920 MiB")
-    seen = nvidia_smi_cards(log(small, large, large, large, large))
+def test_equal_gpus_are_one_entry_and_the_largest_comes_first() -> None:
+    small = gpu_xml("NVIDIA GeForce RTX 4090", "24564 MiB")
+    large = gpu_xml("NVIDIA A100-SXM4-80GB", "81920 MiB")
+    seen = nvidia_smi_gpus(log(small, large, large, large, large))
     assert seen["gpus"] == [
         {"name": "NVIDIA A100-SXM4-80GB", "memory_mib": 81920, "count": 4},
         {"name": "NVIDIA GeForce RTX 4090", "memory_mib": 24564, "count": 1},
@@ -51,25 +51,25 @@ def test_equal_cards_are_one_entry_and_the_largest_comes_first() -> None:
 
 
 def test_the_driver_is_told() -> None:
-    assert nvidia_smi_cards(log(driver="535.86.05"))["driver_version"] == "535.86.05"
+    assert nvidia_smi_gpus(log(driver="535.86.05"))["driver_version"] == "535.86.05"
 
 
-def test_a_card_split_by_mig_is_told_apart_and_its_pieces_are_no_cards() -> None:
+def test_a_gpu_split_by_mig_is_told_apart_and_its_pieces_are_no_gpus() -> None:
     piece = "<mig_device><fb_memory_usage><total>19968 MiB</total></fb_memory_usage></mig_device>"
-    seen = nvidia_smi_cards(log(card("NVIDIA A100-SXM4-40GB", "40960 MiB", "Enabled", piece)))
+    seen = nvidia_smi_gpus(log(gpu_xml("NVIDIA A100-SXM4-40GB", "40960 MiB", "Enabled", piece)))
     assert (seen["gpus"], seen["split"]) == ([], ["NVIDIA A100-SXM4-40GB"])
 
 
 @pytest.mark.parametrize("memory", ["N/A", "", "[Not Supported]"])
 def test_memory_that_is_not_told_is_zero(memory: str) -> None:
-    assert nvidia_smi_cards(log(card("NVIDIA GB10", memory)))["gpus"] == [
+    assert nvidia_smi_gpus(log(gpu_xml("NVIDIA GB10", memory)))["gpus"] == [
         {"name": "NVIDIA GB10", "memory_mib": 0, "count": 1}
     ]
 
 
-def test_no_output_is_no_driver_and_no_card() -> None:
+def test_no_output_is_no_driver_and_no_gpu() -> None:
     nothing = {"driver_version": "", "gpus": [], "split": [], "problems": []}
-    assert nvidia_smi_cards(" \n") == nothing
+    assert nvidia_smi_gpus(" \n") == nothing
 
 
 def with_process(name: str) -> str:
@@ -104,32 +104,32 @@ class TestOddOutput:
     )
     def test_whatever_a_process_is_called_its_gpu_is_read(self, name: str, told: str) -> None:
         printed = with_process(name)
-        seen = nvidia_smi_cards(printed)
+        seen = nvidia_smi_gpus(printed)
         assert (seen["gpus"], seen["problems"]) == (A100S, [])
-        (process,) = nvidia_smi_details(printed)["cards"][0]["processes"]
+        (process,) = nvidia_smi_details(printed)["gpus"][0]["processes"]
         assert process == {"pid": 4711, "name": told, "type": "", "memory_mib": 7}
 
     @pytest.mark.parametrize(
         "before", ["WARNING: infoROM is corrupted at gpu 0000:01:00.0\n", "\ufeff", "<b>no</b>\n"]
     )
     def test_what_stands_before_the_document_is_passed_over(self, before: str) -> None:
-        seen = nvidia_smi_cards(before + with_process("python"))
+        seen = nvidia_smi_gpus(before + with_process("python"))
         assert (seen["gpus"], seen["problems"]) == (A100S, [])
 
     def test_the_drivers_own_document_type_is_no_declaration_of_entities(self) -> None:
         document = '<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">'
         assert document in with_process("x")
-        assert nvidia_smi_cards(with_process("x"))["problems"] == []
+        assert nvidia_smi_gpus(with_process("x"))["problems"] == []
 
     def test_entities_that_would_expand_are_refused_and_not_expanded(self) -> None:
         lines = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 10))
         bomb = f'<!DOCTYPE nvidia_smi_log [<!ENTITY l0 "lol">{lines}]>'
         printed = bomb + with_process("&l9;").partition('dtd">')[2]
-        seen = nvidia_smi_cards(printed)
+        seen = nvidia_smi_gpus(printed)
         assert seen["gpus"] == []
         assert seen["problems"] == ["its XML declares entities, which NVIDIA's does not"]
         # Without the declaration it is a name like another.
-        assert nvidia_smi_cards(with_process("&l9;"))["gpus"] == A100S
+        assert nvidia_smi_gpus(with_process("&l9;"))["gpus"] == A100S
 
     @pytest.mark.parametrize(
         ("change", "problem", "gpus"),
@@ -149,7 +149,7 @@ class TestOddOutput:
     def test_what_cannot_be_read_is_named_and_the_rest_is_read(
         self, change: Any, problem: str, gpus: int
     ) -> None:
-        seen = nvidia_smi_cards(change(with_process("python")))
+        seen = nvidia_smi_gpus(change(with_process("python")))
         assert problem in seen["problems"]
         assert len(seen["gpus"]) == gpus
         if gpus:
@@ -157,14 +157,14 @@ class TestOddOutput:
 
     @pytest.mark.parametrize("given", [None, 7, b"<nvidia_smi_log>", ["x"], {}])
     def test_what_is_no_text_is_no_output(self, given: object) -> None:
-        assert nvidia_smi_cards(given, given)["gpus"] == []
+        assert nvidia_smi_gpus(given, given)["gpus"] == []
 
     @pytest.mark.parametrize("piece", ["<a>", "</a>", "<process_name>", "<", "<a ", "\n", "9"])
     def test_as_much_of_it_as_there_may_be_is_read_in_seconds(self, piece: str) -> None:
         most = nvidia_smi.MOST_CHARACTERS // len(piece) - 20
         whole = "<nvidia_smi_log><x>" + piece * most
         began = time.process_time()
-        nvidia_smi_cards(whole, whole)
+        nvidia_smi_gpus(whole, whole)
         nvlinks(whole)
         # Linear: a second here. Quadratic would be hours.
         assert time.process_time() - began < 20
@@ -182,19 +182,19 @@ class TestOddOutput:
         printed = file.read_text(encoding="utf-8")
         for at, less, text in cuts:
             printed = printed[:at] + text + printed[at + less :]
-        seen, told = nvidia_smi_cards(printed, printed), nvidia_smi_details(printed)
+        seen, told = nvidia_smi_gpus(printed, printed), nvidia_smi_details(printed)
         assert seen["problems"] == told["problems"]
-        assert sum(gpu["count"] for gpu in seen["gpus"]) + len(seen["split"]) == len(told["cards"])
+        assert sum(gpu["count"] for gpu in seen["gpus"]) + len(seen["split"]) == len(told["gpus"])
 
     def test_compute_capabilities_are_joined_to_gpus_by_address(self) -> None:
         told = "00000000:01:00.0, 8.0\n00000000:02:00.0, [N/A]\nwhatever\n" + "9" * 5000 + ", 9.0"
-        assert nvidia_smi_cards(with_process("x"), told)["gpus"] == [
+        assert nvidia_smi_gpus(with_process("x"), told)["gpus"] == [
             {**A100S[0], "compute_capability": "8.0"}
         ]
-        assert nvidia_smi_cards(with_process("x"), "Field is not valid")["gpus"] == A100S
+        assert nvidia_smi_gpus(with_process("x"), "Field is not valid")["gpus"] == A100S
 
 
-A_BAD_CARD = """
+A_BAD_GPU = """
 <gpu id="00000000:3B:00.0">
   <product_name>NVIDIA A100-SXM4-80GB</product_name>
   <product_architecture>Ampere</product_architecture>
@@ -234,7 +234,7 @@ A_BAD_CARD = """
 </gpu>
 """
 
-AN_OLD_CARD = """
+AN_OLD_GPU = """
 <gpu id="00000000:00:1E.0">
   <product_name>Tesla P100-PCIE-16GB</product_name>
   <product_architecture>Pascal</product_architecture>
@@ -254,7 +254,7 @@ AN_OLD_CARD = """
 </gpu>
 """
 
-A_LOST_CARD = """
+A_LOST_GPU = """
 <gpu id="00000000:86:00.0">
   <product_name>NVIDIA H100 80GB HBM3</product_name>
   <persistence_mode>GPU is lost</persistence_mode>
@@ -263,12 +263,12 @@ A_LOST_CARD = """
 """
 
 
-def test_every_card_of_a_host_is_told_in_detail() -> None:
+def test_every_gpu_of_a_host_is_told_in_detail() -> None:
     seen = nvidia_smi_details(
-        log("<cuda_version>13.0</cuda_version>", A_BAD_CARD, AN_OLD_CARD, A_LOST_CARD)
+        log("<cuda_version>13.0</cuda_version>", A_BAD_GPU, AN_OLD_GPU, A_LOST_GPU)
     )
     assert (seen["driver_version"], seen["cuda_version"]) == ("580.95.05", "13.0")
-    bad, old, lost = seen["cards"]
+    bad, old, lost = seen["gpus"]
     assert bad == {
         "address": "0000:3b:00.0",
         "name": "NVIDIA A100-SXM4-80GB",
@@ -294,8 +294,8 @@ def test_every_card_of_a_host_is_told_in_detail() -> None:
     assert (lost["lost"], lost["memory_mib"]) == (True, 0)
 
 
-# What stands in the place of values of a card in error, by what is told of an RTX PRO 6000.
-A_CARD_IN_ERROR = """
+# What stands in the place of values of a GPU in error, by what is told of an RTX PRO 6000.
+A_GPU_IN_ERROR = """
 <gpu id="00000000:01:00.0">
   <product_name>NVIDIA RTX PRO 6000 Blackwell Workstation Edition</product_name>
   <persistence_mode>Enabled</persistence_mode>
@@ -316,17 +316,17 @@ A_CARD_IN_ERROR = """
         ("Drain and Reset", "drain and reset"),
     ],
 )
-def test_a_card_in_error_says_what_it_needs(action: str, expected: str) -> None:
+def test_a_gpu_in_error_says_what_it_needs(action: str, expected: str) -> None:
     told = f"<gpu_recovery_action>{action}</gpu_recovery_action></gpu>"
-    (card,) = nvidia_smi_details(log(A_CARD_IN_ERROR.replace("</gpu>", told)))["cards"]
-    assert (card["recovery"], card["lost"], card["memory_mib"]) == (expected, False, 97887)
+    (gpu,) = nvidia_smi_details(log(A_GPU_IN_ERROR.replace("</gpu>", told)))["gpus"]
+    assert (gpu["recovery"], gpu["lost"], gpu["memory_mib"]) == (expected, False, 97887)
 
 
 @pytest.mark.parametrize("action", ["None", "N/A"])
-def test_a_card_that_needs_nothing_says_so(action: str) -> None:
+def test_a_gpu_that_needs_nothing_says_so(action: str) -> None:
     told = f"<gpu_recovery_action>{action}</gpu_recovery_action></gpu>"
-    (card,) = nvidia_smi_details(log(AN_OLD_CARD.replace("</gpu>", told)))["cards"]
-    assert card["recovery"] == ""
+    (gpu,) = nvidia_smi_details(log(AN_OLD_GPU.replace("</gpu>", told)))["gpus"]
+    assert gpu["recovery"] == ""
 
 
 @pytest.mark.parametrize(
@@ -342,32 +342,32 @@ def test_what_newer_drivers_say_of_repairs_is_heard(flag: str, told: tuple[str, 
     captured = (CAPTURED / "h200.xml").read_text()
     failing = captured.replace(f"<{flag}>No</{flag}>", f"<{flag}>Yes</{flag}>")
     assert failing != captured
-    (card,) = nvidia_smi_details(failing)["cards"]
-    assert (card["repair"], card["sram_worn"]) == told
+    (gpu,) = nvidia_smi_details(failing)["gpus"]
+    assert (gpu["repair"], gpu["sram_worn"]) == told
 
 
 def test_a_failed_row_outweighs_one_that_waits() -> None:
-    failed = A_BAD_CARD.replace(
+    failed = A_BAD_GPU.replace(
         "<remapped_row_failure>No</remapped_row_failure>",
         "<remapped_row_failure>Yes</remapped_row_failure>",
     )
-    assert nvidia_smi_details(log(failed))["cards"][0]["repair"] == "failure"
+    assert nvidia_smi_details(log(failed))["gpus"][0]["repair"] == "failure"
 
 
-def test_a_card_with_mig_is_one_card_in_detail_too() -> None:
+def test_a_gpu_with_mig_is_one_gpu_in_detail_too() -> None:
     piece = "<mig_device><fb_memory_usage><total>19968 MiB</total></fb_memory_usage></mig_device>"
     (seen,) = nvidia_smi_details(
-        log(card("NVIDIA A100-SXM4-40GB", "40960 MiB", "Enabled", piece * 2))
-    )["cards"]
+        log(gpu_xml("NVIDIA A100-SXM4-40GB", "40960 MiB", "Enabled", piece * 2))
+    )["gpus"]
     assert (seen["mig"], seen["memory_mib"]) == (True, 40960)
 
 
 def test_no_output_has_no_details() -> None:
-    nothing = {"driver_version": "", "cuda_version": "", "cards": [], "problems": []}
+    nothing = {"driver_version": "", "cuda_version": "", "gpus": [], "problems": []}
     assert nvidia_smi_details("") == nothing
 
 
-def test_links_are_counted_of_each_card() -> None:
+def test_links_are_counted_of_each_gpu() -> None:
     status = (
         "GPU 0: NVIDIA H100 (UUID: GPU-0)\n\t Link 0: 26.562 GB/s\n\t Link 1: 26.562 GB/s\n"
         "GPU 1: NVIDIA H100 (UUID: GPU-1)\n\t Link 0: 26.562 GB/s\n\t Link 1: <inactive>\n"
@@ -387,10 +387,10 @@ def test_links_are_counted_of_each_card() -> None:
         ("tesla-p100", [("Tesla P100-PCIE-16GB", 16384, 1)], []),
     ],
 )
-def test_captured_cards_are_counted(
+def test_captured_gpus_are_counted(
     name: str, gpus: list[tuple[str, int, int]], split: list[str]
 ) -> None:
-    seen = nvidia_smi_cards((CAPTURED / f"{name}.xml").read_text())
+    seen = nvidia_smi_gpus((CAPTURED / f"{name}.xml").read_text())
     assert [tuple(entry.values()) for entry in seen["gpus"]] == gpus
     assert seen["split"] == split
 
@@ -434,7 +434,7 @@ def test_captured_cards_are_counted(
             {
                 "address": "0000:23:00.0",
                 "used_mib": 21608,
-                # A card that reaches its power limit does its best.
+                # A GPU that reaches its power limit does its best.
                 "throttle": [],
                 "ecc": False,
                 "ecc_uncorrected": 0,
@@ -454,6 +454,6 @@ def test_captured_cards_are_counted(
         ("tesla-p100", 0, {"ecc": True, "ecc_uncorrected": 0, "repair": "", "lost": False}),
     ],
 )
-def test_captured_cards_are_told_in_detail(name: str, number: int, told: dict[str, Any]) -> None:
-    card = nvidia_smi_details((CAPTURED / f"{name}.xml").read_text())["cards"][number]
-    assert {key: card[key] for key in told} == told
+def test_captured_gpus_are_told_in_detail(name: str, number: int, told: dict[str, Any]) -> None:
+    gpu = nvidia_smi_details((CAPTURED / f"{name}.xml").read_text())["gpus"][number]
+    assert {key: gpu[key] for key in told} == told

@@ -1,4 +1,4 @@
-"""What the planner says of public models and cards, and what must hold of every plan."""
+"""What the planner says of public models and GPUs, and what must hold of every plan."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,29 +9,29 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from plugins.planner import Batch, Card, Engine, Host, Model, PlanError, index_bytes, plan
+from plugins.planner import Batch, Engine, GpuGroup, Host, Model, PlanError, index_bytes, plan
 from plugins.planner import read_config as read
-from plugins.planner.cards import read_cards
+from plugins.planner.gpu_groups import read_gpus
 from plugins.planner.memory import (
     Shape,
     beside_engine,
     in_flight,
     kv_layout,
-    reserve_per_card,
-    weights_per_card,
+    reserve_per_gpu,
+    weights_per_gpu,
 )
 from plugins.planner.parallel import shape_refusals, widths
 
 FACTS: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(__file__).with_name("models.yml").read_text(encoding="utf-8")
 )
-A100 = Card("NVIDIA A100-SXM4-80GB", 81920, 1)
-H100 = Card("NVIDIA H100 80GB HBM3", 81559, 1)
-H200 = Card("NVIDIA H200", 143771, 1)
-A6000 = Card("NVIDIA RTX A6000", 49140, 1)
-RTX4090 = Card("NVIDIA GeForce RTX 4090", 24564, 1)
+A100 = GpuGroup("NVIDIA A100-SXM4-80GB", 81920, 1)
+H100 = GpuGroup("NVIDIA H100 80GB HBM3", 81559, 1)
+H200 = GpuGroup("NVIDIA H200", 143771, 1)
+A6000 = GpuGroup("NVIDIA RTX A6000", 49140, 1)
+RTX4090 = GpuGroup("NVIDIA GeForce RTX 4090", 24564, 1)
 PROD480 = "Qwen3-Coder-480B-A35B-Instruct-FP8"
-ALL_CARDS = Engine(tensor_parallel_size=0)
+ALL_GPUS = Engine(tensor_parallel_size=0)
 INT4 = {"quantization_config": {"quant_method": "gptq"}}
 INT4_BYTES = 19_400_000_000
 
@@ -40,8 +40,8 @@ def model(name: str, **changes: Any) -> Model:
     return read({**FACTS[name]["config"], **changes}, name)
 
 
-def planned(name: str, engine: Engine, *cards: Card, host: Host | None = None) -> Any:
-    return plan(model(name), FACTS[name]["weights_bytes"], engine, cards, host)
+def planned(name: str, engine: Engine, *gpus: GpuGroup, host: Host | None = None) -> Any:
+    return plan(model(name), FACTS[name]["weights_bytes"], engine, gpus, host)
 
 
 def test_there_are_facts_of_fifteen_models_with_their_source() -> None:
@@ -51,7 +51,7 @@ def test_there_are_facts_of_fifteen_models_with_their_source() -> None:
 
 @pytest.mark.parametrize("name", FACTS)
 def test_kv_bytes_of_a_token_are_those_computed_by_hand(name: str) -> None:
-    huge = Card("NVIDIA B200", 4_000_000, 1)
+    huge = GpuGroup("NVIDIA B200", 4_000_000, 1)
     assert planned(name, Engine(), huge).kv_bytes_per_token == FACTS[name]["kv"]
 
 
@@ -59,7 +59,7 @@ def test_kv_bytes_of_a_token_are_those_computed_by_hand(name: str) -> None:
     ("name", "kib"), [("Qwen2.5-Coder-32B-Instruct", 256), (PROD480, 248), ("DeepSeek-V3", 68.625)]
 )
 def test_kv_is_told_in_kib_a_token(name: str, kib: float) -> None:
-    plan_ = planned(name, ALL_CARDS, replace(H200, count=16))
+    plan_ = planned(name, ALL_GPUS, replace(H200, count=16))
     assert plan_.kv_bytes_per_token == kib * 1024
     assert f"at {kib:g} KiB a token" in plan_.reasons[0]
 
@@ -111,35 +111,35 @@ def test_linear_attention_keeps_a_state_and_not_a_token() -> None:
     assert layout.fixed == 2 * 36 * (32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2)
 
 
-def test_kv_heads_are_repeated_where_there_are_more_cards_than_heads() -> None:
+def test_kv_heads_are_repeated_where_there_are_more_gpus_than_heads() -> None:
     layers = model("Qwen3-Coder-30B-A3B-Instruct").layers[0]
     assert [layers.token_bytes(n) for n in (1, 2, 4, 8)] == [2048, 1024, 512, 512]
 
 
-def test_a_latent_is_the_same_on_every_card() -> None:
+def test_a_latent_is_the_same_on_every_gpu() -> None:
     layers = model("DeepSeek-V3").layers[0]
     assert layers.token_bytes(8) == layers.token_bytes(1) == 1152
 
 
 class TestTheBigModel:
-    @pytest.mark.parametrize("card", [A100, H100])
-    def test_does_not_fit_four_cards_of_80_gb(self, card: Card) -> None:
-        verdict = planned(PROD480, ALL_CARDS, replace(card, count=4))
+    @pytest.mark.parametrize("gpu", [A100, H100])
+    def test_does_not_fit_four_gpus_of_80_gb(self, gpu: GpuGroup) -> None:
+        verdict = planned(PROD480, ALL_GPUS, replace(gpu, count=4))
         assert not verdict.fits
         assert verdict.kv_tokens == verdict.max_model_len == 0
         assert "leaves no memory for KV" in verdict.reasons[0]
 
-    @pytest.mark.parametrize("card", [A100, H100])
-    def test_fits_eight_cards_of_80_gb_with_whole_experts(self, card: Card) -> None:
-        engine = replace(ALL_CARDS, expert_parallel=True, batch=Batch(8192, 128))
-        verdict = planned(PROD480, engine, replace(card, count=8))
+    @pytest.mark.parametrize("gpu", [A100, H100])
+    def test_fits_eight_gpus_of_80_gb_with_whole_experts(self, gpu: GpuGroup) -> None:
+        engine = replace(ALL_GPUS, expert_parallel=True, batch=Batch(8192, 128))
+        verdict = planned(PROD480, engine, replace(gpu, count=8))
         assert verdict.fits
         assert verdict.tensor_parallel_size == 8
         assert verdict.max_model_len == 262144
 
-    def test_fits_four_cards_of_141_gb(self) -> None:
+    def test_fits_four_gpus_of_141_gb(self) -> None:
         for expert in (False, True):
-            engine = replace(ALL_CARDS, expert_parallel=expert)
+            engine = replace(ALL_GPUS, expert_parallel=expert)
             verdict = planned(PROD480, engine, replace(H200, count=4))
             assert verdict.fits
             assert verdict.tensor_parallel_size == 4
@@ -149,29 +149,29 @@ class TestTheBigModel:
         assert "8 parts of 320, across blocks of 128" in refusal
         assert "Set expert_parallel" in refusal
 
-    def test_says_that_four_more_cards_would_do(self) -> None:
-        verdict = planned(PROD480, replace(ALL_CARDS, expert_parallel=True), replace(A100, count=4))
+    def test_says_that_four_more_gpus_would_do(self) -> None:
+        verdict = planned(PROD480, replace(ALL_GPUS, expert_parallel=True), replace(A100, count=4))
         assert verdict.reasons[-1] == (
             "It would fit with 8 x NVIDIA A100-SXM4-80GB and expert_parallel."
         )
 
     def test_runs_weight_only_on_an_a100_and_says_so(self) -> None:
-        engine = replace(ALL_CARDS, expert_parallel=True)
-        on = [planned(PROD480, engine, replace(card, count=8)).notes for card in (A100, H100)]
+        engine = replace(ALL_GPUS, expert_parallel=True)
+        on = [planned(PROD480, engine, replace(gpu, count=8)).notes for gpu in (A100, H100)]
         assert "FP8 weights run weight-only on NVIDIA A100" in on[0][0]
         assert on[1] == ()
 
 
-def int4(card: Card, **changes: Any) -> Any:
+def int4(gpu: GpuGroup, **changes: Any) -> Any:
     known = model("Qwen2.5-Coder-32B-Instruct", **INT4)
-    return plan(known, INT4_BYTES, Engine(**changes), [card])
+    return plan(known, INT4_BYTES, Engine(**changes), [gpu])
 
 
-def test_a_card_of_48_gb_holds_the_small_one_and_some_90000_tokens() -> None:
+def test_a_gpu_of_48_gb_holds_the_small_one_and_some_90000_tokens() -> None:
     assert int4(A6000).kv_tokens == pytest.approx(90_000, rel=0.1)
 
 
-def test_a_card_of_24_gb_holds_only_some_thousand() -> None:
+def test_a_gpu_of_24_gb_holds_only_some_thousand() -> None:
     few = Batch(1024, 8)
     tokens = int4(RTX4090, min_model_len=2048, gpu_memory_utilization=0.92, batch=few).kv_tokens
     assert 8_000 < tokens < 12_000
@@ -202,7 +202,7 @@ def test_a_context_beyond_the_models_own_is_refused() -> None:
     assert "takes 32,768 tokens, max_model_len is 65,536" in verdict.reasons[0]
 
 
-def test_larger_cards_are_named_where_more_of_the_same_do_not_help() -> None:
+def test_larger_gpus_are_named_where_more_of_the_same_do_not_help() -> None:
     verdict = planned("Qwen2.5-Coder-32B-Instruct", Engine(), A6000)
     assert verdict.reasons[-1] == "It would fit with 2 x NVIDIA RTX A6000."
     none = planned("Qwen2.5-Coder-32B-Instruct", Engine())
@@ -302,23 +302,23 @@ class TestMixedCards:
         )  # fmt: skip
         assert verdict.fits
 
-    def test_all_cards_means_all_of_the_kind_with_the_most_memory(self) -> None:
-        verdict = planned("Qwen2.5-Coder-32B-Instruct", ALL_CARDS, replace(A6000, count=2), H100)
+    def test_all_gpus_means_all_of_the_kind_with_the_most_memory(self) -> None:
+        verdict = planned("Qwen2.5-Coder-32B-Instruct", ALL_GPUS, replace(A6000, count=2), H100)
         assert verdict.tensor_parallel_size == 2
 
 
-def test_a_card_that_cannot_compute_is_refused_by_its_capability() -> None:
-    old = Card("Tesla P100-PCIE-16GB", 16384, 1)
+def test_a_gpu_that_cannot_compute_is_refused_by_its_capability() -> None:
+    old = GpuGroup("Tesla P100-PCIE-16GB", 16384, 1)
     verdict = planned("Qwen2.5-Coder-0.5B-Instruct", Engine(), old)
     assert "has compute capability 6.0, the engine needs 7.5" in verdict.reasons[0]
-    turing = Card("NVIDIA GeForce RTX 2080 Ti", 22528, 1)
+    turing = GpuGroup("NVIDIA GeForce RTX 2080 Ti", 22528, 1)
     assert "mxfp4 weights need 8.0" in planned("gpt-oss-20b", Engine(), turing).reasons[0]
 
 
-def test_a_card_whose_name_says_nothing_is_planned_with_a_note() -> None:
-    verdict = planned("Qwen2.5-Coder-0.5B-Instruct", Engine(), Card("card", 24564, 1))
+def test_a_gpu_whose_name_says_nothing_is_planned_with_a_note() -> None:
+    verdict = planned("Qwen2.5-Coder-0.5B-Instruct", Engine(), GpuGroup("some GPU", 24564, 1))
     assert verdict.fits
-    assert verdict.notes[0].startswith("The compute capability of card is not known.")
+    assert verdict.notes[0].startswith("The compute capability of some GPU is not known.")
 
 
 @pytest.mark.parametrize(
@@ -350,11 +350,11 @@ def test_a_card_whose_name_says_nothing_is_planned_with_a_note() -> None:
     ],
 )  # fmt: skip
 def test_the_capability_of_a_product_is_known_by_its_name(name: str, capability: int) -> None:
-    assert Card(name, 24564, 1).capability == capability
+    assert GpuGroup(name, 24564, 1).capability == capability
 
 
 def test_the_drivers_capability_counts_before_the_name() -> None:
-    (told,) = read_cards(
+    (told,) = read_gpus(
         [{"name": "NVIDIA A100", "memory_mib": 40960, "count": 1, "compute_capability": "6.1"}]
     )
     assert told.capability == 61
@@ -367,14 +367,14 @@ def test_the_drivers_capability_counts_before_the_name() -> None:
 @pytest.mark.parametrize(("given", "capability"), [(8.6, 86), ("12.0", 120), ("", 0), (None, 0)])
 def test_a_capability_may_be_a_number_or_a_text(given: object, capability: int) -> None:
     entry = {"name": "x", "memory_mib": 1, "count": 1, "compute_capability": given}
-    assert read_cards([entry])[0].told_capability == capability
+    assert read_gpus([entry])[0].told_capability == capability
 
 
 @pytest.mark.parametrize("given", ["sm_86", 86, -8.6, True, [8], "8.66"])
 def test_a_capability_that_is_none_is_refused_by_name(given: object) -> None:
     entry = {"name": "x", "memory_mib": 1, "count": 1, "compute_capability": given}
     with pytest.raises(PlanError, match="compute_capability"):
-        read_cards([entry])
+        read_gpus([entry])
 
 
 # What CUDA told as the total of a GPU, in GiB, in out-of-memory messages and logs that people
@@ -394,7 +394,7 @@ TOTALS = [
 def test_the_planner_counts_on_no_memory_that_cuda_does_not_have(
     name: str, memory_mib: int, total: float
 ) -> None:
-    counted = Card(name, memory_mib, 1).cuda_bytes / 1024**3
+    counted = GpuGroup(name, memory_mib, 1).cuda_bytes / 1024**3
     # To the last digit that was printed, and not much less than there is.
     assert total * 0.985 < counted <= total + 0.005
 
@@ -458,14 +458,14 @@ def test_absurd_settings_are_refused_by_name(changes: dict[str, Any], named: str
 @pytest.mark.parametrize(
     "entry", [{"name": "x"}, {"memory_mib": 0, "count": 1}, {"memory_mib": "80", "count": 1}]
 )
-def test_cards_without_numbers_are_refused(entry: dict[str, Any]) -> None:
+def test_gpus_without_numbers_are_refused(entry: dict[str, Any]) -> None:
     with pytest.raises(PlanError, match="infbox_gpus"):
-        read_cards([entry])
+        read_gpus([entry])
 
 
-def test_cards_given_twice_are_counted_together() -> None:
+def test_gpus_given_twice_are_counted_together() -> None:
     entry = {"name": "NVIDIA L4", "memory_mib": 23034, "count": 2}
-    assert read_cards([entry, entry]) == (Card("NVIDIA L4", 23034, 4),)
+    assert read_gpus([entry, entry]) == (GpuGroup("NVIDIA L4", 23034, 4),)
 
 
 def test_the_safetensors_index_says_how_large_the_weights_are() -> None:
@@ -481,7 +481,7 @@ class TestTheHost:
         device="cpu", cpu_kv_cache_bytes=2 * 1024**3, l1_bytes=10**9, l2_bytes=5 * 10**9
     )
 
-    def test_without_cards_keeps_all_in_main_memory(self) -> None:
+    def test_without_gpus_keeps_all_in_main_memory(self) -> None:
         verdict = planned("Qwen2.5-Coder-0.5B-Instruct", self.ENGINE)
         assert verdict.fits
         assert verdict.kv_tokens == 2 * 1024**3 // 12288
@@ -497,7 +497,7 @@ class TestTheHost:
     def test_is_not_judged_where_nobody_looked(self) -> None:
         assert planned("Qwen2.5-Coder-0.5B-Instruct", self.ENGINE, host=Host()).fits
 
-    def test_cannot_keep_states_without_cards(self) -> None:
+    def test_cannot_keep_states_without_gpus(self) -> None:
         verdict = planned("Qwen3-Next-80B-A3B-Instruct", self.ENGINE)
         assert "on GPUs only" in verdict.reasons[0]
 
@@ -572,7 +572,8 @@ counts = st.sampled_from([1, 2, 4, 8])
 def test_more_memory_never_fits_less(name: str, memory: int, more: int, count: int) -> None:
     engine = Engine(tensor_parallel_size=count, batch=Batch())
     less, greater = (
-        planned(name, engine, Card("NVIDIA H100", size, count)) for size in (memory, memory + more)
+        planned(name, engine, GpuGroup("NVIDIA H100", size, count))
+        for size in (memory, memory + more)
     )
     assert greater.fits >= less.fits
     assert greater.max_model_len >= less.max_model_len
@@ -583,16 +584,16 @@ def test_more_memory_never_fits_less(name: str, memory: int, more: int, count: i
 @given(name=names, memory=memories, count=counts)
 def test_a_plan_never_spends_more_than_there_is(name: str, memory: int, count: int) -> None:
     engine = Engine(tensor_parallel_size=count, batch=Batch())
-    card = Card("NVIDIA H100", memory, count)
-    verdict = planned(name, engine, card)
+    gpu = GpuGroup("NVIDIA H100", memory, count)
+    verdict = planned(name, engine, gpu)
     assume(verdict.fits)
     known, shape = model(name), Shape(count)
-    spent = weights_per_card(verdict.weights_bytes, shape) + reserve_per_card(
+    spent = weights_per_gpu(verdict.weights_bytes, shape) + reserve_per_gpu(
         known, shape, Batch(), eager=False
     )
-    assert spent + verdict.kv_pool_bytes <= card.cuda_bytes * engine.gpu_memory_utilization
+    assert spent + verdict.kv_pool_bytes <= gpu.cuda_bytes * engine.gpu_memory_utilization
     taken = spent + verdict.kv_pool_bytes + beside_engine(verdict.layout)
-    assert taken <= card.cuda_bytes < card.memory_bytes
+    assert taken <= gpu.cuda_bytes < gpu.memory_bytes
     assert verdict.layout.request_bytes(verdict.max_model_len) <= verdict.kv_pool_bytes
     assert verdict.kv_tokens * verdict.layout.per_token <= verdict.kv_pool_bytes
     assert verdict.max_model_len <= min(verdict.kv_tokens, known.context)
@@ -603,17 +604,17 @@ def test_a_plan_never_spends_more_than_there_is(name: str, memory: int, count: i
 @settings(max_examples=150, deadline=None)
 @given(name=names, memory=memories)
 def test_what_is_named_as_the_change_that_fits_does_fit(name: str, memory: int) -> None:
-    card = Card("NVIDIA H100", memory, 1)
+    gpu = GpuGroup("NVIDIA H100", memory, 1)
     engine = Engine(max_model_len=model(name).context)
-    fix = planned(name, engine, card).reasons[-1].removesuffix(".")
+    fix = planned(name, engine, gpu).reasons[-1].removesuffix(".")
     _, shorter, tokens = fix.partition("It would fit with max_model_len: ")
     if shorter:
-        assert planned(name, replace(engine, max_model_len=int(tokens)), card).fits
-    _, more, cards = fix.partition("It would fit with ")
-    if more and not shorter and cards.endswith("x NVIDIA H100"):
-        count = int(cards.split()[0])
+        assert planned(name, replace(engine, max_model_len=int(tokens)), gpu).fits
+    _, more, gpus = fix.partition("It would fit with ")
+    if more and not shorter and gpus.endswith("x NVIDIA H100"):
+        count = int(gpus.split()[0])
         changed = replace(engine, tensor_parallel_size=count)
-        assert planned(name, changed, replace(card, count=count)).fits
+        assert planned(name, changed, replace(gpu, count=count)).fits
 
 
 @settings(max_examples=150, deadline=None)
@@ -621,7 +622,7 @@ def test_what_is_named_as_the_change_that_fits_does_fit(name: str, memory: int) 
     layers=st.integers(1, 100), kv_heads=st.sampled_from([1, 2, 4, 8]), group=st.integers(1, 8),
     dim=st.sampled_from([64, 80, 128, 256]), tensor=counts,
 )  # fmt: skip
-def test_cards_together_keep_every_head_at_least_once(
+def test_gpus_together_keep_every_head_at_least_once(
     layers: int, kv_heads: int, group: int, dim: int, tensor: int
 ) -> None:
     config = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from plugins.planner.gpus import named_gpus
 from tests.plugins.plugin_files import ROOT, load
 
 choose_preset = load("filter", "presets").choose_preset
@@ -20,32 +21,27 @@ FACTS = yaml.safe_load((ROOT / "tests/plugins/models.yml").read_text(encoding="u
 CONFIGS = json.loads((ROOT / "tests/plugins/configs.json").read_text(encoding="utf-8"))
 
 
-def cards(name: str, memory_mib: int, count: int = 1) -> list[dict[str, Any]]:
+def equal_gpus(name: str, memory_mib: int, count: int = 1) -> list[dict[str, Any]]:
     return [{"name": name, "memory_mib": memory_mib, "count": count}]
 
 
-A100 = cards("NVIDIA A100-SXM4-80GB", 81920)
-A6000 = cards("NVIDIA RTX A6000", 49140)
-# What each preset is made for.
-MADE_FOR = {
-    "cpu": [],
-    "dev24": cards("NVIDIA GeForce RTX 4090", 24564),
-    "dev32": cards("NVIDIA GeForce RTX 5090", 32607),
-    "dev32-awq": cards("NVIDIA L40S", 46068),
-    "moe24": cards("NVIDIA GeForce RTX 5090", 32607),
-    "moe80": A100,
-    "air141": cards("NVIDIA H200", 143771),
-    "prod480": cards("NVIDIA H200", 143771, 4),
-    "prod480x2": cards("NVIDIA A100-SXM4-80GB", 81920, 4),
-}
-TWO = {"name": "big", "hosts": ["gpu1", "gpu2"], "gbit": 200}
+A100 = equal_gpus("NVIDIA A100-SXM4-80GB", 81920)
+A6000 = equal_gpus("NVIDIA RTX A6000", 49140)
+# Each preset with each kind of host for which its row says that it is intended.
+INTENDED = [
+    (name, text) for name, preset in PRESETS.items() for text in preset.get("intended_gpus", [""])
+]
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_fits_what_it_is_made_for_and_asks_for_no_less_than_it_needs(name: str) -> None:
-    preset = PRESETS[name]
-    group = TWO if preset["engine"].get("nodes") else None
-    plan = choose_preset(PRESETS, name, MADE_FOR[name], None, group=group)["plan"]
+@pytest.mark.parametrize(("name", "text"), INTENDED)
+def test_a_preset_fits_the_intended_gpus_and_asks_for_no_less_than_it_needs(
+    name: str, text: str
+) -> None:
+    nodes = PRESETS[name]["engine"].get("nodes", 1)
+    group = {"name": "big", "hosts": [f"gpu{node}" for node in range(nodes)], "gbit": 200}
+    given = [named_gpus(text)] if text else []
+    chosen = choose_preset(PRESETS, name, given, None, group=group if nodes > 1 else None)
+    plan, preset = chosen["plan"], filters.merged(PRESETS[name], chosen["changes"])
     assert plan["fits"], plan["reasons"]
     assert preset["host_memory_gb"] >= plan["memory_bytes"] / 1e9
     assert preset["disk_gb"] >= plan["disk_bytes"] / 1e9
@@ -63,6 +59,13 @@ def test_a_preset_pins_all_that_it_must(name: str) -> None:
     assert preset["engine"]["tool_call_parser"]
     if preset["gpus"]:
         assert preset["min_driver_version"]
+        assert preset["intended_gpus"]
+
+
+def test_the_page_lists_every_preset() -> None:
+    page = (ROOT / "docs/presets.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?`) \|", page, re.MULTILINE)
+    assert {name.strip("`") for row in rows for name in row.split(", ")} >= set(PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -106,17 +109,17 @@ def test_fp8_experts_have_kernels_that_need_no_compiler(name: str) -> None:
     )
 
 
-RTX_4090 = cards("NVIDIA GeForce RTX 4090", 24564)
+RTX_4090 = equal_gpus("NVIDIA GeForce RTX 4090", 24564)
 
 
 @pytest.mark.parametrize(
     ("gpus", "name"),
     [
         ([], "cpu"),
-        (cards("NVIDIA RTX A4000", 16376), "cpu"),
-        (cards("NVIDIA L4", 23034), "moe24"),
+        (equal_gpus("NVIDIA RTX A4000", 16376), "cpu"),
+        (equal_gpus("NVIDIA L4", 23034), "moe24"),
         (A6000, "moe80"),
-        (cards("NVIDIA H100 80GB HBM3", 81559, 4), "prod480"),
+        (equal_gpus("NVIDIA H100 80GB HBM3", 81559, 4), "prod480"),
     ],
 )
 def test_auto_takes_the_best_that_fits(gpus: list[Any], name: str) -> None:
@@ -148,7 +151,7 @@ MACHINES = [
 def test_auto_uses_all_gpus_of_the_machines_that_people_own(
     gpu: str, memory_mib: int, count: int, name: str
 ) -> None:
-    chosen = choose_preset(PRESETS, "auto", cards(gpu, memory_mib, count), None)
+    chosen = choose_preset(PRESETS, "auto", equal_gpus(gpu, memory_mib, count), None)
     assert (chosen["name"], chosen["plan"]["gpus"]) == (name, count)
     assert not any("Idle" in note for note in chosen["notes"])
     # A pack leaves room for a conversation, and agents have their tool calls.
@@ -158,7 +161,7 @@ def test_auto_uses_all_gpus_of_the_machines_that_people_own(
 
 
 def test_a_gpu_that_stays_idle_is_named() -> None:
-    chosen = choose_preset(PRESETS, "auto", cards("NVIDIA A100-SXM4-80GB", 81920, 3), None)
+    chosen = choose_preset(PRESETS, "auto", equal_gpus("NVIDIA A100-SXM4-80GB", 81920, 3), None)
     assert chosen["notes"][0] == (
         "Preset air141 uses 2 x NVIDIA A100-SXM4-80GB. Idle: 1 x NVIDIA A100-SXM4-80GB of 81920"
         " MiB, which cannot share this model's layers with them."
@@ -177,7 +180,7 @@ def test_dev32_serves_on_24_gb_with_a_short_window_and_a_small_pack() -> None:
 
 @pytest.mark.parametrize("gpu", ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3"])
 def test_prod480_serves_on_four_gpus_of_80_gb_in_4_bits(gpu: str) -> None:
-    chosen = choose_preset(PRESETS, "prod480", cards(gpu, 81559, 4), None)
+    chosen = choose_preset(PRESETS, "prod480", equal_gpus(gpu, 81559, 4), None)
     assert chosen["refusals"] == []
     assert 150_000 < chosen["plan"]["kv_tokens"] < 200_000
     preset = filters.merged(PRESETS["prod480"], chosen["changes"])
@@ -189,7 +192,7 @@ def test_prod480_serves_on_four_gpus_of_80_gb_in_4_bits(gpu: str) -> None:
 
 
 def host(memory_gb: float, disk_gb: float = 2000) -> dict[str, Any]:
-    return {"memory_bytes": memory_gb * 1e9, "free_bytes": disk_gb * 1e9, "held_bytes": 0,
+    return {"memory_bytes": memory_gb * 1e9, "free_bytes": disk_gb * 1e9, "used_bytes": 0,
             "driver_version": "580.173.02"}  # fmt: skip
 
 
@@ -204,7 +207,7 @@ def test_auto_keeps_less_kv_in_memory_where_the_host_is_short_of_it() -> None:
 
 
 def test_auto_falls_to_the_next_preset_where_that_is_not_enough() -> None:
-    four = cards("NVIDIA A100-SXM4-80GB", 81920, 4)
+    four = equal_gpus("NVIDIA A100-SXM4-80GB", 81920, 4)
     chosen = choose_preset(PRESETS, "auto", four, host(256, disk_gb=300))
     assert (chosen["name"], chosen["refusals"]) == ("air141", [])
     assert chosen["plan"]["gpus"] == 4
@@ -237,12 +240,12 @@ def test_an_override_holds_in_the_smaller_forms_too() -> None:
 
 
 def test_a_preset_that_names_no_commit_is_taken_and_told_of() -> None:
-    wanted = "dev32"
-    chosen = choose_preset(PRESETS, wanted, MADE_FOR["dev32"], None)
+    wanted, given = "dev32", equal_gpus("NVIDIA GeForce RTX 5090", 32607)
+    chosen = choose_preset(PRESETS, wanted, given, None)
     assert (chosen["name"], chosen["refusals"]) == ("dev32", [])
     assert "Preset dev32 names no commit of Qwen/Qwen2.5-Coder-32B" in chosen["notes"][-1]
     pinned = filters.presets_with(PRESETS, {}, {"model": {"revision": "0" * 40}})
-    notes = choose_preset(pinned, wanted, MADE_FOR["dev32"], None)["notes"]
+    notes = choose_preset(pinned, wanted, given, None)["notes"]
     assert not any("commit" in note for note in notes)
 
 
@@ -266,7 +269,7 @@ def test_ones_own_preset_is_like_another_but_for_what_it_says() -> None:
     more = {"big": {"like": "moe80", "engine": {"tensor_parallel_size": 2}}}
     presets = filters.presets_with(PRESETS, more, {})
     assert presets["big"]["model"] == PRESETS["moe80"]["model"]
-    two = cards("NVIDIA RTX A6000", 49140, 2)
+    two = equal_gpus("NVIDIA RTX A6000", 49140, 2)
     assert choose_preset(presets, "auto", two, None)["name"] == "big"
 
 
@@ -288,6 +291,9 @@ def test_a_config_of_ones_own_is_taken_whole() -> None:
         ({}, {"engine": {"kv_cache_dtype": "fp8"}}, "engine.kv_cache_dtype is nothing that a"),
         ({}, {"engine": {"dtype": "fp8"}}, "dtype is 'fp8'. Set it to one of float16, bfloat16."),
         ({}, {"lmcash": {}}, "Did you mean lmcache?"),
+        ({}, {"intended_gpus": "H200"}, "intended_gpus is 'H200'. Write it as a list, such as"),
+        ({}, {"intended_gpus": ["H200"]}, "intended_gpus: 'H200' is no number of GPUs. Write it"),
+        ({}, {"intended_gpus": ["2 x NVIDIA H20O"]}, "is no GPU NVIDIA H20O in plugins/planner/g"),
     ],
 )
 def test_mistakes_are_named(more: Any, overrides: Any, words: str) -> None:
@@ -325,14 +331,14 @@ def test_an_absurd_override_is_refused_by_name(key: str, value: object) -> None:
     assert f"Preset moe80 cannot be planned. {key} is {value!r}" in refusal.replace("-1.0", "-1")
 
 
-def test_cards_that_are_none_are_refused() -> None:
+def test_gpus_that_are_none_are_refused() -> None:
     for given in ("four", [1], [{"memory_mib": "80"}], [{"memory_mib": 1, "count": True}]):
         choice = choose_preset(PRESETS, "auto", given, None)
         assert "infbox_gpus is not a list of GPUs" in choice["refusals"][0]
 
 
 def test_what_each_preset_comes_to_is_one_table() -> None:
-    gpus = cards("NVIDIA GeForce RTX 3090", 24576, 3)
+    gpus = equal_gpus("NVIDIA GeForce RTX 3090", 24576, 3)
     rows = preset_rows(PRESETS, gpus)
     assert [row["preset"] for row in rows][-1] == "cpu"
     by_name = {row["preset"]: row for row in rows}

@@ -17,15 +17,15 @@ PRESETS = {
     "dev48": {"gpus": 1, "gpu_memory_mib": 46000, "min_driver_version": "575.51", "disk_gb": 80},
     "team": {"gpus": 4, "gpu_memory_mib": 80000, "disk_gb": 400},
 }
-HOST = {"memory_bytes": 64e9, "free_bytes": 500e9, "held_bytes": 0, "driver_version": "580.9"}
+HOST = {"memory_bytes": 64e9, "free_bytes": 500e9, "used_bytes": 0, "driver_version": "580.9"}
 
 
 def gpus(memory_mib: int, count: int = 1) -> list[dict[str, Any]]:
-    return [{"name": "card", "memory_mib": memory_mib, "count": count}]
+    return [{"name": "L4", "memory_mib": memory_mib, "count": count}]
 
 
 @pytest.mark.parametrize(
-    ("cards", "name"),
+    ("given", "name"),
     [
         ([], "cpu"),
         (gpus(24000), "dev24"),
@@ -37,20 +37,20 @@ def gpus(memory_mib: int, count: int = 1) -> list[dict[str, Any]]:
         (gpus(81920, 3) + gpus(141000, 1), "team"),
     ],
 )
-def test_auto_takes_the_most_gpu_memory_that_fits(cards: list[Any], name: str) -> None:
-    choice = choose_preset(PRESETS, "auto", cards, HOST)
+def test_auto_takes_the_most_gpu_memory_that_fits(given: list[Any], name: str) -> None:
+    choice = choose_preset(PRESETS, "auto", given, HOST)
     assert (choice["name"], choice["refusals"]) == (name, [])
 
 
-def test_auto_has_nothing_to_say_where_it_uses_the_cards_or_there_are_none() -> None:
+def test_auto_has_nothing_to_say_where_it_uses_the_gpus_or_there_are_none() -> None:
     assert choose_preset(PRESETS, "auto", gpus(24564), HOST)["notes"] == []
     assert choose_preset(PRESETS, "auto", [], HOST)["notes"] == []
 
 
-def test_auto_says_so_where_it_leaves_cards_idle() -> None:
+def test_auto_says_so_where_it_leaves_gpus_idle() -> None:
     choice = choose_preset(PRESETS, "auto", gpus(6144), HOST)
     assert choice["name"] == "cpu"
-    assert "1 of 6144 MiB (card)" in choice["notes"][0]
+    assert "1 of 6144 MiB (L4)" in choice["notes"][0]
     assert "dev24 needs 1 GPU of 24000 MiB" in choice["notes"][0]
 
 
@@ -79,7 +79,7 @@ def test_a_preset_that_does_not_fit_is_refused_with_the_arithmetic() -> None:
     (refusal,) = choose_preset(PRESETS, "team", gpus(81920, 2), HOST)["refusals"]
     assert refusal == (
         "Preset team does not fit: it needs 4 GPUs of 80000 MiB, this host has 2 of 81920 MiB"
-        " (card). Set infbox_preset to one that fits (cpu, dev24, dev48)."
+        " (L4). Set infbox_preset to one that fits (cpu, dev24, dev48)."
     )
 
 
@@ -89,18 +89,18 @@ def test_too_little_memory_is_refused_with_both_numbers() -> None:
 
 
 def test_too_little_disk_is_refused_with_all_numbers() -> None:
-    host = {**HOST, "free_bytes": 9.5e9, "held_bytes": 2e9}
+    host = {**HOST, "free_bytes": 9.5e9, "used_bytes": 2e9}
     (refusal,) = choose_preset(PRESETS, "cpu", [], host)["refusals"]
     assert "needs 15 GB of disk, this host has 9.5 GB free and 2.0 GB that infbox" in refusal
 
 
 def test_what_infbox_holds_already_counts_as_room() -> None:
-    host = {**HOST, "free_bytes": 1e9, "held_bytes": 14e9}
+    host = {**HOST, "free_bytes": 1e9, "used_bytes": 14e9}
     assert choose_preset(PRESETS, "cpu", [], host)["refusals"] == []
 
 
 @pytest.mark.parametrize(
-    ("wanted", "given", "cards", "gigabytes"),
+    ("wanted", "given", "count", "gigabytes"),
     [
         ("auto", None, 0, 15),
         ("auto", None, 1, 80),
@@ -114,10 +114,10 @@ def test_what_infbox_holds_already_counts_as_room() -> None:
         ("unknown", None, 8, 0),
     ],
 )
-def test_the_room_that_may_be_needed_is_that_of_presets_the_cards_allow(
-    wanted: str, given: list[Any] | None, cards: int, gigabytes: float
+def test_the_room_that_may_be_needed_is_that_of_presets_the_gpus_allow(
+    wanted: str, given: list[Any] | None, count: int, gigabytes: float
 ) -> None:
-    assert most_needed_bytes(disk_needs(PRESETS, wanted, given), cards) == gigabytes * 1e9
+    assert most_needed_bytes(disk_needs(PRESETS, wanted, given), count) == gigabytes * 1e9
 
 
 def test_an_old_driver_is_no_refusal_where_a_later_one_comes() -> None:
@@ -139,5 +139,5 @@ def test_an_old_driver_is_refused_where_it_is_known(driver: str, refused: bool) 
 
 
 def test_all_that_is_lacking_is_told_at_once() -> None:
-    host = {"memory_bytes": 1e9, "free_bytes": 1e9, "held_bytes": 0, "driver_version": "1"}
+    host = {"memory_bytes": 1e9, "free_bytes": 1e9, "used_bytes": 0, "driver_version": "1"}
     assert len(choose_preset(PRESETS, "dev24", [], host)["refusals"]) == 3

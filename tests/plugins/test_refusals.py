@@ -60,51 +60,51 @@ class TestSettings:
 class TestGpus:
     PRESETS: ClassVar[dict[str, Any]] = {"cpu": {"gpus": 0}, "dev24": {"gpus": 1}}
     NOTHING: ClassVar[dict[str, Any]] = {"driver_version": "", "gpus": [], "split": []}
-    CARD: ClassVar[dict[str, Any]] = {"name": "card", "memory_mib": 24564, "count": 1}
+    GPU: ClassVar[dict[str, Any]] = {"name": "NVIDIA L4", "memory_mib": 24564, "count": 1}
 
     def refuse(
-        self, given: Any = None, cards: tuple[str, ...] = (), preset: str = "auto", **seen: Any
+        self, given: Any = None, addresses: tuple[str, ...] = (), preset: str = "auto", **seen: Any
     ) -> list[str]:
         found: list[str] = refusals.gpu_refusals(
-            given, cards, {**self.NOTHING, **seen}, preset, self.PRESETS
+            given, addresses, {**self.NOTHING, **seen}, preset, self.PRESETS
         )
         return found
 
-    def test_a_host_without_cards_passes(self) -> None:
+    def test_a_host_without_gpus_passes(self) -> None:
         assert self.refuse() == []
 
-    def test_cards_that_the_driver_tells_pass(self) -> None:
-        assert self.refuse(cards=("01:00.0",), driver_version="580.1", gpus=[self.CARD]) == []
+    def test_gpus_that_the_driver_tells_pass(self) -> None:
+        assert self.refuse(addresses=("01:00.0",), driver_version="580.1", gpus=[self.GPU]) == []
 
-    def test_cards_without_a_driver_are_refused(self) -> None:
-        (refusal,) = self.refuse(cards=("0000:01:00.0", "0000:02:00.0"))
+    def test_gpus_without_a_driver_are_refused(self) -> None:
+        (refusal,) = self.refuse(addresses=("0000:01:00.0", "0000:02:00.0"))
         assert refusal.startswith(
             "This host has 2 NVIDIA GPUs (0000:01:00.0, 0000:02:00.0) and nvidia-smi does not"
             " respond. Install the NVIDIA driver"
         )
 
-    def test_cards_without_a_driver_do_not_matter_to_a_preset_without_gpus(self) -> None:
-        assert self.refuse(cards=("01:00.0",), preset="cpu") == []
+    def test_gpus_without_a_driver_do_not_matter_to_a_preset_without_gpus(self) -> None:
+        assert self.refuse(addresses=("01:00.0",), preset="cpu") == []
 
-    def test_cards_given_by_hand_stand_for_those_without_a_driver(self) -> None:
-        assert self.refuse(given=[self.CARD], cards=("01:00.0",)) == []
+    def test_gpus_given_by_hand_stand_for_those_without_a_driver(self) -> None:
+        assert self.refuse(given=[self.GPU], addresses=("01:00.0",)) == []
 
     @pytest.mark.parametrize(
         "given",
         ["A100", {"count": 1}, [{"count": 1}], [{"memory_mib": "80 GB", "count": 1}],
          [{"memory_mib": 81920, "count": True}], [{"memory_mib": 81920, "count": 0}]],
     )  # fmt: skip
-    def test_cards_given_in_another_form_are_refused(self, given: Any) -> None:
+    def test_gpus_given_in_another_form_are_refused(self, given: Any) -> None:
         (refusal,) = self.refuse(given=given)
         assert refusal.startswith("infbox_gpus is not a list of GPUs")
 
-    def test_a_card_split_by_mig_is_refused(self) -> None:
+    def test_a_gpu_split_by_mig_is_refused(self) -> None:
         (refusal,) = self.refuse(driver_version="580.1", split=["NVIDIA A100"])
         assert refusal.startswith("MIG is enabled on the GPU NVIDIA A100. Disable it")
 
     def test_output_that_cannot_be_read_is_refused_by_what_is_wrong_with_it(self) -> None:
         (refusal,) = self.refuse(
-            cards=("01:00.0",), gpus=[self.CARD], problems=["it ends before its end"]
+            addresses=("01:00.0",), gpus=[self.GPU], problems=["it ends before its end"]
         )
         assert refusal.startswith(
             "The output of `nvidia-smi -q -x` cannot be read: it ends before its end. Run it"
@@ -122,15 +122,15 @@ class TestGpus:
     def test_a_driver_that_does_not_answer_is_no_refusal_where_pci_ids_stand_in(
         self, source: str
     ) -> None:
-        cards = ("01:00.0",)
+        addresses = ("01:00.0",)
         found = refusals.gpu_refusals(
-            None, cards, self.NOTHING, "auto", self.PRESETS, source=source
+            None, addresses, self.NOTHING, "auto", self.PRESETS, source=source
         )
         assert found == []
 
-    def test_a_card_of_unknown_memory_is_refused(self) -> None:
-        card = {"name": "NVIDIA GB10", "memory_mib": 0, "count": 1}
-        (refusal,) = self.refuse(driver_version="580.1", gpus=[card])
+    def test_a_gpu_of_unknown_memory_is_refused(self) -> None:
+        gpu = {"name": "NVIDIA GB10", "memory_mib": 0, "count": 1}
+        (refusal,) = self.refuse(driver_version="580.1", gpus=[gpu])
         assert refusal == "nvidia-smi does not report the memory of NVIDIA GB10. Set infbox_gpus."
 
 
@@ -397,7 +397,7 @@ class TestUsers:
         )
 
 
-def test_somebody_elses_program_on_a_card_is_named_with_what_it_holds() -> None:
+def test_somebody_elses_program_on_a_gpu_is_named_with_what_it_holds() -> None:
     processes = [
         {"pid": 31, "process": "train.py", "unit": "jobs.service", "ours": False},
         {"pid": 32, "process": "vllm", "unit": "", "ours": True},

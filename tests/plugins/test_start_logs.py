@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from plugins.planner.cards import read_cards
+from plugins.planner.gpu_groups import read_gpus
 from plugins.planner.memory import default_batch
 from plugins.planner.model import read_config
 from plugins.planner.plan import Plan, plan
@@ -25,9 +25,9 @@ MODELS = {
 
 def planned(log: dict[str, Any]) -> Plan:
     model = read_config(MODELS[log["model"]]["config"], log["model"])
-    cards = read_cards([log["gpu"]])
+    gpus = read_gpus([log["gpu"]])
     engine = replace(
-        preset_engine({"engine": log["engine"]}, default_batch(cards[0])),
+        preset_engine({"engine": log["engine"]}, default_batch(gpus[0])),
         min_model_len=1024,
         enforce_eager=not log["graphs"],
     )
@@ -35,7 +35,7 @@ def planned(log: dict[str, Any]) -> Plan:
         weights = int(log["weights_gib"] * GIB * engine.tensor_parallel_size)
     else:
         weights = log["weights_bytes"]
-    return plan(model, weights, engine, cards)
+    return plan(model, weights, engine, gpus)
 
 
 def test_there_are_ten_logs_with_their_source() -> None:

@@ -32,7 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "preflight_model_path": "/etc",
         },
     ),
-    "preflight, too few cards": (
+    "preflight, too few GPUs": (
         "preflight",
         {
             "preflight_presets": {
@@ -74,8 +74,8 @@ WORDS = [
     ("preflight, all at once", "- There is no preset cpus. Set infbox_preset to one of: cpu,"),
     ("preflight, all at once", "- The path of workspace gone does not exist: /no/such/tree."),
     ("preflight, all at once", "- infbox_model_path contains no model: /etc has no config.json"),
-    ("preflight, too few cards", "needs 8 GPUs of 80000 MiB, this host has 4 of 81920 MiB (A100)."),
-    ("preflight, too few cards", "Set infbox_preset to one that fits (cpu)."),
+    ("preflight, too few GPUs", "needs 8 GPUs of 80000 MiB, this host has 4 of 81920 MiB (A100)."),
+    ("preflight, too few GPUs", "Set infbox_preset to one that fits (cpu)."),
     ("docker, no compose", "Docker Engine 19.03.15 answers without Compose 2.18 or later (none)."),
     ("docker, containers left behind", "Docker keeps 3 containers in /var/lib/docker, and with"),
     ("docker, no authority", "names /etc/os-release, which holds no certificate. Give PEM files"),

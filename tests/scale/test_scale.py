@@ -11,7 +11,7 @@ from bench.scale.costs import Costs, Work, preset_costs
 from bench.scale.fleet import BOUND, Cache, Fleet, Host, preferences
 
 # A host that reads 1,000 tokens a second, and has room for all packs.
-COSTS = Costs(prefill=1000, decode=1e12, kv_bytes=1, pack_tokens=10_000, card_bytes=1e12,
+COSTS = Costs(prefill=1000, decode=1e12, kv_bytes=1, pack_tokens=10_000, gpu_bytes=1e12,
               ram_bytes=0, disk_bytes=0)  # fmt: skip
 # 100 people who ask one question a second together, all alike, and save nothing.
 WORK = Work(100, questions=36, saves=0, question_tokens=700, answer_tokens=0, skew=0)
@@ -39,14 +39,14 @@ def test_a_pack_that_is_always_there_leaves_the_question_to_compute() -> None:
 
 
 def test_without_room_everything_is_computed() -> None:
-    result = Fleet(replace(COSTS, card_bytes=0, prefill=1e5), WORK, 1, "affinity").run(2000)
+    result = Fleet(replace(COSTS, gpu_bytes=0, prefill=1e5), WORK, 1, "affinity").run(2000)
     assert result.hit_share == 0
     assert result.ttft.min() == pytest.approx(10_700 / 1e5)
 
 
 @pytest.mark.parametrize("room", [10, 30])
 def test_of_packs_that_are_all_alike_those_hit_that_have_room(room: int) -> None:
-    costs = replace(COSTS, card_bytes=room * 10_000, prefill=1e6)
+    costs = replace(COSTS, gpu_bytes=room * 10_000, prefill=1e6)
     asked = work(per_workspace=2, question_tokens=1)  # 50 workspaces
     result = Fleet(costs, asked, 1, "random").run(8_000)
     assert result.hit_share == pytest.approx(room / 50, rel=0.04)
@@ -71,7 +71,7 @@ def test_a_tail_is_computed_before_anybody_asks_where_it_is_known_who_will_be_as
 
 
 def test_what_comes_from_ram_and_disk_takes_its_time_and_is_counted() -> None:
-    costs = replace(COSTS, card_bytes=0, ram_bytes=1e6, ram_speed=1e4, prefill=1e9)
+    costs = replace(COSTS, gpu_bytes=0, ram_bytes=1e6, ram_speed=1e4, prefill=1e9)
     alone = work(developers=20, questions=1, question_tokens=1)
     result = Fleet(costs, alone, 1, "affinity").run(200)
     assert result.ram_bytes == pytest.approx(10_000)
@@ -119,7 +119,7 @@ def test_no_host_is_given_more_than_its_bound_and_the_preferred_has_it_until_the
 
 
 def test_a_cache_gives_up_what_was_used_longest_ago() -> None:
-    cache = Cache(replace(COSTS, card_bytes=10_000, ram_bytes=20_000, disk_bytes=10_000))
+    cache = Cache(replace(COSTS, gpu_bytes=10_000, ram_bytes=20_000, disk_bytes=10_000))
     for workspace in range(5):
         cache.put(workspace, 0)
     assert [cache.place(workspace) for workspace in range(5)] == [3, 2, 1, 1, 0]
@@ -130,6 +130,6 @@ def test_a_cache_gives_up_what_was_used_longest_ago() -> None:
 def test_presets_cost_what_the_planner_says() -> None:
     costs = preset_costs("moe80")
     assert (costs.kv_bytes, costs.pack_tokens) == (98_304, 64_000)
-    assert costs.card_bytes == pytest.approx(442_027 * 98_304)
+    assert costs.gpu_bytes == pytest.approx(442_027 * 98_304)
     assert costs.prefill == pytest.approx(25_610, rel=0.01)
     assert Cache(costs).ends == (6, 16, 55)

@@ -43,7 +43,7 @@ def host(preset: str = "cpu", gpus: int = 0, **settings: Any) -> dict[str, Any]:
 
     Args:
         preset: its preset's name.
-        gpus: how many cards it has.
+        gpus: how many GPUs it has.
         settings: what its inventory sets besides.
     """
     return {

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.lab
 KNOWN, UNKNOWN = "2330", "ffff"
 ADDRESSES = ("0000:00:00.0", "0000:01:00.0")
 STUBS: dict[str, Any] = {
-    "stub_cards": ["NVIDIA H100 80GB HBM3"] * len(ADDRESSES),
+    "stub_gpus": ["NVIDIA H100 80GB HBM3"] * len(ADDRESSES),
     "stub_devices": [
         {"address": address, "device": KNOWN, "class": "0x030200"} for address in ADDRESSES
     ],

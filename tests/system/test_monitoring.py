@@ -16,7 +16,7 @@ from lab import hosts
 from lab.deployment import inventory, play, ssh
 from lab.hosts import Host
 from lab.settings import ROOT
-from tests.monitoring.panels import CAKE, OTHERS, card_metrics, metrics, panels
+from tests.monitoring.panels import CAKE, OTHERS, gpu_metrics, metrics, panels
 from tests.system.conftest import Site
 
 pytestmark = pytest.mark.lab
@@ -27,7 +27,7 @@ SAVED = "seen_by_monitoring.py"
 ELSEWHERE = metrics(CAKE, *OTHERS) | {"infbox_shared_cache_up"}
 LOAD_SECONDS = 25
 SEEN_SECONDS = 40  # everything is asked every 15 s, and a rate needs two answers
-# What the DCGM exporter would tell, in a file that the node exporter reads: there is no card here.
+# What the DCGM exporter would tell, in a file that the node exporter reads: there is no GPU here.
 STUB_DCGM = "/var/lib/infbox/metrics/stub-dcgm.prom"
 # Runs on the host, whose Prometheus listens on loopback; prints the answer to each path.
 ASK = """\
@@ -116,8 +116,8 @@ def hang_up(site: Site) -> None:
 def load_from_disk(site: Site) -> None:
     """Have LMCache forget what it has in RAM, and bring it back, as after a restart."""
     tokens = site.client.prompt_ids()
-    (card, *_) = site.client.openai.models.list().data
-    asked = {"model_name": (card.model_extra or {})["root"], "world_size": 1, "token_ids": tokens}
+    (model, *_) = site.client.openai.models.list().data
+    asked = {"model_name": (model.model_extra or {})["root"], "world_size": 1, "token_ids": tokens}
     for path, body in {"clear": {"tier": "l1"}, "prefetches": asked}.items():
         url = f"http://127.0.0.1:8020/cache/{path}"
         given = shlex.quote(json.dumps(body))
@@ -152,7 +152,7 @@ def test_every_metric_that_a_panel_or_an_alert_names_exists(site: Site) -> None:
     made = {rule["record"] for rule in rules if "record" in rule} | {"ALERTS"}
     # Those of backups are there once one was made, which molecule/backup sees.
     later = {name for name in named if name.startswith(("infbox_backup_", "infbox_remote_"))}
-    assert sorted(named - set(known) - card_metrics() - made - later - ELSEWHERE) == []
+    assert sorted(named - set(known) - gpu_metrics() - made - later - ELSEWHERE) == []
 
 
 def test_without_monitoring_everything_serves_as_before(site: Site) -> None:

@@ -16,12 +16,12 @@ BROKEN = {
 
 
 def test_ours_can_be_read() -> None:
-    assert check_alerts.check(check_alerts.FOLDER) == []
+    assert check_alerts.check(check_alerts.DIRECTORY) == []
 
 
 @pytest.mark.parametrize("right", BROKEN)
 def test_a_broken_rule_is_named(tmp_path: Path, right: str) -> None:
-    file = shutil.copy(check_alerts.FOLDER / "fleet.yml", tmp_path)
+    file = shutil.copy(check_alerts.DIRECTORY / "fleet.yml", tmp_path)
     text = Path(file).read_text().replace('up{job="fleet"} == 0', "up == 0")
     Path(file).write_text(text.replace(right, BROKEN[right]))
     (problem,) = check_alerts.check(tmp_path)

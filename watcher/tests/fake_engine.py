@@ -207,11 +207,11 @@ class FakeEngine:
 
     async def _models(self, request: Request) -> Response:
         await self._note(request)
-        cards = [
+        models = [
             {"id": name, "object": "model", "max_model_len": 4096, "root": PATH}
             for name in self.served
         ]
-        return JSONResponse({"object": "list", "data": cards})
+        return JSONResponse({"object": "list", "data": models})
 
     async def _chat(self, request: Request) -> Response:
         seen = await self._note(request)

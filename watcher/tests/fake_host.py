@@ -138,7 +138,7 @@ class FakeHost:
             ),
             "keys": KeyService(served / "users.json").app(),
             "caddy": Starlette(routes=[Route("/", self._elsewhere)]),
-            "dcgm": Starlette(routes=[Route("/metrics", self._cards)]),
+            "dcgm": Starlette(routes=[Route("/metrics", self._gpus)]),
         }
         for name in workspaces:
             publish(tmp_path, workspace=name)
@@ -219,7 +219,7 @@ class FakeHost:
     async def _elsewhere(self, _request: Request) -> Response:
         return Response(status_code=308, headers={"location": "https://localhost/"})
 
-    async def _cards(self, _request: Request) -> Response:
+    async def _gpus(self, _request: Request) -> Response:
         return PlainTextResponse(DCGM)
 
 

@@ -22,7 +22,7 @@ def packages(host: Host) -> dict[str, str]:
     return {line[1].rpartition("-")[2]: line[2] for line in lines if "i" in line[0]}
 
 
-def check_cards(host: Host, folder: Path, **variables: Any) -> tuple[int, str]:
+def check_gpus(host: Host, folder: Path, **variables: Any) -> tuple[int, str]:
     """Run playbooks/gpu_check.yml, which asks the group of a real inventory, against the host."""
     (folder / "group.yml").write_text(f"inference: {{hosts: {{{host.backend.hostname}: {{}}}}}}\n")
     return told(
@@ -32,10 +32,10 @@ def check_cards(host: Host, folder: Path, **variables: Any) -> tuple[int, str]:
 
 
 def diagnosis(host: Host, level: int, test: str, status: str) -> None:
-    """Have the stub of dcgmi say at a level how a test went on the second card."""
+    """Have the stub of dcgmi say at a level how a test went on the second GPU."""
     results = [
-        {"entity_group": "GPU", "entity_group_id": 1, "entity_id": card, "status": said}
-        for card, said in enumerate(("Pass", status))
+        {"entity_group": "GPU", "entity_group_id": 1, "entity_id": gpu, "status": said}
+        for gpu, said in enumerate(("Pass", status))
     ]
     category = {"category": "Hardware", "tests": [{"name": test, "results": results}]}
     document = {
@@ -70,30 +70,30 @@ def test_it_runs_on_boot_on_a_socket_of_roots_alone(host: Host) -> None:
 
 
 def test_what_is_worth_a_look_fails_where_that_is_asked_for(host: Host, tmp_path: Path) -> None:
-    status, said = check_cards(host, tmp_path, gpu_check_strict=True)
+    status, said = check_gpus(host, tmp_path, gpu_check_strict=True)
     assert status == 2
     assert "0000:01:00.0: persistence is off" in said  # the stub tells of none
     assert "are unhealthy (warning)" in said
 
 
-def test_a_card_that_dcgm_finds_broken_is_told_with_the_test_that_it_failed(
+def test_a_gpu_that_dcgm_finds_broken_is_told_with_the_test_that_it_failed(
     host: Host, tmp_path: Path
 ) -> None:
     diagnosis(host, 3, "memory_bandwidth", "Fail")
-    status, said = check_cards(host, tmp_path, gpu_check_level=3, gpu_check_output="cards.json")
+    status, said = check_gpus(host, tmp_path, gpu_check_level=3, gpu_check_output="gpus.json")
     assert status == 2
     assert "DCGM 4.5.2 at level 3" in said
     assert "critical 0000:01:00.0: DCGM's test memory_bandwidth: fail" in said
-    written = json.loads((tmp_path / "cards.json").read_text())["hosts"][host.backend.hostname]
+    written = json.loads((tmp_path / "gpus.json").read_text())["hosts"][host.backend.hostname]
     assert written["state"] == "critical"
     assert [each["status"] for each in written["diagnosed"]["results"]] == ["pass", "fail"]
 
 
-def test_a_card_in_use_is_tested_without_load_alone(host: Host, tmp_path: Path) -> None:
+def test_a_gpu_in_use_is_tested_without_load_alone(host: Host, tmp_path: Path) -> None:
     pid = host.check_output("sleep 300 > /dev/null 2>&1 & echo $! | tee /opt/stub/processes")
-    deep, refused = check_cards(host, tmp_path, gpu_check_level=2)
+    deep, refused = check_gpus(host, tmp_path, gpu_check_level=2)
     diagnosis(host, 1, "software", "Pass")
-    quick, said = check_cards(host, tmp_path, gpu_check_level=1)
+    quick, said = check_gpus(host, tmp_path, gpu_check_level=1)
     host.check_output(f"kill {pid}; rm /opt/stub/processes")
     assert deep == 2
     assert f", and sleep (pid {pid}) uses one." in refused
@@ -103,7 +103,7 @@ def test_a_card_in_use_is_tested_without_load_alone(host: Host, tmp_path: Path) 
 
 def test_diagnostics_without_dcgm_are_refused(host: Host, tmp_path: Path) -> None:
     host.check_output("systemctl stop nvidia-dcgm")
-    status, said = check_cards(host, tmp_path, gpu_check_level=1)
+    status, said = check_gpus(host, tmp_path, gpu_check_level=1)
     host.check_output("systemctl start nvidia-dcgm")
     assert status == 2
     assert "DCGM does not run on infbox-dcgm" in said

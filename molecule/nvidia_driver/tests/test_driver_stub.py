@@ -115,7 +115,7 @@ def test_a_version_that_apt_does_not_know_is_refused_with_those_it_knows(host: H
     assert versions(host) == {"580.95.05"}
 
 
-def test_a_card_too_old_and_a_branch_that_is_not_are_refused(host: Host) -> None:
+def test_a_gpu_too_old_and_a_branch_that_is_not_are_refused(host: Host) -> None:
     devices = "/opt/stub/pci/0000:0{}:00.0/device"
     # Tesla P100, whose last branch is 580, beside B200, which has open modules alone.
     host.check_output(f"echo 0x15f8 > {devices.format(1)}; echo 0x2901 > {devices.format(0)}")

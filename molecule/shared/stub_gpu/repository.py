@@ -5,7 +5,7 @@
 The packages are a list of name and version, with files (path to text) and what else a package may
 have: depends, conflicts, postinst. What a text holds as @VERSION@ is the version without its
 Debian part. The key that signs lies in FOLDER/key.asc; the repository can be reached by the folders
-too that NVIDIA has for systems and architectures. They stand for what needs an NVIDIA card. With a
+too that NVIDIA has for systems and architectures. They stand for what needs an NVIDIA GPU. With a
 suite and a component it can be reached below FOLDER/debian as well, as Docker's own is.
 """
 

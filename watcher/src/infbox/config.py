@@ -428,7 +428,7 @@ class _Section:
             raise InputError(f"{self.name(key)}: must be larger than 0, not {value}")
         return value
 
-    def at_least_0(self, key: str, default: int) -> int:
+    def not_negative(self, key: str, default: int) -> int:
         value = self.take(key, int, default)
         if value < 0:
             raise InputError(f"{self.name(key)}: must be 0 or larger, not {value}")
@@ -539,20 +539,20 @@ def _gateway(section: _Section) -> Gateway:
     gateway = Gateway(
         listen=section.listen("127.0.0.1:8010"),
         max_body_bytes=section.positive("max_body_bytes", _MAX_BODY_BYTES),
-        request_queue_timeout_seconds=section.at_least_0(
+        request_queue_timeout_seconds=section.not_negative(
             "request_queue_timeout_seconds", _REQUEST_QUEUE_TIMEOUT_SECONDS
         ),
         request_queue_limit=section.positive("request_queue_limit", _REQUEST_QUEUE_LIMIT),
         traces=section.address("traces", "") or None,
-        conversations_mb=section.at_least_0("conversations_mb", _CONVERSATIONS_MB),
-        responses_mb=section.at_least_0("responses_mb", _RESPONSES_MB),
+        conversations_mb=section.not_negative("conversations_mb", _CONVERSATIONS_MB),
+        responses_mb=section.not_negative("responses_mb", _RESPONSES_MB),
         strip_volatile=section.take("strip_volatile", bool, True),
         requires_user=section.take("requires_user", bool, False),
         tools=section.take("tools", bool, True),
         restricts_workspaces=section.take("restricts_workspaces", bool, False),
         audit=section.take("audit", bool, False),
         retrieve=section.take("retrieve", bool, True),
-        retrieve_tokens=section.at_least_0("retrieve_tokens", 0),
+        retrieve_tokens=section.not_negative("retrieve_tokens", 0),
         shared_limits=_shared_limits(section.section("shared_limits", {})),
     )
     section.done()
@@ -604,7 +604,7 @@ def _status(section: _Section) -> Status:
         disks=section.paths("disks"),
         sign_in=section.take("sign_in", bool, False),
         sign_in_asks=section.take("sign_in_asks", bool, False),
-        planned_kv_tokens=section.at_least_0("planned_kv_tokens", 0),
+        planned_kv_tokens=section.not_negative("planned_kv_tokens", 0),
         plan_note=section.take("plan_note", str, ""),
     )
     section.done()
@@ -639,7 +639,7 @@ def _group_limits(section: _Section) -> dict[str, dict[str, int]]:
     found = {}
     for group in section.keys():  # noqa: SIM118  # no mapping
         limits = section.section(group)
-        found[group] = {name: limits.at_least_0(name, 0) for name in limits.keys()}  # noqa: SIM118
+        found[group] = {name: limits.not_negative(name, 0) for name in limits.keys()}  # noqa: SIM118
         if unknown := found[group].keys() - _OF_GROUPS:
             raise InputError(f"{limits.name(min(unknown))}: unknown: use {', '.join(_OF_GROUPS)}")
     return found
@@ -650,7 +650,7 @@ def _remotes(section: _Section) -> Remotes:
         listen=section.listen("127.0.0.1:8014"),
         directory=section.path("directory"),
         secrets=section.path("secrets"),
-        keep_free=section.at_least_0("keep_free_mb", _KEEP_FREE_MB) * 1_000_000,
+        keep_free=section.not_negative("keep_free_mb", _KEEP_FREE_MB) * 1_000_000,
         remotes=tuple(
             _remote(_Section(item, f"remotes[{number}]"))
             for number, item in enumerate(section.take("remotes", list))
@@ -681,9 +681,9 @@ def _remote(section: _Section) -> Remote:
         raise InputError(f"{section.name('url')}: {hint}")
     if remote.ref and (hint := inputs.git_ref_hint(remote.ref)):
         raise InputError(f"{section.name('ref')}: {remote.ref!r}: {hint}")
-    if remote.every < inputs.LEAST_EVERY:
+    if remote.every < inputs.MIN_EVERY:
         raise InputError(
-            f"{section.name('every')}: {remote.every}: give at least {inputs.LEAST_EVERY} seconds"
+            f"{section.name('every')}: {remote.every}: give at least {inputs.MIN_EVERY} seconds"
         )
     return remote
 

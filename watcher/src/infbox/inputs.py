@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-LEAST_EVERY = 5
+MIN_EVERY = 5
 """Seconds between two fetches of a remote."""
 
 MOST_PATTERNS = 200

@@ -214,23 +214,23 @@ def test_health_is_that_of_the_engine(stack: Stack) -> None:
 
 def test_models_lists_each_name_once(stack: Stack) -> None:
     def names() -> list[str]:
-        return [card["id"] for card in get_json(f"{stack.url}/v1/models")["data"]]
+        return [model["id"] for model in get_json(f"{stack.url}/v1/models")["data"]]
 
     assert names() == ["coder", "coder@shop", "coder@bare"]
     stack.engine.served = ("coder", "coder@shop")
     assert sorted(names()) == ["coder", "coder@bare", "coder@shop"]
-    cards = get_json(f"{stack.url}/v1/models")["data"]
-    lengths = {card["id"]: card["max_model_len"] for card in cards}
+    models = get_json(f"{stack.url}/v1/models")["data"]
+    lengths = {model["id"]: model["max_model_len"] for model in models}
     assert lengths == {"coder": 4096, "coder@shop": 4096 - 100, "coder@bare": 4096}
 
 
 def test_a_model_can_be_asked_for_by_its_name(stack: Stack) -> None:
     """As Visual Studio does before it takes a server; vLLM has no such path."""
     for name in ("coder", "coder@shop", "coder%40shop", "coder@bare"):
-        card = get_json(f"{stack.url}/v1/models/{name}")
-        assert card["id"] == name.replace("%40", "@")
-        left = 4096 - (100 if card["id"] == "coder@shop" else 0)
-        assert (card["object"], card["max_model_len"]) == ("model", left)
+        model = get_json(f"{stack.url}/v1/models/{name}")
+        assert model["id"] == name.replace("%40", "@")
+        left = 4096 - (100 if model["id"] == "coder@shop" else 0)
+        assert (model["object"], model["max_model_len"]) == ("model", left)
     for name in ("other", "coder@none", "coder/shop"):
         status, _, answer = stack.ask("GET", f"/v1/models/{name}")
         assert status == 404

@@ -89,7 +89,7 @@ def test_the_list_of_models_waits_for_the_engine(tmp_path: Path, place: Listen) 
         with stack.engine.running(place):
             status, _, listed = asked.result(10)
     assert status == 200
-    assert [card["id"] for card in json.loads(listed)["data"]] == ["coder", "coder@shop"]
+    assert [model["id"] for model in json.loads(listed)["data"]] == ["coder", "coder@shop"]
 
 
 def test_those_that_came_first_go_first(tmp_path: Path, place: Listen) -> None:

@@ -16,7 +16,7 @@ from infbox.watching.index import Reader
 from reading import current, sections
 from trees import fill, git
 
-ROOM = BUDGET * 5 // 4
+SPACE = BUDGET * 5 // 4
 
 
 class Pair:
@@ -217,7 +217,7 @@ def test_a_base_of_its_own_or_none_any_more_makes_a_new_pack(pair: Pair) -> None
         model="coder",
         tree=pair.mine.tree,
         index=pair.mine.reader,
-        budget=ROOM,
+        budget=SPACE,
         tokenizer=tokens.load(None),
         state_dir=pair.mine.state,
     )

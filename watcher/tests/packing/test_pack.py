@@ -147,13 +147,13 @@ def test_a_rename_costs_a_line_and_its_edits_go_on() -> None:
 def test_of_a_file_outside_the_pack_what_differs_from_the_last_commit_is_shown() -> None:
     pack = build({})
     changed = LONG.replace("line 50\n", "line fifty\n")
-    pack.save("a.py", File(changed), committed=lambda: LONG, is_worth_room=False)
+    pack.save("a.py", File(changed), committed=lambda: LONG, is_worth_space=False)
     (path, note, content) = sections(pack.text)[-1]
     assert (path, note) == ("a.py", "excerpt")
     assert "+line fifty\n" in content
     assert not pack.holds("a.py", File(changed).digest), "it does not stand in full"
     pack.save("b.py", File("b\n"))
-    pack.save("a.py", File(LONG), committed=lambda: LONG, is_worth_room=False)
+    pack.save("a.py", File(LONG), committed=lambda: LONG, is_worth_space=False)
     assert sections(pack.text)[-1] == ("a.py", "excerpt", ""), "nothing differs any more"
 
 
@@ -172,7 +172,7 @@ def test_a_file_outside_the_pack_enters_in_full_only_where_that_is_cheap_or_wort
     text: str, committed: str | None, is_worth_room: bool, note: str
 ) -> None:
     pack = build({})
-    pack.save("a.py", File(text), committed=lambda: committed, is_worth_room=is_worth_room)
+    pack.save("a.py", File(text), committed=lambda: committed, is_worth_space=is_worth_room)
     assert sections(pack.text)[-1][:2] == ("a.py", note)
 
 

@@ -99,7 +99,7 @@ def test_words_that_most_chunks_have_are_left_out_where_rarer_ones_match_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MAX_MATCHES", 3)
-    monkeypatch.setattr(module, "LEAST_WORDS", 1)
+    monkeypatch.setattr(module, "MIN_WORDS", 1)
     texts = filled({**{f"{n}.py": "common\n" for n in range(9)}, "z.py": "rare words\n"})
     assert found(texts, "common", "rare") == ["z.py"]
     assert len(found(texts, "common")) == 9

@@ -52,13 +52,11 @@ def test_a_clock_that_is_set_back_while_the_tree_is_listed_hides_no_change(
     set_clock: Callable[[int], None],
 ) -> None:
     began = Moment.now()
-    assert began.least_stamp <= began.wall_ns
+    assert began.min_stamp <= began.wall_ns
     set_clock(-HOUR_NS)
-    assert began.least_stamp <= clock.wall_ns(), "what is changed now counts as changed since"
+    assert began.min_stamp <= clock.wall_ns(), "what is changed now counts as changed since"
     set_clock(HOUR_NS)
-    assert began.least_stamp <= began.wall_ns, (
-        "and so does what was changed before the clock was set"
-    )
+    assert began.min_stamp <= began.wall_ns, "and so does what was changed before the clock was set"
 
 
 def test_a_file_of_the_future_is_left_alone(repo: Path) -> None:

@@ -15,7 +15,7 @@ from serving import get_text, serving
 class Told:
     """A status that is another all the time."""
 
-    def has_room(self) -> bool:
+    def has_space(self) -> bool:
         return True
 
     async def follow(self, is_over: Callable[[], bool]) -> AsyncIterator[dict[str, Any]]:

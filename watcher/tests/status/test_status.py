@@ -73,7 +73,7 @@ def test_it_tells_of_every_part_and_of_what_is_served(gateway: Stack) -> None:
         "engine": "vLLM 0.0.fake",
     }
     assert [store["name"] for store in now["stores"]["stores"]] == ["memory", "disk"]
-    assert [card["gpu"] for card in now["gpus"]["gpus"]] == ["0", "1"]
+    assert [gpu["gpu"] for gpu in now["gpus"]["gpus"]] == ["0", "1"]
     assert now["disks"][0]["used"] <= now["disks"][0]["size"]
     assert now["engine"]["running"] == 2
     assert now["kv"] == {"planned_tokens": 94_165, "tokens": 96_800, "notes": []}

@@ -107,9 +107,9 @@ class Counts:
     def add(self, user: str, name: str, cost: int) -> int:
         """Count without looking at a limit; return the piece of time."""
         piece = self.piece(name)
-        held = self._held(user, name)
-        held[piece] = held.get(piece, 0) + cost
-        self._used[user, name] = held
+        costs = self._costs(user, name)
+        costs[piece] = costs.get(piece, 0) + cost
+        self._used[user, name] = costs
         if len(self._used) > _MOST_KEPT:
             self._forget()
         return piece
@@ -117,9 +117,9 @@ class Counts:
     def change(self, user: str, places: Places, by: int) -> None:
         """Change what was counted, where it still counts."""
         for name, piece in places.items():
-            held = self._held(user, name)
-            if piece in held:
-                held[piece] += by
+            costs = self._costs(user, name)
+            if piece in costs:
+                costs[piece] += by
 
     def is_counted(self, name: str, piece: int | None) -> bool:
         """Say whether a piece of time still counts."""
@@ -128,7 +128,7 @@ class Counts:
 
     def used(self, user: str, name: str) -> int:
         """Return how much of a limit is used."""
-        return sum(self._held(user, name).values())
+        return sum(self._costs(user, name).values())
 
     def users(self, name: str) -> list[str]:
         """Return the users who have used anything of a limit."""
@@ -142,28 +142,28 @@ class Counts:
     def _now(self, period: Period) -> float:
         return self._wall() if period is DAY else self._monotonic()
 
-    def _held(self, user: str, name: str) -> dict[int, int]:
+    def _costs(self, user: str, name: str) -> dict[int, int]:
         """Return what counts, by its piece of time, without what is over."""
-        held = self._used.get((user, name), {})
-        for piece in [piece for piece in held if not self.is_counted(name, piece)]:
-            del held[piece]
-        return held
+        costs = self._used.get((user, name), {})
+        for piece in [piece for piece in costs if not self.is_counted(name, piece)]:
+            del costs[piece]
+        return costs
 
     def _refused(self, user: str, limit: Limit) -> Refused | None:
-        held = self._held(user, limit.name)
-        left = used = sum(held.values())
+        costs = self._costs(user, limit.name)
+        left = used = sum(costs.values())
         if used < limit.most:
             return None
         period = PERIODS[limit.name]
         over = self._now(period)
-        for piece in sorted(held):
+        for piece in sorted(costs):
             over = (piece + period.pieces) * period.seconds
-            left -= held[piece]
+            left -= costs[piece]
             if left < limit.most:
                 break
         return Refused(limit, used, max(ceil(over - self._now(period)), 1))
 
     def _forget(self) -> None:
         for user, name in list(self._used):
-            if not self._held(user, name):
+            if not self._costs(user, name):
                 del self._used[user, name]

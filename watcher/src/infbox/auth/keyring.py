@@ -69,7 +69,7 @@ class _State(NamedTuple):
     @property
     def valid(self) -> set[str]:
         """The digests of all keys that let anybody in."""
-        keys = [key for held in self.labelled.values() for key in held.values()]
+        keys = [key for own_keys in self.labelled.values() for key in own_keys.values()]
         labelled = {key.sha256 for key in keys if not key.disabled}
         return labelled | {*map(digest, self.keys.values()), *self.unfiled.values()}
 
@@ -81,7 +81,11 @@ class _State(NamedTuple):
             user: {
                 "sha256": known.get(user, f"{NO_KEY}{user}"),
                 **limits._asdict(),
-                **({"keys": labels.as_content(held)} if (held := self.labelled.get(user)) else {}),
+                **(
+                    {"keys": labels.as_content(own_keys)}
+                    if (own_keys := self.labelled.get(user))
+                    else {}
+                ),
             }
             for user, limits in sorted(self.users.items())
             if user in known or self.labelled.get(user)
@@ -126,14 +130,14 @@ class Keyring:
             UnreadyError: a file cannot be written.
         """
         with self._alone():
-            held = record.read(self._labelled)
-            labelled = {user: held.labelled[user] for user in wanted if user in held.labelled}
+            saved = record.read(self._labelled)
+            labelled = {user: saved.labelled[user] for user in wanted if user in saved.labelled}
             having = [user for user in wanted if DEFAULT not in labelled.get(user, {})]
             keys = self._keys(having)
             added = [user for user in having if user not in keys]
             removed = [name for name in self._files() if name not in having]
             keys |= {user: _new_key() for user in added}
-            state = _State(dict(wanted), keys, {}, held._replace(labelled=labelled), {})
+            state = _State(dict(wanted), keys, {}, saved._replace(labelled=labelled), {})
             is_other = self._settle(state, removed, is_dry=is_dry)
         return Change(added, removed, is_other)
 
@@ -201,12 +205,12 @@ class Keyring:
         """
         with self._alone():
             state = self._state_with(user)
-            held = {DEFAULT: Key(""), **state.labelled[user]}
-            if label in held and not held[label].disabled:
+            own_keys = {DEFAULT: Key(""), **state.labelled[user]}
+            if label in own_keys and not own_keys[label].disabled:
                 raise InputError(
                     f"{user}/{label}: already exists: rotate it, or choose another label"
                 )
-            if len(held.keys() | {label}) > labels.MOST:
+            if len(own_keys.keys() | {label}) > labels.MOST:
                 raise InputError(
                     f"{user}: has {labels.MOST} keys, and no user may have more: remove one of "
                     f"{', '.join(sorted(state.labelled[user]))}"
@@ -244,10 +248,10 @@ class Keyring:
             InputError: there is no such user.
             UnreadyError: a file cannot be written.
         """
-        held = {DEFAULT: Key(""), **self._state_with(user).labelled[user]}
+        own_keys = {DEFAULT: Key(""), **self._state_with(user).labelled[user]}
         usable = [
             label
-            for label, key in held.items()
+            for label, key in own_keys.items()
             if not key.disabled and not labels.is_past(key.expires)
         ]
         return [self.rotate(user, label, is_dry=is_dry) for label in usable]
@@ -370,8 +374,8 @@ class Keyring:
         """Raise where a default key is one that is recorded with a label, be it disabled."""
         known = {
             key.sha256: f"{user}/{label}"
-            for user, held in state.labelled.items()
-            for label, key in held.items()
+            for user, own_keys in state.labelled.items()
+            for label, key in own_keys.items()
         }
         for user, key in state.keys.items():
             if same := known.get(digest(key)):
@@ -494,15 +498,15 @@ def _new_key() -> str:
 
 def _found(state: _State, user: str, label: str) -> Key:
     """Return a key of a user; raise where there is none with this label."""
-    held = state.labelled[user]
+    own_keys = state.labelled[user]
     if label == DEFAULT and user in state.keys:
         return Key(digest(state.keys[user]))
     if label == DEFAULT and user in state.unfiled:
         return Key(state.unfiled[user])
-    if label not in held:
-        there = ", ".join([DEFAULT, *sorted(held)])
+    if label not in own_keys:
+        there = ", ".join([DEFAULT, *sorted(own_keys)])
         raise InputError(f"{user}/{label}: no such key: {user} has {there}")
-    return held[label]
+    return own_keys[label]
 
 
 def _holds(file: Path, content: str, mode: int) -> bool:

@@ -162,7 +162,7 @@ class Evaluation:
             search.choose,
             self._texts,
             question,
-            room=self._retrieve,
+            space=self._retrieve,
             tokenizer=self._tokenizer,
             heat=self._smaller.heat,
             weights=self._weights,
@@ -319,16 +319,16 @@ def _is_end(word: str, known: set[str]) -> bool:
     return word.rpartition("/")[2] in known and "." in word.rpartition("/")[2]
 
 
-def plain_bm25(texts: Texts, question: str, room: int, tokenizer: Tokenizer) -> list[Place]:
+def plain_bm25(texts: Texts, question: str, space: int, tokenizer: Tokenizer) -> list[Place]:
     """Return the windows that match a question best, as many as fit."""
     wanted = read_question(question).words
     found = texts.matching(wanted, _MANY, Weights(path=3.0, names=0.0, body=1.0))
     chosen: list[Place] = []
     for place in texts.places(id_ for id_, _ in found).values():
         cost = tokenizer.count(texts.text(place))
-        if cost > room:
+        if cost > space:
             break
-        room -= cost
+        space -= cost
         chosen.append(place)
     return chosen
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infbox.packing.pack import Entry
     from infbox.packing.tokens import Tokenizer
 
-_FULL_ENOUGH = 0.01  # of the budget: with less room than that, no further file is tried
+_FULL_ENOUGH = 0.01  # of the budget: with less space than that, no further file is tried
 _REMEMBERED_COUNTS = 20_000
 _ALL = (1, 1 << 30)  # lines of a file
 _NEW = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@", re.MULTILINE)
@@ -123,18 +123,18 @@ class Ordered:
             bisect.insort(self._order, save.path)
 
     def _chosen(self) -> list[Entry]:
-        room = float(self._budget)
+        space = float(self._budget)
         chosen: list[Entry] = []
         for path in reversed(self._order) if self._recency else self._order:
-            if room < self._budget * _FULL_ENOUGH:
+            if space < self._budget * _FULL_ENOUGH:
                 break
             blob = self._tree[path]
-            if blob.size > room * BYTES_PER_TOKEN:
+            if blob.size > space * BYTES_PER_TOKEN:
                 continue
             entry = self._writer.whole(Kind.BASE, path, blob)
-            if entry.tokens <= room:
+            if entry.tokens <= space:
                 chosen.append(entry)
-                room -= entry.tokens
+                space -= entry.tokens
         return chosen[::-1] if self._recency else chosen
 
 
@@ -167,7 +167,7 @@ class Log:
         self._edited = 0.0
         now = self._now()
         self._pack = layout.first(now, budget, tokenizer)
-        self._least_worth = layout.least_worth(self._pack, now)
+        self._min_worth = layout.min_worth(self._pack, now)
         self.rebases = 0
 
     def take(self, save: Save) -> int:
@@ -222,7 +222,7 @@ class Log:
             path,
             new,
             committed=lambda: old.text if old else None,
-            is_worth_room=candidate.worth >= self._least_worth,
+            is_worth_space=candidate.worth >= self._min_worth,
         )
 
     def _rebase(self) -> None:
@@ -231,7 +231,7 @@ class Log:
         self._pack = layout.following(self._pack, now, self._edited)
         cost = _recomputed(before, self._pack.entries)
         self._edited = layout.left_to_spend(self._edited, cost)
-        self._least_worth = layout.least_worth(self._pack, now)
+        self._min_worth = layout.min_worth(self._pack, now)
         self.rebases += 1
 
     def _now(self) -> layout.Tree:
@@ -243,8 +243,8 @@ class Log:
             candidates=rank.ranked(candidates),
             read=self._tree.get,
             committed=lambda _: None,
-            draw_map=lambda rest, room: context.drawn_map(
-                rest, self._tree.get, room, self._tokenizer
+            draw_map=lambda rest, space: context.drawn_map(
+                rest, self._tree.get, space, self._tokenizer
             ),
         )
 

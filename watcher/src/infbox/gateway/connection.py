@@ -146,7 +146,7 @@ class Incoming:
         """
         chunks: list[bytes] = []
         size = 0
-        # All of it at once: of several that come together some have room then, instead of none.
+        # All of it at once: of several that come together some have space then, instead of none.
         lease.resize(self._announced)
         try:
             with anyio.fail_after(_BODY_SECONDS):

@@ -129,7 +129,7 @@ class Questions:
 
     def note_front(self, question: Question) -> None:
         """Note how much of the pack goes out, where that may be less than all of it."""
-        is_less = question.bare is not None and question.room is None
+        is_less = question.bare is not None and question.space is None
         if question.turn and question.front and is_less:
             self._conversations.note_front(question.turn, question.front.tokens)
 

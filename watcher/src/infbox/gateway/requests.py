@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from infbox.gateway.stored.following import Recording
     from infbox.packing.published import Front, Pack
 
-_ANSWER_TOKENS = 1024  # room for an answer whose length is not said
+_ANSWER_TOKENS = 1024  # space for an answer whose length is not said
 _BYTES_PER_TOKEN = 3  # few, so that a pack is cut too short rather than not short enough
 
 # Stands for the pack while a request is encoded. Nobody outside can know it.
@@ -55,8 +55,8 @@ class Question:
         bare: the body without any pack; None where the client takes no less than the whole.
         turn: of its conversation; None where it names no workspace.
         limit: tokens that the answer may have, where the client asked for more than there can be.
-        room: tokens of the pack that are left if the whole turns out to be too long; None where the
-            client was asked already.
+        space: tokens of the pack that are left if the whole turns out to be too long; None where
+            the client was asked already.
         recording: notes the answer, where it is to be stored.
         spare: the parts without what was found for questions, should they be too long with it; None
             where there is nothing of that.
@@ -70,7 +70,7 @@ class Question:
     bare: bytes | None = None
     turn: Turn | None = None
     limit: int | None = None
-    room: int | None = None
+    space: int | None = None
     recording: Recording | None = None
     spare: list[bytes] | None = None
     drops_usage: bool = False
@@ -119,9 +119,11 @@ class Question:
         """Put less of the pack in front, if the client takes that; say whether there was any."""
         if self.bare is None or not self.pack or not self.front or not self.front.tokens:
             return False
-        room, self.room = self.room, None
+        space, self.space = self.space, None
         before = self.front.tokens
-        self.front = self.pack.within(room if room is not None and room < before else before // 2)
+        self.front = self.pack.within(
+            space if space is not None and space < before else before // 2
+        )
         return True
 
     def forget(self) -> None:
@@ -191,14 +193,14 @@ def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool | None 
     if fits is False or (fits is None and is_large):
         return question
     own = sum(map(len, parts)) // _BYTES_PER_TOKEN
-    room = window - own - answer_tokens(request, window)
+    space = window - own - answer_tokens(request, window)
     question.bare = msgspec.json.encode(request if plain is None else plain | changed)
     if fits:
-        question.front = _front(pack, turn.front, room)
+        question.front = _front(pack, turn.front, space)
     elif turn.front is not None:  # the whole was too long before
         question.front = pack.within(turn.front)
     else:
-        question.room = max(room, 0)
+        question.space = max(space, 0)
     return question
 
 
@@ -213,13 +215,15 @@ def _limit(names: tuple[str, ...], window: int, pack: Pack | None) -> int | None
     return max(window - (pack.tokens if pack else 0), 1) if names else None
 
 
-def _front(pack: Pack, before: int | None, room: int) -> Front:
-    """Return as much of a pack as there is room for; of a conversation that has some of it already,
-    the same as long as that fits, and then half, so that it need not be cut again with each
-    turn."""
+def _front(pack: Pack, before: int | None, space: int) -> Front:
+    """Return as much of a pack as there is space for.
+
+    A conversation that has some of the pack already gets the same as long as that fits, and then
+    half, so that the pack need not be cut again with each turn.
+    """
     if before is None:
-        return pack.within(room)
-    return pack.within(before if before <= room else min(before // 2, room))
+        return pack.within(space)
+    return pack.within(before if before <= space else min(before // 2, space))
 
 
 def answer_tokens(request: dict[str, Any], window: int) -> int:

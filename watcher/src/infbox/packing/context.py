@@ -31,8 +31,8 @@ _HEADING = """\
 # Map of the rest of the tree, as it was when this text was begun
 
 """
-_FOLDERS_SHARE = 0.3  # of a map, for the folders
-_DEEPEST = 4  # folders of the map are told apart down to here
+_DIRECTORIES_SHARE = 0.3  # of a map, for the directories
+_DEEPEST = 4  # directories of the map are told apart down to here
 
 
 class Imports(Protocol):
@@ -112,37 +112,39 @@ class Centre:
 def drawn_map(
     candidates: Sequence[Candidate],
     read: Callable[[str], Source | None],
-    room: int,
+    space: int,
     tokenizer: Tokenizer,
 ) -> str:
-    """Return a map of files: the best with their symbols, all others counted by folder.
+    """Return a map of files: the best with their symbols, all others counted by directory.
 
     Identifiers and paths only, so that nothing of a file's content can be in it.
 
     Args:
         candidates: the files, best first.
         read: returns a file's content, or None.
-        room: tokens that it may have.
+        space: tokens that it may have.
         tokenizer: counts tokens.
 
     Returns:
-        The map; empty where there is no room for one.
+        The map; empty where there is no space for one.
     """
-    folders = _within(_folders(c.path for c in candidates), room * _FOLDERS_SHARE, tokenizer)
-    left = room - tokenizer.count(_HEADING) - sum(map(tokenizer.count, folders))
+    directories = _within(
+        _directories(c.path for c in candidates), space * _DIRECTORIES_SHARE, tokenizer
+    )
+    left = space - tokenizer.count(_HEADING) - sum(map(tokenizer.count, directories))
     outlines = (_line(c.path, read) for c in candidates[:MOST_OUTLINED])
     lines = sorted(_within(outlines, left, tokenizer))
-    return "".join([_HEADING, *folders, *lines, "\n"]) if folders or lines else ""
+    return "".join([_HEADING, *directories, *lines, "\n"]) if directories or lines else ""
 
 
-def _within(lines: Iterable[str], room: float, tokenizer: Tokenizer) -> list[str]:
-    """Return those of the lines, in their order, that fit into the room."""
+def _within(lines: Iterable[str], space: float, tokenizer: Tokenizer) -> list[str]:
+    """Return those of the lines, in their order, that fit into the space."""
     fitting: list[str] = []
     for text in lines:
         cost = tokenizer.count(text)
-        if cost <= room:
+        if cost <= space:
             fitting.append(text)
-            room -= cost
+            space -= cost
     return fitting
 
 
@@ -157,12 +159,12 @@ def _line(path: str, read: Callable[[str], Source | None]) -> str:
     return f"{name}: {'; '.join(symbols)}\n" if symbols else f"{name}\n"
 
 
-def _folders(paths: Iterable[str]) -> list[str]:
-    """Return a line a folder with how many files are below it, those near the root first."""
+def _directories(paths: Iterable[str]) -> list[str]:
+    """Return a line a directory with how many files are below it, those near the root first."""
     counts: Counter[str] = Counter()
     for path in paths:
         counts["/".join(path.split("/")[:-1][:_DEEPEST])] += 1
     return [
-        f"{plain(folder) or '.'}/ {counts[folder]} files\n"
-        for folder in sorted(counts, key=_near_first)
+        f"{plain(directory) or '.'}/ {counts[directory]} files\n"
+        for directory in sorted(counts, key=_near_first)
     ]

@@ -4,7 +4,7 @@ A log-structured file system cleans segments by cost and benefit (Rosenblum and 
 TOCS 10(1), 1992); so does this. What stands before a *cut* is kept as it is, and its KV with it.
 After it come the files that are worth most, coldest first, so that what will change soon stands
 last and the next cut can be late; then what has changed in the files before the cut. Cuts and
-amounts of room left free are compared by what has to be computed for each token of room.
+amounts of space left free are compared by what has to be computed for each token of space.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ CUTS = 24
 """Places at which the pack may be cut, spread over its entries."""
 
 FILLS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-"""Shares of the budget that a new generation may fill; the rest is room for its tail."""
+"""Shares of the budget that a new generation may fill; the rest is space for its tail."""
 
-LEAST_ROOM = 0.05
+MIN_SPACE = 0.05
 """Of the budget, left free by any generation."""
 
 VALUE_SHARE = 0.97
 """Of the best value in reach: cheaper layouts must show at least so much."""
 
-LEAST_VALUE_SHARE = 0.8
+MIN_VALUE_SHARE = 0.8
 """Of the best value of all: what any generation shows, whatever it costs."""
 
 SPEND_SHARE = 0.5
@@ -49,7 +49,7 @@ EXCERPTS_SHARE = 0.01
 
 _ENTRY_TOKENS = 12  # of an entry that only tells that a file is gone
 _REQUEST_TOKENS = 200  # what another generation costs beside its tokens
-_FULL_ENOUGH = 0.003  # of the budget: with less room than that, no further file is tried
+_FULL_ENOUGH = 0.003  # of the budget: with less space than that, no further file is tried
 
 _REACH = 4.0  # times the budget: candidates beyond that need not be looked at
 
@@ -88,7 +88,7 @@ class Plan:
     """A way to make the next generation.
 
     Attributes:
-        price: tokens to compute for each token of room.
+        price: tokens to compute for each token of space.
         cut: entries that are kept.
         fill: share of the budget to fill.
         cost: tokens to compute.
@@ -181,7 +181,7 @@ def take_absences(pack: Pack, digests: Mapping[str, str]) -> None:
         pack.remove(path)
 
 
-def least_worth(pack: Pack, tree: Tree) -> float:
+def min_worth(pack: Pack, tree: Tree) -> float:
     """Return the worth at which a file may enter in full between generations: the median of those
     that are shown in full."""
     by_path = tree.by_path
@@ -199,7 +199,7 @@ def _affordable(plans: Sequence[Plan], spend: float) -> Plan:
     """Return the plan with the least price among those that show nearly the most of what can be
     paid for; where nothing can, of those that show most of what is worth it."""
     best = max(plan.value for plan in plans)
-    decent = [plan for plan in plans if plan.value >= best * LEAST_VALUE_SHARE]
+    decent = [plan for plan in plans if plan.value >= best * MIN_VALUE_SHARE]
     able = [plan for plan in decent if plan.cost <= spend]
     if not able:
         return min(decent)
@@ -218,11 +218,11 @@ def _plans(pack: Pack, tree: Tree, cuts: Iterable[int]) -> list[Plan]:
         value = sum(by_path[path].value for path in in_full)
         fixed = changes + (0.0 if cut else _front_tokens(candidates, pack))
         for fill in FILLS:
-            room = pack.budget * fill - kept.tokens - fixed
-            chosen = _chosen(candidates, in_full, room, pack.budget)
+            space = pack.budget * fill - kept.tokens - fixed
+            chosen = _chosen(candidates, in_full, space, pack.budget)
             cost = fixed + sum(c.tokens for c in chosen) + _REQUEST_TOKENS
             left = max(pack.budget * DUE_SHARE - kept.tokens - cost, 1.0)
-            if left >= pack.budget * LEAST_ROOM or (not cut and fill == FILLS[0]):
+            if left >= pack.budget * MIN_SPACE or (not cut and fill == FILLS[0]):
                 total = value + sum(c.value for c in chosen)
                 plans.append(Plan(cost / left, cut, fill, cost, total))
     return plans
@@ -264,16 +264,16 @@ def _within_reach(candidates: Sequence[Candidate], budget: int) -> Sequence[Cand
 
 
 def _chosen(
-    candidates: Sequence[Candidate], besides: set[str], room: float, budget: int
+    candidates: Sequence[Candidate], besides: set[str], space: float, budget: int
 ) -> list[Candidate]:
-    """Return the best candidates that fit into the room."""
+    """Return the best candidates that fit into the space."""
     chosen: list[Candidate] = []
     for candidate in candidates:
-        if room < budget * _FULL_ENOUGH:
+        if space < budget * _FULL_ENOUGH:
             break
-        if candidate.tokens <= room and candidate.path not in besides:
+        if candidate.tokens <= space and candidate.path not in besides:
             chosen.append(candidate)
-            room -= candidate.tokens
+            space -= candidate.tokens
     return chosen
 
 
@@ -285,8 +285,8 @@ def _laid(pack: Pack, tree: Tree, plan: Plan) -> Pack:
         _add_front(new, tree, plan)
     in_full = {path for path, shown in new.shown.items() if shown.in_full and path in by_path}
     changes = _changes_after(pack, len(new), new.shown, by_path)
-    room = pack.budget * plan.fill - new.tokens - changes
-    chosen = _chosen(tree.candidates, in_full, room, pack.budget)
+    space = pack.budget * plan.fill - new.tokens - changes
+    chosen = _chosen(tree.candidates, in_full, space, pack.budget)
     for candidate in sorted(chosen, key=lambda c: (c.heat, c.path)):
         source = tree.read(candidate.path)
         if source and source.digest == candidate.digest:
@@ -300,8 +300,8 @@ def _laid(pack: Pack, tree: Tree, plan: Plan) -> Pack:
 
 def _add_front(new: Pack, tree: Tree, plan: Plan) -> None:
     new.add_front(Kind.INTRO, introduction(tree.name))
-    room = new.budget * plan.fill - new.tokens
-    chosen = {c.path for c in _chosen(tree.candidates, set(), room, new.budget)}
+    space = new.budget * plan.fill - new.tokens
+    chosen = {c.path for c in _chosen(tree.candidates, set(), space, new.budget)}
     rest = [candidate for candidate in tree.candidates if candidate.path not in chosen]
     text = tree.draw_map(rest, int(new.budget * MAP_SHARE)) if rest else ""
     if text:
@@ -310,15 +310,15 @@ def _add_front(new: Pack, tree: Tree, plan: Plan) -> None:
 
 def _carry_excerpts(pack: Pack, new: Pack, by_path: Mapping[str, Candidate]) -> None:
     """Keep showing what was changed last in files that are not shown in full."""
-    room = pack.budget * EXCERPTS_SHARE
+    space = pack.budget * EXCERPTS_SHARE
     kept: list[Entry] = []
     for shown in reversed(pack.shown.values()):
         entry = shown.entry
         now = by_path.get(entry.path)
         if entry.kind is not Kind.EXCERPT or entry.path in new.shown or now is None:
             continue
-        if entry.digest == now.digest and entry.tokens <= room:
+        if entry.digest == now.digest and entry.tokens <= space:
             kept.append(entry)
-            room -= entry.tokens
+            space -= entry.tokens
     for entry in reversed(kept):
         new.append(entry)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from infbox.packing.tokens import Tokenizer
     from infbox.watching.index import Reader
 
-LEAST_ROOM = 0.003
-"""Of the room: with less than that left, no further file is looked at."""
+MIN_SPACE = 0.003
+"""Of the space: with less than that left, no further file is looked at."""
 
 LOOK_SHARE = 0.01
 """Of the budget: once it did not pay to lay an overlay anew, so much must have come or gone before
@@ -153,7 +153,7 @@ def laid(base: Base, tree: Tree, budget: int, tokenizer: Tokenizer) -> Pack:
     """Make the pack of a tree over a base.
 
     What differs in files that the base's pack is about always enters; then of the others, while
-    there is room, those that are worth most. Where it does not fit, the pack shares as much of the
+    there is space, those that are worth most. Where it does not fit, the pack shares as much of the
     base's as pays for a generation, which may be nothing.
 
     Args:
@@ -162,10 +162,10 @@ def laid(base: Base, tree: Tree, budget: int, tokenizer: Tokenizer) -> Pack:
         budget: of the whole pack, in tokens.
         tokenizer: counts tokens.
     """
-    room = int(budget * max(layout.FILLS))
+    space = int(budget * max(layout.FILLS))
     whole = _settled(_forked(base, tree, budget, tokenizer), tree)
-    if whole.tokens <= room:
-        _add_differing(whole, base, tree, room)
+    if whole.tokens <= space:
+        _add_differing(whole, base, tree, space)
         return whole
     part = _settled(layout.following(Pack(base.entries, budget, tokenizer), tree, 0), tree)
     return part if part.tokens <= budget * DUE_SHARE else layout.first(tree, budget, tokenizer)
@@ -176,15 +176,15 @@ def _forked(base: Base, tree: Tree, budget: int, tokenizer: Tokenizer) -> Pack:
     frozen = 1 + max((n for n, e in enumerate(base.entries) if e.kind in _FROZEN), default=-1)
     pack = Pack(base.entries[:frozen], budget, tokenizer)
     told = _told(pack.entries)
-    best, least, differing = frozen, 0, 0
+    best, minimum, differing = frozen, 0, 0
     for length, entry in enumerate(base.entries[frozen:], start=frozen + 1):
         paths = _told([entry])
         before = _differing(pack, tree, paths & told)
         pack.append(entry)
         told |= paths
         differing += (_differing(pack, tree, paths) - before) * entry.tokens
-        if differing <= least:
-            best, least = length, differing
+        if differing <= minimum:
+            best, minimum = length, differing
     return pack.until(best)
 
 
@@ -215,19 +215,19 @@ def _settled(pack: Pack, tree: Tree) -> Pack:
     return pack
 
 
-def _add_differing(pack: Pack, base: Base, tree: Tree, room: int) -> None:
+def _add_differing(pack: Pack, base: Base, tree: Tree, space: int) -> None:
     """Add what differs in files that a pack tells nothing of, those last that are edited most."""
     told = _told(pack.entries)
     there = told | tree.digests.keys()
     gone = {digest for path, digest in base.digests.items() if path not in there}
-    least_worth = layout.least_worth(pack, tree)
+    min_worth = layout.min_worth(pack, tree)
     chosen: list[Entry] = []
     heats: dict[str, float] = {}
     for candidate in tree.candidates:
         path, digest = candidate.path, candidate.digest
         was = base.digests.get(path)
-        left = room - pack.tokens - sum(entry.tokens for entry in chosen)
-        if left < room * LEAST_ROOM:
+        left = space - pack.tokens - sum(entry.tokens for entry in chosen)
+        if left < space * MIN_SPACE:
             break
         if path in told or was == digest or (was is None and digest in gone):
             continue  # the last was moved, and is not shown
@@ -235,7 +235,7 @@ def _add_differing(pack: Pack, base: Base, tree: Tree, room: int) -> None:
         if source is None or source.digest != digest:
             continue
         entry = pack.entrance(
-            path, source, tree.committed(path), is_worth_room=candidate.worth >= least_worth
+            path, source, tree.committed(path), is_worth_space=candidate.worth >= min_worth
         )
         if entry.tokens <= left:
             chosen.append(entry)

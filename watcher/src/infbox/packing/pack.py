@@ -232,21 +232,21 @@ class Pack:
         source: Source,
         *,
         committed: Callable[[], str | None] = lambda: None,
-        is_worth_room: bool = True,
+        is_worth_space: bool = True,
     ) -> None:
         """Take in the new content of a file, at the end.
 
         A file that stands in full gets hunks while they are no longer than ``HUNK_SHARE`` of it,
         and together no longer than it; else it is shown anew. Of a file that does not stand in
         full, its difference from the last commit is shown; unless the whole file costs at most
-        twice as much, or is worth its room and within ``ADMITTED_SHARE`` of the budget, or was
+        twice as much, or is worth its space and within ``ADMITTED_SHARE`` of the budget, or was
         never committed.
 
         Args:
             path: of the file.
             source: its content.
             committed: returns its text in the last commit, or None where there is none.
-            is_worth_room: whether the file may enter in full though it is not short.
+            is_worth_space: whether the file may enter in full though it is not short.
         """
         if self.stands(path) == source.digest:
             return
@@ -257,7 +257,7 @@ class Pack:
         if shown and shown.in_full:
             self.append(self._change(path, source, shown))
         else:
-            self.append(self.entrance(path, source, committed(), is_worth_room=is_worth_room))
+            self.append(self.entrance(path, source, committed(), is_worth_space=is_worth_space))
 
     def remove(self, path: str) -> None:
         """Take in that a file is gone. A file that the pack does not show needs no word."""
@@ -289,14 +289,16 @@ class Pack:
         note = " (changed)" if kind is Kind.CHANGED else ""
         return self._entry(kind, path, source.digest, source.text, section(path, note, source.text))
 
-    def entrance(self, path: str, source: Source, old: str | None, *, is_worth_room: bool) -> Entry:
+    def entrance(
+        self, path: str, source: Source, old: str | None, *, is_worth_space: bool
+    ) -> Entry:
         """Return the entry by which ``save`` takes in a file that does not stand in full.
 
         Args:
             path: of the file.
             source: its content.
             old: its text in the last commit, or None where there is none.
-            is_worth_room: as for ``save``.
+            is_worth_space: as for ``save``.
         """
         size = tokens.estimate(source.text)
         changes = None if old is None else hunks.unified(old, source.text)
@@ -307,7 +309,7 @@ class Pack:
             return self._entry(Kind.EXCERPT, path, source.digest, source.text, note)
         diff = section(path, " (excerpt)", changes, "diff")
         is_short = size <= 2 * tokens.estimate(diff)
-        if is_short or (is_worth_room and size <= self._budget * ADMITTED_SHARE):
+        if is_short or (is_worth_space and size <= self._budget * ADMITTED_SHARE):
             return self.whole(Kind.CHANGED, path, source)
         return self._entry(Kind.EXCERPT, path, source.digest, source.text, diff)
 

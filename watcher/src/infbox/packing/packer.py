@@ -279,7 +279,7 @@ class Packer:
                 self._eraser.judged()
             return False
         last = self._index.last_edit()
-        now = self._outlook(last)
+        now = self._tree_now(last)
         cut = erasing.first_about(self._pack.entries, paths, texts)
         self._next = self.candidate = None
         if cut is not None:
@@ -289,7 +289,7 @@ class Packer:
             edit=last,
             generation=self._state.generation + 1,
             version=self._state.version + 1,
-            least_worth=layout.least_worth(self._pack, now),
+            min_worth=layout.min_worth(self._pack, now),
         )
         _logger.info(
             line("pack-erased", workspace=self.name, files=len(paths | {p for p, _ in texts}))
@@ -356,11 +356,11 @@ class Packer:
             source = self._read(path, digests.get(path, ""))
             if source:
                 committed = partial(self._committed, path)
-                is_worth_room = path in files and self._is_worth_room(files[path], last)
-                pack.save(path, source, committed=committed, is_worth_room=is_worth_room)
+                is_worth_space = path in files and self._is_worth_space(files[path], last)
+                pack.save(path, source, committed=committed, is_worth_space=is_worth_space)
 
-    def _is_worth_room(self, file: File, last: int) -> bool:
-        return self._candidate(file, last).worth >= self._state.least_worth
+    def _is_worth_space(self, file: File, last: int) -> bool:
+        return self._candidate(file, last).worth >= self._state.min_worth
 
     def _publish_changes(self, state: State) -> bool:
         """Publish the pack if its text changed, or was not told of by this process yet."""
@@ -374,7 +374,7 @@ class Packer:
     def _begin(self) -> None:
         """Make and publish a pack from nothing."""
         last = self._index.last_edit()
-        now = self._outlook(last)
+        now = self._tree_now(last)
         self._next, self.candidate = None, None
         self._pack = self._laid(now) or layout.first(now, self._budget, self._tokenizer)
         self._eraser.judged()
@@ -383,21 +383,21 @@ class Packer:
             version=self._state.version + 1,
             edit=last,
             policy=self._policy,
-            least_worth=layout.least_worth(self._pack, now),
+            min_worth=layout.min_worth(self._pack, now),
         )
         self._write(state)
         self._publish()
 
     def _follow(self, state: State) -> None:
         """Make the next generation, for the edits that a state has taken in."""
-        now = self._outlook(state.edit)
+        now = self._tree_now(state.edit)
         self._next = self._laid(now) or layout.following(self._pack, now, state.edited)
         same = common_length(self._pack.entries, self._next.entries)
         cost = sum(entry.tokens for entry in self._next.entries[same:])
         self._next_state = replace(
             state,
             edited=layout.left_to_spend(state.edited, cost),
-            least_worth=layout.least_worth(self._next, now),
+            min_worth=layout.min_worth(self._next, now),
         )
 
     def _laid(self, now: layout.Tree) -> Pack | None:
@@ -435,7 +435,7 @@ class Packer:
         self.candidate = self._describe(self._next, state.generation + 1, state.version + 1)
         return before is None or before.sha256 != self.candidate.sha256
 
-    def _outlook(self, last: int) -> layout.Tree:
+    def _tree_now(self, last: int) -> layout.Tree:
         """Return the tree as the index knows it."""
         files = self._index.kept()
         digests = {file.path: file.digest for file in files}
@@ -454,7 +454,7 @@ class Packer:
             candidates=rank.ranked(candidates),
             read=read,
             committed=self._committed,
-            draw_map=lambda rest, room: context.drawn_map(rest, read, room, self._tokenizer),
+            draw_map=lambda rest, space: context.drawn_map(rest, read, space, self._tokenizer),
         )
 
     def _candidate(self, file: File, last: int, centrality: float = 0.0) -> rank.Candidate:
@@ -615,7 +615,7 @@ def seen_once(tree: Tree, tokenizer: Tokenizer, weights: KindWeights = PACK_WEIG
         candidates=rank.ranked(candidates),
         read=contents.get,
         committed=lambda _: None,
-        draw_map=lambda rest, room: context.drawn_map(rest, contents.get, room, tokenizer),
+        draw_map=lambda rest, space: context.drawn_map(rest, contents.get, space, tokenizer),
     )
 
 

@@ -49,7 +49,7 @@ class State:
         edit: the last edit of the index that the pack has taken in.
         policy: what the pack was made with; another value calls for a new one from nothing.
         edited: tokens of edited files that generations have not used up yet.
-        least_worth: at which a file enters in full between generations.
+        min_worth: at which a file enters in full between generations.
     """
 
     generation: int = 0
@@ -57,7 +57,7 @@ class State:
     edit: int = 0
     policy: str = ""
     edited: float = 0.0
-    least_worth: float = 0.0
+    min_worth: float = 0.0
 
 
 class Store:
@@ -157,7 +157,7 @@ class Store:
                 "UPDATE state SET generation = ?, version = ?, edit = ?, policy = ?, edited = ?,"
                 " least_worth = ?",
                 (state.generation, state.version, state.edit, state.policy, state.edited,
-                 state.least_worth),
+                 state.min_worth),
             )  # fmt: skip
 
     def forget_deleted(self) -> None:

@@ -163,7 +163,7 @@ class Checkout:
             self._bring()
 
     def _give_up(self) -> None:
-        """Look at all of it again next time, and hold no room until then."""
+        """Look at all of it again next time, and hold no space until then."""
         self._is_settled = False
         self._remove_leftovers()
 
@@ -201,13 +201,13 @@ class Checkout:
         raise FollowError(f"the remote has no branch or tag {ref}: push it, or fix `ref`")
 
     def _fetch(self, target: _Target) -> None:
-        self._check_room()
+        self._check_space()
         options = ("--progress", "--no-tags", "--no-write-fetch-head", "--force")
         depth, ref = f"--depth={self._remote.depth}", f"{target.ref}:{_FETCHED}"
         try:
             self._safe_git.run(
                 self._tree, "fetch", *options, depth, "--", self._remote.url, ref,
-                check=self._check_room,
+                check=self._check_space,
             )  # fmt: skip
         except FollowError as error:
             self._failed_fetches += 1
@@ -249,12 +249,12 @@ class Checkout:
             _logger.warning(line("not-tidied", workspace=self._remote.name, reason=error))
             self._remove_leftovers()
 
-    def _has_no_room(self) -> bool:
+    def _has_no_space(self) -> bool:
         return shutil.disk_usage(self._tree).free < self._keep_free
 
-    def _check_room(self) -> None:
-        """Refuse to take the room that others on the disk need."""
-        if self._has_no_room():
+    def _check_space(self) -> None:
+        """Refuse to take the space that others on the disk need."""
+        if self._has_no_space():
             raise FollowError(
                 f"less than {self._keep_free // 1_000_000} MB are free at {self.place.parent}: "
                 "free some, or lower `keep_free_mb`"

@@ -1,6 +1,6 @@
 """Choosing what is shown with a question: what it names first, then what has its words.
 
-One pure function of the text index, the question, what the pack shows and the room, which the
+One pure function of the text index, the question, what the pack shows and the space, which the
 measure, the command line and whoever answers questions share.
 """
 
@@ -34,7 +34,7 @@ MAX_OF_A_NAME = 6
 """Chunks that one name in a question may bring; a name that more share says little."""
 
 NAMED_SHARE = 0.6
-"""Of the room, for what the question names: the rest is for what has its words."""
+"""Of the space, for what the question names: the rest is for what has its words."""
 
 FILE_SHARE = 0.15
 """How much the best other matches in the same file add to a chunk's score."""
@@ -47,7 +47,7 @@ EDITED_SHARE = 0.5
 
 _TOLD_WORDS = 6  # in a reason
 _MOST_CHARS_PER_TOKEN = 7  # of sources; what is longer than that need not be read to be counted
-_LEAST_ROOM = 40  # tokens: no chunk with its heading is shorter
+_MIN_SPACE = 40  # tokens: no chunk with its heading is shorter
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def choose(
     texts: Texts,
     question: str,
     in_full: Callable[[str], bool],
-    room: int,
+    space: int,
     tokenizer: Tokenizer,
     *,
     files: Iterable[str] = (),
@@ -84,7 +84,7 @@ def choose(
         texts: the text index.
         question: what was asked, or what to look for.
         in_full: says whether the pack shows a file in full already, by its path.
-        room: tokens that the chosen chunks may have, as ``rendered`` gives them.
+        space: tokens that the chosen chunks may have, as ``rendered`` gives them.
         tokenizer: counts tokens.
         files: paths that the question is about besides, such as those open in an editor.
         heat: says how often and how lately a file was edited, by its path.
@@ -94,13 +94,13 @@ def choose(
         weights: what a match is worth, by the kind of its file.
 
     Returns:
-        Chunks, those that are worth most first; none where there is no room.
+        Chunks, those that are worth most first; none where there is no space.
     """
     asked = questions.read(question)
     if files:
         asked = replace(asked, paths=(*files, *asked.paths)[: questions.MAX_PLACES])
     scores = dict(texts.matching(asked.words, MAX_MATCHES, Weights()))
-    left = room - tokenizer.count(HEADING)
+    left = space - tokenizer.count(HEADING)
     taken: dict[int, Chosen] = {}
     for candidates, share in (
         (_named(texts, asked, scores, weights), NAMED_SHARE),
@@ -108,7 +108,7 @@ def choose(
     ):
         spare = left * (1 - share)
         for place, reason in candidates:
-            if left - spare < _LEAST_ROOM:
+            if left - spare < _MIN_SPACE:
                 break
             if place.id in taken or place.size > (left - spare) * _MOST_CHARS_PER_TOKEN:
                 continue

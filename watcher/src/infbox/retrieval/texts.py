@@ -36,7 +36,7 @@ MAX_WORDS = 4000
 MAX_MATCHES = 12_000
 """Chunks that one question may match, by the words that are rarest: the time that it takes."""
 
-LEAST_WORDS = 2
+MIN_WORDS = 2
 """Words of a question that are looked for however many chunks have them."""
 
 BLOCK = 8192
@@ -409,7 +409,7 @@ class Texts:
         total = 0
         for number, word in counted:
             total += number
-            if number and (total <= MAX_MATCHES or len(kept) < LEAST_WORDS):
+            if number and (total <= MAX_MATCHES or len(kept) < MIN_WORDS):
                 kept.append(word)
         return kept
 

@@ -27,7 +27,7 @@ class Moment(NamedTuple):
         return cls(wall_ns(), time.monotonic_ns())
 
     @property
-    def least_stamp(self) -> int:
+    def min_stamp(self) -> int:
         """The least time that a file which changed after this moment may have: by the wall clock as
         it was then, and by that clock as it is now, where it was set back meanwhile."""
         passed = time.monotonic_ns() - self.monotonic_ns

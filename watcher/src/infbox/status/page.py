@@ -81,7 +81,7 @@ class Page:
 
     async def _follow(self, request: Request) -> Response:
         names = self._seen_by(request)
-        if not self._sampler.has_room():
+        if not self._sampler.has_space():
             message = f"{MOST_VIEWERS} browsers follow the events already. Poll /status instead."
             return JSONResponse({"error": message}, _BUSY, {"retry-after": "10"})
         events = self._events(names)

@@ -109,7 +109,7 @@ class Sampler:
             await self._sample()
         return self._now
 
-    def has_room(self) -> bool:
+    def has_space(self) -> bool:
         """Say whether one more may look on."""
         return self._viewers < MOST_VIEWERS
 
@@ -120,9 +120,9 @@ class Sampler:
             is_over: asked once a second whether to end.
 
         Raises:
-            TooManyViewersError: at once, where there is no room.
+            TooManyViewersError: at once, where there is no space.
         """
-        if not self.has_room():
+        if not self.has_space():
             raise TooManyViewersError
         self._viewers += 1
         self._came.set()
@@ -335,14 +335,14 @@ def _disks(directories: tuple[Path, ...]) -> list[dict[str, Any]]:
     disks: dict[int, dict[str, Any]] = {}
     for directory in directories:
         with contextlib.suppress(OSError):
-            device, room = directory.stat().st_dev, os.statvfs(directory)
-            size = room.f_blocks * room.f_frsize
-            used = (room.f_blocks - room.f_bfree) * room.f_frsize
+            device, space = directory.stat().st_dev, os.statvfs(directory)
+            size = space.f_blocks * space.f_frsize
+            used = (space.f_blocks - space.f_bfree) * space.f_frsize
             if size and device not in disks:
                 disks[device] = {
                     "path": str(directory),
                     "used": used,
                     "size": size,
-                    "free": room.f_bavail * room.f_frsize,
+                    "free": space.f_bavail * space.f_frsize,
                 }
     return list(disks.values())

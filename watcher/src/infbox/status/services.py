@@ -220,7 +220,7 @@ class Asker:
         return Finding(HEALTHY) if answer.status else _unhealthy(answer)
 
     async def dcgm(self) -> Finding:
-        """Ask DCGM's exporter for the cards."""
+        """Ask DCGM's exporter for the GPUs."""
         answer = await self._get(f"{self._config.status.dcgm}/metrics")
         if answer.status != _OK:
             return _unhealthy(answer)
@@ -274,10 +274,10 @@ def _stores(told: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _gpus(exposed: Exposition) -> list[dict[str, Any]]:
-    cards: dict[str, dict[str, Any]] = {}
+    gpus: dict[str, dict[str, Any]] = {}
     fields = {metric: field for field, metric in _GPU.items()}
     for name, labels, value in exposed.samples:
         number = labels.get("gpu", "0")
-        card = cards.setdefault(number, {"gpu": number, "name": labels.get("modelName", "")})
-        card[fields[name]] = value
-    return [cards[number] for number in sorted(cards, key=lambda text: (len(text), text))]
+        gpu = gpus.setdefault(number, {"gpu": number, "name": labels.get("modelName", "")})
+        gpu[fields[name]] = value
+    return [gpus[number] for number in sorted(gpus, key=lambda text: (len(text), text))]

@@ -35,7 +35,7 @@ class Parameter:
         default: None where there is none.
         is_required: whether it must be given.
         most: the longest text in characters, or the largest number.
-        least: the smallest number.
+        minimum: the smallest number.
         choices: all texts that it may be; empty for any.
     """
 
@@ -44,7 +44,7 @@ class Parameter:
     default: Any = None
     is_required: bool = False
     most: int = 0
-    least: int = 0
+    minimum: int = 0
     choices: tuple[str, ...] = ()
 
     @property
@@ -58,7 +58,7 @@ class Parameter:
         elif self.kind == "string":
             schema["maxLength"] = self.most
         elif self.kind == "integer":
-            schema |= {"minimum": self.least, "maximum": self.most}
+            schema |= {"minimum": self.minimum, "maximum": self.most}
         return schema
 
     def checked(self, name: str, value: object) -> Any:
@@ -76,8 +76,8 @@ class Parameter:
             raise ToolError(f"{name} must be of type {self.kind}.")
         if isinstance(value, str):
             self._check_text(name, value)
-        elif is_number and not self.least <= value <= self.most:  # type: ignore[operator]
-            raise ToolError(f"{name} must be {self.least} to {self.most}.")
+        elif is_number and not self.minimum <= value <= self.most:  # type: ignore[operator]
+            raise ToolError(f"{name} must be {self.minimum} to {self.most}.")
         return value
 
     def _check_text(self, name: str, value: str) -> None:
@@ -181,7 +181,7 @@ _PATH = Parameter(
     "string", "A file or directory to look in, relative to the tree's root.", "", most=1000
 )
 _RESULTS = Parameter(
-    "integer", "How many results at most.", DEFAULT_RESULTS, most=searching.MAX_RESULTS, least=1
+    "integer", "How many results at most.", DEFAULT_RESULTS, most=searching.MAX_RESULTS, minimum=1
 )
 
 TOOLS = (
@@ -217,9 +217,9 @@ TOOLS = (
                 is_required=True,
                 most=_PATH.most,
             ),
-            "start": Parameter("integer", "The first line.", 1, most=_LAST_NUMBER, least=1),
+            "start": Parameter("integer", "The first line.", 1, most=_LAST_NUMBER, minimum=1),
             "lines": Parameter(
-                "integer", "How many lines.", DEFAULT_LINES, most=reading.MAX_LINES, least=1
+                "integer", "How many lines.", DEFAULT_LINES, most=reading.MAX_LINES, minimum=1
             ),
         },
     ),
@@ -250,7 +250,7 @@ TOOLS = (
         lambda source, given: reading.changed(source, given["since"], given["max_results"]),
         {
             "since": Parameter(
-                "integer", "The number that an earlier call told.", most=_LAST_NUMBER, least=0
+                "integer", "The number that an earlier call told.", most=_LAST_NUMBER, minimum=0
             ),
             "max_results": _RESULTS,
         },

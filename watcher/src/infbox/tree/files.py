@@ -431,7 +431,7 @@ class Walk:
             self._left.append(directory)
             return []
         is_doubtful = (directory and listing.mark) or directory in (self._listed or ())
-        if listing.changed_ns >= self._since.least_stamp or is_doubtful:
+        if listing.changed_ns >= self._since.min_stamp or is_doubtful:
             self._left.append(directory)
             return []
         self._take(directory, listing)
@@ -449,7 +449,7 @@ class Walk:
         except OSError as error:
             self._not_listed(directory, error)
             return []
-        changed = is_new or listing.changed_ns >= self._since.least_stamp
+        changed = is_new or listing.changed_ns >= self._since.min_stamp
         is_border = bool(directory) and self._is_border(directory, listing.mark, changed)
         if is_border:
             self.directories[directory] = listing.row._replace(is_border=True)
@@ -490,7 +490,7 @@ class Walk:
 
     def _changed(self, directory: str) -> bool:
         try:
-            return os.lstat(self._tree.place(directory)).st_ctime_ns >= self._since.least_stamp
+            return os.lstat(self._tree.place(directory)).st_ctime_ns >= self._since.min_stamp
         except OSError:
             return False
 

@@ -100,9 +100,9 @@ class Engine:
             model: a name that it serves.
         """
         async with self._asking("GET", "/v1/models") as answer:
-            cards = await answer.json()
+            models = await answer.json()
         try:
-            return next(str(card["root"]) for card in cards["data"] if card["id"] == model)
+            return next(str(listed["root"]) for listed in models["data"] if listed["id"] == model)
         except (KeyError, TypeError, StopIteration) as error:
             raise EngineRefusedError(f"/v1/models does not tell where {model} is") from error
 

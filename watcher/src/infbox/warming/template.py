@@ -30,11 +30,11 @@ _SURE = 16  # equal tokens by which the pack's beginning is found
 _BAD_REQUEST = 400
 
 HINT = "start vLLM with --chat-template FILE, one that puts the system message first and unaltered"
-MEND_HEAD = (
+HINT_HEAD = (
     "start vLLM with --chat-template FILE, one that puts nothing that changes, such as a date, "
     "before the system message"
 )
-MEND_TURNS = (
+HINT_TURNS = (
     "start vLLM with --chat-template FILE, one that renders each message where it stands, whatever "
     "comes after it"
 )
@@ -213,7 +213,7 @@ async def _with_variants(
             )
         elif same < len(template.head):
             reason = "what stands before the pack differs from question to question"
-            raise TemplateError(reason, same, MEND_HEAD)
+            raise TemplateError(reason, same, HINT_HEAD)
         else:
             reason = f"the pack does not stand first and unaltered in a question with {what}"
             raise TemplateError(reason, same)
@@ -241,10 +241,10 @@ async def _check_told(engine: Engine, model: str) -> None:
         same = common_length(before, after)
         if same < len(before) - MERGED:
             reason = "it renders what was said otherwise once more is said"
-            raise TemplateError(reason, same, MEND_TURNS)
+            raise TemplateError(reason, same, HINT_TURNS)
     note = await text_ids(engine, model, _NOTE)
     if len(with_note) - len(plain) < len(note) - MERGED:
-        raise TemplateError("it leaves out a part of a question", None, MEND_TURNS)
+        raise TemplateError("it leaves out a part of a question", None, HINT_TURNS)
 
 
 async def _rendered(engine: Engine, model: str, text: str, question: dict[str, Any]) -> list[int]:
@@ -313,7 +313,7 @@ async def _check_head(
     except EngineRefusedError:
         return  # an engine that cannot say it; a date is then seen when it changes
     if has_date(text, today):
-        raise TemplateError("it writes the date before the pack", None, MEND_HEAD)
+        raise TemplateError("it writes the date before the pack", None, HINT_HEAD)
 
 
 def has_date(text: str, today: datetime.date) -> bool:

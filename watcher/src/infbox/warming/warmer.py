@@ -442,7 +442,7 @@ class Warmer:
         if head is not None and head != checked.head:
             position = template.common_length(head, checked.head)
             reason = "what stands before the pack changes with time"
-            return TemplateError(reason, position, template.MEND_HEAD)
+            return TemplateError(reason, position, template.HINT_HEAD)
         self._checks.head = checked.head
         if ids is not None and not checked.own_ids and not self._own_ids_told:
             self._own_ids_told = True

@@ -140,8 +140,8 @@ class Sources:
     def _late(self, since: Moment) -> set[str]:
         """Return those of what decides that may have changed after a moment. A time in the future
         is doubted once: with the same time still, the file did not change since."""
-        least = since.least_stamp
-        times = {path: ctime for path, (*_, ctime) in self._stamps.items() if ctime >= least}
+        minimum = since.min_stamp
+        times = {path: ctime for path, (*_, ctime) in self._stamps.items() if ctime >= minimum}
         known, self._doubted = self._doubted, times
         return {
             path

@@ -30,7 +30,7 @@ NEW, KEPT, MOVED = "new", "kept", "moved"
 SAME, SYSTEM, TOOLS, EDITED = "same", "system", "tools", "messages"
 UNKNOWN = "unknown"
 
-_LEAST_BYTES_PER_TOKEN = 3  # so that no note is what makes a prompt too long
+_MIN_BYTES_PER_TOKEN = 3  # so that no note is what makes a prompt too long
 _MOST_NAMED_CHARS = 1000  # of a header that names what was found
 
 _Told = tuple[int, int, "Note"]
@@ -191,8 +191,8 @@ class Sending:
         place, pack, options = self._place_of_found(record), self._turn.pack, self._asked.options
         if place is None or pack is None:
             return None
-        room = self._room(pack, record)
-        if room < retrieving.LEAST_TOKENS:
+        space = self._space(pack, record)
+        if space < retrieving.MIN_TOKENS:
             return None
         told = [each for _, _, each in self._notes]
         shows = known(self._sections(pack, record), told)
@@ -201,7 +201,7 @@ class Sending:
             place,
             options.query or forms.question_of(self._found.turns[place]),
             options.files,
-            room,
+            space,
             retrieving.bytes_per_token(self._present),
             {path: shows.digests[path] for path, whole in shows.in_full.items() if whole},
             frozenset(chunk for each in told for chunk in each.found),
@@ -247,13 +247,13 @@ class Sending:
             return None
         return forms.place_for_note(self._found.turns, self._before.length if record else 0)
 
-    def _room(self, pack: Pack, record: Record | None) -> int:
+    def _space(self, pack: Pack, record: Record | None) -> int:
         """Return how many tokens there are for what is found."""
         asked = self._asked
         front = pack.tokens if record is None or record.front is None else record.front
         told = sum(each.tokens for _, _, each in self._notes)
         found = sum(each.tokens for _, _, each in self._notes if each.found)
-        own = asked.size // _LEAST_BYTES_PER_TOKEN
+        own = asked.size // _MIN_BYTES_PER_TOKEN
         left = asked.window - front - own - told - asked.answer
         most = min(
             asked.options.retrieve * retrieving.MAX_NOTES,
@@ -340,7 +340,7 @@ class Sending:
             return None
         sections = self._sections(kept, record)
         told = [each for _, _, each in record.notes]
-        own = self._asked.size // _LEAST_BYTES_PER_TOKEN
+        own = self._asked.size // _MIN_BYTES_PER_TOKEN
         own += sum(each.tokens for each in told)
         most = min(MOST_TOKENS, (self._asked.window - kept.tokens - own) // 2)
         own_text = Own(self._found.turns, kept, told)

@@ -40,7 +40,7 @@ TOKENS = 4000
 MAX_TOKENS = 16_000
 """That a client may ask for."""
 
-LEAST_TOKENS = 200
+MIN_TOKENS = 200
 """Of a note: less would show next to nothing."""
 
 MAX_NOTES = 4
@@ -61,11 +61,11 @@ _BEGIN = (
 )
 _END = "</source-tree-excerpts>\n"
 _FRAME_CHARS = len(_BEGIN + _END)
-_LEAST_WORDS = 2  # of a question that names nothing: "and now?" asks for nothing else
+_MIN_WORDS = 2  # of a question that names nothing: "and now?" asks for nothing else
 _MOST_OPEN = 16  # text indexes
-_LEAST_BYTES_PER_TOKEN = 2.0
+_MIN_BYTES_PER_TOKEN = 2.0
 _MARGIN = 0.95  # of what makes a token in the whole tree, as some files have less
-_LEAST_PIECES_PER_TOKEN, _MOST_PIECES_PER_TOKEN = 0.5, 1.2
+_MIN_PIECES_PER_TOKEN, _MOST_PIECES_PER_TOKEN = 0.5, 1.2
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Wanted(NamedTuple):
         place: of the message that is asked, among the request's turns.
         text: of the question.
         files: that it is about besides.
-        room: tokens for what is found.
+        space: tokens for what is found.
         bytes_per_token: of the tree's files, about.
         in_full: of files that the conversation shows as a whole, what changed since included, the
             digests, by path.
@@ -91,7 +91,7 @@ class Wanted(NamedTuple):
     place: int
     text: str
     files: tuple[str, ...]
-    room: int
+    space: int
     bytes_per_token: float
     in_full: Mapping[str, str]
     told: frozenset[Chunk]
@@ -123,14 +123,14 @@ def bytes_per_token(pack: Pack) -> float:
     """Return how many bytes of a tree make a token of the model, as the watcher counted its
     pack."""
     own = _MARGIN * len(pack.text) / pack.tokens if pack.tokens else BYTES_PER_TOKEN
-    return min(max(own, _LEAST_BYTES_PER_TOKEN), BYTES_PER_TOKEN)
+    return min(max(own, _MIN_BYTES_PER_TOKEN), BYTES_PER_TOKEN)
 
 
 def pieces_per_token(pack: Pack) -> float:
     """Return how many pieces of a tree's text make a token of the model, as the watcher counted its
     pack."""
     own = _MARGIN * pack.pieces / pack.tokens if pack.tokens else PIECES_PER_TOKEN
-    return min(max(own, _LEAST_PIECES_PER_TOKEN), _MOST_PIECES_PER_TOKEN)
+    return min(max(own, _MIN_PIECES_PER_TOKEN), _MOST_PIECES_PER_TOKEN)
 
 
 class Retrieval:
@@ -238,12 +238,12 @@ class Retrieval:
             return (place.path, digest(place.path), place.start, place.end) in wanted.told
 
         counted = Estimate(wanted.bytes_per_token)
-        room = wanted.room - math.ceil(_FRAME_CHARS / wanted.bytes_per_token)
+        space = wanted.space - math.ceil(_FRAME_CHARS / wanted.bytes_per_token)
         chosen = search.choose(
             texts,
             wanted.text,
             is_in_full,
-            room,
+            space,
             counted,
             files=wanted.files,
             was_shown=was_told,
@@ -271,13 +271,13 @@ def fitting(chosen: list[Chosen], wanted: Wanted) -> list[Chosen]:
     """Return those chunks, the first ones first, that fit by a closer estimate than that from
     bytes, by which they were chosen: it would take too long for all that might be."""
     counted = Pieces(wanted.pieces_per_token)
-    room = wanted.room - counted.count(_BEGIN + _END)
+    space = wanted.space - counted.count(_BEGIN + _END)
     kept = []
     for each in chosen:
         cost = counted.count(search.rendered([each], ""))
-        if cost <= room:
+        if cost <= space:
             kept.append(each)
-            room -= cost
+            space -= cost
     return kept
 
 
@@ -303,4 +303,4 @@ def _asks(text: str) -> bool:
     """Say whether there is anything in a question to look for."""
     asked = questions.read(text)
     is_named = asked.paths or asked.places or asked.symbols
-    return bool(is_named) or len(asked.words) >= _LEAST_WORDS
+    return bool(is_named) or len(asked.words) >= _MIN_WORDS

@@ -57,7 +57,7 @@ class Eraser:
         self._database = database
         self._index = index
         self._tree = tree
-        self._in_doubt: frozenset[str] = frozenset()
+        self._unindexed: frozenset[str] = frozenset()
         database.executescript(_SCHEMA)
         found = database.execute("SELECT rules FROM judged_by").fetchone()
         self._judged_by: str = found[0] if found else ""
@@ -87,12 +87,12 @@ class Eraser:
         there = {path for path in missing if self._is_file(path)}
         refused = self._index.refused(there)
         rest = frozenset(there - refused)
-        if not rest - self._in_doubt:
+        if not rest - self._unindexed:
             return refused
         # What has just been moved or written is not in the index for a moment, and comes back.
         self._tree.refresh()
-        self._in_doubt = frozenset(self._tree.belonging(rest))
-        return refused | (rest - self._in_doubt)
+        self._unindexed = frozenset(self._tree.belonging(rest))
+        return refused | (rest - self._unindexed)
 
     def refused_texts(self, entries: Sequence[Entry]) -> set[Text]:
         """Return the texts of entries that the rules as they are now refuse."""

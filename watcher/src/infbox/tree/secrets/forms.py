@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from ahocorasick_rs import BytesAhoCorasick
 
 from infbox.tree.secrets import names, shapes
-from infbox.tree.secrets.names import LEAST_CLEAR, LEAST_KEY, is_hex
+from infbox.tree.secrets.names import MIN_CLEAR, MIN_KEY, is_hex
 from infbox.tree.secrets.text import Text, TooManyPlacesError
 from infbox.tree.secrets.values import is_placeholder
 
@@ -74,10 +74,10 @@ _SIGNATURE = re.compile(r"(?:sig|signature|code)=([\w%+/=-]{20,200})", re.IGNORE
 
 def _of_address(text: Text, start: int) -> Iterator[Place]:
     found = _IN_ADDRESS.match(text.plain, start)
-    if found and text.is_secret(unquote(found[2]), LEAST_CLEAR):
+    if found and text.is_secret(unquote(found[2]), MIN_CLEAR):
         yield "password in an address", start
     found = _AS_USER.match(text.plain, start)
-    if found and text.is_secret(unquote(found[1]), LEAST_KEY):
+    if found and text.is_secret(unquote(found[1]), MIN_KEY):
         yield "token in an address", start
 
 
@@ -107,7 +107,7 @@ def _of_auth(text: Text, start: int) -> Iterator[Place]:
     if found := _HEADER.match(text.plain, start):
         yield from _header(text, found)
     found = _USER_AND_PASSWORD.match(text.plain, start)
-    if found and text.is_secret(found["value"], LEAST_CLEAR):
+    if found and text.is_secret(found["value"], MIN_CLEAR):
         yield "user and password", start
 
 
@@ -118,7 +118,7 @@ def _of_scheme(text: Text, start: int) -> Iterator[Place]:
 
 def _of_cookie(text: Text, start: int) -> Iterator[Place]:
     found = _COOKIE.match(text.plain, start)
-    if found and any(text.is_secret(value, LEAST_KEY) for value in _COOKIE_VALUE.findall(found[1])):
+    if found and any(text.is_secret(value, MIN_KEY) for value in _COOKIE_VALUE.findall(found[1])):
         yield "cookie", start
 
 
@@ -167,7 +167,7 @@ def _of_option(text: Text, start: int) -> Iterator[Place]:
         return
     value = found["value"]
     if _TOOL.search(text.lower[text.line_before(start, 300) : start]):
-        is_one = text.is_secret(value, LEAST_CLEAR)
+        is_one = text.is_secret(value, MIN_CLEAR)
     else:
         is_sure = found["gap"] and not text.is_code and _SURE.fullmatch(value)
         is_one = bool(is_sure) and text.is_secret(value) and not is_hex(value)
@@ -177,26 +177,26 @@ def _of_option(text: Text, start: int) -> Iterator[Place]:
 
 def _of_user(text: Text, start: int) -> Iterator[Place]:
     found = _USER.match(text.plain, start)
-    if found and text.is_secret(found["value"], LEAST_CLEAR):
+    if found and text.is_secret(found["value"], MIN_CLEAR):
         yield "user and password of a command", start
 
 
 def _of_new_user(text: Text, start: int) -> Iterator[Place]:
     found = _NEW_USER.match(text.plain, start)
     is_new = text.lower[max(0, start - 4) : start] in ("net ", "add_")
-    if found and is_new and text.is_secret(found["value"], LEAST_CLEAR):
+    if found and is_new and text.is_secret(found["value"], MIN_CLEAR):
         yield "argument of a command", start
 
 
 def _of_htpasswd(text: Text, start: int) -> Iterator[Place]:
     found = _HTPASSWD.match(text.plain, start)
-    if found and text.is_secret(found["value"], LEAST_CLEAR):
+    if found and text.is_secret(found["value"], MIN_CLEAR):
         yield "argument of a command", start
 
 
 def _of_chpasswd(text: Text, start: int) -> Iterator[Place]:
     line = text.plain[text.line_before(start, 300) : start]
-    if any(text.is_secret(found["value"], LEAST_CLEAR) for found in _PIPED.finditer(line)):
+    if any(text.is_secret(found["value"], MIN_CLEAR) for found in _PIPED.finditer(line)):
         yield "argument of a command", start
 
 
@@ -229,7 +229,7 @@ _MNEMONIC = re.compile(
 
 def _of_call(text: Text, start: int) -> Iterator[Place]:
     found = _CALL.match(text.plain, start)
-    if found and text.is_secret(found["value"], LEAST_CLEAR, may_be_uuid=False):
+    if found and text.is_secret(found["value"], MIN_CLEAR, may_be_uuid=False):
         yield "password of a call", start
 
 
@@ -242,7 +242,7 @@ def _of_signing(text: Text, start: int) -> Iterator[Place]:
 def _of_statement(text: Text, start: int) -> Iterator[Place]:
     for expression in (_STATEMENT, _FILTERED, _PASSWORD_FILE):
         found = expression.match(text.plain, start)
-        if found and text.is_secret(found["value"], LEAST_CLEAR, may_be_uuid=False):
+        if found and text.is_secret(found["value"], MIN_CLEAR, may_be_uuid=False):
             yield "password of a statement", start
     if _MNEMONIC.match(text.lower, start):
         yield "mnemonic of a wallet", start
@@ -263,7 +263,7 @@ _PAIR = re.compile(
 _DOCUMENT = 32_000  # characters on both sides of the kind that are looked at
 _MOST_HEADS = 50  # mappings of a document
 _MAPPING, _MAPPING_LINES = 16_000, 200  # characters and lines of one
-_LEAST_BINARY = 16  # bytes of a value that are no text
+_MIN_BINARY = 16  # bytes of a value that are no text
 _NEAR = 4000  # characters on both sides of the private part of a key
 _PRIVATE_PART = re.compile(r"""["']d["'][ \t]{0,8}:[ \t]{0,8}["']([\w-]{40,800})["']""")
 
@@ -273,7 +273,7 @@ def _of_variable(text: Text, start: int) -> Iterator[Place]:
     found = _VARIABLE.match(text.plain, start)
     if found and names.names_a_secret(Text.of(found["name"].encode("latin-1"), "")):
         default = _DEFAULT.search(found["body"])
-        if default and text.is_secret(default["value"], LEAST_CLEAR):
+        if default and text.is_secret(default["value"], MIN_CLEAR):
             yield "default of a secret variable", start
 
 
@@ -317,7 +317,7 @@ def _values(rest: str) -> Iterator[str]:
 
 def _is_kept(text: Text, value: str, *, is_encoded: bool) -> bool:
     if not is_encoded:
-        return text.is_secret(value, LEAST_CLEAR)
+        return text.is_secret(value, MIN_CLEAR)
     try:
         decoded = b64decode(value, validate=True)
     except (binascii.Error, ValueError):
@@ -327,9 +327,9 @@ def _is_kept(text: Text, value: str, *, is_encoded: bool) -> bool:
     try:
         inside = decoded.decode().strip()
     except UnicodeDecodeError:
-        return len(decoded) >= _LEAST_BINARY
-    is_file = len(inside) >= _LEAST_BINARY and not {*"\n={"}.isdisjoint(inside)
-    return text.is_secret(inside, LEAST_CLEAR) or is_file
+        return len(decoded) >= _MIN_BINARY
+    is_file = len(inside) >= _MIN_BINARY and not {*"\n={"}.isdisjoint(inside)
+    return text.is_secret(inside, MIN_CLEAR) or is_file
 
 
 def _of_json_web_key(text: Text, start: int) -> Iterator[Place]:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from infbox.tree.secrets.text import Place, Text
 
-LEAST_CLEAR = 8
+MIN_CLEAR = 8
 """Characters of a value whose form leaves no doubt that it is a password."""
 
-LEAST_KEY = 20
+MIN_KEY = 20
 """Characters of a value behind ``key`` alone, which may be the key of anything."""
 
 WORDS = ("pass", "secret", "token", "key", "cred", "auth", "psk", "pw", "salt", "encrypt")
@@ -106,9 +106,9 @@ def of_name(text: Text, start: int) -> Iterator[Place]:
     if not named or not value:
         return
     if named.is_strong:
-        is_one = text.is_secret(value, LEAST_CLEAR)
+        is_one = text.is_secret(value, MIN_CLEAR)
     else:
-        is_one = text.is_secret(value, LEAST_KEY, may_be_uuid=False) and not is_hex(value)
+        is_one = text.is_secret(value, MIN_KEY, may_be_uuid=False) and not is_hex(value)
     if is_one:
         yield "value of a secret's name", start
 

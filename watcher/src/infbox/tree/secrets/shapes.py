@@ -51,12 +51,12 @@ COMMON = tuple(
 _HEADS = ("private key", "putty-user-key-file-", "openvpn static key v1")
 _BODY = re.compile(r"[A-Za-z0-9+/=]{32,}")
 _BODY_WITHIN = 1000
-_LEAST_NAME = 16  # characters: shorter hits are marks in the middle of a token
+_MIN_NAME = 16  # characters: shorter hits are marks in the middle of a token
 
 
 def is_no_token(text: str) -> bool:
     """Say whether what has the shape of a token is a placeholder, or a name."""
-    return is_placeholder(text) or (len(text) >= _LEAST_NAME and is_name(text))
+    return is_placeholder(text) or (len(text) >= _MIN_NAME and is_name(text))
 
 
 def forms() -> Iterator[tuple[str, Form]]:

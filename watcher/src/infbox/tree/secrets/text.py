@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from infbox.tree.secrets.values import LEAST_LENGTH, is_secret
+from infbox.tree.secrets.values import MIN_LENGTH, is_secret
 
 MOST_JUDGED = 500_000
 """Characters of values that are judged in a file: about twice those of the largest file."""
@@ -57,7 +57,7 @@ class Text:
         is_code = path.lower().endswith(_PROGRAMS)
         return cls(data.decode("latin-1"), data.lower().decode("latin-1"), is_code)
 
-    def is_secret(self, value: str, least: int = LEAST_LENGTH, *, may_be_uuid: bool = True) -> bool:
+    def is_secret(self, value: str, minimum: int = MIN_LENGTH, *, may_be_uuid: bool = True) -> bool:
         """Say whether a value of the file looks like a secret; arguments as of the function.
 
         Raises:
@@ -67,7 +67,7 @@ class Text:
         self.judged[0] += len(value)
         if self.judged[0] > MOST_JUDGED:
             raise TooManyPlacesError
-        return is_secret(value, least, may_be_uuid=may_be_uuid)
+        return is_secret(value, minimum, may_be_uuid=may_be_uuid)
 
     def line_before(self, start: int, most: int = 1000) -> int:
         """Return where the line of a place begins, at most so many characters before it."""

@@ -6,15 +6,15 @@ import math
 import re
 from collections import Counter
 
-LEAST_LENGTH = 10
+MIN_LENGTH = 10
 """Of a value that stands behind a name alone; where a form leaves no doubt, less is enough."""
 
-LEAST_ENTROPY = 2.8
+MIN_ENTROPY = 2.8
 """In bits a character."""
 
-_LEAST_LETTERS = 16  # of a value without anything else: below, it is a name that looks odd
+_MIN_LETTERS = 16  # of a value without anything else: below, it is a name that looks odd
 _MOST_LENGTH = 4096
-_LEAST_DISTINCT = 6
+_MIN_DISTINCT = 6
 
 # What stands in the place of a secret: a variable, a template, a call, a format.
 _VARIABLE = re.compile(
@@ -47,12 +47,12 @@ _WEAK = re.compile(
 )
 
 _APPLE = re.compile(r"[A-Za-z0-9]{6}-[A-Za-z0-9]{6}-[A-Za-z0-9]{6}")
-_LEAST_NOISE, _MOST_NOISE, _LONGEST_IN_NOISE = 32, 200, 8
+_MIN_NOISE, _MOST_NOISE, _LONGEST_IN_NOISE = 32, 200, 8
 
 _SPECIAL = frozenset("!#$%^&*?")
 _JOINTS = re.compile(r"[\W_]+")
 _HUMPS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[A-Z]")
-_LEAST_HUMP = 2.4  # letters of a word in camel case, on average
+_MIN_HUMP = 2.4  # letters of a word in camel case, on average
 _WORD = re.compile(r"([A-Za-z]*)[0-9]*|[0-9]{1,4}[a-z]{1,4}")
 _ODD_WORD = re.compile(r"[a-z]{1,8}[0-9]{1,5}[a-z]{1,8}[0-9]{0,2}|[0-9][a-z][0-9][a-z]?")
 _ODD_WORDS = frozenset(
@@ -63,7 +63,7 @@ _ODD_WORDS = frozenset(
     )
 )
 # What a word of a name has not, as far as so few letters can tell.
-_LEAST_JUDGED = 4
+_MIN_JUDGED = 4
 _NO_ENGLISH = re.compile(r"q(?![ualts]|$)|[jqvz][jqxz]|[jvz][bcdfgkmpqtx]", re.IGNORECASE)
 _ABBREVIATIONS = frozenset(
     (
@@ -89,12 +89,12 @@ _LONG_WORD = re.compile(r"[A-Za-z]{4,}")
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 
 
-def is_secret(value: str, least: int = LEAST_LENGTH, *, may_be_uuid: bool = True) -> bool:
+def is_secret(value: str, minimum: int = MIN_LENGTH, *, may_be_uuid: bool = True) -> bool:
     """Say whether a value looks like a secret.
 
     Args:
         value: as it stands, without quotes.
-        least: how many characters it must have.
+        minimum: how many characters it must have.
         may_be_uuid: whether a UUID is one, too.
     """
     if is_placeholder(value):
@@ -102,7 +102,7 @@ def is_secret(value: str, least: int = LEAST_LENGTH, *, may_be_uuid: bool = True
     value = value.strip(" \t.,;:")
     if _is_noise(value):
         return True
-    if not least <= len(value) <= _MOST_LENGTH or " " in value or "\t" in value:
+    if not minimum <= len(value) <= _MOST_LENGTH or " " in value or "\t" in value:
         return False
     if _UUID.fullmatch(value):
         return may_be_uuid
@@ -117,14 +117,14 @@ def _is_harmless(value: str) -> bool:
 
 def _is_plain(value: str) -> bool:
     """Say whether a value is too plain to be a secret."""
-    if (value.isalpha() and len(value) < _LEAST_LETTERS) or is_name(value):
+    if (value.isalpha() and len(value) < _MIN_LETTERS) or is_name(value):
         return True
-    return _entropy(value) < min(LEAST_ENTROPY, math.log2(len(value)) - 0.6)
+    return _entropy(value) < min(MIN_ENTROPY, math.log2(len(value)) - 0.6)
 
 
 def _is_noise(value: str) -> bool:
     """Say whether a long text is of all kinds of characters in no order, as WordPress' keys."""
-    if not _LEAST_NOISE <= len(value) <= _MOST_NOISE or len(set(value)) < _LEAST_NOISE * 2 // 3:
+    if not _MIN_NOISE <= len(value) <= _MOST_NOISE or len(set(value)) < _MIN_NOISE * 2 // 3:
         return False
     if _EXPRESSION.search(value) or value.count(" ") > len(value) // 16:
         return False
@@ -145,7 +145,7 @@ def _is_of_apple(value: str) -> bool:
 
 def is_placeholder(text: str) -> bool:
     """Say whether a text stands where a secret would, and is none."""
-    few = len(text) > 2 * _LEAST_DISTINCT and len(set(text)) < _LEAST_DISTINCT
+    few = len(text) > 2 * _MIN_DISTINCT and len(set(text)) < _MIN_DISTINCT
     return few or _PLACEHOLDER.search(text) is not None
 
 
@@ -183,11 +183,11 @@ def _is_word(part: str) -> bool:
     if any(_is_no_english(hump) for hump in humps):
         return False
     # Of fewer letters the length of humps says nothing.
-    return len(letters) < 6 or len(letters) >= len(humps) * _LEAST_HUMP  # noqa: PLR2004
+    return len(letters) < 6 or len(letters) >= len(humps) * _MIN_HUMP  # noqa: PLR2004
 
 
 def _is_no_english(word: str) -> bool:
-    if len(word) < _LEAST_JUDGED or word.lower() in _ABBREVIATIONS:
+    if len(word) < _MIN_JUDGED or word.lower() in _ABBREVIATIONS:
         return False
     is_odd = _NO_ENGLISH.search(word) or _CONSONANTS.search(word)
     return is_odd is not None or not _VOWEL.search(word)

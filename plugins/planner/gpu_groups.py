@@ -10,18 +10,18 @@ from typing import Any
 from plugins.planner.errors import PlanError
 
 MIB = 1024**2
-LEAST_CAPABILITY = 75
+MIN_CAPABILITY = 75
 FP8_CAPABILITY = 89
 
-# What CUDA does not give of the memory that nvidia-smi tells, measured as the two totals of one GPU
-# (torch's `mem_get_info` against `fb_memory_usage/total`): a line above all of them, from 15 to 179
+# The memory that nvidia-smi reports and CUDA does not give: an upper bound on the difference of the
+# two totals (`fb_memory_usage/total` and torch's `mem_get_info`), measured on GPUs of 15 to 179
 # GiB, T4 to B200. tests/plugins/test_planner.py has the measurements.
 HIDDEN_BYTES = 400 * MIB
 HIDDEN_SHARE = 0.006
 
-# Names as the driver tells them, to ten times the compute capability; the first match counts, so
-# the professional series, whose numbers GeForce uses again, come first. For names alone: where the
-# driver answers, it tells the capability itself.
+# Patterns of the driver's names, and ten times the compute capability. The first match counts, so
+# the professional series stand first, since GeForce uses their numbers again. Used only if the
+# driver does not report the capability.
 # Source: NVIDIA, "CUDA GPU Compute Capability".
 CAPABILITIES = (
     (r"Quadro RTX|TITAN RTX", 75),
@@ -45,7 +45,7 @@ METHODS = {"fp8": 75, "gptq": 75, "awq": 75, "mxfp4": 80}
 
 
 @dataclass(frozen=True)
-class Card:
+class GpuGroup:
     """Equal GPUs of a host.
 
     Attributes:
@@ -67,12 +67,12 @@ class Card:
 
     @property
     def cuda_bytes(self) -> int:
-        """Memory of each GPU, in bytes, of which CUDA and so the engine can have a share."""
+        """Memory of each GPU, in bytes, that CUDA, and so the engine, can use."""
         return max(self.memory_bytes - hidden_bytes(self.memory_bytes), 0)
 
     @property
     def capability(self) -> int:
-        """Ten times the compute capability, or 0 where neither driver nor name tells it."""
+        """Ten times the compute capability, or 0 if neither the driver nor the name tells it."""
         if self.told_capability:
             return self.told_capability
         return next(
@@ -88,10 +88,10 @@ def hidden_bytes(memory_bytes: int) -> int:
     return HIDDEN_BYTES + int(memory_bytes * HIDDEN_SHARE)
 
 
-def read_cards(given: Iterable[Mapping[str, Any]]) -> tuple[Card, ...]:
-    """Read GPUs from {name, memory_mib, count}; those given twice are counted together.
+def read_gpus(given: Iterable[Mapping[str, Any]]) -> tuple[GpuGroup, ...]:
+    """Read GPUs from {name, memory_mib, count}, and count equal entries together.
 
-    An entry may have a `compute_capability` too, such as 8.6, which counts before the name.
+    An entry can also have a `compute_capability`, such as 8.6, which is used in place of the name.
 
     Raises:
         PlanError: an entry lacks a number or has an absurd one.
@@ -108,8 +108,8 @@ def read_cards(given: Iterable[Mapping[str, Any]]) -> tuple[Card, ...]:
         capability = read_capability(entry.get("compute_capability", ""))
         key = (str(entry.get("name", "unnamed GPU")), memory, capability)
         counts[key] = counts.get(key, 0) + count
-    cards = [Card(name, memory, count, told) for (name, memory, told), count in counts.items()]
-    return tuple(sorted(cards, key=lambda card: card.memory_mib, reverse=True))
+    gpus = [GpuGroup(name, memory, count, told) for (name, memory, told), count in counts.items()]
+    return tuple(sorted(gpus, key=lambda gpu: gpu.memory_mib, reverse=True))
 
 
 def read_capability(given: Any) -> int:
@@ -139,33 +139,33 @@ def method_of(quantization: str) -> str:
     return quantization.removesuffix("_marlin")
 
 
-def capability_refusal(card: Card, quantization: str) -> str:
-    """Return why a GPU cannot compute a model; empty where it can or nobody knows."""
-    least = max(LEAST_CAPABILITY, METHODS.get(method_of(quantization), 0))
-    if not card.capability or card.capability >= least:
+def capability_refusal(gpu: GpuGroup, quantization: str) -> str:
+    """Return why a GPU cannot compute a model; empty if it can or if that is not known."""
+    minimum = max(MIN_CAPABILITY, METHODS.get(method_of(quantization), 0))
+    if not gpu.capability or gpu.capability >= minimum:
         return ""
     weights = f"{quantization} weights" if quantization else "the engine"
     return (
-        f"{card.name} has compute capability {card.capability / 10:.1f}, {weights} need"
-        f"{'' if quantization else 's'} {least / 10:.1f}. Use a later GPU."
+        f"{gpu.name} has compute capability {gpu.capability / 10:.1f}, {weights} need"
+        f"{'' if quantization else 's'} {minimum / 10:.1f}. Use a later GPU."
     )
 
 
-def capability_notes(card: Card, quantization: str) -> list[str]:
-    """Return what a person should know of how a GPU computes a model.
+def capability_notes(gpu: GpuGroup, quantization: str) -> list[str]:
+    """Return notes on how a GPU computes a model.
 
     Source: vLLM, `Fp8Config`: GPUs before 8.9 have no FP8 arithmetic, and Marlin kernels widen the
     weights as they are used.
     """
-    if not card.capability:
+    if not gpu.capability:
         note = (
-            f"The compute capability of {card.name} is not known. Check that it is 7.5 or later,"
+            f"The compute capability of {gpu.name} is not known. Check that it is 7.5 or later,"
             " and give it as compute_capability in infbox_gpus."
         )
         return [note]
-    if method_of(quantization) == "fp8" and card.capability < FP8_CAPABILITY:
+    if method_of(quantization) == "fp8" and gpu.capability < FP8_CAPABILITY:
         note = (
-            f"FP8 weights run weight-only on {card.name}: they take FP8's memory and are computed"
+            f"FP8 weights run weight-only on {gpu.name}: they take FP8's memory and are computed"
             " in 16 bits, without FP8's speed."
         )
         return [note]
