@@ -11,15 +11,21 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-PROPERTIES = ("ActiveState", "UnitFileState", "NeedDaemonReload", "ExecMainStartTimestamp")
-START = re.compile(r"ExecMainStartTimestamp=\w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) UTC")
+# When a service's program was started. A timer has none, and is as old as its state.
+PROGRAM_START, UNIT_START = "ExecMainStartTimestamp", "ActiveEnterTimestamp"
+PROPERTIES = ("ActiveState", "UnitFileState", "NeedDaemonReload", PROGRAM_START, UNIT_START)
+TIME = re.compile(r"\w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) UTC")
+# A static unit has nothing to enable: others start it.
+ENABLED = ("UnitFileState=enabled", "UnitFileState=static")
+STALE = "its unit file is newer than what systemd has loaded"
 # What `find` prints of each: time of change in seconds, path.
 FILE_FORMAT = r"file %T@ %p\n"
 FILE = re.compile(r"file (\d+\.\d+) (.*)")
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
-    "files": {"type": "list", "elements": "str", "required": True},
+    "files": {"type": "list", "elements": "str", "default": []},
+    "started": {"type": "bool", "default": True},
 }
 
 
@@ -30,7 +36,7 @@ class State:
     Attributes:
         reasons: why it is to be restarted; none where it need not be.
         is_enabled: whether it starts at boot.
-        is_stale: whether systemd has an older text of it than the disk.
+        is_stale: whether systemd has an older text of it, or of what it starts, than the disk.
     """
 
     reasons: Sequence[str]
@@ -44,7 +50,9 @@ class State:
 
     def lines(self, name: str) -> str:
         """Return for people what a unit lacks, a line each."""
-        reasons = [*self.reasons, *([] if self.is_enabled else ["it does not start at boot"])]
+        reasons = list(self.reasons or ([STALE] if self.is_stale else []))
+        if not self.is_enabled:
+            reasons.append("it does not start at boot")
         return "".join(f"{name}: {reason}\n" for reason in reasons)
 
 
@@ -57,40 +65,53 @@ def state_command(name: str, files: Iterable[str]) -> str:
     """
     wanted = f"--property={','.join(PROPERTIES)}"
     show = ["systemctl", "--no-pager", "show", "--timestamp=us+utc", wanted, name]
-    find = ["find", *files, "-printf", FILE_FORMAT]
+    paths = list(files)
+    # Without a path it would be told of the directory that it is run in.
+    find = ["find", *paths, "-printf", FILE_FORMAT] if paths else ["true"]
     # Ansible's SSH gives commands a terminal: on it `systemctl` begins a pager, and complaints
     # about what is missing come in the middle of lines.
     return f"{{ {shlex.join(show)}; {shlex.join(find)}; }} 2>/dev/null | cat"
 
 
-def state(lines: Sequence[str]) -> State:
+def state(lines: Sequence[str], *, started: bool = True) -> State:
     """Return what a unit lacks. What is not understood counts as lacking.
 
     Args:
         lines: what the command printed. A file that is not there is not newer.
+        started: whether it is to be active and as new as its files, too.
     """
-    since = _start(lines)
-    reasons = [] if "ActiveState=active" in lines else ["it is not active"]
-    if since is None and not reasons:
-        reasons = ["systemd does not say since when it runs"]
-    if since is not None and not reasons:
-        files = [match for line in lines if (match := FILE.fullmatch(line))]
-        newer = [match[2] for match in files if float(match[1]) > since]
-        reasons = [f"{path} is newer than its start" for path in newer]
     is_stale = "NeedDaemonReload=no" not in lines
-    if is_stale and not reasons:
-        reasons = ["its unit file is newer than what systemd has loaded"]
+    reasons = _reasons(lines) if started else []
+    if started and is_stale and not reasons:
+        reasons = [STALE]
     return State(
         reasons=reasons,
-        is_enabled="UnitFileState=enabled" in lines,
-        is_stale=is_stale,
+        is_enabled=any(text in lines for text in ENABLED),
+        # The files of a timer are also those of its service, of which systemd was not asked.
+        is_stale=is_stale or (bool(reasons) and not _has_program(lines)),
     )
 
 
+def _reasons(lines: Sequence[str]) -> list[str]:
+    """Return why a unit is to be restarted, by its state and its files."""
+    if "ActiveState=active" not in lines:
+        return ["it is not active"]
+    if (since := _start(lines)) is None:
+        return ["systemd does not say since when it runs"]
+    files = [match for line in lines if (match := FILE.fullmatch(line))]
+    return [f"{match[2]} is newer than its start" for match in files if float(match[1]) > since]
+
+
+def _has_program(lines: Sequence[str]) -> bool:
+    return any(line.startswith(f"{PROGRAM_START}=") for line in lines)
+
+
 def _start(lines: Sequence[str]) -> float | None:
-    """Return when the unit's program was started, in seconds; None where it was not."""
+    """Return when the unit was started, in seconds; None where it was not."""
+    wanted = PROGRAM_START if _has_program(lines) else UNIT_START
     for line in lines:
-        if match := START.fullmatch(line):
+        name, _, value = line.partition("=")
+        if name == wanted and (match := TIME.fullmatch(value)):
             return datetime.strptime(f"{match[1]} +0000", "%Y-%m-%d %H:%M:%S.%f %z").timestamp()
     return None
 
@@ -103,7 +124,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Restart and enable a unit where it is not active, not enabled, or older than its files.
+        """Enable a unit, and restart it where it is not active or older than its files.
 
         Args:
             tmp: of no use any more.
@@ -111,10 +132,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """
         result = super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(ARGUMENTS)
-        name = arguments["name"]
+        name, started = arguments["name"], arguments["started"]
         # It changes nothing, so check mode runs it too.
         asked = self._low_level_execute_command(state_command(name, arguments["files"]))
-        found = state(asked["stdout_lines"])
+        found = state(asked["stdout_lines"], started=started)
         if found.is_right:
             return {**result, "changed": False}
         diff = {"prepared": found.lines(name)}
@@ -129,4 +150,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         # Of the unit's hundred properties nobody reads any.
         done.pop("status", None)
-        return {**result, **done, "diff": diff}
+        # The module does not count a reload.
+        changed = done.get("changed", False) or found.is_stale
+        return {**result, **done, "changed": changed, "diff": diff}

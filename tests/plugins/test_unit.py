@@ -18,6 +18,8 @@ SHOWN = [
     "NeedDaemonReload=no",
 ]
 START = 1796040000.25
+# Of a timer, which has no program.
+TIMER = [SHOWN[0].replace("ExecMainStart", "ActiveEnter"), *SHOWN[1:]]
 
 
 def shown(old: str = "", new: str = "") -> list[str]:
@@ -62,6 +64,44 @@ def test_a_unit_that_is_not_enabled_is_not_restarted() -> None:
     found = module.state(shown("UnitFileState=enabled", "UnitFileState=disabled"))
     assert (found.reasons, found.is_enabled, found.is_right) == ([], False, False)
     assert found.lines("a.service") == "a.service: it does not start at boot\n"
+
+
+def test_a_static_unit_has_nothing_to_enable() -> None:
+    assert module.state(shown("UnitFileState=enabled", "UnitFileState=static")).is_right
+
+
+def test_a_unit_that_starts_at_boot_alone_need_not_be_active() -> None:
+    lines = [*shown("=active", "=inactive"), file_line("/etc/a", START + 1)]
+    assert module.state(lines, started=False).is_right
+
+
+def test_of_a_unit_that_starts_at_boot_alone_systemd_has_the_current_text() -> None:
+    found = module.state(shown("Reload=no", "Reload=yes"), started=False)
+    assert (found.reasons, found.is_stale, found.is_right) == ([], True, False)
+    assert found.lines("a.service") == (
+        "a.service: its unit file is newer than what systemd has loaded\n"
+    )
+
+
+def test_a_timer_is_restarted_by_current_texts_where_a_file_is_newer_than_its_start() -> None:
+    assert module.state([*TIMER, file_line("/etc/a.timer", START - 0.1)]).is_right
+    found = module.state([*TIMER, file_line("/etc/a.service", START + 0.1)])
+    assert found.reasons == ["/etc/a.service is newer than its start"]
+    assert found.is_stale, "systemd may have an older text of the service"
+
+
+def test_a_service_whose_program_never_ran_is_not_as_old_as_its_state() -> None:
+    found = module.state([TIMER[0], *shown("Mon 2026-11-30 12:00:00.250000 UTC", "")])
+    assert found.reasons == ["systemd does not say since when it runs"]
+
+
+def test_without_files_no_directory_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = module.state_command("a.service", [])
+    told = subprocess.run(  # noqa: S602
+        command, shell=True, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert not [line for line in told.stdout.splitlines() if line.startswith("file ")]
 
 
 def test_what_was_not_understood_counts_as_missing() -> None:

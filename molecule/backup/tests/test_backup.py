@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+from tests.rerun import converge
+
 PROGRAM = "/opt/infbox/backup/infbox-backup"
 SECRETS = "/etc/infbox/secrets/backup"
 STATE = "/var/lib/infbox/backup"
@@ -72,6 +74,18 @@ def test_timers_are_on(host: Host) -> None:
         assert host.check_output(
             f"systemctl show --value --property=NextElapseUSecRealtime {timer}"
         )
+
+
+def test_what_an_interrupted_run_left_is_run_by_the_next_one(host: Host) -> None:
+    stale = "systemctl show --value --property=NeedDaemonReload infbox-backup.service"
+    since = "systemctl show --value --property=ActiveEnterTimestampMonotonic infbox-backup.timer"
+    host.check_output("touch /etc/systemd/system/infbox-backup.service")
+    before = int(host.check_output(since))
+    assert host.check_output(stale) == "yes"
+    status, said = converge("--limit", host.backend.get_hostname())
+    assert status == 0, said
+    assert host.check_output(stale) == "no"
+    assert int(host.check_output(since)) > before
 
 
 def test_secrets_are_root_s_alone(host: Host) -> None:
