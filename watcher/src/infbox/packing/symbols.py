@@ -161,9 +161,7 @@ def _without_body(function: re.Match[bytes]) -> bytes:
     if body.count(b'"""') % 2 or body.count(b"'''") % 2 or last.startswith(b"#"):
         return function[0]
     before = lines.count(b"\n")
-    return b"".join(
-        (head, b"\n" * before, indent, b" pass", b"\n" * (body.count(b"\n") - before))
-    )
+    return b"".join((head, b"\n" * before, indent, b" pass", b"\n" * (body.count(b"\n") - before)))
 
 
 def _places(

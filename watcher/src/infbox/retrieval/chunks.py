@@ -61,7 +61,7 @@ class _Lines(list[str]):
         super().__init__(lines)
         # By functions of C alone: there are as many lines as files are large.
         lengths = accumulate(map(len, self), initial=0)
-        self._ends = list(map(add, lengths, count()))
+        self._ends: list[int] = list(map(add, lengths, count()))
 
     def size(self, chunk: Chunk) -> int:
         """Return how many characters a chunk has."""
