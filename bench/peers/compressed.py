@@ -3,8 +3,9 @@
     python -m bench.peers.compressed REPO … [--program FILE] [--commits 100] [--budget 32000]
 
 repomix makes one text of a tree, with signatures in place of bodies. It knows no question and no
-budget: its text is cut in its own order once the budget is full, estimated from bytes as `evaluate`
-estimates it, without what it says of itself and of the tree before the first file. Beside it stands
+budget: its text is cut in its own order once the budget is full, and once more from its end. Tokens
+are estimated from bytes as `evaluate` does, without what stands before the first file. Beside it
+stands
 the processor time of one text of the tree, and of a pack of the same budget. It is an npm package
 (`npm install repomix`, into a directory of its own) and is skipped where it is not on the PATH.
 """
@@ -34,6 +35,7 @@ class Compared:
     """What was shown, and the seconds of a processor that each text took."""
 
     seen: Seen = field(default_factory=Seen)
+    from_end: Seen = field(default_factory=Seen)
     theirs: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
     whole: int = 0
@@ -54,10 +56,11 @@ def shown(text: str) -> dict[str, set[str]]:
     return found
 
 
-def cut(text: str, budget: int) -> str:
-    """Return the first files of a text, as many bytes as a budget of tokens may have."""
-    start = max(text.find(f"{_RULE}\n{_FILE}"), 0)
-    return text[start:].encode()[: int(budget * BYTES_PER_TOKEN)].decode(errors="ignore")
+def cut(text: str, budget: int, *, from_end: bool = False) -> str:
+    """Return the first or last files of a text, as many bytes as a budget of tokens may have."""
+    data = text[max(text.find(f"{_RULE}\n{_FILE}"), 0) :].encode()
+    most = int(budget * BYTES_PER_TOKEN)
+    return (data[-most:] if from_end else data[:most]).decode(errors="ignore")
 
 
 def evaluate(program: Path, repository: Path, commits: int, budget: int) -> Compared:
@@ -86,10 +89,11 @@ def evaluate(program: Path, repository: Path, commits: int, budget: int) -> Comp
                 compared.ours.append(run(ours, said.fileno(), Path(name))[0])
             text = out.read_text(errors="replace")
             compared.whole = round(len(text.encode()) / BYTES_PER_TOKEN)
-            lines = shown(cut(text, budget))
-            compared.seen.questions += 1
-            for each in wanted:
-                compared.seen.count(each, lines)
+            for seen, from_end in ((compared.seen, False), (compared.from_end, True)):
+                lines = shown(cut(text, budget, from_end=from_end))
+                seen.questions += 1
+                for each in wanted:
+                    seen.count(each, lines)
     return compared
 
 
@@ -107,13 +111,13 @@ def main() -> None:
         return
     for repository in given.repositories:
         found = evaluate(Path(program).resolve(), repository, given.commits, given.budget)
-        seen = found.seen
-        print(
-            f"{repository}: {seen.questions} questions, {seen.shown} of {seen.hunks} hunks shown, "
-            f"{seen.located} of {seen.files} source files located; the last text had "
-            f"{found.whole} tokens before it was cut",
-            flush=True,
-        )
+        for how, seen in (("its first", found.seen), ("its last", found.from_end)):
+            print(
+                f"{repository}, {how} tokens of {found.whole}: {seen.questions} questions, "
+                f"{seen.shown} of {seen.hunks} hunks shown, {seen.located} of {seen.files} source "
+                "files located",
+                flush=True,
+            )
         if found.theirs:
             print(
                 f"processor time of a text, median: repomix {statistics.median(found.theirs):.2f} "
