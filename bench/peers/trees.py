@@ -123,14 +123,14 @@ def texts(root: Path, directory: Path, programs: Path) -> Iterator[dict[str, obj
     digest = [str(programs / "gitingest"), str(root), "-o", "-"]
     for who, command in (("infbox", pack), (version("gitingest"), digest)):
         with (directory / "text").open("wb") as text:
-            ran = _run(command, text.fileno(), directory)
+            ran = run(command, text.fileno(), directory)
         size = (directory / "text").stat().st_size
         yield row("one text of the tree, CPU", who, ran[0], "s")
         yield row("one text of the tree, memory at most", who, ran[1], "MB")
         yield row("one text of the tree, its size", who, size / 1e6, "MB")
 
 
-def _run(command: Sequence[str], output: int, directory: Path) -> tuple[float, float]:
+def run(command: Sequence[str], output: int, directory: Path) -> tuple[float, float]:
     """Run a program; return its seconds of CPU and its most memory, in MB."""
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, cwd=directory,
                                env=environment(directory))  # fmt: skip

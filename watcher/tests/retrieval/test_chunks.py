@@ -92,7 +92,11 @@ def test_a_file_has_no_more_chunks_than_it_may(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_windows_are_of_so_many_lines() -> None:
-    assert windows("x\n" * 7, 3) == [Chunk(1, 3), Chunk(4, 6), Chunk(7, 7)]
+    assert windows("x\n" * 7, 3) == [
+        Chunk(1, 3, size=6),
+        Chunk(4, 6, size=6),
+        Chunk(7, 7, size=2),
+    ]
 
 
 _LINES = st.sampled_from(

@@ -115,7 +115,7 @@ def test_it_outlives_a_restart_and_only_its_group_may_read_it(tmp_path: Path) ->
     assert texts.text(texts.of_file("src/client.py")[0]) == FILES["src/client.py"]
 
 
-@pytest.mark.parametrize("damage", ["garbage", "another version"])
+@pytest.mark.parametrize("damage", ["garbage", "another version", "functions parsed whole"])
 def test_a_damaged_one_and_one_of_another_version_is_begun_anew(
     tmp_path: Path, damage: str
 ) -> None:
@@ -125,7 +125,8 @@ def test_a_damaged_one_and_one_of_another_version_is_begun_anew(
         file.write_bytes(b"garbage" * 1000)
     else:
         with sqlite3.connect(file) as database:
-            database.execute("PRAGMA user_version = 1")
+            version = 1 if damage == "another version" else 301
+            database.execute(f"PRAGMA user_version = {version}")
     texts = opened(file)
     assert texts.digests() == {}
     assert texts.bring_up(FILES, lambda path: File(FILES[path])) == (3, 0)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
 from itertools import accumulate, count, pairwise
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from infbox.packing.symbols import Definition, definitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-VERSION = 1
+VERSION = 2
 """Changes when the same text gives other chunks: what was made by another version is made anew."""
 
 LARGEST = 1200
@@ -39,19 +38,20 @@ _UNDERLINE = re.compile(r"([=\-~^\"'`#*+.])\1{2,}\s*$")
 _FENCE = re.compile(r"\s{0,3}(`{3,}|~{3,})")
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Lines of a file, from 1, the last one included.
 
     Attributes:
         start: the first line.
         end: the last line.
         names: what is defined in it; of a part of a type, the type's first.
+        size: in characters, each line with its end.
     """
 
     start: int
     end: int
     names: tuple[str, ...] = ()
+    size: int = 0
 
 
 class _Lines(list[str]):
@@ -60,8 +60,8 @@ class _Lines(list[str]):
     def __init__(self, lines: Iterable[str]) -> None:
         super().__init__(lines)
         # By functions of C alone: there are as many lines as files are large.
-        self._ends = ends_of(self)
-        self._filled = [0, *accumulate(map(bool, map(str.strip, self)))]
+        lengths = accumulate(map(len, self), initial=0)
+        self._ends: list[int] = list(map(add, lengths, count()))
 
     def size(self, chunk: Chunk) -> int:
         """Return how many characters a chunk has."""
@@ -69,7 +69,7 @@ class _Lines(list[str]):
 
     def has_text(self, chunk: Chunk) -> bool:
         """Say whether a chunk has more than empty lines."""
-        return self._filled[chunk.end] > self._filled[chunk.start - 1]
+        return any(map(str.strip, self[chunk.start - 1 : chunk.end]))
 
     def too_far(self, start: int, behind: int) -> int:
         """Return the first line behind another up to which, from ``start`` on, there are more than
@@ -103,21 +103,16 @@ def chunks(path: str, text: str) -> list[Chunk]:
 
 def windows(text: str, length: int) -> list[Chunk]:
     """Cut a file into windows of so many lines."""
-    total = len(lines_of(text))
-    return [Chunk(n, min(n + length - 1, total)) for n in range(1, total + 1, length)]
+    lines = _Lines(lines_of(text))
+    total = len(lines)
+    cut = (Chunk(n, min(n + length - 1, total)) for n in range(1, total + 1, length))
+    return [chunk._replace(size=lines.size(chunk)) for chunk in cut]
 
 
 def lines_of(text: str) -> list[str]:
     """Return the lines of a text without their ends."""
     lines = text.split("\n")
     return lines if lines[-1] else lines[:-1]
-
-
-def ends_of(lines: Iterable[str]) -> list[int]:
-    """Return how many characters there are before each line and behind the last one, with the
-    lines' ends."""
-    lengths = accumulate(map(len, lines), initial=0)
-    return list(map(add, lengths, count()))
 
 
 def _defined(lines: _Lines, around: Chunk, inside: Sequence[Definition]) -> Iterator[Chunk]:
@@ -168,18 +163,16 @@ def _joined(lines: _Lines, pieces: Sequence[Chunk]) -> list[Chunk]:
     """Join neighbours that are small together, empty lines to what is above them, and chunks beyond
     the most that a file may have."""
     joined: list[Chunk] = []
-    size = 0
+    before = Chunk(1, 0)
     for piece in pieces:
-        more = lines.size(piece)
-        is_small = size + more <= SMALLEST or not lines.has_text(piece)
+        size = lines.size(piece)
+        is_small = before.size + size <= SMALLEST or not lines.has_text(piece)
         if joined and (is_small or len(joined) >= MAX_CHUNKS):
-            before = joined[-1]
             names = tuple(dict.fromkeys((*before.names, *piece.names)))
-            joined[-1] = Chunk(before.start, piece.end, names)
-            size += more
+            before = joined[-1] = Chunk(before.start, piece.end, names, before.size + size)
         else:
-            joined.append(piece)
-            size = more
+            before = Chunk(piece.start, piece.end, piece.names, size)
+            joined.append(before)
     return joined
 
 

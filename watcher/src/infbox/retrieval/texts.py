@@ -15,7 +15,7 @@ import sqlite3
 import time
 import zlib
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from infbox.retrieval import chunks as cutting
@@ -245,10 +245,11 @@ class Texts:
         if not sources:
             return
         with transaction(self._db):
+            ids = self._next_ids()
             for path, source in sources.items():
                 self._remove(path)
                 if source is not None:
-                    self._add(path, source)
+                    self._add(path, source, ids)
 
     def remove(self, *paths: str) -> None:
         """Take out files that are there; ``forget_removed`` takes them off the disk too."""
@@ -279,11 +280,12 @@ class Texts:
         put, removed = 0, len(stale)
         while batch := list(islice(changed, _BATCH)):
             with transaction(self._db):
+                ids = self._next_ids()
                 for path in batch:
                     self._remove(path)
                     source = read(path)
                     if source:
-                        self._add(path, source)
+                        self._add(path, source, ids)
                         put += 1
                     else:
                         removed += path in known
@@ -437,26 +439,36 @@ class Texts:
         for setting, segments in (("automerge", by_and_by), ("crisismerge", at_once)):
             self._db.execute("INSERT INTO words (words, rank) VALUES (?, ?)", (setting, segments))
 
-    def _add(self, path: str, source: Source) -> None:
+    def _next_ids(self) -> _Ids:
+        """Return what the chunks and blocks of files are named by that are put next, in order."""
+        chunk, block = (
+            (self._db.execute(f"SELECT max(id) FROM {table}").fetchone()[0] or 0) + 1  # noqa: S608
+            for table in ("chunks", "blocks")
+        )
+        return _Ids(count(chunk), count(block))
+
+    def _add(self, path: str, source: Source, ids: _Ids) -> None:
         name = path.rpartition("/")[2]
         file = self._db.execute(
             "INSERT INTO files (path, name, digest) VALUES (?, ?, ?)",
             (os.fsencode(path), os.fsencode(name), source.digest),
         ).lastrowid
-        first, block = (
-            (self._db.execute(f"SELECT max(id) FROM {table}").fetchone()[0] or 0) + 1  # noqa: S608
-            for table in ("chunks", "blocks")
-        )
         chunks, rows = [], []
         blocks: list[_Block] = []
         in_path = joined(path, MAX_WORDS)
-        pieces = _pieces(self._cut(path, source.text), source.text)
-        for id_, (chunk, text) in enumerate(pieces, start=first):
-            names = "\n".join(chunk.names)
-            if not blocks or blocks[-1].size + len(text) > BLOCK:
-                blocks.append(_Block(block + len(blocks), chunk.start))
-            id_of_block, at = blocks[-1].add(text)
-            chunks.append((id_, file, chunk.start, chunk.end, len(text), names, id_of_block, at))
+        content = source.text
+        behind = 0
+        for chunk in self._cut(path, content):
+            before, behind = behind, behind + chunk.size
+            text = content[before:behind]
+            if len(text) < chunk.size:
+                text += "\n"  # the last line gets an end too
+            if not blocks or blocks[-1].size + chunk.size > BLOCK:
+                blocks.append(_Block(next(ids.block), chunk.start))
+            at = blocks[-1].add(text)
+            id_, names = next(ids.chunk), "\n".join(chunk.names)
+            place = (chunk.start, chunk.end, chunk.size)
+            chunks.append((id_, file, *place, names, blocks[-1].id, at))
             rows.append((id_, in_path, joined(names, MAX_WORDS), joined(text, MAX_WORDS)))
         self._db.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", chunks)
         self._db.executemany(
@@ -490,6 +502,18 @@ class Texts:
         self._db.execute("DELETE FROM files WHERE id = ?", row)
 
 
+class _Ids(NamedTuple):
+    """Names of what is put, each given once.
+
+    Attributes:
+        chunk: for chunks.
+        block: for blocks.
+    """
+
+    chunk: Iterator[int]
+    block: Iterator[int]
+
+
 class _Block:
     """Neighbouring chunks that are compressed together.
 
@@ -502,24 +526,16 @@ class _Block:
         self.id, self.start, self.size = id_, start, 0
         self._texts: list[str] = []
 
-    def add(self, text: str) -> tuple[int, int]:
-        """Add a chunk; return which block it is in, and behind how many characters."""
+    def add(self, text: str) -> int:
+        """Add a chunk; return behind how many characters of the block it is."""
         at = self.size
         self._texts.append(text)
         self.size += len(text)
-        return self.id, at
+        return at
 
     def packed(self) -> bytes:
         """Return all of it."""
         return zlib.compress("".join(self._texts).encode(), _LEVEL)
-
-
-def _pieces(chunks: Iterable[Chunk], text: str) -> Iterator[tuple[Chunk, str]]:
-    """Yield chunks with their lines, the last one with an end too."""
-    ends = cutting.ends_of(cutting.lines_of(text))
-    text = text if text.endswith("\n") else f"{text}\n"
-    for chunk in chunks:
-        yield chunk, text[ends[chunk.start - 1] : ends[chunk.end]]
 
 
 def place(state_dir: Path, name: str) -> Path:

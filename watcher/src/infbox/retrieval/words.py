@@ -20,8 +20,8 @@ MAX_PARTS = 12
 
 _REMEMBERED = 200_000  # identifiers whose parts are kept: some 30 MB at most
 
-# What is no part of an identifier in ASCII, which most sources are.
-_SPACES = {number: " " for number in range(128) if not re.match(r"\w", chr(number))}
+# What is no part of an identifier in ASCII, which most sources are, becomes a space.
+_SPACED = re.sub(r"\W", " ", "".join(map(chr, range(128)))).encode().ljust(256)
 _RUN = re.compile(r"\w+")
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -58,7 +58,10 @@ def joined(text: str, most: int) -> str:
 
     It is what ``words`` gives, in a fifth of the time: nearly all of an index's text goes through.
     """
-    runs = text.translate(_SPACES).split() if text.isascii() else _RUN.findall(text)
+    if text.isascii():  # translating bytes takes a quarter of the time of translating text
+        runs = text.encode().translate(_SPACED).decode().split()
+    else:
+        runs = _RUN.findall(text)
     return " ".join(map(_known.__getitem__, runs[:most]))
 
 
