@@ -166,11 +166,11 @@ SECTIONS: dict[str, Sequence[Promise]] = {
     ),
     "A prompt of 32,000 tokens, three histories that nothing was tuned on": (
         Promise("Shown of what a commit goes on to change in source files, median",
-                "use_histories", middle("hunks", "both", "source"), "%", 100, bar=55, least=True,
+                "use_histories", middle("hunks", "both", "source"), "%", 100, bar=55, minimum=True,
                 floor=middle("hunks", "bm25", "source"), floor_is=BM25,
                 short="Shown in a prompt of what a commit goes on to change in source files"),
         Promise("Source files of it that are located, median",
-                "use_histories", middle("files", "both", "source"), "%", 100, bar=75, least=True,
+                "use_histories", middle("files", "both", "source"), "%", 100, bar=75, minimum=True,
                 floor=middle("files", "bm25", "source"), floor_is=BM25),
         Promise("Tokens computed for a question, up to 8,000 for what is retrieved; highest mean",
                 "use_histories", most("computed_per_question"), "tokens", bar=8300),
