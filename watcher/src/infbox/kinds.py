@@ -92,7 +92,7 @@ def kind_of(path: str) -> FileKind:
     return _by_name(name, directories, ending) or _by_directory(name, directories, ending)
 
 
-@lru_cache(1000)
+@lru_cache(16)
 def _directories(above: str) -> frozenset[str]:
     """Return the names of directories, in lower case. Files come in the order of their paths: to
     remember a few directories takes nearly no memory, to remember each file's kind much."""

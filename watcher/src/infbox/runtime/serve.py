@@ -60,7 +60,9 @@ def lasting(listen: Listen, field: str) -> socket.socket:
     return listener
 
 
-def server(app: Starlette, *, idle_seconds: int, grace_seconds: int) -> uvicorn.Server:
+def server(
+    app: Starlette, *, idle_seconds: int, grace_seconds: int, loop: str = "auto"
+) -> uvicorn.Server:
     """Return what serves an application, until SIGTERM or SIGINT, on the sockets it is run with.
 
     It feeds systemd's watchdog, where the unit has one, from the event loop that answers requests:
@@ -70,11 +72,14 @@ def server(app: Starlette, *, idle_seconds: int, grace_seconds: int) -> uvicorn.
         app: the application; its lifespan is run.
         idle_seconds: after which an idle connection is closed.
         grace_seconds: for requests under way when the process is asked to end.
+        loop: ``auto`` for the fastest event loop there is, ``asyncio`` for the one that takes the
+            least memory.
     """
     import uvicorn  # noqa: PLC0415  # the watcher is ready before it is needed
 
     settings = uvicorn.Config(
         app,
+        loop=loop,
         access_log=False,
         log_config=None,
         server_header=False,

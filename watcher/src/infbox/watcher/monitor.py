@@ -31,6 +31,9 @@ _TICK_SECONDS = 0.25
 _PERIOD_SECONDS = 10.0  # between signs of life where systemd wants none
 _GRACE_SECONDS = 10.0
 
+_LEAN = ("-X", "no_debug_ranges")
+"""Without the columns of each instruction, which only underline a line of a traceback: 1.7 MB."""
+
 NO_ANSWER = (
     "the tree does not respond: check whether its file system responds, and whether git hangs in "
     "it, for example because a pipe replaces a file that git reads"
@@ -161,7 +164,7 @@ def _working(
     ours, theirs = socket.socketpair()
     with theirs, listener:
         shared = [theirs.fileno(), listener.fileno()]
-        command = [sys.executable, "-m", "infbox.watcher.worker", *map(str, shared)]
+        command = [sys.executable, *_LEAN, "-m", "infbox.watcher.worker", *map(str, shared)]
         process = subprocess.Popen(command, pass_fds=shared)
     link = Link(Connection(ours.detach()))
     try:

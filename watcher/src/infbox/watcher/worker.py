@@ -574,7 +574,7 @@ def _serve(options: argparse.Namespace) -> None:
     link = Link(Connection(options.link))
     with contextlib.suppress(EOFError), socket.socket(fileno=options.listener) as listener:
         work = Work(link.receive(), link, lambda: setattr(serving, "should_exit", True))
-        serving = server(work.pages(), idle_seconds=5, grace_seconds=1)
+        serving = server(work.pages(), idle_seconds=5, grace_seconds=1, loop="asyncio")
         serving.run(sockets=[listener])
 
 

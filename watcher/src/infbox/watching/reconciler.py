@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from infbox.errors import GitError
+from infbox.runtime import memory
 from infbox.runtime.background import QUIET_SECONDS, BackgroundTask, Debounce
 from infbox.runtime.clock import EVER, Moment
 from infbox.tree.files import Walk, belonging
@@ -289,8 +290,13 @@ class Reconciler:
         task, self._index_task = self._index_task, None
         if task is None:
             return
+        self._take_new_tracked(*task.result())
+        memory.give_back()  # each tracked name was in it more than once
+
+    def _take_new_tracked(
+        self, since: Moment, found: list[tuple[str, Git, Tracked, set[str], set[str]]]
+    ) -> None:
         now = time.monotonic()
-        since, found = task.result()
         for directory, git, tracked, came, went in found:
             links = git.tracked.links ^ tracked.links
             git.tracked = tracked
