@@ -1,6 +1,7 @@
 """What differs is found again before it counts, and what is expected has to be true."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.conformance import sdist
@@ -83,6 +84,7 @@ def test_an_expected_difference_that_is_none_is_a_problem() -> None:
     passing = Fake(direct={"a": "."}, edge={"a": "."})
     (problem,) = judged(passing, known("a")).problems
     assert "take it off the list" in problem
+    assert not judged(passing, replace(known("a"), by_answer=True)).problems
     (problem,) = judged(Fake(direct={"a": "."}, edge={"a": "."}), known("gone")).problems
     assert "no such test" in problem
     some = Fake(direct={"a": "."}, edge={"a": "."})
