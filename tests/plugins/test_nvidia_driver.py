@@ -616,9 +616,7 @@ def test_apt_takes_what_an_earlier_driver_depends_on_only_by_our_preferences(
     (tmp_path / "repository/Packages").write_text(index)
     (tmp_path / "sources.list").write_text(f"deb [trusted=yes] copy:{tmp_path}/repository ./\n")
     (tmp_path / "status").write_text("")
-    tasks = yaml.safe_load((ROOT / "roles/nvidia_driver/tasks/install.yml").read_text())
-    (task,) = [task for task in tasks if task["name"] == "Pin the driver packages to one version"]
-    preferences = task["ansible.builtin.copy"]["content"]
+    preferences = (ROOT / "roles/nvidia_driver/templates/preferences.j2").read_text()
     preferences = preferences.replace("{{ _nvidia_driver_target }}", "580.173.02").replace(
         "{{ _nvidia_driver_plan.family }}", plan(host("ubuntu-24.04"))["family"]
     )
