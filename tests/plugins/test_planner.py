@@ -285,7 +285,7 @@ def test_stages_share_layers_and_their_kv_out() -> None:
     assert not planned(name, engine, replace(A100, count=3)).fits
 
 
-class TestMixedCards:
+class TestMixedGpus:
     def test_cannot_share_a_models_layers(self) -> None:
         verdict = planned(
             "Llama-3.1-70B-Instruct", Engine(tensor_parallel_size=4),

@@ -40,6 +40,8 @@ def whole(text: str) -> Sequence[Definition]:
         "def f():\n    return [\n]\n\n\ndef g():\n    pass\n",
         "if X:\n    def f():\n        def inner(): ...\n        return inner\nelse:\n    f = 1\n",
         "def f():\r\n    return 1\r\n\r\ndef g():\r\n    pass\r\n",
+        "class A:\n    def f(self):\n        x = 1 \\\n+ 1\n\n    def g(self):\n        pass\n",
+        'class A:\n    def f(self):\n        x = "a" \\\n"b"\n\n    def g(self):\n        pass\n',
     ],
 )
 def test_definitions_are_those_of_the_whole_text(text: str) -> None:
@@ -58,6 +60,8 @@ _LINES = st.sampled_from(
             a, b=":",  # why
         ):
             pass
+                x = 1 + \\
+        2
         def h(): return 1
         @wraps
         """

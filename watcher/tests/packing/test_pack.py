@@ -158,7 +158,7 @@ def test_of_a_file_outside_the_pack_what_differs_from_the_last_commit_is_shown()
 
 
 @pytest.mark.parametrize(
-    ("text", "committed", "is_worth_room", "note"),
+    ("text", "committed", "is_worth_space", "note"),
     [
         ("short\n", "shorter\n", False, "changed"),
         (LONG + "more\n", LONG, True, "changed"),
@@ -169,10 +169,10 @@ def test_of_a_file_outside_the_pack_what_differs_from_the_last_commit_is_shown()
     ids=["short", "worth its room", "over the share", "new", "new and too large"],
 )
 def test_a_file_outside_the_pack_enters_in_full_only_where_that_is_cheap_or_worth_it(
-    text: str, committed: str | None, is_worth_room: bool, note: str
+    text: str, committed: str | None, is_worth_space: bool, note: str
 ) -> None:
     pack = build({})
-    pack.save("a.py", File(text), committed=lambda: committed, is_worth_space=is_worth_room)
+    pack.save("a.py", File(text), committed=lambda: committed, is_worth_space=is_worth_space)
     assert sections(pack.text)[-1][:2] == ("a.py", note)
 
 

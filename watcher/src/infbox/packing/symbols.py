@@ -157,8 +157,9 @@ def _without_body(function: re.Match[bytes]) -> bytes:
     head, indent, body = function.group("head", "indent", "body")
     lines = body.rstrip()
     last = lines[lines.rfind(b"\n") + 1 :].lstrip()
-    # A string that goes on behind these lines; a comment, which may not belong to the function.
-    if body.count(b'"""') % 2 or body.count(b"'''") % 2 or last.startswith(b"#"):
+    # A string or a line that goes on behind these lines; a comment, which may be of what follows.
+    goes_on = body.count(b'"""') % 2 or body.count(b"'''") % 2 or lines.endswith(b"\\")
+    if goes_on or last.startswith(b"#"):
         return function[0]
     before = lines.count(b"\n")
     return b"".join((head, b"\n" * before, indent, b" pass", b"\n" * (body.count(b"\n") - before)))

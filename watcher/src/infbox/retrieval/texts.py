@@ -116,7 +116,7 @@ class Texts:
 
     Args:
         file: the database, made with mode 0640 when it is not there; None for one in memory.
-        cut: cuts a file, given by path and text, into chunks.
+        cut: cuts a file, given by path and text, into chunks that adjoin, each with its size.
         is_read_only: it is another process that keeps it, and the file is there.
 
     Raises:
