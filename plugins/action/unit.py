@@ -13,7 +13,8 @@ from ansible.plugins.action import ActionBase
 
 # When a service's program was started. A timer has none, and is as old as its state.
 PROGRAM_START, UNIT_START = "ExecMainStartTimestamp", "ActiveEnterTimestamp"
-PROPERTIES = ("ActiveState", "UnitFileState", "NeedDaemonReload", PROGRAM_START, UNIT_START)
+PROPERTIES = ("ActiveState", "SubState", "UnitFileState", "NeedDaemonReload",
+              PROGRAM_START, UNIT_START)  # fmt: skip
 TIME = re.compile(r"\w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+) UTC")
 # A static unit has nothing to enable: others start it.
 ENABLED = ("UnitFileState=enabled", "UnitFileState=static")
@@ -94,12 +95,18 @@ def state(lines: Sequence[str], *, started: bool = True) -> State:
 
 def _reasons(lines: Sequence[str]) -> list[str]:
     """Return why a unit is to be restarted, by its state and its files."""
-    if "ActiveState=active" not in lines:
+    if not _is_active(lines):
         return ["it is not active"]
     if (since := _start(lines)) is None:
         return ["systemd does not say since when it runs"]
     files = [match for line in lines if (match := FILE.fullmatch(line))]
     return [f"{match[2]} is newer than its start" for match in files if float(match[1]) > since]
+
+
+def _is_active(lines: Sequence[str]) -> bool:
+    """Say whether a unit runs, or is being started: that is not to be broken off."""
+    is_starting = "ActiveState=activating" in lines and "SubState=auto-restart" not in lines
+    return "ActiveState=active" in lines or is_starting
 
 
 def _has_program(lines: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ module = load("action", "unit")
 SHOWN = [
     "ExecMainStartTimestamp=Mon 2026-11-30 12:00:00.250000 UTC",
     "ActiveState=active",
+    "SubState=running",
     "UnitFileState=enabled",
     "NeedDaemonReload=no",
 ]
@@ -48,7 +49,6 @@ def test_a_file_that_is_newer_than_the_start_by_less_than_a_second_counts() -> N
     ("old", "new", "reasons"),
     [
         ("ActiveState=active", "ActiveState=inactive", ["it is not active"]),
-        ("ActiveState=active", "ActiveState=activating", ["it is not active"]),
         ("12:00:00.250000 UTC", "", ["systemd does not say since when it runs"]),
         ("Reload=no", "Reload=yes", ["its unit file is newer than what systemd has loaded"]),
     ],
@@ -58,6 +58,18 @@ def test_a_unit_that_does_not_run_what_it_should_is_restarted(
 ) -> None:
     found = module.state(shown(old, new))
     assert (found.reasons, found.is_right) == (reasons, False)
+
+
+def test_a_unit_that_is_being_started_is_not_restarted() -> None:
+    starting = [
+        line.replace("SubState=running", "SubState=start")
+        for line in shown("ActiveState=active", "ActiveState=activating")
+    ]
+    assert module.state(starting).is_right
+    newer = module.state([*starting, file_line("/etc/a", START + 1)])
+    assert newer.reasons == ["/etc/a is newer than its start"]
+    failing = [line.replace("SubState=start", "SubState=auto-restart") for line in starting]
+    assert module.state(failing).reasons == ["it is not active"]
 
 
 def test_a_unit_that_is_not_enabled_is_not_restarted() -> None:
