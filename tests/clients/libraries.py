@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.clients.environments import node_environment, python_environment
 
 DRIVERS = Path(__file__).parent / "drivers"
 CHECKS = ("answer", "stream", "tool", "models")
+GRACE_SECONDS = 5.0
 # Five that are installed together in a second: these run in `make test`.
 FIVE = ("openai", "anthropic", "llm", "langchain", "pydantic-ai")
 
@@ -145,12 +147,28 @@ def end_all_at(home: Path) -> None:
     Args:
         home: of one client alone.
     """
-    wanted = f"HOME={home}".encode()
+    ends = time.monotonic() + GRACE_SECONDS
+    _signal(_running_at(home), signal.SIGTERM)
+    while (left := _running_at(home)) and time.monotonic() < ends:
+        time.sleep(0.1)
+    _signal(left, signal.SIGKILL)
+
+
+def _signal(processes: Sequence[int], number: signal.Signals) -> None:
+    for each in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, number)
+
+
+def _running_at(home: Path) -> list[int]:
+    """Return the processes that have a home directory."""
+    wanted, found = f"HOME={home}".encode(), []
     for process in Path("/proc").glob("[0-9]*"):
         # One that ended meanwhile, or is another user's, is not meant.
         with contextlib.suppress(OSError):
             if wanted in (process / "environ").read_bytes().split(b"\0"):
-                os.kill(int(process.name), signal.SIGTERM)
+                found.append(int(process.name))
+    return found
 
 
 def _programs(library: Library) -> Path:

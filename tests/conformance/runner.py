@@ -125,7 +125,8 @@ class Runner:
             finally:  # where this run is ended before its end
                 succeeds(["docker", "rm", "--force", f"{self._container}-{target}"])
         log = self._folder / f"{target}{'-again' if only else ''}.log"
-        log.write_text(done.stdout)
+        with log.open("a") as file:  # after those of other directories
+            file.write(done.stdout)
         if done.returncode not in ENDED or not report.exists():
             raise LabError(f"pytest ended with {done.returncode}; the end of {log}:\n"
                            + "\n".join(done.stdout.splitlines()[-30:]))  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.conformance import sdist
-from tests.conformance.runner import EDGE, PACK
+from tests.conformance.runner import EDGE, PACK, suite
 from tests.conformance.verdict import Expected, Result, Verdict, compare, read_expected
 
 FILE = "entrypoints/test_a.py"
@@ -102,6 +102,7 @@ def test_the_list_has_a_reason_for_each_and_no_test_twice(tmp_path: Path) -> Non
     expected = read_expected(sdist.HERE / "expected.yml")
     assert all(len(each.reason) > 20 and set(each.targets) <= {EDGE, PACK} for each in expected)
     tests = [each.test for each in expected]
+    assert {test.partition("::")[0] for test in tests} <= set(suite()["tests"])
     assert len(tests) == len(set(tests))
     file = tmp_path / "empty.yml"
     file.write_text("# nothing\n")

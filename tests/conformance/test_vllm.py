@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 def directories() -> dict[str, Sequence[str]]:
     """Return the suite's files by their directory below vLLM's ``tests/entrypoints``."""
-    return {place: list(files) for place, files in groupby(suite()["tests"], key=directory)}
+    return {place: list(files) for place, files in groupby(sorted(suite()["tests"]), key=directory)}
 
 
 def directory(test: str) -> str:
