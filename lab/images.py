@@ -280,16 +280,20 @@ def ensure_all() -> None:
     with ThreadPoolExecutor(2) as pool:
         registry = pool.submit(ensure_registry)
         services = pool.submit(publish_services, registry)
-        # Begins where the registry was made.
-        engine = pool.submit(publish_engine)
+        engine = pool.submit(publish_engine, registry)
         published = {**services.result(), "engine": engine.result()}
     IMAGES_FILE.parent.mkdir(parents=True, exist_ok=True)
     content = {name: asdict(image) for name, image in sorted(published.items())}
     IMAGES_FILE.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def publish_engine() -> Published:
-    """Build the engine image and copy it to the registry."""
+def publish_engine(registry: Future[None]) -> Published:
+    """Build the engine image once the registry runs, and copy it there.
+
+    Args:
+        registry: what says when the registry runs.
+    """
+    registry.result()
     return publish(engine_image(), REPOSITORIES["engine"])
 
 
