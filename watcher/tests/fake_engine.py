@@ -110,6 +110,7 @@ class FakeEngine:
     forgets: bool = False
     tells_cached_tokens: bool = True
     delay: float = 0.0
+    end_delay: float = 0.0  # between the last event of a stream and its end
     breaks_off: bool = False
     breaks_first: bool = False
     breaks_within: bytes = b""
@@ -401,6 +402,7 @@ class FakeEngine:
                     raise RuntimeError("the test asked for it")
             told = self._usage(path, prompt, salt)
             yield fake_apis.last_events(path, told if tells else None)
+            await asyncio.sleep(self.end_delay)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -17,9 +18,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from fake_apis import CHAT
+from fake_apis import CHAT, MESSAGES, RESPONSES
 from fake_host import FakeHost, GatewayStack, events, told
-from gateway_stack import USER, Stack
+from gateway_stack import BODIES, USER, Stack
 from infbox import config
 from infbox.errors import InputError
 from infbox.metrics import Usage
@@ -28,6 +29,8 @@ from infbox.status.history import FirstTokens, Minutes
 from infbox.status.sampler import MOST_VIEWERS
 from infbox.status.services import DOWN, HEALTHY, LATE, Finding, Service
 from serving import until
+
+LAST_EVENT = re.compile(rb"^data: .*(DONE|message_stop|response\.completed)")
 
 
 @pytest.fixture
@@ -230,6 +233,23 @@ def test_answers_that_stream_tell_how_long_they_took_to_begin(gateway: Stack) ->
     first = gateway_first_tokens(gateway)
     assert (first["cold"]["count"], first["warm"]["count"]) == (1, 1)
     assert 0 < first["warm"]["median"] < 5
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+def test_an_answer_counts_though_its_client_leaves_with_the_last_event(
+    gateway: Stack, path: str
+) -> None:
+    gateway.engine.end_delay = 30.0
+    for _ in range(2):
+        connection = gateway.connect()
+        body = json.dumps({"model": "coder@shop", "stream": True, **BODIES[path]})
+        connection.request("POST", path, body)
+        answer = connection.getresponse()
+        assert any(LAST_EVENT.search(line) for line in iter(answer.readline, b""))
+        connection.close()
+        until(lambda: gateway.engine.under_way == 0)
+    assert gateway_first_tokens(gateway)["warm"]["count"] == 1
+    assert "infbox_gateway_cancelled_total{" not in gateway.metrics
 
 
 def gateway_first_tokens(gateway: Stack) -> dict[str, Any]:

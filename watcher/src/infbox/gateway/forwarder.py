@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from infbox.config import Gateway as Settings
     from infbox.gateway.conversations.summary import Summary
     from infbox.gateway.questions import Questions
+    from infbox.gateway.requests import Question
     from infbox.gateway.upstream.engine import Engine, EngineForwarder
     from infbox.gateway.upstream.queue import RequestQueue
     from infbox.gateway.upstream.replicas import Balanced
@@ -123,11 +124,13 @@ class Forwarder:
 
     async def _answer_it(self, exchange: Exchange) -> None:
         """Answer a request, or leave it with the client."""
+        has_left = False
         async with anyio.create_task_group() as group:
 
             async def leave_with_client() -> None:
+                nonlocal has_left
                 await exchange.incoming.client_gone()
-                self._note_gone(exchange)
+                has_left = True
                 group.cancel_scope.cancel()
 
             group.start_soon(leave_with_client)
@@ -139,8 +142,11 @@ class Forwarder:
                 message = f"The request is larger than {self._limit_bytes} bytes."
                 await _respond(exchange, RefusalError(TOO_LARGE, message))
             except ClientGoneError:
-                self._note_gone(exchange)
+                has_left = True
             group.cancel_scope.cancel()
+        # What an answer cost is in its last event: with that it was whole.
+        if has_left and exchange.outgoing.usage is None and not exchange.is_elsewhere:
+            self._metrics.cancelled.labels(exchange.workspace).inc()
 
     def _exchange(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         began = time.monotonic()
@@ -179,15 +185,22 @@ class Forwarder:
             exchange.own_workspace = question.workspace
             if question.recording is not None:
                 exchange.outgoing.tap = question.recording.take
-            async with self._tokens.counted(exchange, question):
-                usage = await self._upstream.forwarder.answer(exchange, question)
+            is_whole = False
+            try:
+                async with self._tokens.counted(exchange, question):
+                    await self._upstream.forwarder.answer(exchange, question)
+                is_whole = True
+            finally:
+                # OpenAI's client closes its connection with the last event, before the stream ends.
+                if is_whole or exchange.outgoing.usage is not None:
+                    self._note_answer(exchange, question)
+
+    def _note_answer(self, exchange: Exchange, question: Question) -> None:
+        """Note for the status page what an answer was like."""
+        usage = exchange.outgoing.usage
         if question.turn is not None:
             self._summary.note(exchange.workspace, question.turn, usage)
         self._first_tokens.note(time.monotonic(), exchange.events.seconds, usage)
-
-    def _note_gone(self, exchange: Exchange) -> None:
-        if not exchange.is_elsewhere:
-            self._metrics.cancelled.labels(exchange.workspace).inc()
 
 
 async def _respond(exchange: Exchange, refused: RefusalError) -> None:
