@@ -143,6 +143,19 @@ def test_nothing_of_a_removed_file_is_left_on_the_disk(tmp_path: Path, how: str)
     assert gone.encode() not in b"".join(part.read_bytes() for part in tmp_path.iterdir())
 
 
+def test_what_a_merge_leaves_free_is_given_back(tmp_path: Path) -> None:
+    file = tmp_path / "texts.db"
+    texts = Texts(file)
+    texts.begin("rules")
+    for number in range(30):  # a segment each, merged at the end
+        text = "".join(f"word{number}x{n}\n" for n in range(500))
+        texts.put(f"{number}.py", File(text))
+    texts.forget_removed()
+    texts.close()
+    with sqlite3.connect(file) as database:
+        assert database.execute("PRAGMA freelist_count").fetchone() == (0,)
+
+
 _PATHS = st.sampled_from(["a.py", "b/c.md", "d.go", "e"])
 _TEXTS = st.text(st.sampled_from('ab_AB1 \n"#é\x00def class:'), max_size=60)
 

@@ -162,6 +162,8 @@ class Texts:
             raise sqlite3.OperationalError(f"another version made it, or none yet: {found}")
 
     def _prepare(self) -> None:
+        # To be chosen before anything is in it: pages that get free can then be given back.
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA secure_delete = ON")  # it is source text that is deleted
@@ -295,9 +297,12 @@ class Texts:
 
     def forget_removed(self) -> None:
         """Leave nothing of removed files on the disk. FTS5 keeps their words until segments are
-        merged, and the log keeps pages until it is cut off."""
+        merged, and the log keeps pages until it is cut off. What a merge leaves free is given
+        back: after a first index a fifth of the file."""
         self._merge_at(*_MERGED_BY_SAVES)
         self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
+        # A step for each page; `execute` takes one alone of a statement without columns.
+        self._db.executescript("PRAGMA incremental_vacuum")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def matching(
