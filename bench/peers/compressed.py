@@ -10,7 +10,6 @@ the processor time of one text of the tree, and of a pack of the same budget. It
 (`npm install repomix`, into a directory of its own) and is skipped where it is not on the PATH.
 """
 
-import argparse
 import shutil
 import statistics
 import sysconfig
@@ -23,7 +22,7 @@ from infbox.evaluation.history import History
 from infbox.packing.tokens import BYTES_PER_TOKEN
 
 from ..workload import git
-from .maps import LINE, Seen, asked
+from .maps import LINE, Seen, arguments, asked
 from .trees import run
 
 _RULE = "=" * 16
@@ -90,20 +89,14 @@ def evaluate(program: Path, repository: Path, commits: int, budget: int) -> Comp
             text = out.read_text(errors="replace")
             compared.whole = round(len(text.encode()) / BYTES_PER_TOKEN)
             for seen, from_end in ((compared.seen, False), (compared.from_end, True)):
-                lines = shown(cut(text, budget, from_end=from_end))
-                seen.questions += 1
-                for each in wanted:
-                    seen.count(each, lines)
+                seen.count(wanted, shown(cut(text, budget, from_end=from_end)))
     return compared
 
 
 def main() -> None:
     """Replay histories, and print what was shown."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers.compressed", description=__doc__)
-    parser.add_argument("repositories", metavar="REPO", nargs="+", type=Path)
+    parser = arguments("compressed", __doc__)
     parser.add_argument("--program", type=Path, metavar="FILE", help="repomix; else on the PATH")
-    parser.add_argument("--commits", type=int, default=100, metavar="N")
-    parser.add_argument("--budget", type=int, default=32_000, metavar="TOKENS")
     given = parser.parse_args()
     program = given.program or shutil.which("repomix")
     if not program or not Path(program).exists():
@@ -112,12 +105,7 @@ def main() -> None:
     for repository in given.repositories:
         found = evaluate(Path(program).resolve(), repository, given.commits, given.budget)
         for how, seen in (("its first", found.seen), ("its last", found.from_end)):
-            print(
-                f"{repository}, {how} tokens of {found.whole}: {seen.questions} questions, "
-                f"{seen.shown} of {seen.hunks} hunks shown, {seen.located} of {seen.files} source "
-                "files located",
-                flush=True,
-            )
+            print(f"{repository}, {how} tokens of {found.whole}: {seen}", flush=True)
         if found.theirs:
             print(
                 f"processor time of a text, median: repomix {statistics.median(found.theirs):.2f} "

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,8 +108,19 @@ class Seen:
     files: int = 0
     located: int = 0
 
-    def count(self, wanted: measure.Wanted, lines: Mapping[str, set[str]]) -> None:
-        """Count a file that was wanted."""
+    def __str__(self) -> str:
+        return (
+            f"{self.questions} questions, {self.shown} of {self.hunks} hunks shown, "
+            f"{self.located} of {self.files} source files located"
+        )
+
+    def count(self, wanted: Sequence[measure.Wanted], lines: Mapping[str, set[str]]) -> None:
+        """Count a question: the files that were wanted, and the lines that were shown of each."""
+        self.questions += 1
+        for each in wanted:
+            self._count_file(each, lines)
+
+    def _count_file(self, wanted: measure.Wanted, lines: Mapping[str, set[str]]) -> None:
         own = [line[:LINE] for line in wanted.old.text.split("\n")]
         self.files += 1
         self.located += wanted.path in lines
@@ -168,29 +178,33 @@ def evaluate(python: Path, repository: Path, commits: int, budget: int) -> Seen:
                 lines = shown(
                     mapper.map(question, sorted(path for path, _ in history.files(parent)))
                 )
-                seen.questions += 1
-                for each in wanted:
-                    seen.count(each, lines)
+                seen.count(wanted, lines)
     return seen
+
+
+def arguments(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Return what reads the arguments of a benchmark that replays histories.
+
+    Args:
+        name: of its module here.
+        description: of it, for people.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m bench.peers.{name}", description=description)
+    parser.add_argument("repositories", metavar="REPO", nargs="+", type=Path)
+    parser.add_argument("--commits", type=int, default=100, metavar="N")
+    parser.add_argument("--budget", type=int, default=32_000, metavar="TOKENS")
+    return parser
 
 
 def main() -> None:
     """Replay histories, and print what was shown."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers.maps", description=__doc__)
-    parser.add_argument("repositories", metavar="REPO", nargs="+", type=Path)
+    parser = arguments("maps", __doc__)
     parser.add_argument("--environment", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--commits", type=int, default=100, metavar="N")
-    parser.add_argument("--budget", type=int, default=32_000, metavar="TOKENS")
     given = parser.parse_args()
     for repository in given.repositories:
         python = given.environment / "bin" / "python"
         seen = evaluate(python, repository, given.commits, given.budget)
-        print(
-            f"{repository}: {seen.questions} questions, {seen.shown} of {seen.hunks} hunks shown, "
-            f"{seen.located} of {seen.files} source files located",
-            file=sys.stdout,
-            flush=True,
-        )
+        print(f"{repository}: {seen}", flush=True)
 
 
 if __name__ == "__main__":
