@@ -250,10 +250,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return done
 
     def _file(self, item: Wanted, task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        task = self._task.copy()
-        task.args = {**_rights(vars(item)), "dest": item.path, "content": item.content}
+        arguments = {**_rights(vars(item)), "dest": item.path}
         if item.validate:
-            task.args["validate"] = item.validate
+            arguments["validate"] = item.validate
+        if self._task.check_mode or self._task.diff:
+            return self._compared({**arguments, "content": item.content}, task_vars)
+        # The action `copy` asks the host for the file first, by a module; here it was asked.
+        shell = self._connection._shell
+        source = shell.join_path(shell.tmpdir, "content")
+        self._transfer_data(source, item.content)
+        self._fixup_perms2((shell.tmpdir, source))
+        done: dict[str, Any] = self._execute_module(
+            module_name="ansible.builtin.copy",
+            module_args={**arguments, "src": source, "remote_src": True},
+            task_vars=task_vars,
+        )
+        return done
+
+    def _compared(
+        self, arguments: dict[str, Any], task_vars: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Copy a file by the action `copy`, which knows check mode and tells the difference."""
+        task = self._task.copy()
+        task.args = arguments
         copy = self._shared_loader_obj.action_loader.get(
             "ansible.builtin.copy",
             task=task,

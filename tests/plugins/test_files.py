@@ -152,7 +152,7 @@ def play(folder: Path, *options: str) -> Run:
     plays = [{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": tasks}]
     (folder / "play.yml").write_text(json.dumps(plays))
     done = subprocess.run(
-        ["ansible-playbook", "-i", "localhost,", "-c", "local", "--diff", *options, "play.yml"],
+        ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, "play.yml"],
         cwd=folder, capture_output=True, text=True, check=False,
         env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
              "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_NOCOLOR": "1"},
@@ -162,23 +162,27 @@ def play(folder: Path, *options: str) -> Run:
 
 
 def test_check_mode_tells_what_would_change_and_changes_nothing(tmp_path: Path) -> None:
-    done = play(tmp_path, "--check")
+    done = play(tmp_path, "--check", "--diff")
     assert [names(result) for result in done.results] == [["made", "deep", "one", "two"]] * 3
     assert [result["existing"] for result in done.results] == [[], [], []]
     assert "+täxt\n" in done.output
     assert not (tmp_path / "made").exists()
 
 
-def test_what_is_made_is_changed_again_only_where_it_differs(tmp_path: Path) -> None:
-    done = play(tmp_path)
+@pytest.mark.parametrize("options", [["--diff"], []])
+def test_what_is_made_is_changed_again_only_where_it_differs(
+    tmp_path: Path, options: list[str]
+) -> None:
+    done = play(tmp_path, *options)
     first, second, third = done.results
     assert names(first) == ["made", "deep", "one", "two"]
     assert (second["changed"], names(second), second["diff"]) == (False, [], [])
     assert len(second["existing"]) == 4
     assert (third["changed"], names(third)) == (True, ["one", "two"])
-    assert "-täxt\n+other\n" in done.output
+    assert ("-täxt\n+other\n" in done.output) is bool(options)
     made = tmp_path / "made"
     paths = ("deep", "deep/one", "two")
+    assert {path.name for path in made.rglob("*")} == {"deep", "one", "two"}
     modes = {path: (made / path).stat().st_mode & 0o7777 for path in paths}
     assert modes == {"deep": 0o750, "deep/one": 0o640, "two": 0o600}
     assert (made / "deep/one").read_text() == "other\n"
