@@ -88,3 +88,23 @@ def test_the_lock_is_made_of_all_that_is_required() -> None:
     groups = PROJECT["optional-dependencies"].values()
     required = names([*PROJECT["dependencies"], *(each for group in groups for each in group)])
     assert wanted - {"flit-core"} == required
+
+
+def test_a_start_of_the_watcher_imports_nothing_that_only_its_work_needs() -> None:
+    program = """
+import re, sys
+from infbox import config
+from infbox.watcher import main
+print(*(name for name in sys.argv[1:] if name in sys.modules))
+from infbox import kinds
+print(*(name for name, value in vars(kinds).items() if isinstance(value, re.Pattern)))
+"""
+    late = ["subprocess", "tempfile", "dataclasses", "hashlib", "asyncio", "pathspec", "yaml"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *late],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout.split() == [], "the time until it is ready is longer for it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from infbox.errors import InputError
@@ -50,33 +50,28 @@ _FIXTURE_DIRECTORIES = _set(
     fixtures fixture testdata __snapshots__ snapshots cassettes golden __fixtures__
     """
 )
-_TEST_NAME = re.compile(
-    r"(?:test_.*|.*[_.-](?:test|tests|spec|specs)|.*[a-z0-9]Tests?|conftest)\.\w+$"
-)
-_CHANGELOG = re.compile(
-    r"(?:change(?:s|log)?|history|news|releases?|release[_-]?notes|authors|contributors|"
+# Texts are compiled with the first file that is judged: a start of the watcher waits for none.
+_TEST_NAME = r"(?:test_.*|.*[_.-](?:test|tests|spec|specs)|.*[a-z0-9]Tests?|conftest)\.\w+$"
+_CHANGELOG = (
+    r"(?i)(?:change(?:s|log)?|history|news|releases?|release[_-]?notes|authors|contributors|"
     r"maintainers|notice|licen[cs]e|copying|code[_-]of[_-]conduct|security|citation)"
-    r"(?:[-_.].*)?$",
-    re.IGNORECASE,
+    r"(?:[-_.].*)?$"
 )
 _CHANGE_DIRECTORIES = _set("changelog changelog.d changelogs changes newsfragments news")
-_CONFIGURATION = re.compile(
-    r"(?:requirements.*|constraints.*|CMakeLists|robots)\.txt$", re.IGNORECASE
-)
+_CONFIGURATION = r"(?i)(?:requirements.*|constraints.*|CMakeLists|robots)\.txt$"
 # What Ansible, Helm and Kubernetes are programmed in.
 _DECLARING = _set("yml yaml")
 _DECLARED_DIRECTORIES = _set(
     "tasks handlers playbooks roles templates charts manifests helm k8s kubernetes"
 )
-_LOCK = re.compile(
-    r"(?:.*[.-]lock(?:\.\w+)?|package-lock\.json|pnpm-lock\.yaml|go\.sum|npm-shrinkwrap\.json)$",
-    re.IGNORECASE,
+_LOCK = (
+    r"(?i)(?:.*[.-]lock(?:\.\w+)?|package-lock\.json|pnpm-lock\.yaml|go\.sum|"
+    r"npm-shrinkwrap\.json)$"
 )
 _CI_DIRECTORIES = _set(".github .gitlab .circleci .buildkite .azure-pipelines .woodpecker")
-_CI = re.compile(
-    r"(?:\.travis\.yml|\.gitlab-ci\.yml|appveyor\.ya?ml|azure-pipelines\.ya?ml|jenkinsfile|"
-    r"\.pre-commit-config\.ya?ml|codecov\.ya?ml|renovate\.json5?|dependabot\.yml)$",
-    re.IGNORECASE,
+_CI = (
+    r"(?i)(?:\.travis\.yml|\.gitlab-ci\.yml|appveyor\.ya?ml|azure-pipelines\.ya?ml|jenkinsfile|"
+    r"\.pre-commit-config\.ya?ml|codecov\.ya?ml|renovate\.json5?|dependabot\.yml)$"
 )
 
 
@@ -99,13 +94,20 @@ def _directories(above: str) -> frozenset[str]:
     return frozenset(above.lower().split("/")) if above else frozenset()
 
 
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
 def _by_name(name: str, directories: frozenset[str], ending: str) -> FileKind | None:
     """Return the kind of what no one takes for source, wherever it lies."""
-    if directories & _CI_DIRECTORIES or _CI.match(name):
+    if directories & _CI_DIRECTORIES or _compiled(_CI).match(name):
         return FileKind.CI
-    if _LOCK.match(name):
+    if _compiled(_LOCK).match(name):
         return FileKind.LOCK
-    if ending not in _CODE and (_CHANGELOG.match(name) or directories & _CHANGE_DIRECTORIES):
+    if ending not in _CODE and (
+        _compiled(_CHANGELOG).match(name) or directories & _CHANGE_DIRECTORIES
+    ):
         return FileKind.CHANGELOG
     is_readme = name.lower().startswith("readme") and not directories
     return FileKind.README if is_readme else None
@@ -116,9 +118,9 @@ def _by_directory(name: str, directories: frozenset[str], ending: str) -> FileKi
     is_code = ending in _CODE or is_declared
     if directories & _FIXTURE_DIRECTORIES or (directories & _TEST_DIRECTORIES and not is_code):
         return FileKind.FIXTURES
-    if is_code and (directories & _TEST_DIRECTORIES or _TEST_NAME.match(name)):
+    if is_code and (directories & _TEST_DIRECTORIES or _compiled(_TEST_NAME).match(name)):
         return FileKind.TESTS
-    if _CONFIGURATION.match(name):
+    if _compiled(_CONFIGURATION).match(name):
         return FileKind.CONFIGURATION
     if ending in _DOCS or directories & _DOCS_DIRECTORIES:
         return FileKind.DOCS

@@ -31,6 +31,7 @@ from infbox.tree.git import Git
 from infbox.watching import reconciler
 from infbox.watching.changes import Changes
 from infbox.watching.follower import Follower
+from infbox.watching.index import Index
 from infbox.watching.inotify import Watch
 from infbox.watching.reader import TreeReader
 from infbox.watching.reconciler import Reconciler
@@ -667,6 +668,55 @@ def test_what_changed_while_nobody_followed_is_no_save(repo: Path) -> None:
     with following(repo) as seen:
         seen.settles()
         assert seen.follower.changes.wait() == (None,)
+
+
+def test_what_changed_is_found_where_no_directory_can_be_opened(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    fill(repo, {"a.py": "a\n", "d/b.py": "b\n"})
+    with following(repo) as seen:
+        seen.settles()
+    fill(repo, {"d/b.py": "changed\n"})
+    opening, looking = os.open, os.lstat
+
+    def opening_files(path: Any, *rest: Any, **named: Any) -> int:
+        assert not Path(path).is_dir()
+        return opening(path, *rest, **named)
+
+    def looking_by_path(path: Any, *, dir_fd: int | None = None) -> os.stat_result:
+        assert dir_fd is None
+        return looking(path)
+
+    monkeypatch.setattr("os.supports_dir_fd", frozenset())
+    monkeypatch.setattr("os.open", opening_files)
+    monkeypatch.setattr("os.lstat", looking_by_path)
+    with following(repo) as seen:
+        assert seen.follower.crashed is None
+        assert seen.follower.scans == 0
+        seen.agrees()
+
+
+def test_a_comparison_keeps_nothing_open_between_its_steps(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(repo, {"a.py": "a\n", "b.py": "b\n", "c.py": "c\n"})
+    with following(repo) as seen:
+        seen.settles()
+        file = seen.follower.index_file
+    monkeypatch.setattr("infbox.watching.comparison.STATS_AT_ONCE", 1)
+    tree, index, watch = Tree(repo), Index(file), Watch()
+    reconciler = Reconciler(name="shop", tree=tree, index=index, watching=watch, wake=lambda: None)
+    steps = 0
+    for _ in reconciler.start():
+        steps += 1
+        open_files = {os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()}
+        assert str(repo) not in open_files, "it could not be unmounted"
+    assert steps >= 3
+    assert not reconciler.queues.is_busy
+    tree.close()
+    index.close()
+    watch.close()
 
 
 def test_the_same_bytes_are_no_edit(repo: Path) -> None:

@@ -88,6 +88,7 @@ class Tree:
         self._control_tokens = control_tokens
         self._facts = facts
         self._root: Path | None = None
+        self._root_and_slash = ""
         self._rules: Rules | None = None
         self._ignores: list[str] = []
         self._git: Git | None = None
@@ -118,7 +119,10 @@ class Tree:
 
     @property
     def _start(self) -> str:
-        return self.root.as_posix().rstrip("/") + "/"
+        """What each absolute path begins with. A start asks for the place of every directory."""
+        if not self._root_and_slash:
+            self._root_and_slash = self.root.as_posix().rstrip("/") + "/"
+        return self._root_and_slash
 
     def refresh(self) -> None:
         """Look again at what decides about the whole tree: the repository and the ignore file.

@@ -12,7 +12,6 @@ import gc
 import json
 import logging
 import sqlite3
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -169,6 +168,8 @@ def read_control_tokens(file: Path) -> tuple[str, ...]:
     Raises:
         InputError: it cannot be used.
     """
+    import subprocess  # noqa: PLC0415  # a restart has read it before
+
     command = [sys.executable, "-m", "infbox.packing.tokens", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

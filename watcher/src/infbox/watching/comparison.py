@@ -5,6 +5,7 @@ Work is a generator: each step of it is short, so that a save is taken in betwee
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from infbox.watching.index import Index
     from infbox.watching.queues import Queues
     from infbox.watching.reader import TreeReader
+
+_ROOT_FLAGS = getattr(os, "O_PATH", os.O_RDONLY)  # which needs no right to read it
 
 
 class Comparison:
@@ -81,22 +84,24 @@ class Comparison:
                 continue
             if (status.st_mtime_ns, status.st_ctime_ns) != (mtime, ctime):
                 changed.append(directory)
-        yield from self._compare_files(root, only)
+        yield from self._compare_files(only)
         for directory in changed:
             self._list_again(directory)
             yield True
 
-    def _compare_files(self, root: bytes, only: Collection[str] | None) -> Iterator[bool]:
+    def _compare_files(self, only: Collection[str] | None) -> Iterator[bool]:
         last = b""
         while stamps := self._index.stamps_after(last, STATS_AT_ONCE):
             last = stamps[-1][0]
             if only is not None:
                 stamps = [s for s in stamps if os.fsdecode(s[0].rpartition(b"/")[0]) in only]
-            self._queues.put_all(
-                os.fsdecode(path)
-                for path, size, mtime, ctime in stamps
-                if not _has_stamp(root + path, size, mtime, ctime)
-            )
+            with _opened(self._tree.place("")) as (descriptor, above):
+                changed = [
+                    os.fsdecode(path)
+                    for path, size, mtime, ctime in stamps
+                    if not _has_stamp(above + path, descriptor, size, mtime, ctime)
+                ]
+            self._queues.put_all(changed)
             yield True
         unreadable = self._reader.unreadable
         self._queues.put_all(path for path in unreadable if not self._index.directory(path))
@@ -143,9 +148,33 @@ class Comparison:
         return not entry.is_file(follow_symlinks=False) or self._index.row(path) is not None
 
 
-def _has_stamp(place: bytes, size: int, mtime_ns: int, ctime_ns: int) -> bool:
+@contextlib.contextmanager
+def _opened(root: str) -> Iterator[tuple[int | None, bytes]]:
+    """Open a root for a step: to look up what is above it for each path anew takes a sixth of the
+    time of a stat. As long as it is open, its file system cannot be unmounted.
+
+    Yields:
+        The descriptor, and what is to be put before paths: nothing, but on Windows, where there is
+        no descriptor, the root.
+
+    Raises:
+        OSError: the root is gone.
+    """
+    if os.stat not in os.supports_dir_fd:
+        yield None, os.fsencode(root).rstrip(b"/") + b"/"
+        return
+    descriptor = os.open(root, _ROOT_FLAGS)
     try:
-        status = os.lstat(place)
+        yield descriptor, b""
+    finally:
+        os.close(descriptor)
+
+
+def _has_stamp(
+    place: bytes, descriptor: int | None, size: int, mtime_ns: int, ctime_ns: int
+) -> bool:
+    try:
+        status = os.lstat(place, dir_fd=descriptor)
     except OSError:
         return False
     return (

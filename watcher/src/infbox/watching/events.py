@@ -115,13 +115,11 @@ class Nested:
 
     def _put(self, directory: str, watch: int) -> None:
         """Note a directory, as one below all that it lies in, with the number of its watch."""
-        is_new = directory not in self._watches
+        is_noted = directory in self._watches
         self._watches[directory] = watch
-        while is_new and (above := _above(directory)) != directory:
-            below = self._below.setdefault(above, set())
-            if directory in below:
-                return
-            below.add(directory)
+        while not is_noted and (above := _above(directory)) != directory:
+            is_noted = above in self._watches or above in self._below
+            self._below.setdefault(above, set()).add(directory)
             directory = above
 
     def _take(self, directory: str) -> int | None:
