@@ -24,7 +24,7 @@ class Agent:
         listing: command that prints the models, if it has one.
         has_tools: whether its requests hold tools.
         mark: what it prints only once it was answered, where it ends well even so.
-        wants: what it prints where it was answered, and ends badly since no tool was called.
+        wants: what it prints where it was answered, and ends badly for what the answer is.
     """
 
     command: tuple[str, ...]
@@ -40,7 +40,7 @@ AIDER = ("aider", "--config", f"{Path.home()}/.config/infbox/aider.yml", "--no-g
          "--no-pretty", "--message")  # fmt: skip
 AGENTS = {
     "aider": Agent(AIDER, has_tools=False, mark=" received."),
-    "claude-code": Agent(("claude", "-p")),
+    "claude-code": Agent(("claude", "-p"), wants="exceeded the"),
     "cline": Agent(("cline",), wants="before a tool call"),
     "codex": Agent(("codex", "exec", "--skip-git-repo-check"), ".codex/config.toml"),
     "continue": Agent(("cn", "-p"), ".continue/config.yaml"),
@@ -94,7 +94,7 @@ def answer() -> str:
         if not agent.wants or agent.wants not in str(error):
             raise
         said.append(str(error))
-        raise NotForcedError("it was answered, and ends without a tool call") from None
+        raise NotForcedError("it was answered, by less than it wants") from None
     if agent.mark not in printed:
         raise RuntimeError(f"it was not answered: {printed[-400:]}")
     said.append(printed)

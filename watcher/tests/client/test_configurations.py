@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,17 @@ def test_claude_code_gets_its_variables() -> None:
     assert found["ANTHROPIC_AUTH_TOKEN"] == KEY_OF_SHELL
     assert found["ANTHROPIC_MODEL"] == "coder@shop"
     assert found["ANTHROPIC_DEFAULT_HAIKU_MODEL"] == "coder"
-    assert found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "40000"
-    assert found["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "40000"
     assert found["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "8192"
     assert found["NODE_EXTRA_CA_CERTS"] == "/srv/root.crt"
+
+
+@pytest.mark.parametrize(("window", "told"), [(47_999, None), (48_000, "48000")])
+def test_claude_code_compacts_only_in_a_window_that_leaves_it_something(
+    window: int, told: str | None
+) -> None:
+    found = shell("claude-code", replace(ACCESS, window=window))
+    assert found.get("CLAUDE_CODE_MAX_CONTEXT_TOKENS") == told
+    assert found.get("CLAUDE_CODE_AUTO_COMPACT_WINDOW") == told
 
 
 def test_codex_gets_a_provider() -> None:

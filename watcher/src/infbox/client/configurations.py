@@ -22,6 +22,9 @@ PLACEHOLDER = "YOUR-API-KEY"
 """In files of clients that read no key from the environment."""
 
 _MOST_OUTPUT = 8192
+# Of Claude Code 2.1.197: with a window of 31,890 tokens it refuses its first prompt, with 40,000 it
+# compacts that before it sends anything.
+_CLAUDE_CODE_COMPACTS = 48_000
 # For agents that shorten their own conversation when they get the error of a full window, and go
 # on: without it the gateway shortens the pack before they see any error.
 _WHOLE = {"X-Infbox-Pack": "whole"}
@@ -114,6 +117,21 @@ def instructions(made: Configuration) -> str:
     return "\n".join(lines)
 
 
+def _claude_code_window(window: int) -> dict[str, str]:
+    """Return the variables by which Claude Code compacts; none where nothing could be compacted.
+
+    Beside its own prompt, an answer and what it keeps free, a small window has no space left: it
+    would say itself that the prompt is too long, though the server takes it.
+    """
+    if window < _CLAUDE_CODE_COMPACTS:
+        return {}
+    # It compacts by the second one, which counts for a small window only beside the first.
+    return {
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(window),
+        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(window),
+    }
+
+
 def _claude_code(access: Access) -> Configuration:
     model = shlex.quote(access.model)
     variables = {
@@ -124,9 +142,7 @@ def _claude_code(access: Access) -> Configuration:
         "ANTHROPIC_DEFAULT_SONNET_MODEL": model,
         # It names sessions and the like by this one: without a pack that is done at once.
         "ANTHROPIC_DEFAULT_HAIKU_MODEL": shlex.quote(access.plain),
-        # It compacts by the second one, which counts for a small window only beside the first.
-        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(access.window),
-        "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(access.window),
+        **_claude_code_window(access.window),
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(access.output),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         **_node_authority(access),
