@@ -1,12 +1,14 @@
 """Plugins and scripts are single files that Ansible finds by path; tests load them the same way."""
 
 import importlib.util
+import json
 import os
 import pty
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,3 +55,27 @@ def on_a_terminal(command: str, **environment: str) -> list[str]:
     os.close(ours)
     running.wait()
     return told.decode().splitlines()
+
+
+def play(
+    folder: Path, tasks: list[dict[str, Any]], variables: dict[str, Any], *options: str
+) -> str:
+    """Run tasks on this machine, by a playbook in a directory, and return what it printed.
+
+    Args:
+        folder: where the playbook is written and run.
+        tasks: of it.
+        variables: for them.
+        options: of `ansible-playbook`.
+    """
+    variables = {"ansible_python_interpreter": sys.executable, **variables}
+    plays = [{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": tasks}]
+    (folder / "play.yml").write_text(json.dumps(plays))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, "play.yml"],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+             "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_NOCOLOR": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -3,14 +3,14 @@
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.plugins.plugin_files import ROOT, load, on_a_terminal
+from tests.plugins import plugin_files
+from tests.plugins.plugin_files import load, on_a_terminal
 
 module = load("action", "files")
 Wanted, wanted = module.Wanted, module.wanted
@@ -141,24 +141,16 @@ def play(folder: Path, *options: str) -> Run:
     make = {"name": "Make", "infbox.infbox.files": action}
     spoil = {"path": f"{made}/two", "mode": "0644"}
     tell = {"content": "{{ [first, second, third] }}", "dest": f"{folder}/told"}
-    tasks = [
+    tasks: list[dict[str, Any]] = [
         {**make, "register": "first"},
         {**make, "register": "second"},
         {"ansible.builtin.file": spoil, "when": "not ansible_check_mode", "diff": False},
         {**make, "register": "third", "vars": {"text": "other"}},
         {"ansible.builtin.copy": tell, "check_mode": False, "diff": False},
     ]
-    variables = {"text": "täxt", "made": str(made), "ansible_python_interpreter": sys.executable}
-    plays = [{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": tasks}]
-    (folder / "play.yml").write_text(json.dumps(plays))
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, "play.yml"],
-        cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
-             "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_NOCOLOR": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Run(json.loads((folder / "told").read_text()), done.stdout)
+    variables = {"text": "täxt", "made": str(made)}
+    output = plugin_files.play(folder, tasks, variables, *options)
+    return Run(json.loads((folder / "told").read_text()), output)
 
 
 def test_check_mode_tells_what_would_change_and_changes_nothing(tmp_path: Path) -> None:

@@ -1,15 +1,14 @@
 """Commands that only read: what they print, and that check mode runs them too."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.plugins.plugin_files import ROOT, load
+from tests.plugins import plugin_files
+from tests.plugins.plugin_files import load
 
 module = load("action", "query")
 
@@ -38,16 +37,7 @@ def play(folder: Path, tasks: list[dict[str, Any]], *options: str) -> dict[str, 
     """Run tasks, the last of which writes what was registered as `found`; return that."""
     tell = {"content": "{{ found }}", "dest": f"{folder}/told"}
     tasks = [*tasks, {"ansible.builtin.copy": tell, "check_mode": False}]
-    variables = {"ansible_python_interpreter": sys.executable}
-    plays = [{"hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": tasks}]
-    (folder / "play.yml").write_text(json.dumps(plays))
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, "play.yml"],
-        cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
-             "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_NOCOLOR": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    plugin_files.play(folder, tasks, {}, *options)
     found: dict[str, Any] = json.loads((folder / "told").read_text())
     return found
 
