@@ -1,4 +1,4 @@
-"""Files and directories that a role wants: one question to the host, then work for what differs."""
+"""Files, directories and links of a role: one question to the host, then work for what differs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-# What `find` prints of each: type, permissions, user and group by number and by name, path.
-FORMAT = r"%y %#m %U %u %G %g %p\n"
-FOUND = re.compile(r"([a-z]) (0[0-7]*) (\d+) (\S+) (\d+) (\S+) (.*)")
+# What `find` prints of each: type, permissions, user and group by number and by name, path, and
+# where a link leads.
+FORMAT = r"%y %#m %U %u %G %g %p\t%l\n"
+FOUND = re.compile(r"([a-z]) (0[0-7]*) (\d+) (\S+) (\d+) (\S+) (.*)\t([^\t]*)")
 CHECKSUM = re.compile(r"([0-9a-f]{64})  (.*)")
 MODE = re.compile("0[0-7]{3,4}")
 NOTES = ("warnings", "deprecations")
 
-RIGHTS = {
-    "mode": {"type": "str", "required": True},
+OWNERS = {
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
 }
+RIGHTS = {"mode": {"type": "str", "required": True}, **OWNERS}
 ARGUMENTS = {
     "directories": {
         "type": "list",
@@ -51,6 +53,16 @@ ARGUMENTS = {
         "mutually_exclusive": [("content", "contents"), ("path", "contents")],
         "required_together": [("path", "content")],
     },
+    "links": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "str", "required": True},
+            "target": {"type": "str", "required": True},
+            **OWNERS,
+        },
+    },
 }
 
 Run = Callable[["Wanted"], dict[str, Any]]
@@ -58,16 +70,17 @@ Run = Callable[["Wanted"], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file or a directory as it is to be.
+    """A file, a directory or a link as it is to be.
 
     Attributes:
         path: on the host, absolute.
-        mode: permissions, octal, as text.
+        mode: permissions, octal, as text; empty for a link, which has none of its own.
         owner: name or number, as text.
         group: name or number, as text.
-        content: of a file; None for a directory.
+        content: of a file; None for others.
         validate: command that says whether a file's content is valid, `%s` for its path; may be
             None.
+        target: where a link leads; None for others.
     """
 
     path: str
@@ -76,10 +89,18 @@ class Wanted:
     group: str = "root"
     content: str | None = None
     validate: str | None = None
+    target: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Its type, in the letter that `find` prints."""
+        if self.target is not None:
+            return "l"
+        return "d" if self.content is None else "f"
 
 
 def wanted(arguments: Mapping[str, Any]) -> list[Wanted]:
-    """Return what a task wants, in its order, directories first.
+    """Return what a task wants, in its order, directories first and links last.
 
     Args:
         arguments: those of the task, as ARGUMENTS has them.
@@ -104,6 +125,7 @@ def wanted(arguments: Mapping[str, Any]) -> list[Wanted]:
                 kind = type(content).__name__
                 raise ValueError(f"The content of {path} is of type {kind}. Give text.")  # noqa: TRY004
             found.append(Wanted(path, **_rights(item), content=content, validate=item["validate"]))
+    found += [Wanted(mode="", **item) for item in arguments["links"]]
     return found
 
 
@@ -115,12 +137,30 @@ def state_command(paths: Iterable[str]) -> str:
     """Return the command, for a shell, that prints what of all this is on a host.
 
     Args:
-        paths: of files and directories.
+        paths: of files, directories and links.
     """
     each = ["-maxdepth", "0", "-printf", FORMAT, "-type", "f", "-exec", "sha256sum", "{}", "+"]
     # Ansible's SSH gives commands a terminal: on it `find` writes letters beyond ASCII as `?`, and
     # complaints about what is missing in the middle of lines.
     return f"{shlex.join(['find', *paths, *each])} 2>/dev/null | cat"
+
+
+def creation_command(directories: Iterable[Wanted]) -> str:
+    """Return the command, for a shell, that makes directories in ones that are there.
+
+    Nobody else can open one before it has its owner and permissions.
+
+    Args:
+        directories: none of which is there.
+    """
+    commands = []
+    for (mode, owner, group), alike in groupby(
+        directories, lambda item: (item.mode, item.owner, item.group)
+    ):
+        paths = ["--", *(item.path for item in alike)]
+        commands += [["mkdir", *paths], ["chown", f"{owner}:{group}", *paths],
+                     ["chmod", mode, *paths]]  # fmt: skip
+    return " && ".join(["umask 077", *map(shlex.join, commands)])
 
 
 def existing(lines: Sequence[str]) -> list[str]:
@@ -157,11 +197,13 @@ def _is_like(
     if (state := states.get(item.path)) is None:
         return False
     same = (
-        state[1] == ("d" if item.content is None else "f")
-        and int(state[2], 8) == int(item.mode, 8)
+        state[1] == item.kind
         and item.owner in (state[3], state[4])
         and item.group in (state[5], state[6])
     )
+    if item.target is not None:
+        return same and state[8] == item.target
+    same = same and int(state[2], 8) == int(item.mode, 8)
     if item.content is not None:
         digest = hashlib.sha256(item.content.encode()).hexdigest()
         same = same and checksums.get(item.path) == digest
@@ -205,7 +247,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Make files and directories as the task wants them.
+        """Make files, directories and links as the task wants them.
 
         Args:
             tmp: of no use any more.
@@ -218,16 +260,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except ValueError as error:
             return {**result, "failed": True, "msg": str(error)}
         lines = self._lines([item.path for item in items])
-        differ = differing(items, lines)
+        differ, there = differing(items, lines), existing(lines)
+        made = self._make([item for item in differ if item.kind == "d" and item.path not in there])
         if any(item.content is not None for item in differ):
             self._ensure_tmp_path()
 
         def run(item: Wanted) -> dict[str, Any]:
-            if item.content is None:
-                return self._directory(item, task_vars)
+            if item in made:
+                return {"changed": True}
+            if item.kind == "l":
+                return self._link(item, task_vars)
+            if item.kind == "d":
+                done = self._directory(item, task_vars)
+                # The command may have failed at a later one.
+                return {**done, "changed": done.get("changed") or item.path not in there}
             return self._file(item, task_vars)
 
-        return {**result, "existing": existing(lines), **apply(differ, run)}
+        return {**result, "existing": there, **apply(differ, run)}
 
     def _lines(self, paths: list[str]) -> list[str]:
         """Return what the command prints. It changes nothing, so check mode runs it too."""
@@ -235,6 +284,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return []
         asked = self._low_level_execute_command(state_command(paths))
         return list(asked["stdout_lines"])
+
+    def _make(self, directories: list[Wanted]) -> list[Wanted]:
+        """Make directories by one command and return them; none if it fails, or in check mode.
+
+        Ansible's `file` then makes what is missing, tells differences, and says what is wrong.
+        """
+        if not directories or self._task.check_mode or self._task.diff:
+            return []
+        done = self._low_level_execute_command(creation_command(directories))
+        return directories if done["rc"] == 0 else []
 
     def _ensure_tmp_path(self) -> None:
         """Have the directory on the host from which `copy` moves files; Ansible removes it."""
@@ -245,6 +304,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         done: dict[str, Any] = self._execute_module(
             module_name="ansible.builtin.file",
             module_args={**_rights(vars(item)), "path": item.path, "state": "directory"},
+            task_vars=task_vars,
+        )
+        return done
+
+    def _link(self, item: Wanted, task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        done: dict[str, Any] = self._execute_module(
+            module_name="ansible.builtin.file",
+            module_args={
+                **{name: getattr(item, name) for name in OWNERS},
+                "path": item.path,
+                "src": item.target,
+                "state": "link",
+                # In check mode what it leads to may not be there yet.
+                "force": self._task.check_mode,
+            },
             task_vars=task_vars,
         )
         return done

@@ -3,10 +3,11 @@
 
 DOCUMENTATION = """
 module: files
-short_description: Makes files and directories as a role wants them
+short_description: Makes files, directories and links as a role wants them
 description:
-  - Asks the host once for the state of all files and directories, and runs M(ansible.builtin.file)
-    and M(ansible.builtin.copy) for those that differ, in the task's order, directories first.
+  - Asks the host once for the state of all of them, and runs M(ansible.builtin.file) and
+    M(ansible.builtin.copy) for those that differ, in the task's order, directories first and
+    links last.
   - Has check mode and differences as these two have them.
   - Not for secrets. The host's answer has checksums, which a debugging run prints.
 author: infbox
@@ -66,6 +67,30 @@ options:
         default: root
       group:
         description: Group, by name or number.
+        type: str
+        default: root
+  links:
+    description:
+      - Symbolic links. What one leads to must be there, but in check mode. One that leads elsewhere
+        is changed.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Absolute path on the host.
+        type: str
+        required: true
+      target:
+        description: Where it leads.
+        type: str
+        required: true
+      owner:
+        description: User of the link itself, by name or number.
+        type: str
+        default: root
+      group:
+        description: Group of the link itself, by name or number.
         type: str
         default: root
 """

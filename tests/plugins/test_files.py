@@ -93,6 +93,15 @@ def test_a_link_is_named_whatever_it_leads_to(there: list[Any], tmp_path: Path) 
     assert differing([replace(there[0], path=str(link)), there[1]]) == [str(link)]
 
 
+@pytest.mark.parametrize("change", [{"target": "/elsewhere"}, {"owner": "12345"}])
+def test_a_link_that_differs_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    link = tmp_path / "a link"
+    link.symlink_to("/to täxt")
+    item = Wanted(str(link), "", **OWN, target="/to täxt")
+    assert differing([item]) == []
+    assert differing([replace(item, **change)]) == [str(link)]
+
+
 def test_names_of_users_will_do_as_well_as_numbers(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     assert differing([Wanted(str(tmp_path), "0755", tmp_path.owner(), tmp_path.group())]) == []
@@ -137,6 +146,7 @@ def play(folder: Path, *options: str) -> Run:
             {"contents": "{{ {made ~ '/two': '{\"a\": 1}'} }}", "mode": "0600",
              "validate": "grep a %s", **OWN},
         ],
+        "links": [{"path": f"{made}/link", "target": f"{made}/{{{{ leads }}}}", **OWN}],
     }  # fmt: skip
     make = {"name": "Make", "infbox.infbox.files": action}
     spoil = {"path": f"{made}/two", "mode": "0644"}
@@ -145,17 +155,19 @@ def play(folder: Path, *options: str) -> Run:
         {**make, "register": "first"},
         {**make, "register": "second"},
         {"ansible.builtin.file": spoil, "when": "not ansible_check_mode", "diff": False},
-        {**make, "register": "third", "vars": {"text": "other"}},
+        {**make, "register": "third", "vars": {"text": "other", "leads": "two"}},
         {"ansible.builtin.copy": tell, "check_mode": False, "diff": False},
     ]
-    variables = {"text": "täxt", "made": str(made)}
+    variables = {"text": "täxt", "made": str(made), "leads": "deep"}
     output = plugin_files.play(folder, tasks, variables, *options)
     return Run(json.loads((folder / "told").read_text()), output)
 
 
 def test_check_mode_tells_what_would_change_and_changes_nothing(tmp_path: Path) -> None:
     done = play(tmp_path, "--check", "--diff")
-    assert [names(result) for result in done.results] == [["made", "deep", "one", "two"]] * 3
+    assert [names(result) for result in done.results] == [
+        ["made", "deep", "one", "two", "link"]
+    ] * 3
     assert [result["existing"] for result in done.results] == [[], [], []]
     assert "+täxt\n" in done.output
     assert not (tmp_path / "made").exists()
@@ -167,32 +179,48 @@ def test_what_is_made_is_changed_again_only_where_it_differs(
 ) -> None:
     done = play(tmp_path, *options)
     first, second, third = done.results
-    assert names(first) == ["made", "deep", "one", "two"]
+    assert names(first) == ["made", "deep", "one", "two", "link"]
     assert (second["changed"], names(second), second["diff"]) == (False, [], [])
-    assert len(second["existing"]) == 4
-    assert (third["changed"], names(third)) == (True, ["one", "two"])
+    assert len(second["existing"]) == 5
+    assert (third["changed"], names(third)) == (True, ["one", "two", "link"])
     assert ("-täxt\n+other\n" in done.output) is bool(options)
     made = tmp_path / "made"
     paths = ("deep", "deep/one", "two")
-    assert {path.name for path in made.rglob("*")} == {"deep", "one", "two"}
+    assert {path.name for path in made.rglob("*")} == {"deep", "one", "two", "link"}
+    assert (made / "link").readlink() == made / "two"
     modes = {path: (made / path).stat().st_mode & 0o7777 for path in paths}
     assert modes == {"deep": 0o750, "deep/one": 0o640, "two": 0o600}
     assert (made / "deep/one").read_text() == "other\n"
     assert json.loads((made / "two").read_text()) == {"a": 1}
 
 
+def test_a_directory_on_the_way_to_one_gets_that_one_s_permissions(tmp_path: Path) -> None:
+    """One command makes directories; where it fails, Ansible's module does what is left."""
+    paths = [f"{tmp_path}/first", f"{tmp_path}/on/the/way"]
+    make = {
+        "infbox.infbox.files": {"directories": [{"paths": paths, "mode": "0750", **OWN}]},
+        "register": "made",
+    }
+    told = tmp_path / "told"
+    tell = {"ansible.builtin.copy": {"content": "{{ made.changed_paths }}", "dest": str(told)}}
+    plugin_files.play(tmp_path, [make, tell], {})
+    assert json.loads(told.read_text()) == paths
+    places = [tmp_path / place for place in ("first", "on", "on/the", "on/the/way")]
+    assert [place.stat().st_mode & 0o7777 for place in places] == [0o750] * 4
+
+
 def test_a_content_that_is_no_text_is_refused_by_its_path() -> None:
     item = {"path": None, "content": None, "contents": {"/a": 5}, "validate": None,
             "mode": "0644", "owner": "root", "group": "root"}  # fmt: skip
     with pytest.raises(ValueError, match=r"The content of /a is of type int\. Give text\."):
-        wanted({"directories": [], "files": [item]})
+        wanted({"directories": [], "files": [item], "links": []})
 
 
 @pytest.mark.parametrize("mode", ["420", "u=rwx", "0755 ", "09"])
 def test_a_mode_that_is_not_octal_is_refused(mode: str) -> None:
     item = {"path": "/a", "paths": None, "mode": mode, "owner": "root", "group": "root"}
     with pytest.raises(ValueError, match=f"The mode {mode} is not octal"):
-        wanted({"directories": [item], "files": []})
+        wanted({"directories": [item], "files": [], "links": []})
 
 
 def test_warnings_are_handed_on(there: list[Any]) -> None:
