@@ -105,6 +105,23 @@ def test_words_that_most_chunks_have_are_left_out_where_rarer_ones_match_enough(
     assert len(found(texts, "common")) == 9
 
 
+def test_of_a_question_with_common_words_alone_no_more_than_so_many_chunks_are_scored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_SCORED", 5)
+    texts = filled({f"{n}.py": "common\n" for n in range(9)})
+    assert len(found(texts, "common")) == 5
+
+
+def test_of_words_that_are_too_common_to_be_counted_the_longer_ones_are_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_MATCHES", 3)
+    monkeypatch.setattr(module, "MIN_WORDS", 1)
+    texts = filled({f"{n}.py": "and\n" if n % 2 else "reservation\n" for n in range(10)})
+    assert found(texts, "and", "reservation") == [f"{n}.py" for n in range(0, 10, 2)]
+
+
 def test_it_outlives_a_restart_and_only_its_group_may_read_it(tmp_path: Path) -> None:
     file = tmp_path / "shop.text.db"
     filled(FILES, file).close()

@@ -36,6 +36,10 @@ MAX_WORDS = 4000
 MAX_MATCHES = 12_000
 """Chunks that one question may match, by the words that are rarest: the time that it takes."""
 
+MAX_SCORED = 4 * MAX_MATCHES
+"""Chunks that are scored for a question whose words are all common, the first of the index: of
+200,000 files such a question would otherwise take longer than whoever asks it waits."""
+
 MIN_WORDS = 2
 """Words of a question that are looked for however many chunks have them."""
 
@@ -323,9 +327,9 @@ class Texts:
         if not query:
             return []
         rows = self._db.execute(
-            "SELECT rowid, -bm25(words, ?, ?, ?) AS score FROM words WHERE words MATCH ?"
-            " ORDER BY score DESC, rowid LIMIT ?",
-            (weights.path, weights.names, weights.body, query, most),
+            "SELECT rowid, score FROM (SELECT rowid, -bm25(words, ?, ?, ?) AS score FROM words"
+            " WHERE words MATCH ? LIMIT ?) ORDER BY score DESC, rowid LIMIT ?",
+            (weights.path, weights.names, weights.body, query, MAX_SCORED, most),
         )
         return rows.fetchall()
 
@@ -411,10 +415,11 @@ class Texts:
         return _unpacked(packed)[at : at + size]
 
     def _rarest(self, wanted: Iterable[str]) -> list[str]:
-        counted = sorted((self._count(word), word) for word in dict.fromkeys(wanted))
+        # Common words are not counted to the end: of these, the longer ones are mostly the rarer.
+        counted = sorted((self._count(word), -len(word), word) for word in dict.fromkeys(wanted))
         kept: list[str] = []
         total = 0
-        for number, word in counted:
+        for number, _, word in counted:
             total += number
             if number and (total <= MAX_MATCHES or len(kept) < MIN_WORDS):
                 kept.append(word)
