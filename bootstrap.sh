@@ -210,7 +210,7 @@ run_checks() {
     check_system
     check_architecture
     check_memory
-    check_disk /var/lib "$MIN_DISK_GB" /var/lib/infbox /var/lib/docker
+    check_disk /var/lib "$MIN_DISK_GB" /var/lib/infbox /var/lib/docker /var/lib/containerd
     check_disk /opt "$ANSIBLE_DISK_GB" /opt/infbox
     check_workspaces
     # On a refused system the packages may have other names, so they are not checked.

@@ -14,10 +14,17 @@ Kernel = Mapping[str, Any]
 FAMILY = re.compile(
     r"(lib)?nvidia-(?!container)|libnv(cuvid|optix)|libcuda1$|cuda-drivers|linux-modules-nvidia-"
 )
-ENROL = (
-    "Run `apt install dkms mokutil`, `dkms generate_mok` and `mokutil --import"
-    " /var/lib/dkms/mok.pub`, reboot, choose Enroll MOK on the console, and run this again; or"
-    " switch Secure Boot off in the firmware."
+# The certificate of the key by which dkms signs the modules that it builds, and what makes that
+# key: by default, on Ubuntu, and on Debian 12, whose dkms is older than `dkms generate_mok`.
+# Source: dkms 2.8.7, `sign_build`; 3.0.10 to 3.2.2, `prepare_signing`; 3.1.0, `generate_mok`.
+DKMS_KEY = ("/var/lib/dkms/mok.pub", "dkms generate_mok")
+UBUNTU_KEY = ("/var/lib/shim-signed/mok/MOK.der", "update-secureboot-policy --new-key")
+DEBIAN_12_KEY = (
+    DKMS_KEY[0],
+    (
+        f"[ -e {DKMS_KEY[0]} ] || openssl req -x509 -newkey rsa:2048 -nodes -days 36500 -subj"
+        f" /CN=dkms/ -keyout /var/lib/dkms/mok.key -outform DER -out {DKMS_KEY[0]}"
+    ),
 )
 DRIVER_VERSION = re.compile(r"\d{3,}(\.\d+){1,2}")
 
@@ -225,7 +232,8 @@ def choose_driver(
     if not candidates:
         return nothing | {"refusal": no_version(plan, offers, asked["min_version"], there)}
     if not ways:
-        return nothing | {"refusal": no_modules(candidates[0], kernel["running"], signed_only)}
+        hint = enrol_hint(host) if signed_only else ""
+        return nothing | {"refusal": no_modules(candidates[0], kernel["running"], hint)}
     way, version = ways[0]
     versioned, others = getattr(modules, way)(version)
     built = "dkms" if way.endswith("dkms") else "prebuilt"
@@ -372,12 +380,18 @@ def no_version(
     )
 
 
-def no_modules(version: str, kernel: str, signed_only: bool) -> str:
-    """Say that there are no modules for the kernel."""
-    if signed_only:
+def no_modules(version: str, kernel: str, hint: str) -> str:
+    """Say that there are no modules for the kernel.
+
+    Args:
+        version: of the driver.
+        kernel: the running one.
+        hint: how to enrol the host's key where only signed modules will do; "" elsewhere.
+    """
+    if hint:
         return (
             f"Secure Boot is on, and the archive has no signed modules of driver {version} for"
-            f" kernel {kernel}. {ENROL}"
+            f" kernel {kernel}. {hint}"
         )
     return (
         f"The archive has neither modules of driver {version} for kernel {kernel} nor"
@@ -414,6 +428,28 @@ def complete_driver(plan: Plan, installed: Mapping[str, str], kernel: str, minim
     is_enough = parts(version) >= parts(minimum)
     others = other_branches(driver_packages(installed), plan["branch"])
     return version if is_complete and is_enough and not others else ""
+
+
+def signing_key(host: Host) -> str:
+    """Return the certificate that the firmware must know to load modules that the host builds."""
+    return key_of(host)[0]
+
+
+def key_of(host: Host) -> tuple[str, str]:
+    """Return that certificate, and the command that makes it and its key."""
+    if host["distribution"] == "ubuntu":
+        return UBUNTU_KEY
+    return DEBIAN_12_KEY if major(host["version"]) == "12" else DKMS_KEY
+
+
+def enrol_hint(host: Host) -> str:
+    """Return how to have the firmware trust what the host builds."""
+    certificate, make = key_of(host)
+    return (
+        f"Run `apt install dkms mokutil`, `{make}` and `mokutil --import {certificate}`, reboot,"
+        " choose Enroll MOK on the console, and run this again; or switch Secure Boot off in the"
+        " firmware."
+    )
 
 
 def major(version: str) -> str:
@@ -573,7 +609,7 @@ def change_refusals(host: Host, plan: Plan, found: Mapping[str, Any]) -> list[st
     if host["secure_boot"] and not plan["prebuilt"] and not found["enrolled"]:
         refusals.append(
             "Secure Boot is on, and the modules would be signed by a key that the firmware does not"
-            f" know. {ENROL}"
+            f" know. {enrol_hint(host)}"
         )
     return refusals
 
@@ -600,4 +636,5 @@ class FilterModule:
             "driver_choice": driver_choice,
             "driver_refusals": driver_refusals,
             "other_branches": other_branches,
+            "signing_key": signing_key,
         }

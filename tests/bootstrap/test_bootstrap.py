@@ -115,6 +115,17 @@ def test_what_an_earlier_run_holds_counts_as_room(tmp_path: Path) -> None:
     assert refusals(look) == []
 
 
+def test_what_an_earlier_run_holds_is_looked_for_wherever_the_engine_has_it() -> None:
+    code = 'check_disk() { [[ $1 = /opt ]] || echo "${@:3}"; }; '
+    code += "eval \"$(declare -f run_checks | grep 'check_disk /var/lib')\""
+    counted = bash(code).stdout.split()
+    preflight = yaml.safe_load((ROOT / "roles/preflight/defaults/main.yml").read_text())
+    uninstall = yaml.safe_load((ROOT / "roles/uninstall/defaults/main.yml").read_text())
+    assert counted == preflight["preflight_data_dirs"]
+    engine = {path for path in uninstall["uninstall_engine_directories"] if "/var/" in path}
+    assert engine <= {*counted}
+
+
 @pytest.mark.parametrize("value", ["", "shop", "shop=", "shop=srv/shop", "Shop=/srv", "a b=/srv"])
 def test_a_malformed_workspace_is_refused(value: str) -> None:
     look = 'read_arguments "$@"; check_workspaces'

@@ -340,7 +340,8 @@ def test_secure_boot_takes_signed_modules_alone_of_the_next_kernel_if_need_be() 
     archive = Archive().driver("580.178.04").has("1", f"linux-headers-{STOCK}")
     refusal = choice(archive, there)["refusal"]
     assert "no signed modules of driver 580.178.04 for kernel 6.8.0-45-generic" in refusal
-    assert "`mokutil --import /var/lib/dkms/mok.pub`" in refusal
+    assert "`update-secureboot-policy --new-key` and `mokutil --import" in refusal
+    assert f" {driver.signing_key(there)}`" in refusal
     assert choice(archive, there, enrolled=True)["modules"] == "dkms"
     found = choice(archive.prebuilt("generic", "580.178.04"), there)
     assert (found["modules"], found["next_kernel"]) == ("prebuilt", True)
@@ -515,6 +516,35 @@ def test_somebody_elses_program_on_a_gpu_is_named_and_ours_is_not() -> None:
 
 def test_a_later_driver_of_the_branch_is_no_downgrade() -> None:
     assert refusals(host(), installed="580.178.04", running="580.178.04") == ""
+
+
+@pytest.mark.parametrize(
+    ("system", "certificate", "command"),
+    [
+        ("ubuntu-22.04", "/var/lib/shim-signed/mok/MOK.der", "update-secureboot-policy --new-key"),
+        ("ubuntu-24.04", "/var/lib/shim-signed/mok/MOK.der", "update-secureboot-policy --new-key"),
+        # Its dkms, 3.0.10, has no generate_mok.
+        ("debian-12", "/var/lib/dkms/mok.pub", "[ -e /var/lib/dkms/mok.pub ] || openssl req -x509"),
+        ("debian-13", "/var/lib/dkms/mok.pub", "dkms generate_mok"),
+    ],
+)
+def test_the_key_to_enrol_is_the_one_by_which_dkms_signs_there(
+    system: str, certificate: str, command: str
+) -> None:
+    assert driver.signing_key(host(system)) == certificate
+    hint = driver.enrol_hint(host(system))
+    assert f"`{command}" in hint
+    assert f"`mokutil --import {certificate}`" in hint
+
+
+def test_the_key_that_debian_12_is_to_make_is_one(tmp_path: Path) -> None:
+    command = driver.enrol_hint(host("debian-12")).split("`")[3]
+    made = command.replace("/var/lib/dkms", str(tmp_path))
+    for _ in range(2):
+        subprocess.run(["sh", "-c", made], check=True, capture_output=True)
+    told = ["openssl", "x509", "-inform", "DER", "-noout", "-in", str(tmp_path / "mok.pub")]
+    subprocess.run(told, check=True)
+    assert (tmp_path / "mok.key").stat().st_mode & 0o077 == 0
 
 
 def test_an_enrolled_key_makes_secure_boot_no_obstacle() -> None:

@@ -18,6 +18,8 @@ from tests.plugins.plugin_files import ROOT
 # Stubs of `docker`: an Engine that is older than any that can be had here, and one that will do.
 OLD_DOCKER = '#!/bin/sh\n[ "$1" = info ] && echo 19.03.15 && exit 0\nexit 1\n'
 GOOD_DOCKER = '#!/bin/sh\n[ "$1" = info ] && echo "26.1.5|/var/lib/docker|3|v2.26.1"\n'
+SWARMING_DOCKER = GOOD_DOCKER.replace("v2.26.1", "v2.26.1|v0.13.1|active")
+DOCKERS = {"docker, no compose": OLD_DOCKER, "docker, in a swarm": SWARMING_DOCKER}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "preflight, all at once": (
@@ -45,6 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "docker, no compose": ("docker", {}),
     "docker, containers left behind": ("docker", {"docker_data_root": "/srv/docker"}),
+    "docker, in a swarm": ("docker", {}),
     "docker, no authority": ("docker", {"docker_ca_certificates": ["/etc/os-release"]}),
     "images, no digest": ("images", {"source": "pull"}),
     "images, no context": ("images", {"source": "build", "build_context": "/no/such/folder"}),
@@ -78,6 +81,7 @@ WORDS = [
     ("preflight, too few GPUs", "Set infbox_preset to one that fits (cpu)."),
     ("docker, no compose", "Docker Engine 19.03.15 answers without Compose 2.18 or later (none)."),
     ("docker, containers left behind", "Docker keeps 3 containers in /var/lib/docker, and with"),
+    ("docker, in a swarm", "swarm, with which it does not start if live-restore is on. Set"),
     ("docker, no authority", "names /etc/os-release, which holds no certificate. Give PEM files"),
     ("images, no digest", "Image it has no digest: no-such-image:1. Add @sha256:"),
     ("images, no context", "Image it has no Dockerfile in /no/such/folder. Set its build_context"),
@@ -108,7 +112,7 @@ def attempt(case: str, folder: Path) -> dict[str, Any]:
     role, given = CASES[case]
     folder.mkdir()
     stub = folder / "docker"
-    stub.write_text(OLD_DOCKER if case == "docker, no compose" else GOOD_DOCKER)
+    stub.write_text(DOCKERS.get(case, GOOD_DOCKER))
     stub.chmod(0o755)
     failed = "ansible_failed_result"
     return {
@@ -116,9 +120,16 @@ def attempt(case: str, folder: Path) -> dict[str, Any]:
         "environment": {"PATH": f"{folder}:{os.environ['PATH']}"} if role == "docker" else {},
         "block": [
             {
-                "name": "Try",
-                "ansible.builtin.include_role": {"name": role},
-                "vars": variables(role, given, folder),
+                "name": "Try without a change",
+                # If nothing is refused, the role goes on: with this machine's own packages.
+                "check_mode": role == "docker",
+                "block": [
+                    {
+                        "name": "Try",
+                        "ansible.builtin.include_role": {"name": role},
+                        "vars": variables(role, given, folder),
+                    }
+                ],
             },
             {"name": "Go on", "ansible.builtin.fail": {"msg": "nothing was refused"}},
         ],

@@ -1,10 +1,12 @@
 """The tasks that install packages and set dpkg's holds, with real dpkg on files of the test's."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,9 @@ def admin(tmp_path: Path) -> Path:
     return tmp_path / "dpkg"
 
 
-def run(admin: Path, *options: str, **variables: Any) -> tuple[int, list[str]]:
+def run(
+    admin: Path, *options: str, tasks: str = "packages", **variables: Any
+) -> tuple[int, list[str]]:
     """Include the tasks; return how many tasks changed something and which modules ran."""
     play = [{
         "hosts": "localhost",
@@ -55,7 +59,7 @@ def run(admin: Path, *options: str, **variables: Any) -> tuple[int, list[str]]:
         "environment": {"DPKG_ADMINDIR": str(admin)},
         "tasks": [{
             "name": "Include the tasks",
-            "ansible.builtin.include_role": {"name": "common", "tasks_from": "packages"},
+            "ansible.builtin.include_role": {"name": "common", "tasks_from": tasks},
             "vars": variables,
         }],
     }]  # fmt: skip
@@ -95,3 +99,17 @@ def test_holds_are_set_on_installed_packages_alone_and_once(admin: Path) -> None
     assert not {"ansible.builtin.dpkg_selections", "ansible.builtin.apt"} & {*ran}
     assert run(admin, common_held_packages=HELD, common_hold=False)[0] == 1
     assert selections(admin) == {"engine": "install", "runtime": "install", "gone": "deinstall"}
+
+
+def test_packages_that_another_apt_is_installing_are_waited_for(admin: Path) -> None:
+    torn = STATUS.format(name="torn", selection="install", state="unpacked")
+    (admin / "status").write_text((admin / "status").read_text() + torn)
+    (admin / "info/torn.list").touch()
+    with (admin / "lock-frontend").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        # Longer than Ansible takes to get there.
+        release = threading.Timer(8, fcntl.lockf, [lock, fcntl.LOCK_UN])
+        release.start()
+        assert run(admin, tasks="repair_packages")[0] == 1
+        release.join()
+    assert "Package: torn\nStatus: install ok installed" in (admin / "status").read_text()
