@@ -65,7 +65,7 @@ def test_nouveau_gives_way_without_a_reboot(host: Host) -> None:
 
 def test_nouveau_is_off_from_the_next_boot_on(host: Host) -> None:
     assert "blacklist nouveau" in host.file("/etc/modprobe.d/infbox-nouveau.conf").content_string
-    assert host.file("/opt/stub/initramfs.log").content_string == "-u\n"
+    assert host.file("/opt/stub/initramfs.log").content_string == "-u -k all\n"
 
 
 def test_the_services_run(host: Host) -> None:
