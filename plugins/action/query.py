@@ -17,15 +17,15 @@ ARGUMENTS = {
 }
 
 
-def script(argv: Sequence[str], environment: Mapping[str, str], chdir: str | None = None) -> str:
+def script(argv: Sequence[str], environment: Mapping[str, Any], chdir: str | None = None) -> str:
     """Return what a shell reads from its standard input to run a command, which has none.
 
     Args:
         argv: the program and its arguments.
-        environment: variables for it.
+        environment: variables for it; a playbook may give numbers.
         chdir: the directory to run it in.
     """
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    lines = [f"export {name}={shlex.quote(str(value))}" for name, value in environment.items()]
     if chdir:
         lines.append(f"cd -- {shlex.quote(chdir)} || exit")
     return "\n".join([*lines, f"exec {shlex.join(argv)} </dev/null", ""])
@@ -51,12 +51,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not argv:
             return {**result, "failed": True, "msg": "argv is empty. Give a program."}
         done = self._done(script(argv, self._environment(), arguments["chdir"]), task_vars)
-        if done["rc"] != 0:
+        if done.get("rc") != 0:
             done = {"failed": True, "msg": "non-zero return code", **done}
         return {**result, **done, "cmd": argv, "changed": False}
 
-    def _environment(self) -> dict[str, str]:
-        environment: dict[str, str] = {}
+    def _environment(self) -> dict[str, Any]:
+        environment: dict[str, Any] = {}
         self._compute_environment_string(environment)
         return {**LOCALE, **environment}
 

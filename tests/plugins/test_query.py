@@ -46,17 +46,17 @@ def play(folder: Path, tasks: list[dict[str, Any]], *options: str) -> dict[str, 
 def test_output_complaints_and_status_are_told_and_nothing_counts_as_changed(
     tmp_path: Path, options: list[str]
 ) -> None:
-    command = "printf 'one\\ntwo\\n\\n'; echo $WORD >&2; cat; exit 3"
+    command = "printf 'one\\ntwo\\n\\n'; echo $WORD $NUMBER >&2; cat; exit 3"
     task = {
         "infbox.infbox.query": {"argv": ["sh", "-c", command]},
-        "environment": {"WORD": "three 'four'"},
+        "environment": {"WORD": "three 'four'", "NUMBER": 5},
         "failed_when": False,
         "register": "found",
     }
     found = play(tmp_path, [task], *options)
     assert (found["rc"], found["changed"]) == (3, False)
     assert (found["stdout"], found["stdout_lines"]) == ("one\ntwo", ["one", "two"])
-    assert found["stderr_lines"] == ["three 'four'"]
+    assert found["stderr_lines"] == ["three 'four' 5"]
 
 
 def test_what_ends_badly_or_is_not_there_fails(tmp_path: Path) -> None:
