@@ -24,8 +24,8 @@ from lab.shell import LabError, step
 
 BASE = "debian13-docker"
 WORKSPACE = "infbox"
-ONE_HOST_SECONDS = 60.0
-ALL_HOSTS_SECONDS = 90.0
+ONE_HOST_SECONDS = 25.0
+ALL_HOSTS_SECONDS = 70.0
 TICKS_PER_SECOND = 100
 
 

@@ -1,9 +1,9 @@
 """What retrieval costs: the first index, its size on disk, a save, one question.
 
-    python -m bench.retrieval [--files 20000] [--repository REPO] [--json FILE]
+    python -m bench.retrieval [--files 20000 200000] [--repository REPO] [--json FILE]
 
-The tree is made of copies of a history's last commit, in directories of their own, until there are
-so many files: every word is in as many more chunks, which is harder than a real tree of that size.
+A tree is made of copies of a history's last commit, in directories of their own, until there are so
+many files: every word is in as many more chunks, which is harder than a real tree of that size.
 What the first text index takes stands beside what the watcher's own first index of the same files
 takes, in processor time of the same run: both are the real ones, on files in a repository. A
 question is measured in processor time too, and in the gateway by the clock.
@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -146,9 +146,9 @@ def measure(repository: Path, most: int, root: Path) -> Iterator[Seen]:
         cpu_seconds(partial(choose, texts, each, _nothing, SPACE, Estimate(), is_explained=False))
         for each in asked
     )
-    bar = "15" if most <= 20_000 else "60 at 200,000"  # noqa: PLR2004
+    bar = "15" if most <= 20_000 else "60"  # noqa: PLR2004
     yield Seen(
-        f"a question on {len(files):,} files, of a processor, median",
+        "a question, of a processor, median",
         times[len(times) // 2] * 1e3,
         "ms",
         bar,
@@ -186,14 +186,17 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.retrieval", description=__doc__)
     parser.add_argument("--repository", metavar="REPO", type=Path, default=ROOT)
-    parser.add_argument("--files", metavar="N", type=int, default=20_000)
+    parser.add_argument("--files", metavar="N", type=int, nargs="+", default=[20_000])
     parser.add_argument("--json", metavar="FILE", type=Path)
     arguments = parser.parse_args()
     table = Table(title="What retrieval costs", title_justify="left")
     for heading in ("", "seen", "bar"):
         table.add_column(heading, justify="left" if not heading else "right")
-    with tempfile.TemporaryDirectory(prefix="infbox-bench-") as root:
-        found = list(measure(arguments.repository, arguments.files, Path(root)))
+    found = []
+    for most in arguments.files:
+        with tempfile.TemporaryDirectory(prefix="infbox-bench-") as root:
+            for each in measure(arguments.repository, most, Path(root)):
+                found.append(replace(each, what=f"{most:,} files: {each.what}"))
     for each in found:
         table.add_row(each.what, f"{each.value:,.2f} {each.unit}", each.bar)
     Console(width=120).print(table)

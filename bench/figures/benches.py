@@ -47,7 +47,7 @@ class Bench:
 BENCHES = (
     Bench("watch"),
     Bench("growth", minutes=60),
-    Bench("retrieval"),
+    Bench("retrieval", "--files 20000 200000", minutes=30),
     Bench("replay", "--commits 100"),
     Bench("use"),
     Bench("gateway", minutes=20),
