@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from test_texts import filled
 
 from infbox.kinds import RETRIEVAL_WEIGHTS, changed
-from infbox.packing.tokens import Estimate
+from infbox.packing.tokens import MOST_CHARS, Estimate
 from infbox.retrieval.search import choose, rendered
 from infbox.retrieval.texts import Texts
 
@@ -69,6 +70,17 @@ def test_no_more_is_shown_than_there_is_room_for() -> None:
         found = choose(texts, "discount", lambda _: False, room, ESTIMATE)
         assert ESTIMATE.count(rendered(found)) <= room
         assert bool(found) == (room >= 300)
+
+
+def test_a_chunk_that_is_too_long_by_its_size_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = filled(FILES)
+    read: list[str] = []
+    monkeypatch.setattr(texts, "text", lambda place: read.append(place.path) or "")
+    room = 110  # tokens: below 470 characters, the shortest chunk, by 4.3 a token, and not by 7
+    choose(texts, "discount", lambda _: False, room, ESTIMATE)
+    assert read == []
+    choose(texts, "discount", lambda _: False, room, Estimate(MOST_CHARS))
+    assert read
 
 
 def test_neighbours_are_one_section_and_each_chunk_has_a_reason() -> None:

@@ -38,7 +38,7 @@ class Remembering:
     control: tuple[str, ...] = ()
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.name = tokenizer.name
+        self.name, self.most_chars = tokenizer.name, tokenizer.most_chars
         self._count = lru_cache(_REMEMBERED_COUNTS)(tokenizer.count)
 
     def count(self, text: str) -> int:

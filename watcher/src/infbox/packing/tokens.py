@@ -24,6 +24,9 @@ PIECES_PER_TOKEN = 0.92
 """Pieces of source code, as ``pieces`` counts them, that make a token: the estimate where a tree's
 own is not known."""
 
+MOST_CHARS = 7.0
+"""Of a token, on average over some lines of source: none was seen to have more."""
+
 _SAMPLE = 128 * 1024  # characters of a text, by whose pieces those of a longer one are estimated
 # Letters of a word, digits, signs, and beginnings of lines: about where tokenizers cut.
 _PIECE = re.compile(r"[A-Z]?[a-z]{1,8}|[A-Z]{1,3}|\d|[^\w\s]{1,2}|\n[ \t]*|[^\x00-\x7f]")
@@ -40,6 +43,9 @@ class Tokenizer(Protocol):
 
     control: tuple[str, ...]
     """Texts that the model reads as control tokens, such as the end of a message."""
+
+    most_chars: float
+    """Of a token, on average over some lines: what is longer need not be read to be too much."""
 
     def count(self, text: str) -> int:
         """Return how many tokens the text has."""
@@ -59,7 +65,7 @@ class Estimate:
     control: tuple[str, ...] = ()
 
     def __init__(self, bytes_per_token: float = BYTES_PER_TOKEN) -> None:
-        self._bytes_per_token = bytes_per_token
+        self.most_chars = self._bytes_per_token = bytes_per_token
 
     def count(self, text: str) -> int:
         """Estimate the tokens of a text."""
@@ -79,6 +85,7 @@ class Pieces:
 
     name = "pieces"
     control: tuple[str, ...] = ()
+    most_chars = MOST_CHARS
 
     def __init__(self, pieces_per_token: float = PIECES_PER_TOKEN) -> None:
         self._pieces_per_token = pieces_per_token
@@ -100,6 +107,8 @@ class Model:
     Raises:
         InputError: the file is missing or is no tokenizer.
     """
+
+    most_chars = MOST_CHARS
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -46,7 +46,6 @@ EDITED_SHARE = 0.5
 """How much more, at most, a match is worth in a file that is edited all the time."""
 
 _TOLD_WORDS = 6  # in a reason
-_MOST_CHARS_PER_TOKEN = 7  # of sources; what is longer than that need not be read to be counted
 _MIN_SPACE = 40  # tokens: no chunk with its heading is shorter
 
 
@@ -110,7 +109,7 @@ def choose(
         for place, reason in candidates:
             if left - spare < _MIN_SPACE:
                 break
-            if place.id in taken or place.size > (left - spare) * _MOST_CHARS_PER_TOKEN:
+            if place.id in taken or place.size > (left - spare) * tokenizer.most_chars:
                 continue
             if in_full(place.path) or was_shown(place):
                 continue
@@ -206,18 +205,22 @@ def _matching(
 
     Each further one of a file counts less, so that a file whose path has the words does not come
     whole.
+
+    Args:
+        texts: the text index.
+        scores: of the chunks that match, the best first.
+        heat: of files.
+        weights: of kinds of files.
     """
-    by_file: dict[str, list[Place]] = defaultdict(list)
+    by_file: dict[str, list[tuple[float, Place]]] = defaultdict(list)
     for place in texts.places(scores).values():
-        by_file[place.path].append(place)
+        by_file[place.path].append((scores[place.id], place))
     worth: list[tuple[float, Place]] = []
-    for path, places in by_file.items():
-        best = sorted((scores[place.id] for place in places), reverse=True)
+    for path, found in by_file.items():
         factor = weights[kind_of(path)] * _edited(heat(path))
-        for nth, place in enumerate(sorted(places, key=lambda place: -scores[place.id])):
-            others = sum(best[:3]) - min(scores[place.id], best[0])
-            own = scores[place.id] * REPEAT**nth + FILE_SHARE * others
-            worth.append((own * factor, place))
+        best = sum(score for score, _ in found[:3])
+        for nth, (score, place) in enumerate(found):
+            worth.append(((score * REPEAT**nth + FILE_SHARE * (best - score)) * factor, place))
     for _, place in sorted(worth, key=lambda each: (-each[0], each[1].id)):
         yield place, ""
 

@@ -217,8 +217,7 @@ class Retrieval:
         finally:
             texts.end_at(math.inf)
         # The watcher's own index says at once what must not be shown any more, and comes last.
-        digests = kept.current({each.place.path for each in chosen})
-        return composed([each for each in chosen if each.place.path in digests], digests, wanted)
+        return composed(chosen, kept.current({each.place.path for each in chosen}), wanted)
 
     def _chosen(self, texts: Texts, wanted: Wanted, ends: float) -> list[Chosen]:
         digests: dict[str, str] = {}
@@ -234,12 +233,15 @@ class Retrieval:
             is_shown = path in wanted.in_full and wanted.in_full[path] == digest(path)
             return is_shown or not path.isprintable()
 
+        told = {path for path, *_ in wanted.told}
+
         def was_told(place: Place) -> bool:
-            return (place.path, digest(place.path), place.start, place.end) in wanted.told
+            path = place.path
+            return path in told and (path, digest(path), place.start, place.end) in wanted.told
 
         counted = Estimate(wanted.bytes_per_token)
         space = wanted.space - math.ceil(_FRAME_CHARS / wanted.bytes_per_token)
-        chosen = search.choose(
+        return search.choose(
             texts,
             wanted.text,
             is_in_full,
@@ -250,7 +252,6 @@ class Retrieval:
             is_explained=False,
             weights=self._weights,
         )
-        return fitting(chosen, wanted)
 
     def _kept(self, workspace: str) -> KeptTexts:
         kept = self._open.get(workspace)
@@ -267,36 +268,33 @@ class Retrieval:
             kept.close()
 
 
-def fitting(chosen: list[Chosen], wanted: Wanted) -> list[Chosen]:
-    """Return those chunks, the first ones first, that fit by a closer estimate than that from
-    bytes, by which they were chosen: it would take too long for all that might be."""
-    counted = Pieces(wanted.pieces_per_token)
-    space = wanted.space - counted.count(_BEGIN + _END)
-    kept = []
-    for each in chosen:
-        cost = counted.count(search.rendered([each], ""))
-        if cost <= space:
-            kept.append(each)
-            space -= cost
-    return kept
-
-
 def composed(chosen: list[Chosen], digests: Mapping[str, str], wanted: Wanted) -> Note | None:
     """Return chunks as a note; None for none.
 
+    Those of them that fit, the first ones first, by a closer estimate than that from bytes, by
+    which they were chosen: it would take too long for all that might be.
+
     Args:
-        chosen: the chunks.
-        digests: of their files.
+        chosen: the chunks, those that are worth most first.
+        digests: of the files that may be shown.
         wanted: what they were looked for by.
     """
-    if not chosen:
+    counted = Pieces(wanted.pieces_per_token)
+    tokens = counted.count(_BEGIN + _END)
+    kept = []
+    for each in chosen:
+        cost = counted.count(search.rendered([each], ""))
+        if each.place.path in digests and tokens + cost <= wanted.space:
+            kept.append(each)
+            tokens += cost
+    if not kept:
         return None
-    text = search.rendered(chosen, _BEGIN) + _END
+    text = search.rendered(kept, _BEGIN) + _END
     found = tuple(
         (place.path, digests[place.path], place.start, place.end)
-        for place in (each.place for each in chosen)
+        for place in (each.place for each in kept)
     )
-    return Note(text, Pieces(wanted.pieces_per_token).count(text), found=found)
+    return Note(text, tokens, found=found)
 
 
 def _asks(text: str) -> bool:
