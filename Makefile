@@ -105,6 +105,9 @@ lock: $(STAMP) ## Update the pinned Python requirements, with hashes
 	  -o requirements-uv.txt requirements-uv.in
 	for name in aider instructor langchain-tests libraries litellm llamaindex; do \
 	  $(LOCK) --python-version 3.11 -o requirements/clients/$$name.txt requirements/clients/$$name.in || exit; done
+	@# What reads documents, pictures and speech, with 5 GB of CUDA: the tests have none of these.
+	cd requirements/clients && $(LOCK) --python-version 3.11 --excludes open-webui-excludes.txt \
+	  -o open-webui.txt open-webui.in
 	cd requirements/clients && npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund
 
 profile: $(STAMP) ## Run site.yml and show its duration by task and by role

@@ -63,9 +63,11 @@ def _install_python(place: Path, lock: Path) -> None:
     subprocess.run(
         [uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, place], check=True
     )
+    # A lock names all that is wanted: one leaves out what its package asks for and tests do not.
     subprocess.run(
         [uv, "pip", "install", "--quiet", "--python", place / "bin/python", "--require-hashes",
-         "--index-strategy", "unsafe-best-match", *uv_options(settings), "--requirement", lock],
+         "--no-deps", "--index-strategy", "unsafe-best-match", *uv_options(settings),
+         "--requirement", lock],
         check=True, env=environment,
     )  # fmt: skip
 

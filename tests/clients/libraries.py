@@ -77,6 +77,7 @@ LIBRARIES: Mapping[str, Library] = {
     "pydantic-ai": Library("pydantic_ai_python.py", "libraries", without=_NO_LIST),
     "litellm": Library("litellm_python.py", "litellm"),
     "litellm-proxy": Library("litellm_proxy.py", "litellm"),
+    "open-webui": Library("open_webui.py", "open-webui", "open-webui"),
     "llamaindex": Library("llamaindex_python.py", "llamaindex", without=_NO_LIST),
     "instructor": Library("instructor_python.py", "instructor"),
     "openai-node": Library("openai_node.mjs"),

@@ -103,6 +103,14 @@ def test_continue_gets_a_model_with_the_certificate() -> None:
     assert model["defaultCompletionOptions"] == {"contextLength": 40_000, "maxTokens": 8192}
 
 
+def test_open_webui_gets_a_connection_and_a_model_for_titles() -> None:
+    found = shell("open-webui")
+    assert found["OPENAI_API_BASE_URL"] == f"{URL}/v1"
+    assert found["OPENAI_API_KEY"] == KEY_OF_SHELL
+    assert (found["DEFAULT_MODELS"], found["TASK_MODEL_EXTERNAL"]) == ("coder@shop", "coder")
+    assert found["AIOHTTP_CLIENT_SSL_CERT_FILE"] == "/srv/root.crt"
+
+
 def test_aider_gets_its_two_files(tmp_path: Path) -> None:
     shell("aider", home=tmp_path)
     settings = yaml.safe_load((tmp_path / ".config/infbox/aider.yml").read_text())
@@ -118,6 +126,9 @@ def test_the_others_name_server_model_and_window() -> None:
     roo = content("roo")["providerProfiles"]["apiConfigs"]["infbox"]
     assert (roo["openAiBaseUrl"], roo["openAiModelId"]) == (f"{URL}/v1", "coder@shop")
     assert roo["openAiApiKey"] == PLACEHOLDER
+    ((vscode,),) = [provider["models"] for provider in content("vscode")]
+    assert (vscode["id"], vscode["url"]) == ("coder@shop", f"{URL}/v1/chat/completions")
+    assert vscode["maxInputTokens"] + vscode["maxOutputTokens"] == 40_000
     qwen = content("qwen-code")["model"]
     assert (qwen["name"], qwen["generationConfig"]["contextWindowSize"]) == ("coder@shop", 40_000)
     assert content("llm")[0]["model_id"] == "coder@shop"

@@ -270,6 +270,32 @@ def _roo(access: Access) -> Configuration:
     )
 
 
+def _vscode(access: Access) -> Configuration:
+    model = {
+        "id": access.model,
+        "name": access.model,
+        "url": f"{access.url}/v1/chat/completions",
+        "toolCalling": True,
+        "vision": False,
+        # It takes the sum of both for the window.
+        "maxInputTokens": access.window - access.output,
+        "maxOutputTokens": access.output,
+    }
+    provider = {
+        "name": "infbox",
+        "vendor": "customendpoint",
+        "apiKey": access.shown_key,
+        "apiType": "chat-completions",
+        "models": [model],
+    }
+    return Configuration(
+        "For chatLanguageModels.json of VS Code: Manage Models, Add Models, Custom Endpoint.",
+        _json([provider]),
+        _node_authority(access),
+        () if access.key else (f"Replace {PLACEHOLDER} by your key.",),
+    )
+
+
 def _zed(access: Access) -> Configuration:
     model = {
         "name": access.model,
@@ -401,6 +427,26 @@ def _anthropic(access: Access) -> Configuration:
     )
 
 
+def _open_webui(access: Access) -> Configuration:
+    variables = {
+        "ENABLE_OLLAMA_API": "False",
+        "OPENAI_API_BASE_URL": shlex.quote(f"{access.url}/v1"),
+        "OPENAI_API_KEY": access.key_word,
+        "DEFAULT_MODELS": shlex.quote(access.model),
+        # It writes titles, tags and further questions by this one: without a pack that is short.
+        "TASK_MODEL_EXTERNAL": shlex.quote(access.plain),
+        **_authority("AIOHTTP_CLIENT_SSL_CERT_FILE", access),
+    }
+    return Configuration(
+        "For the shell that starts open-webui serve, or as -e options of its container.",
+        _exports(variables),
+        notes=(
+            "They count when it starts for the first time. Afterwards set the connection, the"
+            " default model and the task model in Admin Settings.",
+        ),
+    )
+
+
 def _key_variable(access: Access) -> dict[str, str]:
     """Return the variable that a client reads the key from: only where it is to be printed."""
     return {KEY_VARIABLE: shlex.quote(access.key) if access.key else PLACEHOLDER}
@@ -442,8 +488,10 @@ CLIENTS: Mapping[str, Callable[[Access], Configuration]] = {
     "continue": _continue,
     "llm": _llm,
     "openai": _openai,
+    "open-webui": _open_webui,
     "opencode": _opencode,
     "qwen-code": _qwen_code,
     "roo": _roo,
+    "vscode": _vscode,
     "zed": _zed,
 }
