@@ -85,7 +85,6 @@ FAULTS = (
     frozen("the keys", UNIT % "keys", 30, 1),
     # Who asks while the engine hangs waits, until that is noticed and the engine ended.
     hung("the engine's core", CHILD % ("vllm", "EngineCore"), 600, 4),
-    hung("the engine's worker", CHILD % ("vllm", "VLLM::Worker"), 600, 4),
     hung("the engine's API", CHILD % ("vllm", "vllm serve"), 600, 4),
     hung("LMCache", CHILD % ("lmcache", "lmcache server"), 300, 4),
     # Nobody answers in its place.

@@ -42,6 +42,13 @@ def test_it_listens_on_loopback_only(service: dict[str, Any]) -> None:
     assert service["environment"]["GLOO_SOCKET_IFNAME"] == "lo"
 
 
+def test_it_computes_in_one_process_with_the_threads_that_were_named(
+    service: dict[str, Any],
+) -> None:
+    assert service["environment"]["OMP_NUM_THREADS"] == "3"
+    assert service["environment"]["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+
+
 def test_it_serves_every_name(service: dict[str, Any]) -> None:
     command = service["command"]
     first = command.index("--served-model-name") + 1
