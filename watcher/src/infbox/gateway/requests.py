@@ -190,17 +190,32 @@ def question(api: Api, asked: Named, turn: Turn, window: int, fits: bool | None 
     question = Question(
         parts, asked.workspace, pack, pack.whole, turn=turn, limit=limit, spare=spare
     )
+    without_found = request if plain is None else plain | changed
+    if fits is None and is_large and turn.front is not None:
+        return _as_cut_before(question, pack.within(turn.front), without_found)
     if fits is False or (fits is None and is_large):
         return question
     own = sum(map(len, parts)) // _BYTES_PER_TOKEN
     space = window - own - answer_tokens(request, window)
-    question.bare = msgspec.json.encode(request if plain is None else plain | changed)
+    question.bare = msgspec.json.encode(without_found)
     if fits:
         question.front = _front(pack, turn.front, space)
     elif turn.front is not None:  # the whole was too long before
         question.front = pack.within(turn.front)
     else:
         question.space = max(space, 0)
+    return question
+
+
+def _as_cut_before(question: Question, front: Front, bare: dict[str, Any]) -> Question:
+    """Return a large question with as much of the pack as its conversation had before it was large.
+
+    It is not cut further, for which its body would be in memory twice.
+    """
+    if front.tokens:
+        question.front = front
+    else:  # what goes out where nothing of the pack does, and not a pack without a text
+        question.parts, question.front = [msgspec.json.encode(bare)], None
     return question
 
 

@@ -14,6 +14,7 @@ from conversing import Talk, Workspace, text_of
 from fake_apis import CHAT, COUNT, MESSAGES, RESPONSES
 from gateway_stack import Stack, running
 from infbox.gateway.app import Gateway
+from infbox.gateway.bodies import LARGE_BYTES
 from serving import get_json, serving, settings_for, until
 
 ALL = pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
@@ -439,6 +440,33 @@ def test_a_cut_pack_stays_as_it_was_cut(stack: Stack, shop: Workspace) -> None:
     assert 500 < less <= tokens / 2
     talk.more["max_tokens"] -= 1600
     assert int(talk.ask("Go on.").headers["X-Infbox-Pack-Tokens"]) == less
+
+
+@ALL
+@pytest.mark.parametrize("max_model_len", [100_000, 400_000])
+def test_a_pack_that_was_cut_stays_so_once_the_conversation_is_large(
+    tmp_path: Path, shop: Workspace, path: str, max_model_len: int
+) -> None:
+    """With a large window the last turns before it is full are bodies of more than a megabyte."""
+    with running(tmp_path) as stack:
+        shop.publish()
+        config = settings_for(tmp_path, stack.engine.url, shop=(tmp_path, 1000))
+        config = config._replace(
+            engine=config.engine._replace(max_model_len=max_model_len),
+            gateway=config.gateway._replace(max_body_bytes=4 * LARGE_BYTES, retrieve=False),
+        )
+        stack.engine.window = LARGE_BYTES + len(shop.pack.text) * 3 // 4
+        with serving(Gateway(config).app) as url:
+            talk = Talk(Stack(stack.engine, url), path=path)
+            first = talk.ask("x" * (LARGE_BYTES - 2000))
+            assert first.status == 200
+            tokens = int(first.headers["X-Infbox-Pack-Tokens"])
+            assert tokens < shop.pack.tokens
+            assert bool(tokens) is (max_model_len > 100_000)
+            before = talk.prompt
+            second = talk.ask("y" * 3000)
+    assert (second.status, second.headers["X-Infbox-Pack-Tokens"]) == (200, str(tokens))
+    assert is_extended(before, talk.prompt)
 
 
 @pytest.mark.parametrize(("room", "is_told"), [(5000, True), (1500, False)])
