@@ -140,6 +140,15 @@ def event(path: str, number: int) -> bytes:
     return _data({"n": number})
 
 
+def failure(path: str) -> bytes:
+    """How a stream ends whose request the engine could not finish: see the stream generators of
+    vLLM's chat_completion/serving.py, and the converter of anthropic/serving.py."""
+    error = {"message": "EngineCore encountered an issue.", "type": "InternalServerError"}
+    if path == MESSAGES:
+        return _named("error", {"type": "error", "error": error})
+    return _data({"error": error}) + b"data: [DONE]\n\n"
+
+
 def last_events(path: str, told: dict[str, Any] | None) -> bytes:
     """How a stream ends; None for one that does not say what it cost."""
     if path == MESSAGES:

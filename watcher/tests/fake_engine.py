@@ -115,6 +115,7 @@ class FakeEngine:
     breaks_first: bool = False
     breaks_within: bytes = b""
     breaks_whole: bool = False
+    fails: bool = False  # in the middle of a stream, which tells so and ends
     event: bytes = b""
     events: int = 5
     states_prompt: bool = False
@@ -400,6 +401,9 @@ class FakeEngine:
                         yield self.breaks_within
                         await asyncio.sleep(0.05)
                     raise RuntimeError("the test asked for it")
+            if self.fails:
+                yield fake_apis.failure(path)
+                return
             told = self._usage(path, prompt, salt)
             yield fake_apis.last_events(path, told if tells else None)
             await asyncio.sleep(self.end_delay)

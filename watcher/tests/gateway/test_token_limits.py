@@ -271,6 +271,20 @@ def test_of_a_stream_that_ends_early_the_pack_is_taken_for_cached(
     assert counted[1] == usage.Counts(1, 1), "what is only guessed is in no table"
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, MESSAGES])
+def test_a_stream_that_ends_in_the_engine_s_error_counts_as_one_that_is_broken_off(
+    tmp_path: Path, path: str
+) -> None:
+    with gateway(tmp_path, states_prompt=True, fails=True, events=20) as stack:
+        may = ann(tokens_per_day=10**6)
+        answer = stack.post(path, may, model="coder@shop", stream=True, **BODIES[path])
+        assert b"EngineCore" in answer.body
+        until(lambda: "infbox_gateway_uncounted_requests_total{" in stack.metrics)
+        assert 0 < used(stack, may) < 2000, "and no whole window"
+    (counted,) = usage.read(usage.file_in(tmp_path / "state"), 1)
+    assert counted[1] == usage.Counts(1, 1)
+
+
 def test_a_stream_that_came_to_its_end_counts_as_it_says(tmp_path: Path) -> None:
     with gateway(tmp_path, states_prompt=True) as stack:
         may = ann(tokens_per_day=10**6)

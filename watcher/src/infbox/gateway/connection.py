@@ -198,7 +198,7 @@ class Outgoing:
         self.events = 0
         """Of a stream that went to the client so far; of what is none, 0."""
         self.is_cut = False
-        """Whether vLLM broke the answer off."""
+        """Whether vLLM broke the answer off, or ended it in an error event."""
         self.tap: Callable[[bytes], None] | None = None
         """Called with each piece of the body before it goes to the client."""
 

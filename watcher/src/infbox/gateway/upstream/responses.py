@@ -25,6 +25,10 @@ _EVENT_BYTES = 256 * 1024  # an event is held so far until it is whole
 _USAGE = re.compile(rb'"usage":\s*(?=\{)')
 _DECODER = json.JSONDecoder()
 
+# How vLLM itself ends a stream that it cannot finish, on one API or another. No text of a model has
+# this, as line ends and quotes are escaped within JSON.
+_FAILED = re.compile(rb'(?:^|\n)(?:event: ?error\n|data: ?\{"error":)')
+
 
 async def hand_on(
     answer: aiohttp.ClientResponse,
@@ -105,7 +109,8 @@ async def _hand_on_events(
             outgoing.is_cut = True
             await outgoing.write(api.broken_off(tail))
         else:
-            is_whole = True
+            outgoing.is_cut = _FAILED.search(_end(tail, events.rest)) is not None
+            is_whole = not outgoing.is_cut
             if told := without_usage(events.rest) if drops_usage else events.rest:
                 await outgoing.write(told)
         await outgoing.end()
