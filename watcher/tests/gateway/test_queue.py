@@ -145,6 +145,20 @@ def test_a_request_that_ends_with_the_engine_s_core_is_tried_again_once(
         assert answer.json == DEAD
 
 
+def test_a_request_that_ends_with_the_engine_s_core_waits_for_the_next_one(
+    tmp_path: Path, place: Listen
+) -> None:
+    """vLLM's server is there for a moment without its core, and goes on to tokenize."""
+    with gateway(tmp_path, place) as stack, stack.engine.running(place):
+        stack.engine.healthy, stack.engine.deaths = False, 1000
+        with asking(stack, 1) as (answer,):
+            until(lambda: len(stack.engine.tokenized) > 2)
+            assert len(stack.engine.chats) == 1, "it was sent once more to what is about to end"
+            stack.engine.healthy, stack.engine.deaths = True, 0
+            assert answer.result(10).status == 200
+        assert len(stack.engine.chats) == 2
+
+
 def test_another_error_of_the_engine_is_handed_on(tmp_path: Path, place: Listen) -> None:
     with gateway(tmp_path, place) as stack, stack.engine.running(place):
         stack.engine.busy = True

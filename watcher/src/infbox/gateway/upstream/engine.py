@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -61,7 +62,15 @@ class Engine:
             yield
 
     async def takes_requests(self) -> bool:
-        """Say whether a question would be taken now."""
+        """Say whether a question would be taken now.
+
+        Both have to say so: while vLLM finishes what is under way, it calls itself healthy, and
+        without its core it still tokenizes.
+        """
+        said = await asyncio.gather(self._tokenizes(), self.is_healthy())
+        return all(said)
+
+    async def _tokenizes(self) -> bool:
         asked = {"model": self.model, "prompt": "."}
         try:
             url = f"{self.url}/tokenize"
