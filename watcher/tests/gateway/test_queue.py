@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fake_apis import CHAT
+from chat_templates import GUARDED, INLINE
+from fake_apis import CHAT, MESSAGES, RESPONSES
 from fake_engine import DEAD, ENDING, FakeEngine
-from gateway_stack import BODIES, Answer, Stack, publish
+from gateway_stack import BODIES, USER, Answer, Stack, publish
 from infbox.config import Listen
 from infbox.gateway.app import Gateway
 from infbox.gateway.upstream import queue
@@ -80,6 +81,26 @@ def test_a_request_waits_for_the_engine_and_is_asked_once(
         assert (answer.status, answer.headers["x-infbox-pack-tokens"]) == (200, "100")
         assert stack.engine.targets().count(path) == 1
         assert held(stack) == 0
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+@pytest.mark.parametrize("shape", [GUARDED, INLINE])
+def test_a_request_that_waits_goes_out_as_the_template_takes_it(
+    tmp_path: Path, place: Listen, path: str, shape: str
+) -> None:
+    """Whether it takes a system message in between cannot be asked before the engine is there."""
+    said = [USER, {"role": "assistant", "content": "So."}, {"role": "user", "content": "And now?"}]
+    said.insert(2, {"role": "system", "content": "a.py was saved"})
+    with gateway(tmp_path, place) as stack, ThreadPoolExecutor(1) as pool:
+        stack.engine.chat_template = shape
+        body = {**BODIES[path], "input" if path == RESPONSES else "messages": said}
+        asked = pool.submit(stack.post, path, model="coder@shop", **body)
+        until(lambda: held(stack) == 1)
+        with stack.engine.running(place):
+            assert asked.result(10).status == 200
+    prompt = str(stack.engine.prompts[-1])
+    assert ("<system-reminder>\na.py was saved" in prompt) is (shape == GUARDED)
+    assert prompt.index("So.") < prompt.index("a.py was saved")
 
 
 def test_the_list_of_models_waits_for_the_engine(tmp_path: Path, place: Listen) -> None:

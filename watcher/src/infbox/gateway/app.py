@@ -116,12 +116,17 @@ class Gateway:
             weights=config.weights.retrieval,
         )
         self._responses = ResponseStore(config.gateway.responses_mb * _MB)
+        self._balanced: Balanced | None = None
+        if config.replicas:
+            self._balanced = Balanced(config.replicas, self._metrics, self._bases)
+        self._queue = self._made_queue()
         self._questions = Questions(
             config,
             self._engine,
             self._conversations,
             self._metrics,
             self._responses,
+            queue=None if self._balanced else self._queue,
         )
         self._sampler = Sampler(config, self._workspaces.unrestricted, self._summary.of)
         self._tracer = _tracer(config.gateway.traces)
@@ -146,11 +151,8 @@ class Gateway:
             lifespan=self._lifespan,
         )
 
-    def _made_upstream(self) -> Upstream:
-        config = self._config
-        balanced = None
-        if config.replicas:
-            balanced = Balanced(config.replicas, self._metrics, self._bases)
+    def _made_queue(self) -> RequestQueue:
+        settings, balanced = self._config.gateway, self._balanced
 
         async def takes_requests() -> bool:
             if balanced is None:
@@ -158,21 +160,22 @@ class Gateway:
             return await balanced.takes_requests(self._engine.session)
 
         queue = RequestQueue(
-            config.gateway.request_queue_timeout_seconds,
-            config.gateway.request_queue_limit,
-            takes_requests,
+            settings.request_queue_timeout_seconds, settings.request_queue_limit, takes_requests
         )
         self._metrics.queued.set_function(lambda: queue.count)
+        return queue
+
+    def _made_upstream(self) -> Upstream:
         forwarder = EngineForwarder(
             self._engine,
-            queue,
+            self._queue,
             self._metrics,
-            window=config.engine.max_model_len,
-            is_replica=balanced is not None,
+            window=self._config.engine.max_model_len,
+            is_replica=self._balanced is not None,
             on_cut=self._questions.note_front,
             on_drop=self._questions.drop_found,
         )
-        return Upstream(self._engine, forwarder, queue, balanced)
+        return Upstream(self._engine, forwarder, self._queue, self._balanced)
 
     def _middleware(self, routes: Iterable[BaseRoute]) -> list[Middleware]:
         if not self._config.gateway.audit:

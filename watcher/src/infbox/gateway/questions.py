@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from infbox.gateway.requests import Named
     from infbox.gateway.stored.store import ResponseStore
     from infbox.gateway.upstream.engine import Engine
+    from infbox.gateway.upstream.queue import RequestQueue
     from infbox.gateway.upstream.replicas import Handover
     from infbox.metrics import GatewayMetrics
     from infbox.packing.published import Pack
@@ -37,6 +38,7 @@ class Questions:
         conversations: that requests may be of.
         metrics: to count in.
         responses: that requests may go on from.
+        queue: where requests wait while the engine is away; None where another host then gets them.
     """
 
     def __init__(  # each is a thing of its own
@@ -46,8 +48,11 @@ class Questions:
         conversations: Conversations,
         metrics: GatewayMetrics,
         responses: ResponseStore,
+        *,
+        queue: RequestQueue | None,
     ) -> None:
         self._engine = engine
+        self._queue = queue
         self._window = config.engine.max_model_len
         self._salts = {each.name: config.cache_salts(each)[0] for each in config.workspaces}
         self._limit = config.gateway.max_body_bytes
@@ -185,9 +190,9 @@ class Questions:
         )
         turn = await self._conversations.turn(asked, pack)
         self._count(named.workspace, client, turn)
-        turn.request = await self._taken(incoming.path, turn.request)
+        turn.request = await self._taken(exchange, turn.request)
         if turn.spare is not None:
-            turn.spare = await self._taken(incoming.path, turn.spare)
+            turn.spare = await self._taken(exchange, turn.spare)
         return turn, said
 
     def _add_salt(self, path: str, workspace: str, turn: Turn) -> None:
@@ -208,10 +213,25 @@ class Questions:
             came = turn.retrieval.result, turn.retrieval.seconds, tokens
             self._metrics.count_retrieval(workspace, *came)
 
-    async def _taken(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Return a request with its system messages where the engine's template takes them."""
-        if not system_messages.are_there(path, request):
-            return request
-        if await self._later_system.is_taken(self._engine.session):
+    async def _taken(self, exchange: Exchange, request: dict[str, Any]) -> dict[str, Any]:
+        """Return a request with its system messages where the engine's template takes them.
+
+        Raises:
+            RefusalError: the engine is away, and cannot be waited for any longer.
+        """
+        path = exchange.incoming.path
+        if not system_messages.are_there(path, request) or await self._takes_later(exchange):
             return request
         return system_messages.in_questions(path, request)
+
+    async def _takes_later(self, exchange: Exchange) -> bool:
+        """Say whether the engine's template takes system messages behind the first place.
+
+        A gateway that has not asked it yet waits for it: the request waits for it in any case, and
+        in the wrong form would be refused once the engine is there.
+        """
+        taken = await self._later_system.is_taken(self._engine.session)
+        if taken is None and self._queue is not None and self._queue.seconds:
+            await self._queue.wait(exchange.lease.size, exchange.began + self._queue.seconds)
+            taken = await self._later_system.is_taken(self._engine.session)
+        return taken is not False

@@ -77,13 +77,13 @@ def test_what_codex_says_as_the_developer_reaches_every_template(
 def test_whether_a_template_takes_later_system_messages_is_asked_of_the_engine(
     shape: str, is_taken: bool
 ) -> None:
-    async def ask(url: str) -> bool:
+    async def ask(url: str) -> bool | None:
         async with aiohttp.ClientSession() as client:
             return await system_messages.LaterSystem(url, "coder").is_taken(client)
 
     with FakeEngine(chat_template=shape).running() as engine:
         assert asyncio.run(ask(engine.url)) is is_taken
-    assert asyncio.run(ask(engine.url)), "an engine that is away says nothing of it"
+    assert asyncio.run(ask(engine.url)) is None, "an engine that is away says nothing of it"
 
 
 def test_a_template_that_vllm_does_not_understand_merges_them_all_the_same() -> None:

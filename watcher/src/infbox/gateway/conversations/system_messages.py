@@ -179,11 +179,11 @@ class LaterSystem:
 
     def __init__(self, url: str, model: str) -> None:
         self._url, self._model = url, model
-        self._is_taken = True
+        self._is_taken: bool | None = None
         self._known_until = float("-inf")
 
-    async def is_taken(self, client: aiohttp.ClientSession) -> bool:
-        """Ask the engine, or say what it said lately.
+    async def is_taken(self, client: aiohttp.ClientSession) -> bool | None:
+        """Ask the engine, or say what it said lately; None where it never said anything yet.
 
         Args:
             client: to ask with.
