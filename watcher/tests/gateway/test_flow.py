@@ -54,6 +54,17 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_cancels_it(stack: Stack,
     assert stack.engine.sent < 1000
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_a_request_that_is_refused_is_not_counted_as_one_that_its_client_gave_up(
+    stack: Stack, path: str
+) -> None:
+    for _ in range(5):
+        assert stack.post(path, model="coder@nowhere", **BODIES[path]).status == 404
+    counted = 'requests_total{status="404",user="",workspace=""} 5.0'
+    until(lambda: counted in stack.metrics)
+    assert "infbox_gateway_cancelled_total{" not in stack.metrics
+
+
 def test_a_client_that_leaves_before_its_request_is_whole_reaches_nobody(stack: Stack) -> None:
     parts = urlsplit(stack.url)
     with socket.create_connection((str(parts.hostname), parts.port or 0)) as client:

@@ -124,29 +124,37 @@ class Forwarder:
 
     async def _answer_it(self, exchange: Exchange) -> None:
         """Answer a request, or leave it with the client."""
-        has_left = False
+        # Until its answer has ended. The server says that a client is gone after any answer, so
+        # that alone tells nothing.
+        has_left = True
         async with anyio.create_task_group() as group:
 
             async def leave_with_client() -> None:
-                nonlocal has_left
                 await exchange.incoming.client_gone()
-                has_left = True
                 group.cancel_scope.cancel()
 
             group.start_soon(leave_with_client)
-            try:
-                await self._serve(exchange)
-            except RefusalError as refused:
-                await _respond(exchange, refused)
-            except TooLargeError:
-                message = f"The request is larger than {self._limit_bytes} bytes."
-                await _respond(exchange, RefusalError(TOO_LARGE, message))
-            except ClientGoneError:
-                has_left = True
+            with contextlib.suppress(ClientGoneError):
+                await self._serve_or_refuse(exchange)
+                has_left = False
             group.cancel_scope.cancel()
         # What an answer cost is in its last event: with that it was whole.
         if has_left and exchange.outgoing.usage is None and not exchange.is_elsewhere:
             self._metrics.cancelled.labels(exchange.workspace).inc()
+
+    async def _serve_or_refuse(self, exchange: Exchange) -> None:
+        """Answer a request, or say why it is not answered.
+
+        Raises:
+            ClientGoneError: the body did not come whole.
+        """
+        try:
+            await self._serve(exchange)
+        except RefusalError as refused:
+            await _respond(exchange, refused)
+        except TooLargeError:
+            message = f"The request is larger than {self._limit_bytes} bytes."
+            await _respond(exchange, RefusalError(TOO_LARGE, message))
 
     def _exchange(self, scope: Scope, receive: Receive, send: Send) -> Exchange:
         began = time.monotonic()
