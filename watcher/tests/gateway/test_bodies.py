@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import socket
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -24,7 +25,18 @@ from infbox.gateway.bodies import LARGE_BYTES, Lease, Memory, Reader
 from infbox.gateway.refusals import BusyError
 from serving import serving, settings_for, until
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 MEGABYTE = 1_000_000
+
+
+def wide(content: bytes) -> bytes:
+    """Return content compressed so that 128 MB are needed to read it again."""
+    packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
+    return packer.compress(content, packer.FLUSH_BLOCK) + packer.flush()
 
 
 def test_there_is_room_for_so_many_bytes_and_no_more() -> None:
@@ -304,10 +316,11 @@ def test_pages_and_probes_need_no_user(behind_keys: Stack) -> None:
 
 
 @pytest.mark.parametrize("model", ["coder", "coder@shop"])
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "zstd", "identity"])
 def test_a_compressed_body_is_a_body(stack: Stack, model: str, encoding: str) -> None:
     data = json.dumps({"model": model, "messages": [USER]}).encode()
-    packed = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding, bytes)(data)
+    packing = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstd.compress}
+    packed = packing.get(encoding, bytes)(data)
     assert stack.ask("POST", CHAT, packed, {"Content-Encoding": encoding})[0] == 200
     (seen,) = stack.engine.seen
     assert seen.chat["messages"][-1] == USER
@@ -321,7 +334,11 @@ def test_a_compressed_body_is_a_body(stack: Stack, model: str, encoding: str) ->
         ("gzip", gzip.compress(b"[" * 200_000, mtime=0), 413),  # the limit here is 100,000
         ("gzip", gzip.compress(b"{}", mtime=0)[:-4], 400),
         ("gzip", b"{}", 400),
-        ("zstd", b"{}", 415),
+        ("zstd", zstd.compress(b"[" * 200_000), 413),
+        ("zstd", zstd.compress(b"{}")[:-4], 400),
+        ("zstd", b"{}", 400),
+        ("zstd", wide(b"{}"), 400),
+        ("br", b"{}", 415),
         ("gzip, gzip", b"{}", 415),
     ],
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import sys
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,11 @@ import msgspec
 
 from infbox.gateway import fields
 from infbox.gateway.refusals import BAD_REQUEST, TOO_LARGE, UNSUPPORTED, BusyError, RefusalError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +54,8 @@ _MOST_LARGE_OF_ONE = _MOST_LARGE_BYTES // 2
 
 _MOST_REPAIRED_BYTES = 8_000_000
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}  # as zlib tells one form from the other
+# What zstd may take of memory beside the body: 8 MB, which is the most over HTTP (RFC 9659).
+_ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 _SHORT_BYTES = 1000  # of a value that is decoded to decide
 _FALSE = {"0", "off", "f", "false", "n", "no"}
 
@@ -246,21 +254,29 @@ def inflated(chunks: list[bytes], encoding: str, limit: int) -> list[bytes]:
     Raises:
         RefusalError: it is compressed otherwise, not at all, or to more than the limit.
     """
-    if encoding.lower() not in _WINDOW_BITS:
-        message = f"Content-Encoding `{encoding[:40]}` is not understood: send gzip, or none."
-        raise RefusalError(UNSUPPORTED, message)
-    inflater = zlib.decompressobj(_WINDOW_BITS[encoding.lower()])
+    inflater = _inflater(encoding)
     data = b"".join(chunks)
     chunks.clear()
     try:
         whole = inflater.decompress(data, limit + 1)
-    except zlib.error as error:
+    except (zlib.error, zstd.ZstdError) as error:
         raise RefusalError(BAD_REQUEST, f"The body is not valid {encoding}: {error}.") from error
     if len(whole) > limit:
         raise RefusalError(TOO_LARGE, f"The request is larger than {limit} bytes.")
     if not inflater.eof:
         raise RefusalError(BAD_REQUEST, f"The body is not valid {encoding}: it is truncated.")
     return [whole]
+
+
+def _inflater(encoding: str) -> Any:
+    """Return what inflates a body, as zlib and zstd both do."""
+    name = encoding.lower()
+    if name == "zstd":
+        return zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
+    if name in _WINDOW_BITS:
+        return zlib.decompressobj(_WINDOW_BITS[name])
+    message = f"Content-Encoding `{encoding[:40]}` is not understood: send gzip, zstd, or none."
+    raise RefusalError(UNSUPPORTED, message)
 
 
 def opened(path: str, chunks: list[bytes], user: str, window: int) -> Body:
