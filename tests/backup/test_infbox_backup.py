@@ -145,6 +145,41 @@ def test_another_host_s_lock_is_waited_for(settings: Any, monkeypatch: pytest.Mo
     assert pauses == [backup.LOCK_PAUSE] * 2
 
 
+@pytest.mark.parametrize("given", ["", "from-the-vault"])
+def test_a_rotation_that_could_not_remove_the_old_key_is_finished_by_the_next(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """As where another host's backup locks the repository for hours."""
+    password = Path(settings.secrets_dir) / "password"
+    backup.write(password, "leaked\n")
+    keys = {"a": "leaked"}
+    is_locked = True
+
+    def stub_of_restic(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        told = Path(env["RESTIC_PASSWORD_FILE"]).read_text().strip()
+        said, code = "", 0 if told in keys.values() else 1
+        if command[1:3] == ["key", "list"]:
+            said = json.dumps([{"id": i, "current": p == told} for i, p in keys.items()])
+        elif command[1:3] == ["key", "add"]:
+            new = Path(command[3].partition("=")[2]).read_text().strip()
+            keys[chr(ord(max(keys)) + 1)] = new
+        elif command[1:3] == ["key", "remove"] and is_locked:
+            code = 1
+        elif command[1:3] == ["key", "remove"]:
+            assert keys[command[3]] != told
+            del keys[command[3]]
+        return backup.subprocess.CompletedProcess(command, code, said, "it is locked")
+
+    monkeypatch.setattr(backup.subprocess, "run", stub_of_restic)
+    with pytest.raises(BackupError, match="it is locked"):
+        backup.rotate(settings, given)
+    is_locked = False
+    assert backup.rotate(settings, given) == {"password": "given" if given else "made"}
+    assert list(keys.values()) == [password.read_text().strip()]
+    assert given in ("", *keys.values())
+    assert [path.name for path in password.parent.iterdir()] == ["password"]
+
+
 def test_a_database_that_nobody_has_open_is_copied_and_left_alone(tmp_path: Path) -> None:
     source = tmp_path / "kept" / "index.db"
     source.parent.mkdir()

@@ -406,7 +406,8 @@ def rotate(settings: Settings, given: str) -> dict[str, str]:
     """Give the repository another password; the one until now opens it no more.
 
     At no moment does the file of the password hold one that does not open it. An interrupted
-    rotation is taken up by the next one.
+    rotation is taken up by the next one, down to the key that it was to remove: another host that
+    backs up may lock the repository for longer than is waited.
 
     Args:
         settings: name the repository.
@@ -416,21 +417,43 @@ def rotate(settings: Settings, given: str) -> dict[str, str]:
         ``password``: ``given`` or ``made``.
 
     Raises:
-        BackupError: the repository cannot be reached or opened; it opens as before.
+        BackupError: the repository cannot be reached or opened, and opens as before; or the key
+            of the password until now could not be removed yet.
     """
     now = Restic(settings)
     file = now.access.password
-    fresh = file.with_name("password.new")
+    fresh, leaving = file.with_name("password.new"), file.with_name("leaving-key")
+    keys = json.loads(now.run("key", "list", "--json").stdout)
+    current = next(key["id"] for key in keys if key["current"])
+    if leaving.exists():
+        remove_key(now, leaving, [key["id"] for key in keys if not key["current"]])
+        if given == file.read_text().strip():
+            return {"password": "given"}
     if given or not fresh.exists():
         write(fresh, (given or secrets.token_urlsafe(32)) + "\n")
     then = Restic(settings, replace(now.access, password=fresh))
-    keys = json.loads(now.run("key", "list", "--json").stdout)
-    leaving = next(key["id"] for key in keys if key["current"])
     if not opens(then):
         now.run("key", "add", f"--new-password-file={fresh}")
+    write(leaving, current + "\n")
     fresh.rename(file)
-    now.run("key", "remove", leaving)
+    remove_key(now, leaving, [current])
     return {"password": "given" if given else "made"}
+
+
+def remove_key(repository: Restic, file: Path, known: Sequence[str]) -> None:
+    """Remove the key that a file names from a repository, then the file.
+
+    Args:
+        repository: opens with another key.
+        file: holds the key's id.
+        known: the keys that may be removed; any other stays.
+
+    Raises:
+        BackupError: the key could not be removed; the file still names it.
+    """
+    if (key := file.read_text().strip()) in known:
+        repository.run("key", "remove", key)
+    file.unlink()
 
 
 def opens(repository: Restic) -> bool:
