@@ -7,6 +7,8 @@ import jinja2
 import pytest
 import yaml
 
+from tests.plugins import plugin_files
+
 ROLE = Path(__file__).resolve().parents[2] / "roles/watcher"
 
 
@@ -54,3 +56,28 @@ def test_the_watchdog_outlasts_what_it_takes_to_see_that_a_tree_hangs() -> None:
     follow = (ROLE.parents[1] / "watcher/src/infbox/watching/follower.py").read_text()
     hung = next(line for line in follow.splitlines() if line.startswith("HUNG_SECONDS = "))
     assert float(hung.rpartition(" ")[2]) < int(unit(1)["WatchdogSec"]) / 3
+
+
+@pytest.mark.parametrize("now", ["8192", "1048576"])
+def test_what_is_noted_for_the_next_boot_never_lowers_a_limit(now: str, tmp_path: Path) -> None:
+    """A kernel with 128 GB allows a million watches by itself."""
+    inner = {"ansible.builtin.include_vars": str(ROLE / "vars/main.yml")}
+    source = str(ROLE / "templates/sysctl.conf.j2")
+    render = {
+        "ansible.builtin.copy": {
+            "content": "{{ lookup('ansible.builtin.template', '%s') }}" % source,
+            "dest": str(tmp_path / "sysctl.conf"),
+            "mode": "0600",
+        }
+    }
+    variables = {
+        "watcher_inotify_watches": 524288,
+        "watcher_inotify_instances": 512,
+        "__watcher_limits": {"stdout_lines": [now, "128"]},
+    }
+    plugin_files.play(tmp_path, [inner, render], variables)
+    lines = (tmp_path / "sysctl.conf").read_text().splitlines()
+    assert [line for line in lines if line[0] != "#"] == [
+        f"fs.inotify.max_user_watches = {max(int(now), 524288)}",
+        "fs.inotify.max_user_instances = 512",
+    ]
