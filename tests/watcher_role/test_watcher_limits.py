@@ -65,12 +65,13 @@ def test_what_is_noted_for_the_next_boot_never_lowers_a_limit(now: str, tmp_path
     source = str(ROLE / "templates/sysctl.conf.j2")
     render = {
         "ansible.builtin.copy": {
-            "content": "{{ lookup('ansible.builtin.template', '%s') }}" % source,
+            "content": "{{ lookup('ansible.builtin.template', source) }}",
             "dest": str(tmp_path / "sysctl.conf"),
             "mode": "0600",
         }
     }
     variables = {
+        "source": source,
         "watcher_inotify_watches": 524288,
         "watcher_inotify_instances": 512,
         "__watcher_limits": {"stdout_lines": [now, "128"]},
