@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from infbox.retrieval.kept import KeptTexts
 from infbox.retrieval.texts import Texts, Weights
 from infbox.tree.files import Tree
 from infbox.watcher import text_index
-from infbox.watcher.text_index import TextIndex
+from infbox.watcher.text_index import TextIndex, TextThread
 from infbox.watching import index
 from infbox.watching.index import Index, Row
+from serving import until
 
 
 class Shop:
@@ -155,6 +157,34 @@ def test_what_could_not_be_read_is_tried_again(shop: Shop, monkeypatch: pytest.M
             shop.keeper.step()
     shop.keep()
     assert shop.found("common_59") == ["f59.py"]
+
+
+def test_a_file_that_was_another_for_a_moment_is_found_again(shop: Shop) -> None:
+    shop.save("a.py", "def backlog(): return 1\n")
+    (shop.root / "a.py").write_text("")  # as an editor does before it writes
+    shop.keep()
+    assert shop.found("backlog") == []
+    (shop.root / "a.py").write_text("def backlog(): return 1\n")
+    shop.keep()
+    assert shop.found("backlog") == ["a.py"]
+
+
+def test_what_was_skipped_is_tried_again_without_another_save(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_index, "SKIPPED_SECONDS", 0.05)
+    shop.save("a.py", "def backlog(): return 1\n")
+    (shop.root / "a.py").write_text("")
+    thread = TextThread("shop", shop.keeper)
+    thread.start()
+    try:
+        thread.mark()
+        until(lambda: texts.place(shop.state, "shop").exists() and not thread._marked.is_set())
+        time.sleep(0.2)
+        (shop.root / "a.py").write_text("def backlog(): return 1\n")
+        until(lambda: shop.found("backlog") == ["a.py"])
+    finally:
+        thread.close(time.monotonic() + 5)
 
 
 def test_what_becomes_secret_between_two_steps_leaves_with_the_next(shop: Shop) -> None:

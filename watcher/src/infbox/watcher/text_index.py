@@ -32,6 +32,8 @@ BYTES_AT_ONCE = 2_000_000
 
 RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 300.0
+SKIPPED_SECONDS = 30.0
+"""Until a file that was not on the disk as the index has it is looked at again."""
 
 _FAILURES = (OSError, GitError, InputError, sqlite3.Error)
 
@@ -62,6 +64,8 @@ class TextIndex:
         self._compared: tuple[int, int] | None = None
         """The version of the watcher's index that ``_behind`` comes from; None to compare anew."""
         self._skipped: dict[str, str] = {}
+        self.has_skipped = False
+        """Whether the last step left out files that were not on the disk as the index has them."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -101,6 +105,12 @@ class TextIndex:
         if self._must_forget:
             texts.forget_removed()
             self._must_forget = False
+        self.has_skipped = bool(self._skipped)
+        if self._skipped:
+            # The next step tries them again: one that was written anew with the same bytes, or
+            # could not be read for a moment, keeps its digest, so that nothing tells of it.
+            self._skipped.clear()
+            self._compared = None
         return False
 
     def _compare(self, texts: Texts) -> None:
@@ -130,8 +140,8 @@ class TextIndex:
             if left <= 0:
                 break
         lost = {path for path, content in found.items() if content is None}
-        self._skipped |= {path: wanted[path] for path in lost}  # the watcher will tell of them
-        self._must_forget |= bool(lost)
+        self._skipped |= {path: wanted[path] for path in lost}  # until all others are put
+        self._must_forget |= any(texts.digest(path) for path in lost)
         texts.put_all(found)
         return found
 
@@ -200,7 +210,7 @@ class TextThread(threading.Thread):
             self._text_index.close()
 
     def _keep(self) -> float | None:
-        """Bring it up to the index; return in how many seconds to try again, None for done."""
+        """Bring it up to the index; return in how many seconds to look again, None for done."""
         try:
             steps = 0
             while not self._is_closed and self._text_index.step():
@@ -213,7 +223,7 @@ class TextThread(threading.Thread):
         if self.failure:
             _logger.info(line("texts-kept-again", workspace=self.workspace))
         self.failure, self._failures = "", 0
-        return None
+        return SKIPPED_SECONDS if self._text_index.has_skipped else None
 
     def _complain(self, error: Exception) -> float:
         reason = str(error) or type(error).__name__
