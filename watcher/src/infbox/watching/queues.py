@@ -101,6 +101,7 @@ class Queues:
 
     def settle(self, path: str, stamp: Stamp, now: float) -> None:
         """Have the stamp of a file trusted in a moment if the file still has it then."""
+        self._settling.pop(path, None)  # to the end: what is due first is in front
         self._settling[path] = (stamp, now + SETTLE_SECONDS)
 
     def is_settled(self, path: str) -> None:
