@@ -834,3 +834,31 @@ def test_what_was_erased_is_dropped_from_every_tier_of_lmcache(
         assert set(inside) <= dropped
         assert dropped.isdisjoint(names[: (begin - 16) // 256]), "what stood before is kept"
     chunks.close()
+
+
+def greets(messages: list[dict[str, Any]], tools: list[Any]) -> str:
+    return f"You are served by another template.\n{render(messages, tools)}"
+
+
+def test_what_another_template_made_the_engine_keep_is_dropped_too(tmp_path: Path) -> None:
+    pack = of_files("a " * 1500, "b " * 1500)
+    chunks = CachedChunks(tmp_path / "chunks.db")
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, lmcache=engine.url, chunks=chunks) as warmer:
+            warmer.offer(pack)
+            await come(lambda: warmer.warmth.version == 1)
+            engine.healthy = False
+            await come(lambda: warmer.warmth.version is None)
+            engine.template, engine.healthy = greets, True
+            await come(lambda: warmer.warmth.version == 1)
+            chunks.drop(["b"])
+            warmer.offer(replace(of_files("a " * 1500), generation=2, version=2))
+            await come(lambda: {"l1", "fs_native", "resp"} <= engine.dropped.keys())
+
+    engine = run(scenario)
+    dropped = {name for name, _ in engine.dropped["l1"]}
+    head = encode("You are served by another template.\n<system>\n")
+    names = [name.hex() for name in hashes([*head, *encode(pack.text)], 256)]
+    assert names[-1] in dropped
+    chunks.close()

@@ -170,7 +170,8 @@ class Warmer:
         self._name = name
         self._salts = salts
         self._chunks = chunks
-        self._noted: str | None = None
+        self._noted: object = None
+        """The pack whose chunks are noted, with what the template puts before it."""
         self._drop_failure = ""
         self._base = base
         self._engine = engine
@@ -380,7 +381,8 @@ class Warmer:
         """Note what LMCache is about to keep of a pack: with what the template puts before it, and
         as it stands in a completion, which has no template."""
         sha256 = getattr(publication, "sha256", None)
-        if self._chunks is None or self._lmcache is None or sha256 == self._noted:
+        noted = sha256, checked.head, checked.skip
+        if self._chunks is None or self._lmcache is None or noted == self._noted:
             return
         path = await self._engine.path_of(publication.model)
         chunk = await self._lmcache.chunk_tokens(path)
@@ -390,7 +392,7 @@ class Warmer:
         prompt = [*checked.head, *ids[checked.skip :]]
         await asyncio.to_thread(self._chunks.note, "chat", prompt, shifted, chunk)
         await asyncio.to_thread(self._chunks.note, "completion", ids, sections, chunk)
-        self._noted = sha256
+        self._noted = noted
 
     async def _drop_chunks(self) -> None:
         """Have LMCache drop what must not be kept; what fails is tried again with the next step."""
@@ -645,6 +647,7 @@ class Warmer:
         self._settled = None
         if reason == "engine-away":
             self._checks = _Checks()
+            self._noted = None  # it may come back with another tokenizer
         self._show()
 
     def _pause_after(self, error: Exception, failures: int) -> float:
