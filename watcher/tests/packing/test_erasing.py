@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -384,3 +385,19 @@ def test_the_published_file_is_whole(shop: Shop) -> None:
         ignore(shop, "b.py")
         packer.update()
         assert json.loads(shop.file.read_text())["text"] == now(packer).text
+
+
+def test_chunks_that_a_full_disk_kept_from_being_noted_are_noted_again(tmp_path: Path) -> None:
+    chunks = CachedChunks(tmp_path / "chunks.db")
+    ids, sections = range(2000), [(2000, frozenset({"a.py"}))]
+    chunks._db.execute("PRAGMA max_page_count = 1")
+    (pages,) = chunks._db.execute("PRAGMA page_count").fetchone()
+    chunks._db.execute(f"PRAGMA max_page_count = {pages}")
+    many = [(2_000_000, frozenset(f"{number:0200}.py" for number in range(200)) | {"a.py"})]
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        chunks.note("chat", ids, many, 256)
+    chunks._db.execute("PRAGMA max_page_count = 100000")
+    chunks.note("chat", ids, sections, 256)
+    chunks.drop(["a.py"])
+    assert set(chunks.due()) == set(hashes(ids, 256))
+    chunks.close()

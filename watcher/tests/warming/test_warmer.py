@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -842,23 +843,46 @@ def greets(messages: list[dict[str, Any]], tools: list[Any]) -> str:
 
 def test_what_another_template_made_the_engine_keep_is_dropped_too(tmp_path: Path) -> None:
     pack = of_files("a " * 1500, "b " * 1500)
+    head = encode("You are served by another template.\n<system>\n")
     chunks = CachedChunks(tmp_path / "chunks.db")
 
     async def scenario(engine: FakeEngine) -> None:
         async with warming(engine.url, lmcache=engine.url, chunks=chunks) as warmer:
             warmer.offer(pack)
             await come(lambda: warmer.warmth.version == 1)
-            engine.healthy = False
-            await come(lambda: warmer.warmth.version is None)
-            engine.template, engine.healthy = greets, True
-            await come(lambda: warmer.warmth.version == 1)
+            engine.template, engine.healthy = greets, False
+            await come(lambda: asked(engine)[-1][: len(head)] == list(head))
+            engine.healthy = True
             chunks.drop(["b"])
             warmer.offer(replace(of_files("a " * 1500), generation=2, version=2))
             await come(lambda: {"l1", "fs_native", "resp"} <= engine.dropped.keys())
 
     engine = run(scenario)
     dropped = {name for name, _ in engine.dropped["l1"]}
-    head = encode("You are served by another template.\n<system>\n")
     names = [name.hex() for name in hashes([*head, *encode(pack.text)], 256)]
     assert names[-1] in dropped
+    chunks.close()
+
+
+def test_a_full_disk_does_not_end_the_warming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = CachedChunks(tmp_path / "chunks.db")
+    note, failed = chunks.note, []
+
+    def full(*arguments: Any) -> None:
+        if len(failed) < 2:
+            failed.append(arguments)
+            raise sqlite3.OperationalError("database or disk is full")
+        note(*arguments)
+
+    monkeypatch.setattr(chunks, "note", full)
+
+    async def scenario(engine: FakeEngine) -> None:
+        async with warming(engine.url, lmcache=engine.url, chunks=chunks) as warmer:
+            warmer.offer(of_files("a " * 1500))
+            await come(lambda: warmer.warmth.version == 1)
+
+    run(scenario)
+    assert len(failed) == 2
     chunks.close()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from array import array
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ _CHUNK_TOKENS = 256
 """LMCache stores whole chunks of this many tokens: what was loaded from it lacks less than one."""
 
 _BLOCK_TOKENS = 16  # of vLLM's cache, where it does not tell
+
+# The last one is a full disk's, where what LMCache keeps cannot be noted.
+_FAILURES = (EngineAwayError, EngineRefusedError, TemplateError, sqlite3.OperationalError)
 
 _logger = logging.getLogger(__name__)
 
@@ -261,7 +265,7 @@ class Warmer:
                 failures, self._is_failing = 0, False
             except _SupersededError:
                 self._count("superseded")
-            except (EngineAwayError, EngineRefusedError, TemplateError) as error:
+            except _FAILURES as error:
                 self._failed(error, is_first=failures == 0)
                 is_offered = await self._is_offered(self._pause_after(error, failures))
                 if isinstance(error, TemplateError) and not is_offered:

@@ -90,23 +90,27 @@ class CachedChunks:
             sections: where each part of it ends, in tokens, and the paths whose text is in it.
             chunk: tokens of a chunk.
         """
-        with self._lock, self._db:
-            names, same = self._names(form, ids, chunk)
-            rows = []
-            for number, name in enumerate(names[same:], start=same):
-                start, end = number * chunk - SLACK, (number + 1) * chunk + SLACK
-                rows += [(name, os.fsencode(path)) for path in _within(sections, start, end)]
-            self._db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", rows)
-            self._db.execute(
-                "DELETE FROM chunks WHERE rowid <= (SELECT max(rowid) FROM chunks) - ?",
-                (MOST_ROWS,),
-            )
-            if self.next_due is not None:
-                # What stands in the present pack need not go: it was dropped for the slack alone.
-                self._db.executemany(
-                    "DELETE FROM dropping WHERE hash = ?", [(name,) for name in names]
+        now = array("I", ids)
+        with self._lock:
+            names, same = self._names(form, now, chunk)
+            with self._db:
+                rows = []
+                for number, name in enumerate(names[same:], start=same):
+                    start, end = number * chunk - SLACK, (number + 1) * chunk + SLACK
+                    rows += [(name, os.fsencode(path)) for path in _within(sections, start, end)]
+                self._db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?)", rows)
+                self._db.execute(
+                    "DELETE FROM chunks WHERE rowid <= (SELECT max(rowid) FROM chunks) - ?",
+                    (MOST_ROWS,),
                 )
-                self._look_when()
+                if self.next_due is not None:
+                    # What stands in the present pack need not go: it was dropped for the slack
+                    # alone.
+                    self._db.executemany(
+                        "DELETE FROM dropping WHERE hash = ?", [(name,) for name in names]
+                    )
+                    self._look_when()
+            self._known[form] = now, names, chunk  # not where the disk was full
 
     def drop(self, paths: Iterable[str]) -> None:
         """Have the chunks dropped that hold text of these paths."""
@@ -152,9 +156,8 @@ class CachedChunks:
         ]
         """Unix time at which the next one is to be dropped, in seconds; None for none."""
 
-    def _names(self, form: str, ids: Sequence[int], chunk: int) -> tuple[list[bytes], int]:
+    def _names(self, form: str, now: array[int], chunk: int) -> tuple[list[bytes], int]:
         """Return the names of a prompt's chunks, and how many were noted for the last one."""
-        now = array("I", ids)
         before, names, size = self._known.get(form, (array("I"), [], chunk))
         same = 0
         if size == chunk:
@@ -168,7 +171,6 @@ class CachedChunks:
                 len(parts),
             )
         names = [*names[:same], *hashes(now, chunk, names[same - 1] if same else None, same)]
-        self._known[form] = now, names, chunk
         return names, same
 
 
