@@ -868,7 +868,8 @@ def test_a_full_disk_does_not_end_the_warming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks = CachedChunks(tmp_path / "chunks.db")
-    note, failed = chunks.note, []
+    note = chunks.note
+    failed: list[Any] = []
 
     def full(*arguments: Any) -> None:
         if len(failed) < 2:
