@@ -21,7 +21,7 @@ def free_port() -> int:
 def running(
     command: Sequence[str | Path], environment: Mapping[str, str], health: str
 ) -> Iterator[None]:
-    """Run a server until the block ends.
+    """Run a server until the block ends, in the home directory: some write beside them.
 
     Args:
         command: that starts it.
@@ -34,7 +34,7 @@ def running(
     log = Path.home() / "server.log"
     with log.open("wb") as out:
         server = subprocess.Popen(
-            command, env=environment, stdout=out, stderr=subprocess.STDOUT,
+            command, env=environment, cwd=Path.home(), stdout=out, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     try:

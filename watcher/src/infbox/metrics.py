@@ -127,6 +127,7 @@ class GatewayMetrics:
             _LABELS,
             registry=self.registry,
         )
+        self.cancelled.labels("")  # there, at 0, before the first: a rate would not see that step
         self.without_pack = Counter(
             "infbox_gateway_without_pack",
             "Requests that asked for a workspace whose pack is not there yet.",

@@ -249,7 +249,7 @@ def test_an_answer_counts_though_its_client_leaves_with_the_last_event(
         connection.close()
         until(lambda: gateway.engine.under_way == 0)
     assert gateway_first_tokens(gateway)["warm"]["count"] == 1
-    assert "infbox_gateway_cancelled_total{" not in gateway.metrics
+    assert 'infbox_gateway_cancelled_total{workspace="shop"} 0.0' in gateway.metrics
 
 
 def gateway_first_tokens(gateway: Stack) -> dict[str, Any]:

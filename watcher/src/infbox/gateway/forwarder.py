@@ -139,8 +139,10 @@ class Forwarder:
                 has_left = False
             group.cancel_scope.cancel()
         # What an answer cost is in its last event: with that it was whole.
-        if has_left and exchange.outgoing.usage is None and not exchange.is_elsewhere:
-            self._metrics.cancelled.labels(exchange.workspace).inc()
+        is_cancelled = has_left and exchange.outgoing.usage is None
+        if not exchange.is_elsewhere:
+            # Counted from 0 on, since a rate does not see the step to a first sample.
+            self._metrics.cancelled.labels(exchange.workspace).inc(int(is_cancelled))
 
     async def _serve_or_refuse(self, exchange: Exchange) -> None:
         """Answer a request, or say why it is not answered.
