@@ -48,10 +48,11 @@ def scene(source: Path, copy: Path) -> Scene:
         number = random.choice([text for text in numbers if text not in texts])  # noqa: S311
         return Scene(
             "For how long are the books of a cart reserved?",
-            "For how many days can a book be returned? Answer in one sentence.",
+            # In the file's own words the model repeats all of 69 numbers, in others 60.
+            "For how many days can a book be returned?",
             "shop/returns.py",
             '"""Books that customers send back."""\n\n'
-            f"RETURN_DAYS = {number}  # a book may be returned within {number} days\n",
+            f"RETURN_DAYS = {number}  # a book can be returned for {number} days\n",
             number,
         )
     number = random.choice(numbers)  # noqa: S311
