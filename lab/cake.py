@@ -76,7 +76,8 @@ class Rig:
         }  # fmt: skip
         if salt:
             body["cache_salt"] = salt
-        first, answer = 0.0, ""
+        first = 0.0
+        answer: list[int] = []
         began = time.monotonic()
         url = f"http://127.0.0.1:{PORTS[engine]}/v1/completions"
         with self.client.stream("POST", url, json=body) as response:
@@ -84,8 +85,9 @@ class Rig:
             for line in response.iter_lines():
                 if line.startswith("data: {"):
                     first = first or time.monotonic() - began
-                    answer += str(json.loads(line[6:])["choices"][0].get("token_ids"))
-        return first, answer
+                    # One event may bring several.
+                    answer += json.loads(line[6:])["choices"][0]["token_ids"] or []
+        return first, str(answer)
 
     @contextlib.contextmanager
     def writing(self, engine: str) -> Iterator[list[float]]:
@@ -244,6 +246,8 @@ def start(name: str, image: str, program: str, words: Sequence[Any], more: Seque
     """Start a container on the host's network, with this checkout's Cake."""
     environment = {
         "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1", "HOME": "/tmp",  # noqa: S108
+        # The engine's core computes, as on one GPU: docs/decisions/0083.
+        "OMP_NUM_THREADS": str(os.cpu_count()), "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "PYTHONPATH": "/cake", "TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_NO_USAGE_STATS": "1", "VLLM_SERVER_DEV_MODE": "1",
