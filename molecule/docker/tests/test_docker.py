@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -106,6 +107,65 @@ def test_what_is_published_is_guarded_before_docker_starts(host: Host) -> None:
     assert "docker.service" in host.check_output(
         "systemctl show --property=Before infbox-docker-guard"
     )
+
+
+# A mount that nothing waits for by itself, of a file server that takes its time.
+MOUNT = """
+[Unit]
+DefaultDependencies=no
+Wants=slow-server.service
+[Mount]
+What=models
+Where=/srv/models
+Type={kind}
+"""
+SERVER = """
+[Unit]
+DefaultDependencies=no
+Before=srv-models.mount
+[Service]
+Type=oneshot
+ExecStart=/bin/sleep 3
+"""
+
+
+@contextlib.contextmanager
+def models_on_a_mount(host: Host, kind: str) -> Iterator[None]:
+    """Have models on a file system of a kind, not mounted, and Docker stopped.
+
+    Args:
+        host: has them.
+        kind: of the file system; one that does not exist cannot be mounted.
+    """
+    units = {"srv-models.mount": MOUNT.format(kind=kind), "slow-server.service": SERVER}
+    files = {f"/etc/systemd/system/{name}": text for name, text in units.items()}
+    for file, text in files.items():
+        host.check_output(f"printf %s {shlex.quote(text)} > {file}")
+    stop = "systemctl stop docker.socket docker infbox-docker-mounts srv-models.mount"
+    # systemd counts how often a test starts it.
+    host.check_output(f"systemctl daemon-reload && {stop} && systemctl reset-failed docker")
+    try:
+        yield
+    finally:
+        host.check_output(f"{stop}; rm {' '.join(files)}; systemctl daemon-reload")
+        host.check_output("systemctl reset-failed docker && systemctl start docker")
+
+
+def test_docker_waits_until_what_its_containers_use_is_mounted(host: Host) -> None:
+    with models_on_a_mount(host, "tmpfs"):
+        host.check_output("systemctl start docker")
+        assert host.mount_point("/srv/models").exists
+        began = "systemctl show --value --timestamp=unix --property"
+        mounted = host.check_output(f"{began}=ActiveEnterTimestamp srv-models.mount")
+        started = host.check_output(f"{began}=ExecMainStartTimestamp docker")
+        assert started >= mounted
+
+
+def test_docker_starts_without_what_cannot_be_mounted(host: Host) -> None:
+    with models_on_a_mount(host, "no-such-kind"):
+        host.check_output("systemctl start docker")
+        assert host.check_output("systemctl is-failed srv-models.mount") == "failed"
+        assert host.service("docker").is_running
 
 
 def test_an_engine_of_a_clouds_image_that_is_stopped_is_started_and_completed_from_its_source(
