@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import resource
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,6 +234,33 @@ def test_the_gateway_reads_the_erased_pack_at_once(shop: Shop) -> None:
     assert MARK.encode() in before.text
     assert MARK.encode() not in after.text
     assert after.withdrawn == {"b.py": after.version}
+
+
+@contextlib.contextmanager
+def no_file_can_be_opened() -> Iterator[None]:
+    """Have this process at the limit of its open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open("rb") as highest:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno(), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_was_erased_is_gone_though_its_pack_could_not_be_read_at_first(shop: Shop) -> None:
+    shop.save(a_py=lines("a"), b_py=lines(MARK))
+    with shop.packer() as packer:
+        packer.update()
+        file = PackFile(shop.file)
+        before = file.current()
+        ignore(shop, "b.py")
+        packer.update()
+    with no_file_can_be_opened():
+        assert file.current() is before
+    after = file.current()
+    assert after
+    assert MARK.encode() not in after.text
 
 
 # Overlays

@@ -120,21 +120,22 @@ class PackFile:
             status = self._file.stat()
             seen = (status.st_ino, status.st_mtime_ns, status.st_size)
             if seen != self._seen:
-                self._seen = seen
-                self._pack = _read(self._file)
+                data = self._file.read_bytes()
+                self._seen = seen  # a damaged one is no better when it is read again
+                self._pack = _parsed(data)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if self._pack is None or not isinstance(error, FileNotFoundError):
                 _logger.warning(line("pack-not-read", file=self._file, reason=error))
         return self._pack
 
 
-def _read(file: Path) -> Pack:
-    """Read a pack file.
+def _parsed(data: bytes) -> Pack:
+    """Return the pack that a file holds.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: it is missing or damaged.
+        ValueError, KeyError, TypeError: it is damaged.
     """
-    published = json.loads(file.read_bytes())
+    published = json.loads(data)
     text = published["text"]
     if not isinstance(text, str):
         raise TypeError("the text is none")
